@@ -1,0 +1,271 @@
+"""What a user may write in YAML. Each section is a frozen model that refuses unknown keys."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import BadConfig
+from .types import Shape3
+
+__all__ = ["AUGMENTATIONS", "Config", "load_config"]
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Millimetres = Annotated[float, Field(ge=0, le=1000)]
+Spacing = Annotated[float, Field(gt=0.1, le=10)]  # mm
+Voxels = Annotated[int, Field(ge=1, le=2048)]
+Count = Annotated[int, Field(ge=1, le=1024)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Augmentation = Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"]
+AUGMENTATIONS: tuple[Augmentation, ...] = (
+    "flip_x",
+    "flip_y",
+    "flip_z",
+    "rotate_90_xy",
+    "rotate_90_xz",
+    "rotate_90_yz",
+)
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which network to load, and where it runs."""
+
+    checkpoint: Path | None = None
+    architecture: Literal["unet"] = "unet"
+    device: Device = "auto"
+    mixed_precision: bool = True  # on CUDA; a CPU computes in float32
+
+
+class InputSection(Section):
+    """The grid and the intensities that the network sees; unset keys follow the checkpoint."""
+
+    spacing: tuple[Spacing, Spacing, Spacing] | None = None  # mm
+    clip_range: tuple[float, float] | None = None  # HU
+    normalize: bool | None = None
+    normalization_method: Literal["minmax", "zscore"] | None = None
+
+    @model_validator(mode="after")
+    def _window_is_open(self) -> "InputSection":
+        if self.clip_range and self.clip_range[0] >= self.clip_range[1]:
+            msg = f"clip_range {list(self.clip_range)} is empty: the first value must be the smaller one"
+            raise ValueError(msg)
+        return self
+
+
+class Blending(Section):
+    """How overlapping patches are averaged."""
+
+    method: Literal["gaussian", "linear", "average"] = "gaussian"
+    sigma: Annotated[float, Field(gt=0, le=10)] = 0.125  # of the patch size; for `gaussian`
+
+
+class Tta(Section):
+    """Test-time augmentation: the mean over flipped and rotated views."""
+
+    enabled: bool = False
+    num_augmentations: Annotated[int, Field(ge=1, le=48)] = 8
+    augmentations: tuple[Augmentation, ...] = Field(AUGMENTATIONS, min_length=1)
+
+
+class InferenceSection(Section):
+    """How the network is moved over the scan."""
+
+    mode: Literal["sliding_window", "whole_volume"] = "sliding_window"
+    patch_size: tuple[Voxels, Voxels, Voxels] = (128, 128, 128)
+    stride: tuple[Voxels, Voxels, Voxels] | None = None  # voxels between patches
+    overlap: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the patch size; 0.5 when neither is given
+    batch_size: Count = 4
+    blending: Blending = Blending()
+    tta: Tta = Tta()
+    device: Device | None = None  # the same setting as `model.device`
+    mixed_precision: bool | None = None  # the same setting as `model.mixed_precision`
+    cudnn_benchmark: bool = False
+    num_workers: Annotated[int, Field(ge=0, le=256)] = 2  # threads that read and write scans
+    prefetch_factor: Count = 2  # scans read ahead for each worker
+    clear_cache: bool = False
+
+    @model_validator(mode="after")
+    def _stride_and_overlap_agree(self) -> "InferenceSection":
+        if self.stride is not None and self.overlap is not None:
+            implied = [size * (1 - self.overlap) for size in self.patch_size]
+            if any(abs(a - b) >= 1 for a, b in zip(implied, self.stride, strict=True)):
+                msg = (
+                    f"stride {list(self.stride)} contradicts overlap {self.overlap}, which means a stride of "
+                    f"{[round(v, 1) for v in implied]} at patch_size {list(self.patch_size)}: keep one of the two"
+                )
+                raise ValueError(msg)
+        if self.stride and any(a > b for a, b in zip(self.stride, self.patch_size, strict=True)):
+            msg = f"stride {list(self.stride)} leaves gaps between patches of {list(self.patch_size)}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def step(self) -> Shape3:
+        """The distance between neighbouring patches in voxels along x, y and z."""
+        if self.stride is not None:
+            return self.stride
+        overlap = 0.5 if self.overlap is None else self.overlap
+        x, y, z = (max(1, round(size * (1 - overlap))) for size in self.patch_size)
+        return x, y, z
+
+
+class PeakDetection(Section):
+    """Which points of the heatmap become candidates."""
+
+    threshold: Probability = 0.5
+    min_distance: Millimetres = 10.0
+    method: Literal["local_maxima", "nms"] = "local_maxima"
+
+
+class Nms(Section):
+    """Suppression of weaker detections that overlap a stronger one."""
+
+    enabled: bool = True
+    iou_threshold: Probability = 0.3
+
+
+class SizeFilter(Section):
+    """The range of diameters that are reported."""
+
+    min_diameter: Millimetres = 3.0
+    max_diameter: Millimetres = 30.0
+
+    @model_validator(mode="after")
+    def _range_is_open(self) -> "SizeFilter":
+        if self.min_diameter > self.max_diameter:
+            msg = f"min_diameter {self.min_diameter} is larger than max_diameter {self.max_diameter}"
+            raise ValueError(msg)
+        return self
+
+
+class ConfidenceFilter(Section):
+    """The least confidence that is reported."""
+
+    min_confidence: Probability = 0.3
+
+
+class PostProcessing(Section):
+    """From heatmap to reported nodules."""
+
+    peak_detection: PeakDetection = PeakDetection()
+    nms: Nms = Nms()
+    size_filter: SizeFilter = SizeFilter()
+    confidence_filter: ConfidenceFilter = ConfidenceFilter()
+
+
+class Formats(Section):
+    """File formats of the outputs."""
+
+    detections: Literal["json", "csv", "both"] = "json"
+    heatmap: Literal["nifti", "numpy"] = "nifti"
+
+
+class Output(Section):
+    """Which files are written."""
+
+    save_heatmap: bool = True
+    save_detections: bool = True
+    save_visualization: bool = True
+    save_report: bool = False
+    formats: Formats = Formats()
+
+
+class Visualization(Section):
+    """How the pictures look."""
+
+    num_slices: Annotated[int, Field(ge=1, le=25)] = 5
+    colormap: str = "hot"
+    overlay_alpha: Probability = 0.5
+    save_3d: bool = False
+
+
+class Config(Section):
+    """The whole inference configuration; every key has the guide's default."""
+
+    model: ModelSection = ModelSection()
+    input: InputSection = InputSection()
+    inference: InferenceSection = InferenceSection()
+    post_processing: PostProcessing = PostProcessing()
+    output: Output = Output()
+    visualization: Visualization = Visualization()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_device(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the YAML holds
+        """Take `device` and `mixed_precision` from either section that the guide writes them in."""
+        if not isinstance(data, dict):
+            return data
+        model, inference = data.get("model") or {}, data.get("inference") or {}
+        if not (isinstance(model, dict) and isinstance(inference, dict)):
+            return data
+        for key in ("device", "mixed_precision"):
+            one, other = model.get(key), inference.get(key)
+            if one is not None and other is not None and one != other:
+                msg = f"model.{key} is {one!r} but inference.{key} is {other!r}: keep one of the two"
+                raise ValueError(msg)
+        shared = {key: inference[key] for key in ("device", "mixed_precision") if inference.get(key) is not None}
+        return {**data, "model": {**model, **shared}}
+
+
+def load_config(source: "Config | dict[str, Any] | str | Path | None" = None) -> Config:
+    """A `Config` from a YAML file, a mapping, another `Config`, or nothing (the defaults).
+
+    Raises:
+        BadConfig: the file cannot be read, is not YAML, or a key or value is wrong; the
+            message lists every problem with the key's path.
+    """
+    if isinstance(source, Config):
+        return source
+    where = "config" if source is None or isinstance(source, dict) else str(source)
+    data = source if source is None or isinstance(source, dict) else _read_yaml(Path(source))
+    try:
+        return Config.model_validate(data or {})
+    except ValidationError as error:
+        problems = "\n".join(f"  {line}" for line in _explain(error))
+        msg = f"{where} cannot be used:\n{problems}"
+        raise BadConfig(msg) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"cannot read the config {path}: {error.strerror}"
+        raise BadConfig(msg) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
+        raise BadConfig(msg) from None
+    if data is not None and not isinstance(data, dict):
+        msg = f"{path} must hold sections such as `inference:`, not a {type(data).__name__}"
+        raise BadConfig(msg)
+    return data or {}
+
+
+def _explain(error: ValidationError) -> Iterable[str]:
+    """One line a problem: the key's path, what is wrong, what was given."""
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            yield f"{path}: unknown key{_suggestion(item['loc'])}"
+        elif item["type"] == "value_error":
+            yield f"{path}: {item['ctx']['error']}"
+        else:
+            yield f"{path}: {item['msg']} (given: {item['input']!r})"
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    """`; did you mean x?` when a sibling of the unknown key at `location` is spelt like it."""
+    section: Any = Config
+    for part in location[:-1]:
+        section = section.model_fields[str(part)].annotation
+    close = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,1 @@
+"""Reading scans and bringing them onto the grid that a model expects."""

@@ -1,0 +1,60 @@
+"""Where voxels are: affines, world points, and axes in a standard order.
+
+Affines are 4x4 and lead from a voxel index to RAS+ millimetres (nibabel). World points that
+leave PIVOT are LPS (DICOM, ITK, LUNA16): x and y change sign.
+"""
+
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..types import Affine, Vec3
+
+__all__ = ["RAS_TO_LPS", "affine_from_spacing", "canonical", "map_points", "spacing_of", "to_lps"]
+
+RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def spacing_of(affine: Affine) -> Vec3:
+    """The voxel spacing in millimetres along x, y and z."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def affine_from_spacing(spacing: Vec3) -> Affine:
+    """An affine with its origin in the first voxel and axes along the array's own."""
+    return np.diag([*spacing, 1.0])
+
+
+def map_points(matrix: Affine, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Points of shape (..., 3) through a 4x4 matrix."""
+    return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def to_lps(affine: Affine, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Voxel indices of shape (..., 3) as world millimetres in LPS."""
+    return map_points(RAS_TO_LPS @ affine, index)
+
+
+def canonical(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.NDArray[np.generic], Affine]:
+    """The same volume with its axes permuted and flipped to run closest to left, posterior, superior.
+
+    A view of `array`, no resampling; the affine still places every voxel where it was.
+    """
+    order, flips = _closest_axes(RAS_TO_LPS[:3, :3] @ affine[:3, :3])
+    step = np.zeros((4, 4))
+    step[3, 3] = 1
+    for axis, (source, flip) in enumerate(zip(order, flips, strict=True)):
+        step[source, axis] = -1 if flip else 1
+        step[source, 3] = array.shape[source] - 1 if flip else 0
+    view = array.transpose(order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    return view, affine @ step
+
+
+def _closest_axes(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, ...], list[bool]]:
+    """For each world axis the array axis that runs closest to it, and whether it runs backwards."""
+    cosines = directions / np.linalg.norm(directions, axis=0)
+    # The best of the six permutations, not the best axis each: an oblique scan must use every axis once.
+    order = max(permutations(range(3)), key=lambda axes: sum(abs(cosines[world, axes[world]]) for world in range(3)))
+    return order, [bool(cosines[world, source] < 0) for world, source in enumerate(order)]

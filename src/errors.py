@@ -1,0 +1,68 @@
+"""Every error that a user can cause, each with its exit code (command line) and status (HTTP).
+
+    PivotError           1  500
+    ├── BadConfig        2  422   a YAML key, value or command-line combination
+    ├── BadScan          3  422   unreadable, not a CT, not a volume, broken geometry
+    ├── BadCheckpoint    4  500   not a PIVOT model, damaged, or at odds with the config
+    ├── BadOutput        5  500   results cannot be written or read back
+    ├── NotBuilt         6  501   documented, but not part of this release
+    └── SomeScansFailed  7  500   a batch finished, but not for every scan
+
+A message says what is wrong, where, and what to do about it.
+"""
+
+__all__ = [
+    "BadCheckpoint",
+    "BadConfig",
+    "BadOutput",
+    "BadScan",
+    "NotBuilt",
+    "PivotError",
+    "SomeScansFailed",
+]
+
+
+class PivotError(Exception):
+    """The base of all errors that PIVOT raises on purpose."""
+
+    exit_code = 1
+    status = 500
+
+
+class BadConfig(PivotError):
+    """A configuration that cannot be used; the message gives the key's path."""
+
+    exit_code = 2
+    status = 422
+
+
+class BadScan(PivotError):
+    """A scan that cannot be read as a chest CT volume."""
+
+    exit_code = 3
+    status = 422
+
+
+class BadCheckpoint(PivotError):
+    """A model file that cannot be loaded safely, or does not fit the configuration."""
+
+    exit_code = 4
+
+
+class BadOutput(PivotError):
+    """Results that cannot be written, or that cannot be read back."""
+
+    exit_code = 5
+
+
+class NotBuilt(PivotError):
+    """A documented feature that this release does not contain yet."""
+
+    exit_code = 6
+    status = 501
+
+
+class SomeScansFailed(PivotError):
+    """A batch that finished with at least one failed scan."""
+
+    exit_code = 7

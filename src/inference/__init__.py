@@ -1,0 +1,1 @@
+"""From a scan to nodules: the stages, the pipeline over them, and the command line."""

@@ -1,0 +1,142 @@
+"""The shapes of data that cross module borders.
+
+One geometry rule holds everywhere: arrays are indexed (x, y, z) as nibabel gives them, every
+3-vector is x, y, z, index 0 is the centre of the first voxel, lengths are millimetres.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Affine",
+    "Detection",
+    "FloatArray",
+    "NoduleType",
+    "Peak",
+    "Preprocessed",
+    "Properties",
+    "Report",
+    "Scan",
+    "Shape3",
+    "Triage",
+    "Vec3",
+    "Volume",
+]
+
+Vec3: TypeAlias = tuple[float, float, float]
+Shape3: TypeAlias = tuple[int, int, int]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Affine: TypeAlias = npt.NDArray[np.float64]
+NoduleType: TypeAlias = Literal["solid", "part-solid", "ground-glass"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scan:
+    """A CT volume in Hounsfield units, `array` of shape (X, Y, Z), placed by its `affine`.
+
+    `affine` is 4x4 and takes a voxel index to world millimetres in RAS+, as nibabel does.
+    `notes` are the repairs that reading made, in words for the user; never patient data.
+    """
+
+    array: npt.NDArray[Any]
+    affine: Affine
+    scan_id: str = "scan"
+    series_uid: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> Shape3:
+        """The number of voxels along x, y and z."""
+        x, y, z = self.array.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> Vec3:
+        """The distance in millimetres between neighbouring voxel centres along x, y and z."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+class Volume(np.ndarray[Any, np.dtype[Any]]):
+    """A plain (X, Y, Z) array that also carries the `affine` (RAS+) that places it.
+
+    What is derived from it (a slice, a flip, a sum) is an array without an affine: after
+    `scan[::-1]` the old one would be wrong.
+    """
+
+    affine: Affine | None
+
+    def __new__(cls, array: npt.NDArray[Any], affine: Affine) -> "Volume":
+        volume = np.asarray(array).view(cls)
+        volume.affine = affine
+        return volume
+
+    def __array_finalize__(self, obj: object) -> None:
+        self.affine = None
+
+
+class Peak(TypedDict):
+    """A local maximum of a heatmap."""
+
+    coordinates: Vec3  # millimetres from the first voxel of the heatmap, sub-voxel
+    coordinates_voxel: Shape3  # the voxel that holds the maximum
+    confidence: float  # the heatmap's value there, 0 to 1
+
+
+class Properties(TypedDict):
+    """What was measured of one nodule; null where it cannot be measured."""
+
+    volume_mm3: float | None
+    mean_intensity: float | None  # HU, over the segmented voxels
+    std_intensity: float | None
+    min_intensity: float | None
+    max_intensity: float | None
+    effective_diameter_mm: float | None  # of the sphere of the same volume
+    long_axis_mm: float | None  # longest in-plane diameter on the largest axial section
+    short_axis_mm: float | None  # longest diameter perpendicular to it
+    sphericity: float | None  # 0 to 1
+    solid_fraction: float | None  # share of the volume denser than ground-glass, 0 to 1
+    nodule_type: NoduleType | None
+
+
+class Triage(TypedDict):
+    """How suspicious a nodule looks; null with a reason where there is no score."""
+
+    malignancy_score: float | None  # 0 to 1
+    risk_category: Literal["low", "intermediate", "high"] | None
+    reason: str | None
+
+
+class Detection(TypedDict):
+    """One nodule. Positions refer to the input scan's own grid."""
+
+    id: int
+    coordinates: Vec3  # index x spacing, millimetres from the first voxel
+    coordinates_voxel: Shape3
+    coordinates_lps: Vec3 | None  # world millimetres, LPS; null where the scan has no affine
+    diameter_mm: float
+    diameter_source: Literal["segmentation", "network"]
+    confidence: float  # 0 to 1
+    properties: Properties
+    triage: Triage
+
+
+class Report(TypedDict):
+    """The content of `*_detections.json`."""
+
+    scan_id: str
+    model: str
+    timestamp: str
+    metadata: dict[str, Any]
+    detections: list[Detection]
+    summary: dict[str, Any]
+
+
+class Preprocessed(NamedTuple):
+    """A scan as the network sees it: (X, Y, Z) float32, normalised, with its own affine (RAS+)."""
+
+    array: FloatArray
+    affine: Affine

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import BadConfig
 from .types import Shape3
 
-__all__ = ["AUGMENTATIONS", "Config", "load_config"]
+__all__ = ["AUGMENTATIONS", "Config", "Section", "explain", "load_config"]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Millimetres = Annotated[float, Field(ge=0, le=1000)]
@@ -230,7 +230,7 @@ def load_config(source: "Config | dict[str, Any] | str | Path | None" = None) ->
     try:
         return Config.model_validate(data or {})
     except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in _explain(error))
+        problems = "\n".join(f"  {line}" for line in explain(error))
         msg = f"{where} cannot be used:\n{problems}"
         raise BadConfig(msg) from None
 
@@ -250,7 +250,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data or {}
 
 
-def _explain(error: ValidationError) -> Iterable[str]:
+def explain(error: ValidationError) -> Iterable[str]:
     """One line a problem: the key's path, what is wrong, what was given."""
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"]) or "(top level)"
@@ -266,6 +266,7 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
     """`; did you mean x?` when a sibling of the unknown key at `location` is spelt like it."""
     section: Any = Config
     for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
-    close = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
+        section = getattr(section, "model_fields", {}).get(str(part), section)
+        section = getattr(section, "annotation", section)
+    close = difflib.get_close_matches(str(location[-1]), getattr(section, "model_fields", ()), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,27 +1,138 @@
 """Reading a scan from any supported file: the one door through which volumes enter."""
 
+import os
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
+import numpy.typing as npt
 
-from ..types import Scan, Vec3, Volume
-from .geometry import RAS_TO_LPS
+from ..errors import BadScan
+from ..types import Affine, Scan, Vec3, Volume
+from .archive import unpacked
+from .checks import as_hounsfield, check_extent, nearest_orthogonal
+from .dicom import holds_dicom, read_series
+from .volumes import read_itk, read_nifti
 
-__all__ = ["load_scan", "read_scan"]
+__all__ = ["find_scans", "load_scan", "read_scan", "scan_name"]
 
+NIFTI = (".nii.gz", ".nii")
+ITK = (".mhd", ".mha", ".nrrd")
+SUFFIXES = (*NIFTI, *ITK, ".zip")
+DICOM_FILE = ".dcm"
 
-def read_scan(path: str | Path) -> Scan:
-    """The scan at `path`: (X, Y, Z) int16 or float32 HU."""
-    image = sitk.ReadImage(str(path))
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    return Scan(array, RAS_TO_LPS @ affine, Path(path).name.split(".")[0])
+Read = tuple[npt.NDArray[Any], Affine, str | None, tuple[str, ...]]
 
 
 def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
     """The scan's (X, Y, Z) array in HU and its spacing in millimetres."""
     scan = read_scan(path)
     return Volume(scan.array, scan.affine), scan.spacing
+
+
+def read_scan(path: str | Path) -> Scan:
+    """The scan at `path`, a file, a zip or a DICOM folder: (X, Y, Z) int16 or float32 HU, at least -1024.
+
+    Raises:
+        BadScan: it cannot be read as a chest CT; the message names the file, the problem and the remedy.
+    """
+    path = Path(path)
+    try:
+        array, affine, uid, notes = _read(path)
+        affine, straightened = nearest_orthogonal(affine)
+        check_extent(array.shape, affine)
+        array, changed = as_hounsfield(array)
+    except BadScan as error:
+        msg = f"{path}: {error}"
+        raise BadScan(msg) from error.__cause__
+    except Exception as error:  # whatever a library throws at a broken file is the file's fault
+        msg = f"{path}: {_plain(error)}"
+        raise BadScan(msg) from error
+    return Scan(array, affine, scan_name(path), uid, notes + straightened + changed)
+
+
+def scan_name(path: str | Path) -> str:
+    """The name of a file without its known suffix (`.nii.gz` is one), or of a folder."""
+    path = Path(path)
+    name = path.name or path.resolve().name
+    return name if path.is_dir() else name[: len(name) - len(_suffix(path))]
+
+
+def find_scans(folder: str | Path) -> list[Path]:
+    """Every scan directly in `folder`, sorted by name: files, zips and DICOM folders, or the folder itself.
+
+    Raises:
+        BadScan: there is none, or two would have the same `scan_name`.
+    """
+    folder = Path(folder)
+    try:
+        scans = [folder] if holds_dicom(folder, nested=False) else _scans_in(folder)
+    except OSError as error:
+        msg = f"{folder}: {_plain(error)}"
+        raise BadScan(msg) from error
+    if not scans:
+        msg = f"{folder}: holds no scans: {_supported()}"
+        raise BadScan(msg)
+    names: dict[str, Path] = {}
+    for scan in scans:
+        other = names.setdefault(scan_name(scan), scan)
+        if other != scan:
+            msg = f"{folder}: {other.name} and {scan.name} would both be called {scan_name(scan)}: rename one of them"
+            raise BadScan(msg)
+    return scans
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return [entry for entry in entries if (holds_dicom(entry) if entry.is_dir() else _suffix(entry) in SUFFIXES)]
+
+
+def _read(path: Path) -> Read:
+    if path.is_dir():
+        return read_series(path)
+    suffix = _suffix(path)
+    with path.open("rb"):  # so that a missing file is told before an unknown suffix
+        pass
+    if suffix in NIFTI or suffix in ITK:
+        array, affine, notes = read_nifti(path) if suffix in NIFTI else read_itk(path)
+        return array, affine, None, notes
+    if suffix == DICOM_FILE:
+        return read_series(path)
+    if suffix == ".zip":
+        with unpacked(path) as folder:
+            return _read(_content(folder))
+    msg = f"has an unknown suffix: {_supported()}"
+    raise BadScan(msg)
+
+
+def _content(folder: Path) -> Path:
+    """The one volume file of an unpacked archive, or the folder as a DICOM series."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    volumes = [file for file in files if _suffix(file) in (*NIFTI, *ITK)]
+    if len(volumes) > 1:
+        msg = f"the archive holds {len(volumes)} scans: pack each into an archive of its own"
+        raise BadScan(msg)
+    return volumes[0] if volumes else folder
+
+
+def _suffix(path: Path) -> str:
+    return next((suffix for suffix in (*SUFFIXES, DICOM_FILE) if path.name.lower().endswith(suffix)), "")
+
+
+def _supported() -> str:
+    return f"supported are {', '.join(SUFFIXES)} and folders of DICOM files"
+
+
+def _plain(error: Exception) -> str:
+    """What an exception means to the user, on one line, without the path that it may repeat."""
+    match error:
+        case FileNotFoundError():
+            return "there is no such file or folder"
+        case PermissionError():
+            return "may not be read: change its permissions"
+        case OSError(errno=int()):
+            return f"cannot be read ({error.strerror})"
+        case MemoryError():
+            return "there is not enough memory to read it"
+    words = str(error).rsplit("ERROR:", 1)[-1].split()
+    reason = " ".join(word for word in words if os.sep not in word)[:200] or type(error).__name__
+    return f"is damaged, cut short, or not what its name says ({reason})"

@@ -1,0 +1,34 @@
+"""How much a voxel of a patch counts where patches overlap."""
+
+from typing import Literal
+
+import numpy as np
+
+from ..types import FloatArray, Shape3
+
+__all__ = ["BlendMethod", "blend_weights"]
+
+BlendMethod = Literal["gaussian", "linear", "average"]
+FLOOR = 1e-3  # of the largest weight: a weight of zero would divide zero by zero at the volume's corners
+
+
+def blend_weights(shape: Shape3, method: BlendMethod = "gaussian", sigma: float = 0.125) -> FloatArray:
+    """Weights of shape (X, Y, Z) in 0.001..1, symmetric, largest in the middle.
+
+    Args:
+        shape: the patch in voxels.
+        method: `gaussian` falls off as a normal density, `linear` as a tent, `average` not at all.
+        sigma: standard deviation of the Gaussian as a share of the patch size.
+    """
+    x, y, z = (_profile(size, method, sigma) for size in shape)
+    weights = x[:, None, None] * y[:, None] * z
+    return np.maximum(weights / weights.max(), FLOOR).astype(np.float32)
+
+
+def _profile(size: int, method: BlendMethod, sigma: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    offset = np.abs(np.arange(size) - (size - 1) / 2) / size  # 0 in the middle, almost 0.5 at the faces
+    if method == "gaussian":
+        return np.exp(-0.5 * (offset / sigma) ** 2)
+    if method == "linear":
+        return 1 - 2 * offset
+    return np.ones(size)

@@ -1,0 +1,196 @@
+"""A network moved over a volume that is larger than one patch."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import BadCheckpoint, BadConfig
+from ..model.device import autocast, pick_device, precision
+from ..types import FloatArray, Shape3
+from .blending import BlendMethod, blend_weights
+from .tta import IDENTITY, View
+
+__all__ = ["Predictions", "plan_windows", "predict_windows", "sliding_window_inference"]
+
+log = logging.getLogger("pivot")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`maps` of shape (C, X/s, Y/s, Z/s) float32, and how they came about."""
+
+    maps: FloatArray
+    windows: int
+    retried: int  # batches repeated in float32 because half precision overflowed
+
+
+def sliding_window_inference(
+    model: torch.nn.Module,
+    scan: npt.ArrayLike,
+    patch_size: Sequence[int] = (128, 128, 128),
+    stride: Sequence[int] = (64, 64, 64),
+    batch_size: int = 4,
+    device: str = "auto",
+    blending: BlendMethod = "gaussian",
+    sigma: float = 0.125,
+) -> FloatArray:
+    """The model's maps over a whole scan: (C, X/s, Y/s, Z/s) float32, s being the model's output stride.
+
+    Args:
+        model: takes (N, 1, X, Y, Z) float32 and gives (N, C, X/s, Y/s, Z/s). Its attributes
+            `output_stride` (s) and `multiple` (what X, Y and Z must be divisible by) default to 1.
+        scan: (X, Y, Z), preprocessed as the model expects.
+        patch_size: voxels along x, y, z; a smaller volume gets smaller patches.
+        stride: voxels between neighbouring patches, at most the patch size.
+        batch_size: patches for each pass of the network.
+        device: `auto`, `cuda`, `cuda:1`, `mps` or `cpu`.
+        blending: weights of overlapping patches, see `blend_weights`.
+        sigma: for gaussian blending, as a share of the patch size.
+
+    Raises:
+        BadConfig: the patch size or stride does not suit the model.
+        BadCheckpoint: the model gives NaN or infinity even in float32.
+    """
+    where = pick_device(device)
+    return predict_windows(
+        model.to(where).eval(),
+        np.asarray(scan, dtype=np.float32),
+        _shape(patch_size),
+        _shape(stride),
+        batch_size=batch_size,
+        device=where,
+        blending=blending,
+        sigma=sigma,
+    ).maps
+
+
+def predict_windows(
+    model: torch.nn.Module,
+    volume: FloatArray,
+    patch_size: Shape3,
+    stride: Shape3,
+    *,
+    batch_size: int,
+    device: torch.device,
+    blending: BlendMethod = "gaussian",
+    sigma: float = 0.125,
+    views: Sequence[View] = (IDENTITY,),
+    mixed_precision: bool = False,
+    clear_cache: bool = False,
+    progress: Progress | None = None,
+) -> Predictions:
+    """`sliding_window_inference` with every option and its statistics; `model` is on `device`, in eval mode."""
+    scale, multiple = int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
+    patch = _fit_patch(volume.shape, patch_size, multiple)
+    _check(patch_size, stride, multiple)
+    padded = _pad(volume, patch, scale)
+    windows = plan_windows(padded.shape, patch, stride, scale)
+    weights = torch.from_numpy(blend_weights(_divide(patch, scale), blending, sigma))
+    network = _Network(model, device, precision(device, mixed=mixed_precision), views)
+    total: Tensor | None = None
+    norm = torch.zeros(_divide(padded.shape, scale))
+    for first in range(0, len(windows), batch_size):
+        batch = windows[first : first + batch_size]
+        outputs = network(torch.stack([padded[window][None] for window in batch]))
+        if total is None:
+            total = torch.zeros((outputs.shape[1], *norm.shape))
+        for window, output in zip(batch, outputs, strict=True):
+            target = tuple(slice(part.start // scale, part.stop // scale) for part in window)
+            total[(slice(None), *target)] += output * weights
+            norm[target] += weights
+        if clear_cache and device.type == "cuda":
+            torch.cuda.empty_cache()
+        if progress is not None:
+            progress(first + len(batch), len(windows))
+    assert total is not None  # noqa: S101 - a volume has at least one window
+    maps = total.div_(norm).numpy()
+    x, y, z = (math.ceil(size / scale) for size in volume.shape)
+    return Predictions(maps[:, :x, :y, :z], len(windows), network.retried)
+
+
+def plan_windows(
+    shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1
+) -> list[tuple[slice, slice, slice]]:
+    """Windows of size `patch` that cover `shape`, evenly spread, no further apart than `stride`.
+
+    They start at multiples of `multiple`; the last ends at the volume's last voxel.
+    """
+    spans = []
+    for size, window, step in zip(shape, patch, stride, strict=True):
+        # Counted in units of `multiple`: rounding down then never opens a gap wider than the stride.
+        room, unit = (size - window) // multiple, max(1, step // multiple)
+        count = math.ceil(room / unit) + 1
+        starts = [room * i // max(1, count - 1) * multiple for i in range(count)]
+        spans.append([slice(start, start + window) for start in starts])
+    return list(product(*spans))  # type: ignore[arg-type]
+
+
+class _Network:
+    """The model with its precision, views and retries: (N, 1, X, Y, Z) in, (N, C, ...) float32 on the CPU out."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, dtype: torch.dtype, views: Sequence[View]) -> None:
+        self.model, self.device, self.dtype, self.views = model, device, dtype, views
+        self.retried = 0
+
+    @torch.inference_mode()
+    def __call__(self, batch: Tensor) -> Tensor:
+        batch = batch.to(self.device)
+        output = self._run(batch, self.dtype)
+        if not output.isfinite().all() and self.dtype != torch.float32:
+            self.retried += 1
+            log.warning("a patch overflowed in %s and is repeated in float32", self.dtype)
+            output = self._run(batch, torch.float32)
+        if not output.isfinite().all():
+            msg = "the model answers with NaN or infinity: its weights are damaged"
+            raise BadCheckpoint(msg)
+        return output.cpu()
+
+    def _run(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
+        with autocast(self.device, dtype):
+            outputs = [view.inverse(self.model(view.forward(batch))).float() for view in self.views]
+        return torch.stack(outputs).mean(dim=0)
+
+
+def _check(patch_size: Shape3, stride: Shape3, multiple: int) -> None:
+    if any(size % multiple for size in patch_size):
+        msg = f"patch_size {list(patch_size)} does not suit this model: use multiples of {multiple}"
+        raise BadConfig(msg)
+    if any(step < 1 or step > size for step, size in zip(stride, patch_size, strict=True)):
+        msg = f"stride {list(stride)} must lie between 1 and the patch_size {list(patch_size)}"
+        raise BadConfig(msg)
+
+
+def _fit_patch(shape: Sequence[int], patch: Shape3, multiple: int) -> Shape3:
+    """The patch, no larger than the volume rounded up to what the model can take."""
+    x, y, z = (min(want, math.ceil(size / multiple) * multiple) for size, want in zip(shape, patch, strict=True))
+    return x, y, z
+
+
+def _pad(volume: FloatArray, patch: Shape3, scale: int) -> Tensor:
+    """The volume, extended at its far ends with its own minimum (air) to hold whole windows."""
+    extra = [
+        max(window, math.ceil(size / scale) * scale) - size for size, window in zip(volume.shape, patch, strict=True)
+    ]
+    tensor = torch.from_numpy(np.ascontiguousarray(volume))
+    if not any(extra):
+        return tensor
+    x, y, z = extra
+    return torch.nn.functional.pad(tensor, (0, z, 0, y, 0, x), value=float(volume.min()))
+
+
+def _divide(shape: Sequence[int], scale: int) -> Shape3:
+    x, y, z = (size // scale for size in shape)
+    return x, y, z
+
+
+def _shape(values: Sequence[int]) -> Shape3:
+    x, y, z = (int(value) for value in values)
+    return x, y, z

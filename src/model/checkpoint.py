@@ -1,0 +1,195 @@
+"""Checkpoints: weights that say what they are, read without running any code they might hold.
+
+A `.pth` file holds a mapping; a `.safetensors` file holds the tensors with the rest as JSON in its
+metadata; a TorchScript `.pt` file holds the rest as JSON in an extra file. In all three the rest is
+the same: what `Checkpoint.about` documents.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..errors import BadCheckpoint
+from .unet import UNet
+
+__all__ = ["About", "Checkpoint", "default_checkpoint", "load_model", "save_checkpoint"]
+
+FORMAT = "pivot-checkpoint-1"
+EXTRA_FILE = "pivot.json"
+
+
+class Preprocessing(BaseModel):
+    """The grid and intensities that a model was trained with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # mm
+    clip_range: tuple[float, float] = (-1000.0, 400.0)  # HU
+    normalize: bool = True
+    normalization_method: str = "minmax"
+
+
+class About(BaseModel):
+    """What a checkpoint says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    format: str = FORMAT
+    architecture: str = "unet"
+    hyperparameters: dict[str, Any]
+    preprocessing: Preprocessing = Preprocessing()
+    trained_heads: tuple[str, ...] = ("heatmap", "diameter_mm")
+    name: str
+    version: str = "1"
+    training: dict[str, Any] = Field(default_factory=dict)
+    results: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A loaded network in eval mode, what it says of itself, and the SHA-256 of its file."""
+
+    model: nn.Module
+    about: About
+    sha256: str
+    path: Path = field(repr=False)
+
+
+def default_checkpoint() -> Path:
+    """The weights that ship with PIVOT: beside the package in a checkout, inside it in an installation."""
+    package = Path(__file__).resolve().parents[1]
+    places = [folder / "checkpoints" / "best_model.pth" for folder in (package.parent, package)]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, torch.Tensor], about: About) -> None:
+    """Write weights (stored as float16) to `.pth` or `.safetensors`, whole or not at all."""
+    path = Path(path)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    if path.suffix == ".safetensors":
+        save_file({key: value.contiguous() for key, value in half.items()}, partial, {"pivot": about.model_dump_json()})
+    else:
+        torch.save({**about.model_dump(mode="json"), "state_dict": half}, partial)
+    os.replace(partial, path)
+
+
+def load_model(path: str | Path | None = None) -> Checkpoint:
+    """The model in a `.pth`, `.safetensors` or TorchScript file; without a path, the shipped one.
+
+    Raises:
+        BadCheckpoint: no such file, damaged, not PIVOT's, or holding pickled code.
+    """
+    path = default_checkpoint() if path is None else Path(path)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        msg = f"cannot read the checkpoint {path}: {error.strerror}"
+        raise BadCheckpoint(msg) from None
+    if path.suffix == ".safetensors":
+        about, state = _read_safetensors(path)
+    elif _is_torchscript(path):
+        return Checkpoint(*_read_torchscript(path), digest, path)
+    else:
+        about, state = _read_pth(path)
+    return Checkpoint(_build(path, about, state), about, digest, path)
+
+
+def _read_pth(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        msg = f"{path} is not a checkpoint, or holds pickled code: PIVOT loads plain tensors only, and ran nothing"
+        raise BadCheckpoint(msg) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        msg = f"{path} is damaged or not a checkpoint ({_first_line(error)})"
+        raise BadCheckpoint(msg) from None
+    if not isinstance(data, dict) or not isinstance(data.get("state_dict"), dict):
+        msg = f"{path} holds no PIVOT checkpoint: expected a mapping with `format`, `architecture` and `state_dict`"
+        raise BadCheckpoint(msg)
+    state = data.pop("state_dict")
+    return _about(path, data), state
+
+
+def _read_safetensors(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        msg = f"{path} is damaged or not a safetensors file ({_first_line(error)})"
+        raise BadCheckpoint(msg) from None
+    return _about(path, _json(path, metadata.get("pivot"))), state
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> tuple[nn.Module, About]:
+    extra = {EXTRA_FILE: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is legacy, and still what the guide uses
+            model = torch.jit.load(path, map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        msg = f"{path} is damaged or not TorchScript ({_first_line(error)})"
+        raise BadCheckpoint(msg) from None
+    return model.eval(), _about(path, _json(path, extra[EXTRA_FILE]))
+
+
+def _json(path: Path, text: str | bytes | None) -> dict[str, Any]:
+    try:
+        data = json.loads(text or "")
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        msg = f"{path} does not say what model it holds: it was not written by PIVOT"
+        raise BadCheckpoint(msg)
+    return data
+
+
+def _about(path: Path, data: dict[str, Any]) -> About:
+    if data.get("format") != FORMAT:
+        msg = f"{path} has format {data.get('format')!r}, this version of PIVOT reads {FORMAT!r}"
+        raise BadCheckpoint(msg)
+    try:
+        return About.model_validate(data)
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        msg = f"{path} describes itself wrongly: see {keys}"
+        raise BadCheckpoint(msg) from None
+
+
+def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    if about.architecture != "unet":
+        msg = f"{path} holds a {about.architecture!r}, and this version of PIVOT builds only 'unet'"
+        raise BadCheckpoint(msg)
+    try:
+        model = UNet(**about.hyperparameters)
+        model.load_state_dict(dict(state))
+    except (RuntimeError, TypeError, ValueError) as error:
+        msg = f"the weights in {path} do not fit its hyper-parameters {about.hyperparameters} ({_first_line(error)})"
+        raise BadCheckpoint(msg) from None
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

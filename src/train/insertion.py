@@ -1,0 +1,114 @@
+"""Nodules for training: real ones moved, turned and resized, and procedural ones, put into lungs.
+
+Functions work on small (X, Y, Z) float32 HU arrays at 1 mm and draw all chance from a given
+generator, so that a sample depends on its seed alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numpy.random import Generator
+from scipy import ndimage
+
+from ..types import FloatArray
+from .sources import Crop
+
+__all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop", "rotation"]
+
+LUNG_HU = -860.0
+
+
+@dataclass(frozen=True, eq=False)
+class Nodule:
+    """A nodule ready for insertion: cubes of HU and of its share of each voxel (0..1), centred."""
+
+    hu: FloatArray
+    weight: FloatArray
+    diameter: float  # mm
+
+
+def rotation(rng: Generator) -> npt.NDArray[np.float64]:
+    """A random orthogonal 3x3 matrix, reflections included, uniform (QR of a Gaussian; Stewart 1980)."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    return q * np.sign(np.diag(r))
+
+
+def resample_crop(
+    crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int
+) -> tuple[FloatArray, FloatArray]:
+    """The crop's HU and mask on a cube of `size` voxels whose point p shows crop point `matrix @ (p - shift)`.
+
+    Both measured from the centres; beyond the crop its content is mirrored.
+    """
+    centre = (np.array(crop.hu.shape) - 1) / 2
+    offset = centre - matrix @ ((size - 1) / 2 + shift)
+    shape = (size, size, size)
+    hu = ndimage.affine_transform(crop.hu, matrix, offset, shape, order=1, mode="mirror")
+    mask = ndimage.affine_transform(crop.mask.astype(np.float32), matrix, offset, shape, order=1, mode="constant")
+    return hu, mask
+
+
+def real_nodule(rng: Generator, crop: Crop, diameter: float) -> Nodule:
+    """The crop's nodule at a new diameter (mm), turned at random and stretched by up to 15 % along its axes."""
+    stretch = np.exp(rng.normal(0, 0.08, 3))
+    stretch /= np.cbrt(np.prod(stretch))
+    matrix = rotation(rng) @ np.diag(crop.diameter / diameter / stretch)
+    size = int(2 * np.ceil(0.9 * diameter + 3) + 1)
+    hu, mask = resample_crop(crop, matrix, np.zeros(3), size)
+    # The blurred outline lets the nodule's own edge through and hides the seam to the new lung.
+    weight = ndimage.gaussian_filter(mask, 0.8)
+    if rng.random() < 0.25:
+        hu = _to_ground_glass(rng, hu)
+    return Nodule(hu, weight, diameter)
+
+
+def _to_ground_glass(rng: Generator, hu: FloatArray) -> FloatArray:
+    """The nodule mixed with lung, all of it or all but its densest part."""
+    share = rng.uniform(0.25, 0.5)
+    glass = LUNG_HU + (hu - LUNG_HU) * share
+    if rng.random() < 0.3:
+        core = ndimage.gaussian_filter(hu, 1.0)
+        solid = np.clip((core - rng.uniform(-300, 0)) / 200, 0, 1)
+        glass = glass * (1 - solid) + hu * solid
+    return glass.astype(np.float32)
+
+
+def procedural_nodule(rng: Generator, diameter: float) -> Nodule:
+    """A lumpy ellipsoid of given diameter (mm): solid, part-solid or, half of the time, ground-glass."""
+    size = int(2 * np.ceil(0.9 * diameter + 3) + 1)
+    grid = np.indices((size, size, size)) - (size - 1) / 2
+    stretch = np.exp(rng.normal(0, 0.15, 3))
+    stretch /= np.cbrt(np.prod(stretch))
+    points = np.tensordot(rotation(rng), grid, axes=1) / stretch[:, None, None, None]
+    lumps = _texture(rng, size, max(1.5, diameter / 5))
+    radius = np.sqrt((points**2).sum(0)) * (1 + rng.uniform(0, 0.15) * lumps)
+    edge = rng.uniform(0.4, 1.2)
+    kind = rng.choice(["solid", "ground-glass", "part-solid"], p=[0.35, 0.5, 0.15]) if diameter > 5 else "solid"
+    weight = _ball(radius, diameter / 2, edge if kind == "solid" else edge + 0.5)
+    inner = rng.normal(20, 40) if kind == "solid" else rng.uniform(-720, -420)
+    hu = inner + rng.uniform(10, 60) * _texture(rng, size, 1.0)
+    if kind == "part-solid":
+        core = _ball(radius, diameter * rng.uniform(0.15, 0.35), edge)
+        hu = hu * (1 - core) + rng.normal(0, 50) * core
+    return Nodule(hu.astype(np.float32), weight.astype(np.float32), diameter)
+
+
+def _ball(radius: npt.NDArray[np.float64], limit: float, edge: float) -> npt.NDArray[np.float64]:
+    return 1 / (1 + np.exp(np.clip((radius - limit) / (0.5 * edge), -30, 30)))
+
+
+def _texture(rng: Generator, size: int, scale: float) -> npt.NDArray[np.float64]:
+    """Smooth noise of mean 0 and standard deviation 1."""
+    noise = ndimage.gaussian_filter(rng.normal(size=(size, size, size)), scale)
+    return noise / (noise.std() + 1e-9)
+
+
+def insert(volume: FloatArray, nodule: Nodule, centre: npt.NDArray[np.intp]) -> None:
+    """Put a nodule into `volume` around voxel `centre`, in place; what is denser than it stays visible."""
+    half = nodule.hu.shape[0] // 2
+    low, high = np.maximum(centre - half, 0), np.minimum(centre + half + 1, volume.shape)
+    target = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    source = tuple(slice(a, b) for a, b in zip(low - centre + half, high - centre + half, strict=True))
+    old, weight = volume[target], nodule.weight[source]
+    np.maximum(old, old * (1 - weight) + nodule.hu[source] * weight, out=old)

@@ -1,10 +1,13 @@
-"""Small synthetic CT volumes, and their DICOM series, for tests."""
+"""Small synthetic CT volumes in every file format, and DICOM series with edits, for tests."""
 
+import gzip
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gdcm  # type: ignore[import-untyped]
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
@@ -18,13 +21,24 @@ from src.types import Affine
 
 __all__ = [
     "AFFINE",
+    "CHEST",
+    "FORMATS",
+    "change",
     "chest",
     "compress",
+    "empty_folder",
     "file_dataset",
     "itk_image",
+    "nifti",
+    "only",
+    "sheared",
+    "shift",
     "slice_dataset",
+    "without",
+    "write",
     "write_enhanced",
     "write_series",
+    "zipped",
 ]
 
 AFFINE: Affine = RAS_TO_LPS @ np.array([[1.5, 0, 0, -30], [0, 2, 0, -35], [0, 0, 2.5, -120], [0, 0, 0, 1.0]])
@@ -39,6 +53,10 @@ def chest(shape: tuple[int, int, int] = (24, 20, 12)) -> Voxels:
     values = noise - 850
     values[: shape[0] // 2, : shape[1] // 3] += 890
     return np.asfortranarray(values.astype(np.int16))
+
+
+CHEST = chest()
+FORMATS = ("a.nii", "a.nii.gz", "a.mhd", "a.mha", "a.nrrd", "dicom", "a.zip", "b.zip")
 
 
 def itk_image(array: Voxels, affine: Affine = AFFINE) -> sitk.Image:
@@ -135,6 +153,88 @@ def compress(path: Path, syntax: gdcm.TransferSyntax) -> None:
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
+
+
+def write(folder: Path, name: str, array: Voxels = CHEST, affine: Affine = AFFINE) -> Path:
+    """The volume in one of `FORMATS`; `a.zip` holds a DICOM series, `b.zip` a MetaImage of two files."""
+    path = folder / name
+    if name == "dicom":
+        return write_series(path, array, affine)
+    if name.endswith(".zip"):
+        content = write(folder / "content", "dicom" if name == "a.zip" else "a.mhd", array, affine)
+        return zipped(path, content if content.is_dir() else content.parent)
+    folder.mkdir(exist_ok=True)
+    sitk.WriteImage(itk_image(array, affine), str(path))
+    return path
+
+
+def zipped(path: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for member in folder.iterdir():
+            file.write(member, f"study/{member.name}")
+    return path
+
+
+def nifti(path: Path, array: Voxels = CHEST, affine: Affine = AFFINE, **header: object) -> Path:
+    """A NIfTI file by nibabel, with header fields set to whatever is asked."""
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    content = bytearray(image.to_bytes())
+    raw = nib.Nifti1Header(bytes(content[:348]), check=False)
+    for field, value in header.items():
+        raw[field] = value
+    content[:348] = raw.binaryblock
+    path.write_bytes(gzip.compress(bytes(content), 1) if path.suffix == ".gz" else bytes(content))
+    return path
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "notes").mkdir()
+    (folder / "notes" / "readme.txt").write_text("no scans here")
+    return folder
+
+
+def sheared(amount: float) -> Affine:
+    shear = np.eye(4)
+    shear[0, 1] = amount
+    return AFFINE @ shear
+
+
+def change(**values: object) -> Callable[[Dataset], None]:
+    """An edit that sets attributes of every slice."""
+
+    def edit(dataset: Dataset) -> None:
+        for name, value in values.items():
+            setattr(dataset, name, value)
+
+    return edit
+
+
+def only(where: int, edit: Callable[[Dataset], Any]) -> Callable[[Dataset], None]:
+    """An edit of a single slice."""
+
+    def edit_one(dataset: Dataset) -> None:
+        if dataset.InstanceNumber == where + 1:
+            edit(dataset)
+
+    return edit_one
+
+
+def without(name: str) -> Callable[[Dataset], None]:
+    """An edit that deletes an attribute."""
+    return lambda dataset: delattr(dataset, name)
+
+
+def shift(axis: int, millimetres: Callable[[int], float]) -> Callable[[Dataset], None]:
+    """An edit that moves slices along a patient axis."""
+
+    def edit(dataset: Dataset) -> None:
+        position = [float(value) for value in dataset.ImagePositionPatient]
+        position[axis] += millimetres(dataset.InstanceNumber - 1)
+        dataset.ImagePositionPatient = position
+
+    return edit
 
 
 def _set_pixels(dataset: Dataset, stored: Voxels) -> None:

@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from src.types import Shape3, Vec3
 
-__all__ = ["SETTINGS", "Case", "Setting", "draw_case", "random_case"]
+__all__ = ["SETTINGS", "Case", "Setting", "draw_case", "misplaced", "random_case"]
 
 Setting = Literal["isolated", "vessel beside", "vessel feeding", "flat wall", "curved wall"]
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating]
 SETTINGS: tuple[Setting, ...] = ("isolated", "vessel beside", "vessel feeding", "flat wall", "curved wall")
 FINE_MM = (0.4, 0.8)  # the scene's own grid, coarser for large nodules; surfaces are anti-aliased on it
 SOFT_TISSUE = 40.0  # HU of vessels and walls
@@ -30,6 +30,7 @@ class Case:
     setting: Setting = "isolated"
     nodule_hu: float = 40.0
     lung_hu: float = -850.0
+    core: float = 0.0  # the diameter of a solid core as a share of the nodule's
     aspect: float = 1.0  # longest to shortest axis
     spacing: Vec3 = (0.7, 0.7, 1.25)
     blur_fwhm: float = 1.1  # mm
@@ -83,30 +84,42 @@ def draw_case(case: Case, shift: Vec3 = (0, 0, 0)) -> tuple[npt.NDArray[np.int16
     sub = np.divide(case.spacing, factors)
     semi = _semi_axes(case, rng)
     nodule = _occupancy(_ellipsoid(points @ rotation, semi), sub)
+    core = _occupancy(_ellipsoid(points @ rotation, semi * max(case.core, 1e-3)), sub)
+    tissue = case.nodule_hu + (SOFT_TISSUE - case.nodule_hu) * core * (case.core > 0)
     other, cut = _surroundings(case, points, rotation, semi, rng)
     other = _occupancy(other, sub)
-    hu = case.lung_hu + (case.nodule_hu - case.lung_hu) * nodule
+    hu = case.lung_hu + (tissue - case.lung_hu) * nodule
     hu += (SOFT_TISSUE - hu) * (other if cut else other * (1 - nodule))
     inside = nodule * (1 - other) if cut else nodule
     hu = ndimage.gaussian_filter(hu, case.blur_fwhm / 2.3548 / sub, mode="nearest")
     for axis, factor in enumerate(factors):
         hu = np.add.reduceat(hu, np.arange(0, hu.shape[axis], factor), axis=axis) / factor
     noise = ndimage.gaussian_filter(rng.normal(size=hu.shape), 0.5)
-    noisy = hu + noise * (case.noise_sd / noise.std())
-    return np.rint(noisy).astype(np.int16), tuple(centre), float(inside.sum() * np.prod(sub))
+    noisy = np.rint(hu + noise * (case.noise_sd / noise.std())).astype(np.int16)
+    x, y, z = (float(c) for c in centre)
+    return noisy, (x, y, z), float(inside.sum() * np.prod(sub))
+
+
+def misplaced(case: Case, centre: Vec3) -> tuple[Vec3, float]:
+    """A point up to a quarter diameter (at most 2 mm) off the centre, and a guess of 0.6 to 1.8 diameters."""
+    rng = np.random.default_rng([case.seed, 1])
+    direction = rng.normal(size=3)
+    step = min(0.25 * case.diameter, 2) * rng.uniform() ** (1 / 3) / np.linalg.norm(direction)
+    x, y, z = (float(c + step * d) for c, d in zip(centre, direction, strict=True))
+    return (x, y, z), float(case.diameter * np.exp(rng.uniform(np.log(0.6), np.log(1.8))))
 
 
 def _semi_axes(case: Case, rng: np.random.Generator) -> Array:
     middle = rng.uniform(1, case.aspect)
     axes = np.array([1.0, middle, case.aspect])
-    return (axes / np.prod(axes) ** (1 / 3) * case.diameter / 2).astype(np.float32)
+    return np.asarray(axes / np.prod(axes) ** (1 / 3) * case.diameter / 2, dtype=np.float32)
 
 
 def _ellipsoid(points: Array, semi: Array) -> Array:
     """The signed distance from an ellipsoid's surface in mm, to first order."""
-    level = np.linalg.norm(points / semi, axis=-1)
-    slope = np.linalg.norm(points / semi**2, axis=-1)
-    return level * (level - 1) / np.maximum(slope, 1e-6)
+    level: Array = np.linalg.norm(points / semi, axis=-1)
+    slope: Array = np.linalg.norm(points / semi**2, axis=-1)
+    return np.asarray(level * (level - 1) / np.maximum(slope, np.float32(1e-6)))
 
 
 def _surroundings(

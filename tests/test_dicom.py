@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gdcm  # type: ignore[import-untyped]
 import numpy as np
@@ -28,46 +27,20 @@ from src.data import slices
 from src.data.loader import read_scan
 from src.errors import BadScan
 
-from .dicom_files import AFFINE, chest, compress, file_dataset, slice_dataset, write_enhanced, write_series
-
-CHEST = chest()
-LAST = CHEST.shape[2] - 1
-
-
-def change(**values: object) -> Callable[[Dataset], None]:
-    """An edit that sets attributes of every slice."""
-
-    def edit(dataset: Dataset) -> None:
-        for name, value in values.items():
-            setattr(dataset, name, value)
-
-    return edit
-
-
-def only(where: int, edit: Callable[[Dataset], Any]) -> Callable[[Dataset], None]:
-    """An edit of a single slice."""
-
-    def edit_one(dataset: Dataset) -> None:
-        if dataset.InstanceNumber == where + 1:
-            edit(dataset)
-
-    return edit_one
-
-
-def without(name: str) -> Callable[[Dataset], None]:
-    """An edit that deletes an attribute."""
-    return lambda dataset: delattr(dataset, name)
-
-
-def shift(axis: int, millimetres: Callable[[int], float]) -> Callable[[Dataset], None]:
-    """An edit that moves slices along a patient axis."""
-
-    def edit(dataset: Dataset) -> None:
-        position = [float(value) for value in dataset.ImagePositionPatient]
-        position[axis] += millimetres(dataset.InstanceNumber - 1)
-        dataset.ImagePositionPatient = position
-
-    return edit
+from .dicom_files import (
+    AFFINE,
+    CHEST,
+    change,
+    chest,
+    compress,
+    file_dataset,
+    only,
+    shift,
+    slice_dataset,
+    without,
+    write_enhanced,
+    write_series,
+)
 
 
 def test_a_series_in_any_file_order_and_depth_is_read_in_patient_order(tmp_path: Path) -> None:
@@ -126,6 +99,24 @@ def test_padding_becomes_air_with_a_note(
     assert (scan.array[:3, 0] == -1024).all()
     np.testing.assert_array_equal(scan.array[3:], CHEST[3:])
     assert scan.notes == (f"{3 * CHEST.shape[2]} voxels of padding or below -1024 HU were set to air (-1024 HU)",)
+
+
+def test_padding_written_with_the_wrong_sign_is_recognised(tmp_path: Path) -> None:
+    def edit(dataset: Dataset) -> None:
+        pixels = dataset.pixel_array - 1024
+        pixels[0, :3] = -500
+        dataset.PixelData = pixels.astype("<i2").tobytes()
+        dataset.RescaleIntercept = "0"
+        dataset.add_new(0x00280120, "US", 65536 - 500)
+
+    assert (read_scan(write_series(tmp_path, CHEST, edit=edit)).array[:3, 0] == -1024).all()
+
+
+def test_padding_that_is_air_already_needs_no_note(tmp_path: Path) -> None:
+    array = CHEST.copy()
+    array[:3, 0] = -1024
+    edit = change(PixelRepresentation=0, PixelPaddingValue=0)
+    assert read_scan(write_series(tmp_path, array, edit=edit)).notes == ()
 
 
 SYNTAXES = {
@@ -240,8 +231,8 @@ def taller(dataset: Dataset) -> None:
 
 BROKEN_SERIES = {
     "gap": (
-        shift(2, lambda z: 5.0 * (z > 4)),
-        "slices are missing between instance 5 (z -110.00 mm) and instance 6 (z -102.50 mm)",
+        shift(2, lambda z: 1.6 * (z > 4)),
+        "slices are missing between instance 5 (z -110.00 mm) and instance 6 (z -105.90 mm)",
     ),
     "uneven": (shift(2, lambda z: 1.0 * max(0, z - 6)), "slices are 2.5 to 3.5 mm apart"),
     "other pixels at one position": (

@@ -36,6 +36,7 @@ SIDES = (-1, 1)  # the patient's right and left
 HILA: Points = np.array([(40.0, 20.0, 15.0), (34.0, 10.0, -4.0)])  # mm: artery and vein of the left lung
 AIR, LUNG, FAT, SKIN, MUSCLE, BLOOD, LIVER = -1000, -860, -100, 20, 50, 42, 58  # HU
 CORTICAL, ENDPLATE, TRABECULAR, CARTILAGE, TABLE, BRONCHUS = 620, 300, 210, 110, -350, -980
+VERTEBRA, VERTEBRAL_STEP = 132.0, 24.5  # mm: height of the first one's centre, distance of two
 
 
 class Tube(NamedTuple):
@@ -122,6 +123,8 @@ def tissue(x: Field, y: Field, z: Field, voxel: float) -> Field:
     neck = _ellipsoid(x, y - 15, z - 150, 74, 62, 70)
     wall = np.minimum(cage - 13, np.minimum(np.minimum(pectoral, dorsal), np.minimum(shoulder, neck)))
     middle = _mediastinum(x, y, z)
+    height = np.abs((z - VERTEBRA + VERTEBRAL_STEP / 2) % VERTEBRAL_STEP - VERTEBRAL_STEP / 2)
+    bodies = _smooth_max(_oval(x, y - 59, 19.0, 16.0), height - 10.2, 4)
     layers: list[tuple[Field, Field | float]] = [
         (mattress, TABLE),
         (body, SKIN),
@@ -130,6 +133,8 @@ def tissue(x: Field, y: Field, z: Field, voxel: float) -> Field:
         (np.maximum(cage + 1.5, middle + 2), FAT),
         (_heart(x, y, z), BLOOD),
         (_oval(x, y - 62, 21.0, 19.0) + 0 * z, MUSCLE),
+        (bodies, ENDPLATE),
+        (bodies + 1.8, TRABECULAR),
     ]
     layers += [
         (np.maximum(np.maximum(cage + 1, _diaphragm(x, y, z, side)), 3 - side * x), value)
@@ -170,15 +175,11 @@ def skeleton() -> Iterator[Tube]:
     for x in (-9, -3, 3, 9):
         yield from _bone([(x, -83, 72), (0.8 * x, -85, -35)], 5)
     for level in range(12):
-        yield from _vertebra(132 - 24.5 * level)
+        yield from _arch(VERTEBRA - VERTEBRAL_STEP * level)
 
 
-def _vertebra(z: float) -> Iterator[Tube]:
-    """A vertebra whose body is centred at height `z`."""
-    body = ((-8, 61), (8, 61), (-5, 55), (5, 55), (0, 64))
-    for half, radius, value, around in ((1.5, 9.5, ENDPLATE, MUSCLE), (1, 8, TRABECULAR, ENDPLATE)):
-        for x, y in body:
-            yield from _tube([(x, y, z - half), (x, y, z + half)], radius, value, around)
+def _arch(z: float) -> Iterator[Tube]:
+    """The arch of the vertebra at height `z`."""
     for side in SIDES:
         yield from _bone([(side * 11, 72, z), (side * 12, 84, z), (side * 34, 86, z - 2)], 4)
         yield from _bone([(side * 12, 84, z - 4), (0, 92, z - 8)], 3.5)

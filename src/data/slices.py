@@ -20,7 +20,6 @@ from .checks import AIR
 __all__ = ["Slice", "is_ct_image", "is_dicom", "read_header", "read_pixels", "slices_of"]
 
 # Real files bend the rules in ways that do not matter here, and users cannot act on the warnings.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module="pydicom")
 

@@ -1,32 +1,203 @@
+"""What can be measured of a nodule: volume, diameters, shape, HU, and how solid it is.
+
+Volume counts each boundary voxel by its share of nodule, (HU - lung) / (nodule - lung), over the
+boundary and the blur beyond it (Kuhnigk et al. IEEE Trans Med Imaging 2006;25:417-434): the sum does
+not depend on how an edge falls on the voxels.
+"""
+
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import cdist
 from scipy.special import erf
-from .segmentation import distance
-def _peak_share(diameter, sigma):
-    """The centre of a blurred ball as a share of its height, 0 to 1."""
+from skimage.measure import find_contours, marching_cubes, mesh_surface_area
+
+from ..types import FloatArray, NoduleType, Properties, Vec3
+from .segmentation import Levels, Mask, Segmentation, depth_of, rim_distance, segment_nodule
+
+__all__ = ["extract_properties", "measure_nodule"]
+
+# HU above which tissue counts as solid: Scholten et al. Eur Radiol 2015;25:488-496.
+SOLID = -300.0
+# Shares of solid tissue. Below the first a nodule is ground-glass: the cutoff at -300 HU that best told pure
+# from part-solid in 102 subsolid nodules was 6.14 %. Above the second it is solid: our choice.
+GROUND_GLASS_BELOW, SOLID_ABOVE = 0.06, 0.8
+SOFT_TISSUE = 50.0  # HU that a nodule is not taken to exceed unless it is seen to
+POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWHM of 0.8 to 1.5 mm
+SKIN = 1.2  # mm, how deep the blur of an edge reaches into a nodule
+
+
+def extract_properties(
+    scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
+) -> Properties:
+    """Volume (mm3), diameters (mm), HU statistics and type of the nodule at a point of an (X, Y, Z) scan in HU.
+
+    `coordinates` are millimetres from the first voxel, `diameter` a first guess in millimetres,
+    `axial_axis` the array axis that runs from head to feet. Where the nodule cannot be segmented, the
+    HU statistics are those of a ball of the guessed diameter, null outside the scan, and all else is null.
+    """
+    found = segment_nodule(scan, coordinates, diameter, spacing)
+    if found is None:
+        return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing))
+    return measure_nodule(found, scan, spacing, axial_axis)
+
+
+def measure_nodule(
+    nodule: Segmentation, scan: npt.NDArray[np.generic], spacing: Vec3, axial_axis: int = 2
+) -> Properties:
+    """The properties of a nodule that was segmented in this (X, Y, Z) scan in HU."""
+    rim = np.isfinite(rim_distance(nodule.body, nodule.other, nodule.step, 1.0 + 0.5 * max(spacing)))
+    depth = depth_of(nodule.body, nodule.step)
+    edge = _Edge.of(nodule, depth, rim)
+    height = _height(edge, nodule.levels, float(depth.max()), spacing)
+    volume = edge.volume(height)
+    share = _share(nodule, depth, rim, height)
+    long_axis, short_axis = _axes(share, nodule.step, axial_axis)
+    solid = _solid_fraction(nodule, depth)
+    box = tuple(slice(first, first + n) for first, n in zip(nodule.origin, nodule.mask.shape, strict=True))
+    return {
+        **_unmeasured(np.asarray(scan[box])[nodule.mask]),
+        "volume_mm3": volume,
+        "effective_diameter_mm": _diameter(volume),
+        "long_axis_mm": long_axis,
+        "short_axis_mm": short_axis,
+        "sphericity": _sphericity(share),
+        "solid_fraction": solid,
+        "nodule_type": _nodule_type(solid),
+    }
+
+
+def _unmeasured(hu: npt.NDArray[np.generic]) -> Properties:
+    """Properties of which only the statistics of some voxels' HU are known."""
+    values = hu.astype(np.float64)
+    known = values.size > 0 and bool(np.isfinite(values).all())
+    return {
+        "volume_mm3": None,
+        "mean_intensity": float(values.mean()) if known else None,
+        "std_intensity": float(values.std()) if known else None,
+        "min_intensity": float(values.min()) if known else None,
+        "max_intensity": float(values.max()) if known else None,
+        "effective_diameter_mm": None,
+        "long_axis_mm": None,
+        "short_axis_mm": None,
+        "sphericity": None,
+        "solid_fraction": None,
+        "nodule_type": None,
+    }
+
+
+def _ball_voxels(scan: npt.NDArray[np.generic], point: Vec3, diameter: float, spacing: Vec3) -> npt.NDArray[np.generic]:
+    """HU of the voxels whose centres lie in a ball, and of the one at its middle."""
+    axes = []
+    for p, s, n in zip(point, spacing, scan.shape, strict=True):
+        low, high = np.clip([np.ceil((p - diameter / 2) / s), np.floor((p + diameter / 2) / s) + 1], 0, n)
+        middle = round(p / s)
+        axes.append(np.arange(min(int(low), max(middle, 0)), max(int(high), min(middle + 1, n))))
+    x, y, z = (a * s - p for a, s, p in zip(axes, spacing, point, strict=True))
+    squares = x[:, None, None] ** 2 + y[:, None] ** 2 + z**2
+    if squares.size == 0:
+        return np.empty(0)
+    box = tuple(slice(a[0], a[-1] + 1) for a in axes)
+    ball: npt.NDArray[np.generic] = np.asarray(scan[box])[squares <= max(diameter**2 / 4, squares.min())]
+    return ball
+
+
+def _diameter(volume: float) -> float:
+    return float(np.cbrt(6 * volume / np.pi))
+
+
+class _Edge(NamedTuple):
+    """A nodule's voxels by where they are: how many lie deep, and HU above lung of the others."""
+
+    deep: int
+    skin: FloatArray  # inside, within the blur of the boundary
+    rim: FloatArray  # outside, as far as blur reaches: farther across thick slices
+    voxel: float  # mm3
+
+    @classmethod
+    def of(cls, nodule: Segmentation, depth: FloatArray, rim: Mask) -> "_Edge":
+        """The parts of a segmented nodule."""
+        above = nodule.hu - np.float32(nodule.levels.lung)
+        deep = depth > SKIN + nodule.step / 2  # depth counts to the middle of the next voxel
+        return cls(int(deep.sum()), above[nodule.body & ~deep], above[rim], nodule.step**3)
+
+    def volume(self, height: float) -> float:
+        """The volume in mm3 if the nodule is `height` HU denser than the lung.
+
+        Noise outside must cancel out, so shares below 0 count there too.
+        """
+        skin = np.minimum(self.skin / height, 1).sum(dtype=np.float64)
+        rim = self.rim.sum(dtype=np.float64) / height
+        return max(self.deep + float(skin + rim), 1.0) * self.voxel
+
+
+def _height(edge: _Edge, levels: Levels, radius: float, spacing: Vec3) -> float:
+    """How many HU the nodule is denser than the lung, with the blur of a small one undone.
+
+    Blur lowers the middle of a small nodule but keeps its sum. The height is the one at which a ball
+    of the resulting volume, blurred, looks like what is seen; not above soft tissue unless seen so.
+    """
+    # The level seen is that of a ball of half the radius: variance (radius / 2)^2 / 5 on each axis.
+    blur = float(np.sqrt(POINT_SPREAD**2 + np.mean(np.square(spacing)) / 12 + radius**2 / 20))
+    ceiling = max(levels.contrast, SOFT_TISSUE - levels.lung)
+    height = levels.contrast
+    for _ in range(8):
+        seen = _peak_share(_diameter(edge.volume(height)), blur)
+        height = 0.5 * (height + min(levels.contrast / max(seen, 0.1), ceiling))
+    return height
+
+
+def _peak_share(diameter: float, sigma: float) -> float:
+    """The middle of a ball of height 1 blurred by a Gaussian, 0 to 1: its integral over the ball."""
     a = diameter / 2 / (sigma * np.sqrt(2))
-    return erf(a) - 2 / np.sqrt(np.pi) * a * np.exp(-(a**2))
+    return float(erf(a) - 2 / np.sqrt(np.pi) * a * np.exp(-(a**2)))
 
 
-def volume(cube, part, spacing):
-    hu, body, other, lung, step = cube.hu, part.body, part.other, part.lung_hu, cube.step
-    sigma2 = (1.1 / 2.3548) ** 2 + np.mean(np.square(spacing)) / 12
-    rim = 1.0 + 0.5 * np.max(spacing)
-    to_body = distance(~body, step)
-    shell = ~body & ~other & (to_body <= rim) & (to_body < distance(~other, step))
-    inner = distance(body, step)
-    seen = part.nodule_hu - lung
-    sigma = np.sqrt(sigma2 + (0.22 * inner.max()) ** 2)
+def _share(nodule: Segmentation, depth: FloatArray, rim: Mask, height: float) -> FloatArray:
+    """The nodule's share of every voxel, 0 to 1, lightly smoothed against noise."""
+    share = np.clip((nodule.hu - np.float32(nodule.levels.lung)) / np.float32(height), 0, 1)
+    share[~(nodule.body | rim)] = 0
+    share[depth > SKIN + nodule.step / 2] = 1
+    smooth: FloatArray = ndimage.gaussian_filter(share, 0.7)
+    return smooth
 
-    def volume_for(height):
-        share = (hu - lung) / height
-        v = np.where(inner > 1.2, 1, np.minimum(share, 1))[body].sum() + share[shell].sum()
-        return v * step**3
 
-    height = seen
-    for _ in range(10):
-        d = np.cbrt(6 * max(volume_for(height), step**3) / np.pi)
-        new = seen / max(_peak_share(d, sigma), 0.1)
-        if lung + new > 50:
-            new = max(seen, 50 - lung)
-        height = 0.5 * (height + new)
-    return volume_for(height), lung + height
+def _axes(share: FloatArray, step: float, axial_axis: int) -> tuple[float, float]:
+    """The longest diameter of the largest axial section, and its extent across that, in millimetres."""
+    sections = np.moveaxis(share, axial_axis, 0)
+    section = sections[np.argmax(sections.sum(axis=(1, 2)))]
+    outlines = find_contours(section, 0.5 * section.max())  # type: ignore[no-untyped-call]
+    outline = max(outlines, key=len) * step
+    corners = outline[ConvexHull(outline).vertices]
+    lengths = cdist(corners, corners)
+    one, two = np.unravel_index(np.argmax(lengths), lengths.shape)
+    dx, dy = (corners[two] - corners[one]) / lengths[one, two]
+    return float(lengths[one, two]), float(np.ptp(corners @ (-dy, dx)))
+
+
+def _sphericity(share: FloatArray) -> float:
+    """Mesh area of the ball of the same volume over the nodule's: pi^(1/3) (6V)^(2/3) / A, at most 1 (IBSI)."""
+    corners, faces, _, _ = marching_cubes(np.pad(share, 1), 0.5 * float(share.max()))  # type: ignore[no-untyped-call]
+    a, b, c = (corners[faces[:, i]].astype(np.float64) for i in range(3))
+    volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
+    area = float(mesh_surface_area(corners, faces))  # type: ignore[no-untyped-call]
+    return min(1.0, float(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2) / area)
+
+
+def _solid_fraction(nodule: Segmentation, depth: FloatArray) -> float:
+    """The share of the volume that is solid, 0 to 1.
+
+    The outermost millimetre, where blur mixes nodule and lung, counts like the nearest voxel within.
+    """
+    core = depth >= min(1.0 + nodule.step / 2, 0.5 * float(depth.max()))
+    nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
+    return float(np.mean(nodule.hu[tuple(nearest[:, nodule.body])] > SOLID))
+
+
+def _nodule_type(solid_fraction: float) -> NoduleType:
+    if solid_fraction < GROUND_GLASS_BELOW:
+        return "ground-glass"
+    return "solid" if solid_fraction > SOLID_ABOVE else "part-solid"

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..types import Detection
-from .slices import save_png
+from .slices import FOOTER, save_png
 from .source import DetectionSource, read_detections
 
 __all__ = ["plot_confidence_distribution"]
@@ -21,7 +21,6 @@ MANY = 15  # nodules; a histogram is added above this
 SHOWN = 60  # bars at most, the strongest
 COLORS: dict[str | None, str] = {"high": "#c0392b", "intermediate": "#e08e0b", "low": "#3c8d40", None: "#3b7ea1"}
 THRESHOLDS = ("threshold", "peak_threshold", "confidence_threshold", "min_confidence")
-FOOTER = "Research use only. Not for diagnosis."
 
 
 def plot_confidence_distribution(detections: DetectionSource, output_path: str | Path) -> None:
@@ -73,6 +72,10 @@ def _draw_bars(axes: Axes, shown: list[Detection], limits: dict[str, float], tot
         axes.axhline(value, color="#333333", linewidth=0.9, linestyle="--")
         axes.text(1.005, value, f"{name}\n{value:g}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     _tidy(axes)
+    _draw_legend(axes, shown)
+
+
+def _draw_legend(axes: Axes, shown: list[Detection]) -> None:
     counts = Counter(_risk(nodule) for nodule in shown)
     names = {risk: f"{risk} risk" if risk else "no risk score" for risk in COLORS}
     handles = [
@@ -102,5 +105,5 @@ def _thresholds(metadata: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for key, value in metadata.items():
         if isinstance(value, Mapping):
             yield from _thresholds(value)
-        elif key in THRESHOLDS and isinstance(value, int | float):
+        elif key in THRESHOLDS and isinstance(value, int | float) and not isinstance(value, bool):
             yield key.replace("_", " "), float(value)

@@ -16,6 +16,7 @@ from matplotlib.patches import Circle as CirclePatch
 from ..errors import BadConfig
 from ..types import Vec3
 from .slices import (
+    FOOTER,
     NORMAL,
     OUTLINE,
     RISK_COLORS,
@@ -37,7 +38,6 @@ from .source import DetectionSource, read_detections
 __all__ = ["visualize_detections"]
 
 WIDTH, DPI = 15.0, 100  # inches, dots an inch
-FOOTER = "Research use only. Not for diagnosis."
 
 
 def visualize_detections(

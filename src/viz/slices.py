@@ -4,7 +4,6 @@ A `Stage` is a scan with its axes in standard order: x to the patient's left, y 
 the head. Positions on it are millimetres from its first voxel.
 """
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from ..data.files import whole_file
 from ..data.geometry import RAS_TO_LPS, affine_from_spacing, canonical, map_points
 from ..errors import BadConfig, BadOutput, BadScan
 from ..types import Affine, Detection, FloatArray, Vec3
 
 __all__ = [
+    "FOOTER",
     "NORMAL",
     "OUTLINE",
     "RISK_COLORS",
@@ -44,6 +45,7 @@ __all__ = [
 Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
 NORMAL: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom
+FOOTER = "Research use only. Not for diagnosis."
 WINDOW = (-1350.0, 150.0)  # HU: the lung window, level -600, width 1500
 RISK_COLORS: dict[str | None, str] = {"high": "#ff5a4f", "intermediate": "#ffb02e", "low": "#6fdc6f", None: "#4fd0ff"}
 OUTLINE = [patheffects.Stroke(linewidth=2.6, foreground="black", alpha=0.7), patheffects.Normal()]
@@ -196,9 +198,7 @@ def axial_slices(wanted: Sequence[int], depth: int, count: int) -> list[int]:
     chosen = list(dict.fromkeys(wanted))[:count]
     rest = [index for index in range(depth) if index not in chosen]
     missing = min(count, depth) - len(chosen)
-    spread = (
-        np.linspace(0, len(rest) - 1, missing + 2).round().astype(int)[1:-1] if missing < len(rest) else range(missing)
-    )
+    spread = [int((part + 0.5) * len(rest) / missing) for part in range(missing)]
     return sorted([*chosen, *(rest[index] for index in spread)], reverse=True)
 
 
@@ -237,12 +237,5 @@ def save_png(figure: Figure, path: str | Path) -> None:
     if target.suffix.lower() != ".png":
         msg = f"cannot write the picture {target}: its name must end in .png"
         raise BadOutput(msg)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as folder:
-            draft = Path(folder) / target.name
-            figure.savefig(draft, format="png", facecolor=figure.get_facecolor())
-            draft.replace(target)
-    except OSError as error:
-        msg = f"cannot write the picture {target}: {error.strerror}"
-        raise BadOutput(msg) from None
+    with whole_file(target) as partial:
+        figure.savefig(partial, format="png", facecolor=figure.get_facecolor())

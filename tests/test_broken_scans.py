@@ -1,0 +1,322 @@
+"""Every way in which a scan file can be broken, each with its own message."""
+
+import gzip
+import os
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+import SimpleITK as sitk
+
+from src.data import archive, checks
+from src.data.loader import read_scan
+from src.errors import BadScan
+
+from .dicom_files import CHEST, empty_folder, itk_image, nifti, sheared, write, zipped
+
+Voxels = npt.NDArray[Any]
+Maker = Callable[[Path], Path]
+
+
+def edited(name: str, old: bytes, new: bytes) -> Maker:
+    """A MetaImage or NRRD file whose header says something else."""
+
+    def make(folder: Path) -> Path:
+        path = write(folder, name)
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new, 1))
+        return path
+
+    return make
+
+
+def cut(name: str, keep: float) -> Maker:
+    """A file of which only the first part was copied."""
+
+    def make(folder: Path) -> Path:
+        write(folder, "a.mhd" if name == "a.raw" else name)
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(keep * len(content))])
+        return folder / ("a.mhd" if name == "a.raw" else name)
+
+    return make
+
+
+def text(name: str) -> Maker:
+    """A text file under a name that promises something else."""
+
+    def make(folder: Path) -> Path:
+        (folder / name).write_text("Dear colleague, please find the scan attached.\n" * 20)
+        return folder / name
+
+    return make
+
+
+def of(array: Voxels, **header: Any) -> Maker:
+    return lambda folder: nifti(folder / "a.nii", array, **header)
+
+
+def image(picture: sitk.Image, name: str = "a.mha") -> Maker:
+    def make(folder: Path) -> Path:
+        sitk.WriteImage(picture, str(folder / name))
+        return folder / name
+
+    return make
+
+
+def without_raw(folder: Path) -> Path:
+    path = write(folder, "a.mhd")
+    (folder / "a.raw").unlink()
+    return path
+
+
+def longer_raw(folder: Path) -> Path:
+    path = write(folder, "a.mhd")
+    with (folder / "a.raw").open("ab") as file:
+        file.write(b"more")
+    return path
+
+
+def damaged_gzip(folder: Path) -> Path:
+    path = write(folder, "a.nii.gz")
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 0xFF  # its checksum
+    path.write_bytes(content)
+    return path
+
+
+def longer_nifti(folder: Path) -> Path:
+    path = nifti(folder / "a.nii")
+    path.write_bytes(path.read_bytes() + b"more")
+    return path
+
+
+def hollow_gzip(folder: Path) -> Path:
+    content = nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)).header
+    content.set_data_shape((1200, 1200, 1200))
+    (folder / "a.nii.gz").write_bytes(gzip.compress(content.binaryblock + bytes(1000)))
+    return folder / "a.nii.gz"
+
+
+def misnamed(folder: Path) -> Path:
+    sitk.WriteImage(itk_image(CHEST), str(folder / "a.tif"))  # which ITK would recognise
+    return (folder / "a.tif").rename(folder / "a.nrrd")
+
+
+def with_invalid(count: int, value: float) -> Voxels:
+    array = CHEST.astype(np.float32)
+    array.reshape(-1, order="F")[:count] = value
+    return array
+
+
+RGB = sitk.Compose([itk_image(CHEST)] * 3)
+
+BROKEN: dict[str, tuple[Maker, str]] = {
+    "no such file": (lambda folder: folder / "none.nii.gz", "there is no such file or folder"),
+    "no such folder": (lambda folder: folder / "none", "there is no such file or folder"),
+    "unknown suffix": (text("a.docx"), "unknown suffix: supported are .nii.gz, .nii, .mhd, .mha, .nrrd, .zip and"),
+    "raw alone": (lambda folder: write(folder, "a.mhd").with_suffix(".raw"), "unknown suffix"),
+    "empty folder": (empty_folder, "holds no DICOM files"),
+    "text as nii.gz": (text("a.nii.gz"), "is not gzip data"),
+    "text as nii": (text("a.nii"), "is not a NIfTI file"),
+    "text as mhd": (text("a.mhd"), "is not a MetaImage file"),
+    "text as mha": (text("a.mha"), "is not a MetaImage file"),
+    "text as nrrd": (text("a.nrrd"), "not what its name says"),
+    "tif as nrrd": (misnamed, "not what its name says"),
+    "text as zip": (text("a.zip"), "is not an intact zip archive"),
+    "text as dcm": (text("a.dcm"), "is not a DICOM file"),
+    "empty nii": (cut("a.nii", 0), "is not a NIfTI file"),
+    "short nii": (cut("a.nii", 0.7), "is cut short"),
+    "short nii.gz": (cut("a.nii.gz", 0.7), "is cut short"),
+    "short nii header": (cut("a.nii", 0.01), "not what its name says"),
+    "short mha": (cut("a.mha", 0.7), "damaged, cut short, or not what its name says: copy"),
+    "short nrrd": (cut("a.nrrd", 0.7), "damaged, cut short, or not what its name says: copy"),
+    "short raw": (cut("a.raw", 0.7), "declares 11520 bytes of voxels, but a.raw has 8063"),
+    "long raw": (longer_raw, "declares 11520 bytes of voxels, but a.raw has 11524"),
+    "long nii": (longer_nifti, "holds more data than the 24 x 20 x 12 voxels"),
+    "no raw": (without_raw, "needs its voxels in a.raw, which is not beside it"),
+    "raw elsewhere": (edited("a.mhd", b"= a.raw", b"= ../a.raw"), "points to ../a.raw"),
+    "raw named twice": (
+        edited("a.mha", b"ElementDataFile = ", b"ElementDataFile : /etc/passwd\nElementDataFile = "),
+        "is not a MetaImage",
+    ),
+    "detached nrrd": (edited("a.nrrd", b"\n\n", b"\ndata file: /etc/passwd\n\n"), "keeps its voxels in another file"),
+    "damaged gzip": (damaged_gzip, "not what its name says (CRC"),
+    "short zip": (cut("a.zip", 0.7), "is not an intact zip archive"),
+    "wrong sizes": (of(CHEST, dim=[3, 24, 21, 12, 1, 1, 1, 1]), "is cut short"),
+    "huge nifti": (of(CHEST, dim=[3, 5000, 20, 12, 1, 1, 1, 1]), "declares 5000 x 20 x 12 voxels"),
+    "huge in all": (of(CHEST, dim=[3, 2000, 2000, 2000, 1, 1, 1, 1]), "declares 2000 x 2000 x 2000 voxels"),
+    "huge mhd": (edited("a.mha", b"DimSize = 24", b"DimSize = 9999"), "declares 9999 x 20 x 12 voxels"),
+    "hollow gzip": (hollow_gzip, "declares 3456000000 bytes of voxels, which its"),
+    "hollow nrrd": (edited("a.nrrd", b"sizes: 24 20", b"sizes: 2000 2000"), "declares 48000000 bytes of voxels"),
+    "flat": (of(CHEST[..., 0]), "holds a 2D image of 24 x 20 pixels"),
+    "picture": (image(itk_image(CHEST)[:, :, 0]), "holds a 2D image of 24 x 20 pixels"),
+    "series": (of(np.stack([CHEST, CHEST], 3)), "holds 4D data of 24 x 20 x 12 x 2"),
+    "series mha": (image(sitk.JoinSeries([itk_image(CHEST)] * 2)), "holds 4D data of 24 x 20 x 12 x 2"),
+    "one slice": (of(CHEST[..., :1]), "has only 24 x 20 x 1 voxels"),
+    "one voxel": (of(CHEST[:1, :1, :1]), "has only 1 x 1 x 1 voxels"),
+    "few millimetres": (of(CHEST, affine=np.diag([0.1, 0.1, 0.1, 1])), "measures 2.4 x 2 x 1.2 mm"),
+    "many millimetres": (of(CHEST, affine=np.diag([700.0, 700, 700, 1])), "check the voxel spacing and its unit"),
+    "constant": (of(np.full_like(CHEST, -900)), "holds the value -900 in every voxel"),
+    "nan": (of(with_invalid(3, np.nan)), "holds 3 NaN or infinite voxels (0.05%)"),
+    "infinite": (of(with_invalid(4, np.inf)), "holds 4 NaN or infinite voxels"),
+    "overflow": (of(np.where(CHEST > 80, 1e300, CHEST)), "NaN or infinite voxels"),
+    "complex": (of(CHEST.astype(np.complex64)), "holds complex voxels"),
+    "rgb": (of(np.zeros((24, 20, 12), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "holds RGB voxels"),
+    "channels": (image(RGB), "holds 3 channels in each voxel"),
+    "channels nrrd": (image(RGB, "a.nrrd"), "holds 3 channels in each voxel"),
+    "0 to 1": (of((CHEST + 1024).astype(np.float32) / 2000), "look normalised"),
+    "HU in thousands": (of(CHEST.astype(np.float32) / 1000), "look normalised"),
+    "0 to 255": (
+        of(((CHEST + 1024) // 8).clip(0, 255).astype(np.uint8)),
+        "holds values from 14 to 140, which are not Hounsfield units of a chest CT: they look like 8-bit",
+    ),
+    "offset": (of((CHEST + 1024).astype(np.uint16)), "stored values without the rescale intercept"),
+    "offset with padding": (
+        of(np.where(CHEST < -900, -2000, CHEST + 1024).astype(np.int16)),
+        "give the original scan in HU",
+    ),
+    "soft tissue window": (of(CHEST.clip(-160, 240)), "hardly any voxel is as dark as lung or air"),
+    "sheared": (lambda folder: nifti(folder / "a.nii", affine=sheared(0.3), qform_code=0), "has a sheared affine"),
+    "nan affine": (of(CHEST, srow_x=[np.nan] * 4, qform_code=0), "zero, infinite or NaN entries"),
+    "zero affine": (of(CHEST, srow_x=[0] * 4, srow_y=[0] * 4, srow_z=[0] * 4, qform_code=0), "zero, infinite or NaN"),
+    "no voxel size": (of(CHEST, sform_code=0, pixdim=[1, 0, 2, 2.5, 1, 1, 1, 1]), "has voxel sizes of 0 x 2 x 2.5"),
+    "sheared mha": (edited("a.mha", b"1 0 0 0 1 0 0 0 1", b"1 0 0 1 1 0 0 0 1"), "has a sheared affine"),
+    "zero spacing": (edited("a.mha", b"ElementSpacing = 1.5", b"ElementSpacing = 0.0"), "direction of zero"),
+    "zero direction": (edited("a.mha", b"1 0 0 0 1 0 0 0 1", b"0 0 0 0 1 0 0 0 1"), "direction of zero"),
+    "nan spacing": (edited("a.mha", b"ElementSpacing = 1.5", b"ElementSpacing = nan"), "no usable voxel spacing"),
+    "nan origin": (edited("a.mha", b"Offset = -30", b"Offset = nan"), "no usable voxel spacing"),
+    "no spacing": (edited("a.mha", b"ElementSpacing", b"ElementComment"), "no usable voxel spacing"),
+    "no spacing nrrd": (edited("a.nrrd", b"(1.5,0,0)", b"none"), "no usable voxel spacing"),
+    "zero spacing nrrd": (edited("a.nrrd", b"(1.5,0,0)", b"(0,0,0)"), "direction of zero"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_scan_is_refused_with_its_own_message(tmp_path: Path, name: str) -> None:
+    make, fragment = BROKEN[name]
+    path = make(tmp_path)
+    with pytest.raises(BadScan) as error:
+        read_scan(path)
+    assert fragment in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def member(name: str, content: bytes = b"", mode: int = 0) -> Maker:
+    """A zip with one member of a hostile kind."""
+
+    def make(folder: Path) -> Path:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = mode << 16
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(folder / "a.zip", "w") as file:
+            file.writestr(info, content)
+        return folder / "a.zip"
+
+    return make
+
+
+def encrypted(folder: Path) -> Path:
+    path = write(folder, "b.zip")
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(signature) + flags] |= 1
+    path.write_bytes(content)
+    return path
+
+
+def two_volumes(folder: Path) -> Path:
+    write(folder / "content", "a.mhd")
+    write(folder / "content", "b.nii")
+    return zipped(folder / "a.zip", folder / "content")
+
+
+@pytest.mark.parametrize(
+    ("make", "fragment"),
+    [
+        (member("../a.dcm"), "holds an unsafe path (../a.dcm)"),
+        (member("a/../../b.dcm"), "holds an unsafe path"),
+        (member("/etc/a.dcm"), "holds an unsafe path (/etc/a.dcm)"),
+        (member("C:/a.dcm"), "holds an unsafe path"),
+        (member("a.dcm", b"/etc/passwd", stat.S_IFLNK | 0o777), "holds a link (a.dcm)"),
+        (member("readme.txt", b"nothing"), "holds no DICOM files"),
+        (encrypted, "the archive is encrypted"),
+        (two_volumes, "the archive holds 2 scans"),
+    ],
+)
+def test_a_hostile_or_useless_zip_is_refused(tmp_path: Path, make: Maker, fragment: str) -> None:
+    path = make(tmp_path)
+    with pytest.raises(BadScan) as error:
+        read_scan(path)
+    assert fragment in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fragment"),
+    [
+        ({"MAX_BYTES": 1000}, "would unpack to 1 files and 100000 bytes"),
+        ({"MAX_FILES": 0}, "would unpack to 1 files"),
+        ({"RATIO_FREE_BYTES": 1000}, "times its size: the limit is 200 times"),
+    ],
+)
+def test_a_zip_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], fragment: str
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(archive, name, value)
+    path = member("a.dcm", bytes(100_000))(tmp_path)
+    with pytest.raises(BadScan) as error:
+        read_scan(path)
+    assert fragment in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda folder: write(folder, "a.zip"), member("a.dcm", b"damaged")])
+def test_nothing_stays_behind_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Maker
+) -> None:
+    path = make(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with suppress(BadScan):
+        read_scan(path)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.nii")
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # root may read everything
+        os.seteuid(65534)
+    try:
+        with pytest.raises(BadScan, match="change its permissions"):
+            read_scan(path)
+    finally:
+        os.seteuid(user)
+        path.chmod(0o600)
+
+
+def test_too_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = write(tmp_path, "a.nii")
+    monkeypatch.setattr(np, "empty", fail)
+    with pytest.raises(BadScan, match="not enough memory"):
+        read_scan(path)
+
+
+def test_limits_are_those_of_the_messages() -> None:
+    assert checks.check_shape((4096, 512, 512))[0] == (4096, 512, 512)
+    with pytest.raises(BadScan, match="declares 4097 x 512 x 512 voxels"):
+        checks.check_shape((4097, 512, 512))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -22,7 +22,7 @@ from ..errors import BadConfig, BadScan
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
 from ..model.unet import DIAMETER, HEATMAP
-from ..types import Detection, Peak, Preprocessed, Scan, Triage, Vec3, Volume
+from ..types import Detection, Peak, Preprocessed, Report, Scan, Triage, Vec3, Volume
 from .nodule_properties import extract_properties
 from .output_formatter import save_csv, save_json
 from .peak_detection import detect_peaks
@@ -36,15 +36,9 @@ log = logging.getLogger("pivot")
 UNSCORED = Triage(malignancy_score=None, risk_category=None, reason="the malignancy head of this model is not trained")
 
 
-class Results(TypedDict):
+class Results(Report):
     """A report with the heatmap: (X, Y, Z) float32 in 0..1 on the input scan's grid."""
 
-    scan_id: str
-    model: str
-    timestamp: str
-    metadata: dict[str, Any]
-    detections: list[Detection]
-    summary: dict[str, Any]
     heatmap: Volume
 
 

@@ -7,7 +7,6 @@ import argparse
 import copy
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..config import Section, explain
+from ..data.files import whole_file
 from ..errors import BadConfig, PivotError
 from ..model.checkpoint import About, Preprocessing, save_checkpoint
 from ..model.device import autocast, pick_device, precision
@@ -97,9 +97,8 @@ class Run:
             "hard": [torch.from_numpy(points) for points in self.hard],
             "progress": {"step": self.step, "best": self.best, "seconds": self.seconds},
         }
-        partial = self.state_file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.state_file)
+        with whole_file(self.state_file) as partial:
+            torch.save(state, partial)
 
     def resume(self) -> None:
         if not self.state_file.is_file():
@@ -170,10 +169,12 @@ def train(config: TrainConfig) -> Path:
         _epoch(run, batches)
         if run.step % config.mine_every == 0:
             run.hard = [_mine(run, background) for background in backgrounds]
-        if run.step % config.validate_every == 0:
+        if run.step % config.validate_every == 0 and run.step < config.steps:
             _record(run, validate(run.average, data, config.clip_range))
         run.save()
-    return _export(run, validate(run.average, data, config.clip_range), crops, held_out)
+    result = validate(run.average, data, config.clip_range)
+    _record(run, result)
+    return _export(run, result, crops, held_out)
 
 
 def _epoch(run: Run, batches: Batches) -> None:

@@ -19,6 +19,7 @@ from .sources import Background, Crop
 __all__ = ["Batches", "Sample", "Truth", "heat_target"]
 
 DIAMETERS = (3.0, 32.0)  # mm
+RIM_SHARE = 0.35  # of the patches whose inserted nodules touch the pleura or a vessel
 LARGE_EVERY = 3  # each third batch is one large patch, so that the network also learns from a wide view
 
 
@@ -74,7 +75,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     def _small(self, rng: Generator, size: int) -> Sample:
         kind = rng.random()
-        if kind < 0.35:
+        if kind < 0.4:
             return self._crop(rng, size)
         return self._background(rng, size, nodules=1 if kind < 0.75 else 0)
 
@@ -98,18 +99,19 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         hu = scan.hu[box].astype(np.float32)
         hu = np.pad(hu, [(0, size - n) for n in hu.shape], constant_values=-1000.0)
         ignore = None if scan.ignore is None else np.pad(scan.ignore[box], [(0, size - n) for n in scan.ignore[box].shape])
-        lung = scan.lung[((scan.lung >= corner + 3) & (scan.lung < corner + size - 3)).all(1)] - corner
+        places = scan.rim if rng.random() < RIM_SHARE else scan.lung
+        places = places[((places >= corner + 3) & (places < corner + size - 3)).all(1)] - corner
         truths: list[Truth] = []
-        for _ in range(nodules if len(lung) else 0):
+        for _ in range(nodules if len(places) else 0):
             diameter = float(np.exp(rng.uniform(*np.log(DIAMETERS))))
-            centre = lung[rng.integers(len(lung))]
+            centre = places[rng.integers(len(places))]
             if all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 4 for t in truths):
                 insert(hu, self._nodule(rng, diameter), centre)
                 truths.append(Truth(centre.astype(np.float64), diameter))
         return _turn(rng, Sample(hu, truths, ignore))
 
     def _nodule(self, rng: Generator, diameter: float):  # noqa: ANN202
-        if rng.random() < 0.4:
+        if rng.random() < 0.35:
             return procedural_nodule(rng, diameter)
         # A nodule of like size: shrinking a mass to 4 mm would give a texture that no small nodule has.
         ratio = np.array([abs(np.log(crop.diameter / diameter)) for crop in self.crops])
@@ -141,18 +143,16 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 def heat_target(shape: Sequence[int], truths: Sequence[Truth]) -> tuple[FloatArray, FloatArray]:
     """The heatmap (0..1) and log diameter that a patch of `shape` voxels should give, on the halved grid.
 
-    A bump has a standard deviation of a fifth of the diameter, 1.6 to 4 mm; voxel j of the halved
+    A bump has a standard deviation of a sixth of the diameter, 2.2 to 4 mm; voxel j of the halved
     grid lies on input voxel 2j.
     """
     small = tuple((size + 1) // 2 for size in shape)
     heat, log_diameter = np.zeros(small, np.float32), np.zeros(small, np.float32)
     grid = np.indices(small, dtype=np.float32) * 2
     for centre, diameter in truths:
-        sigma = float(np.clip(diameter / 5, 1.6, 4.0))
+        sigma = float(np.clip(diameter / 6, 2.2, 4.0))
         squared = ((grid - centre[:, None, None, None].astype(np.float32)) ** 2).sum(0)
         bump = np.exp(-squared / (2 * sigma**2))
-        nearest = np.unravel_index(np.argmin(squared), small)
-        bump[nearest] = 1.0
         log_diameter[bump > heat] = np.log(diameter)
         np.maximum(heat, bump, out=heat)
     return heat, log_diameter

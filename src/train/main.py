@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ..config import Section, explain
 from ..data.files import whole_file
 from ..errors import BadConfig, PivotError
-from ..model.checkpoint import About, Preprocessing, save_checkpoint
+from ..model.checkpoint import About, Preprocessing, load_model, save_checkpoint
 from ..model.device import autocast, pick_device, precision
 from ..model.unet import HEATMAP, UNet
 from .dataset import Batches
@@ -66,6 +66,7 @@ class TrainConfig(Section):
     mine_every: int = 1000
     workers: int = 1
     device: str = "auto"
+    initial: Path | None = None  # a checkpoint of the same `features` to start from
     run: Path
     checkpoint: Path
     name: str
@@ -78,6 +79,8 @@ class Run:
         torch.manual_seed(config.seed)
         self.config, self.device = config, pick_device(config.device)
         self.model = UNet(config.features).to(self.device, memory_format=torch.channels_last_3d)
+        if config.initial is not None:
+            self.model.load_state_dict(load_model(config.initial).model.state_dict())
         self.average = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -163,6 +166,8 @@ def train(config: TrainConfig) -> Path:
     run = Run(config)
     run.resume()
     log.info("%d nodules to learn from, %d to validate on, %s", len(crops), len(held_out), run.device)
+    if config.initial is not None and run.step == 0:
+        run.hard = [_mine(run, background) for background in backgrounds]
     while run.step < config.steps:
         stop = min(config.steps, (run.step // config.mine_every + 1) * config.mine_every)
         batches = Batches(crops, backgrounds, run.hard, range(run.step, stop), config.clip_range, config.seed)
@@ -221,6 +226,7 @@ def _export(run: Run, result: dict[str, float], crops: Sequence[Any], held_out: 
         name=config.name,
         training={
             "steps": run.step,
+            "initial": None if config.initial is None else config.initial.name,
             "seed": config.seed,
             "seconds": round(run.seconds),
             "nodules": len(crops),

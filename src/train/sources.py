@@ -17,6 +17,7 @@ __all__ = ["Background", "Crop", "load_background", "load_crops", "split_by_pati
 
 PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing; air outside the body lies below
 BODY = -300.0  # HU above which smoothed voxels are tissue
+RIM, RIM_BELOW = 5, -350.0  # voxels around aerated lung; smoothed HU that is still mostly air
 OPACITY = (-700.0, -200.0)  # HU of ground-glass, small consolidations and, unavoidably, of larger vessels
 
 
@@ -40,6 +41,7 @@ class Background:
     name: str
     hu: npt.NDArray[np.int16]
     lung: npt.NDArray[np.int32]  # (n, 3) voxels of aerated lung
+    rim: npt.NDArray[np.int32]  # (n, 3) voxels of lung beside the pleura or a vessel
     ignore: npt.NDArray[np.bool_] | None  # where an unmarked true lesion may be
 
 
@@ -88,8 +90,14 @@ def load_background(path: Path, *, has_opacities: bool = False) -> Background:
     if has_opacities:
         near_lung = ndimage.binary_dilation(lung, iterations=8)
         ignore = near_lung & (smooth > OPACITY[0]) & (smooth < OPACITY[1])
-    points = np.argwhere(lung).astype(np.int32)
-    return Background(scan.scan_id, np.ascontiguousarray(array, dtype=np.int16), points, ignore)
+    rim = ndimage.binary_dilation(lung, iterations=RIM) & ~lung & (smooth < RIM_BELOW)
+    return Background(
+        scan.scan_id, np.ascontiguousarray(array, dtype=np.int16), _points(lung), _points(rim), ignore
+    )
+
+
+def _points(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    return np.argwhere(mask).astype(np.int32)
 
 
 def _inside_body(smooth: FloatArray) -> npt.NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from .sources import Background, Crop
 __all__ = ["ValidationSet", "find_marks", "validate", "validation_set"]
 
 PATCH = 112
+DEFAULT = 0.5  # the default threshold
 CORE = 48  # a crop, less the border that 51 voxels leave over
 Marks = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
@@ -74,7 +75,8 @@ def validate(model: torch.nn.Module, data: ValidationSet, clip_range: tuple[floa
         result[f"threshold_at_{rate}"] = threshold
         result[f"planted_at_{rate}"] = float((planted > threshold).mean())
         result[f"crops_at_{rate}"] = float((crops > threshold).mean())
-    return {**result, "false_marks_above_half": float((false >= 0.5).sum())}  # noqa: PLR2004 - the default threshold
+    above = {"planted": (planted >= DEFAULT).mean(), "crops": (crops >= DEFAULT).mean(), "false_marks": (false >= DEFAULT).sum()}
+    return {**result, **{f"{key}_above_half": float(value) for key, value in above.items()}}
 
 
 def find_marks(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: tuple[float, float]) -> Marks:

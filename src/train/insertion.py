@@ -39,10 +39,10 @@ def resample_crop(
 ) -> tuple[FloatArray, FloatArray]:
     """The crop's HU and mask on a cube of `size` voxels whose point p shows crop point `matrix @ (p - shift)`.
 
-    Both measured from the centres; beyond the crop its content is mirrored.
+    p is measured from the cube's centre, the crop point from the nodule's; beyond the crop its
+    content is mirrored.
     """
-    centre = (np.array(crop.hu.shape) - 1) / 2
-    offset = centre - matrix @ ((size - 1) / 2 + shift)
+    offset = crop.centre - matrix @ ((size - 1) / 2 + shift)
     shape = (size, size, size)
     hu = ndimage.affine_transform(crop.hu, matrix, offset, shape, order=1, mode="mirror")
     mask = ndimage.affine_transform(crop.mask.astype(np.float32), matrix, offset, shape, order=1, mode="constant")

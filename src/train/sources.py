@@ -29,6 +29,7 @@ class Crop:
     patient: str
     hu: FloatArray
     mask: npt.NDArray[np.bool_]
+    centre: npt.NDArray[np.float64]  # the outline's centroid in voxels; 1 to 2 mm off the crop's middle on each axis
     diameter: float  # mm, of the sphere with the outline's volume
     texture: float  # 1 ground-glass to 5 solid, a reader's rating
     malignancy: float  # 1 to 5, a reader's rating
@@ -57,13 +58,14 @@ def load_crops(folder: Path) -> list[Crop]:
         ids, hu, masks = data["crop_id"], data["hu"], data["mask"]
     crops = []
     for crop_id, volume, mask in zip((str(i) for i in ids), hu, masks, strict=True):
-        row = rows[crop_id]
+        row, outline = rows[crop_id], mask.transpose(2, 1, 0).astype(bool)  # stored z, y, x
         crops.append(
             Crop(
                 crop_id,
                 row["patient_id"],
-                volume.transpose(2, 1, 0).astype(np.float32),  # stored z, y, x
-                mask.transpose(2, 1, 0).astype(bool),
+                volume.transpose(2, 1, 0).astype(np.float32),
+                outline,
+                np.array(ndimage.center_of_mass(outline)),
                 float(row["eq_diam_mm"]),
                 float(row["texture"]),
                 float(row["malignancy"]),

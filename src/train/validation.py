@@ -104,6 +104,5 @@ def best_hits(marks: Marks, truths: Sequence[Truth]) -> npt.NDArray[np.float64]:
 
 def _crop_confidence(model: torch.nn.Module, crop: Crop, clip_range: tuple[float, float]) -> float:
     corner = (crop.hu.shape[0] - CORE) // 2
-    middle = np.full(3, crop.hu.shape[0] // 2 - corner, dtype=np.float64)
     core = crop.hu[(slice(corner, corner + CORE),) * 3]
-    return float(best_hits(find_marks(model, core, clip_range), [Truth(middle, crop.diameter)])[0])
+    return float(best_hits(find_marks(model, core, clip_range), [Truth(crop.centre - corner, crop.diameter)])[0])

@@ -1,0 +1,140 @@
+"""Calibrated malignancy scores, by a map that a file describes.
+
+The shipped `calibration/triage_calibration.json` is written by `python -m src.triage.fit`. Like the
+score it speaks of agreement with readers' ratings, not of pathology: the file's `label` says so.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from scipy.special import expit, logit
+
+from ..config import explain
+from ..errors import BadConfig, BadOutput
+from ..triage.model import Cutoffs
+from ..types import Detection, Triage
+
+__all__ = ["Calibration", "Isotonic", "Mapping", "Platt", "Temperature", "calibrate_scores", "load_calibration"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+EDGE = 1e-6  # scores are kept this far from 0 and 1 before their log-odds are taken
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Platt(_Strict):
+    """Log-odds times `slope` plus `intercept` (Platt, Advances in Large Margin Classifiers 1999)."""
+
+    method: Literal["platt"] = "platt"
+    slope: Positive
+    intercept: float
+
+    def apply(self, scores: npt.ArrayLike) -> Array:
+        """Calibrated scores in 0..1."""
+        odds = logit(np.clip(np.asarray(scores, dtype=np.float64), EDGE, 1 - EDGE))
+        return np.asarray(expit(self.slope * odds + self.intercept))
+
+
+class Temperature(_Strict):
+    """Log-odds divided by `temperature` (Guo et al. ICML 2017)."""
+
+    method: Literal["temperature"] = "temperature"
+    temperature: Positive
+
+    def apply(self, scores: npt.ArrayLike) -> Array:
+        """Calibrated scores in 0..1."""
+        return Platt(slope=1 / self.temperature, intercept=0.0).apply(scores)
+
+
+class Isotonic(_Strict):
+    """A rising piecewise linear map through the points (`scores`, `values`) (Zadrozny and Elkan, KDD 2002)."""
+
+    method: Literal["isotonic"] = "isotonic"
+    scores: tuple[Probability, ...] = Field(min_length=1)
+    values: tuple[Probability, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Isotonic":
+        if len(self.scores) != len(self.values):
+            msg = f"{len(self.scores)} scores, but {len(self.values)} values: give one value a score"
+            raise ValueError(msg)
+        if np.any(np.diff(self.scores) <= 0) or np.any(np.diff(self.values) < 0):
+            msg = "scores must rise, and values must not fall"
+            raise ValueError(msg)
+        return self
+
+    def apply(self, scores: npt.ArrayLike) -> Array:
+        """Calibrated scores in 0..1."""
+        return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.values)
+
+
+Mapping: TypeAlias = Platt | Temperature | Isotonic
+
+
+class Calibration(_Strict):
+    """What a calibration file holds."""
+
+    format: Literal["pivot-triage-calibration-1"] = "pivot-triage-calibration-1"
+    model: str  # the triage model whose scores it maps
+    label: str  # what the calibrated score is the probability of
+    mapping: Annotated[Mapping, Field(discriminator="method")]
+    cutoffs: Cutoffs  # on the calibrated scale
+    data: dict[str, Any]
+    results: dict[str, Any] = {}
+
+
+def calibrate_scores(detections: Sequence[Detection], calibration_file: str | Path) -> list[Detection]:
+    """The detections with calibrated `malignancy_score` (0 to 1) and the file's risk categories.
+
+    A null score stays null with its reason. The given detections are left as they are; their scores
+    must come straight from the triage model: a second calibration would distort them.
+
+    Raises:
+        BadConfig: the calibration file is missing, damaged or not monotone.
+        BadOutput: a detection has no triage, or a score outside 0..1.
+    """
+    calibration = load_calibration(calibration_file)
+    return [_calibrated(found, calibration) for found in detections]
+
+
+def load_calibration(path: str | Path) -> Calibration:
+    """The content of a calibration file.
+
+    Raises:
+        BadConfig: no such file, not JSON, or a key or value is wrong.
+    """
+    try:
+        return Calibration.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        msg = f"cannot read the calibration {path}: {error.strerror}; `python -m src.triage.fit` writes one"
+    except ValidationError as error:
+        msg = f"{path} is not a triage calibration:\n" + "\n".join(f"  {line}" for line in explain(error))
+    except ValueError as error:
+        msg = f"the calibration {path} is not JSON ({error})"
+    raise BadConfig(msg)
+
+
+def _calibrated(found: Detection, calibration: Calibration) -> Detection:
+    triage = found.get("triage")
+    if not isinstance(triage, dict) or "malignancy_score" not in triage:
+        msg = f"detection {found.get('id', '?')} has no triage.malignancy_score: give detections of PIVOT"
+        raise BadOutput(msg)
+    score = triage["malignancy_score"]
+    if score is None:
+        return Detection(**{**found, "triage": Triage(**triage)})  # type: ignore[typeddict-item]
+    if not (isinstance(score, int | float) and math.isfinite(score) and 0 <= score <= 1):
+        msg = f"detection {found.get('id', '?')} has a malignancy score of {score!r}: it must lie in 0 to 1"
+        raise BadOutput(msg)
+    value = round(float(calibration.mapping.apply(score)), 4)
+    changed = {"malignancy_score": value, "risk_category": calibration.cutoffs.category(value)}
+    return Detection(**{**found, "triage": Triage(**{**triage, **changed})})  # type: ignore[typeddict-item]

@@ -1,0 +1,142 @@
+"""The triage score: a logistic model of what PIVOT measures of a nodule.
+
+The score estimates how readers of LIDC-IDRI would rate a nodule by eye (median malignancy above 3
+against below 3). It is not a probability of cancer: no pathology went into it.
+"""
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from scipy.special import expit
+
+from ..config import explain
+from ..errors import BadCheckpoint
+from ..types import Properties, Triage
+
+__all__ = ["Array", "Cutoffs", "TriageModel", "default_model", "features", "load_triage_model", "score"]
+
+Array = npt.NDArray[np.float64]
+FORMAT = "pivot-triage-1"
+VALID_MM = (3.0, 30.0)  # effective diameters that the ratings cover
+# Mean HU over the nodule: up to the first, measured nodules without calcification are common; at 164 HU and above
+# Siegelman et al. (AJR 1980;135:1-13) found every nodule benign. Between, the share rises evenly.
+CALCIFIED_HU = (60.0, 164.0)
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Cutoffs(BaseModel):
+    """Scores below `low` are low risk, scores of `high` and above are high risk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    low: Probability
+    high: Probability
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Cutoffs":
+        if self.low > self.high:
+            msg = f"low ({self.low}) must not exceed high ({self.high})"
+            raise ValueError(msg)
+        return self
+
+    def category(self, value: float) -> Literal["low", "intermediate", "high"]:
+        """The risk category of a score in 0..1."""
+        if value < self.low:
+            return "low"
+        return "high" if value >= self.high else "intermediate"
+
+
+class TriageModel(BaseModel):
+    """What `triage_model.json` holds: the log-odds are linear in `features`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    format: Literal["pivot-triage-1"] = FORMAT
+    name: str
+    label: str  # what the score agrees with
+    intercept: float
+    log_long_axis: float
+    log_short_axis: float
+    calcified: float
+    axis_scale: tuple[Positive, Positive]  # long and short axis: PIVOT's length over the readers' length
+    cutoffs: Cutoffs
+    data: dict[str, Any]
+
+    @property
+    def weights(self) -> Array:
+        """The four coefficients in the order of `features`, the intercept last."""
+        return np.array([self.log_long_axis, self.log_short_axis, self.calcified, self.intercept])
+
+
+def score(properties: Properties, diameter_mm: float, model: TriageModel | None = None) -> Triage:
+    """How likely readers would rate a nodule malignant, 0 to 1, with its risk category.
+
+    `diameter_mm` is the effective diameter; `model` defaults to the shipped one. Where the score would
+    not be valid it is null, and `reason` says why.
+
+    Raises:
+        BadCheckpoint: the shipped model is missing or damaged.
+    """
+    model = model or default_model()
+    reason = _invalid(properties, diameter_mm)
+    if reason:
+        return Triage(malignancy_score=None, risk_category=None, reason=reason)
+    long_axis, short_axis = properties["long_axis_mm"], properties["short_axis_mm"]
+    mean = properties["mean_intensity"]
+    assert long_axis and short_axis and mean is not None  # noqa: S101, PT018 - checked above
+    calcified = np.interp(mean, CALCIFIED_HU, (0.0, 1.0))
+    row = features(long_axis / model.axis_scale[0], short_axis / model.axis_scale[1], float(calcified))
+    value = round(float(expit(row @ model.weights)), 4)
+    return Triage(malignancy_score=value, risk_category=model.cutoffs.category(value), reason=None)
+
+
+def features(long_axis: npt.ArrayLike, short_axis: npt.ArrayLike, calcified: npt.ArrayLike) -> Array:
+    """The model's input (..., 4): log of the readers' axes in millimetres, calcified share 0 to 1, and 1."""
+    columns = np.log(long_axis), np.log(short_axis), calcified, np.ones_like(long_axis, dtype=float)
+    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float64)
+
+
+def load_triage_model(path: str | Path) -> TriageModel:
+    """The triage model in a JSON file.
+
+    Raises:
+        BadCheckpoint: no such file, or not a triage model.
+    """
+    try:
+        return TriageModel.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        msg = f"cannot read the triage model {path}: {error.strerror}; fit one with `python -m src.triage.fit`"
+    except ValidationError as error:
+        msg = f"{path} is not a triage model:\n" + "\n".join(f"  {line}" for line in explain(error))
+    except ValueError as error:
+        msg = f"the triage model {path} is not JSON ({error})"
+    raise BadCheckpoint(msg)
+
+
+@functools.cache
+def default_model() -> TriageModel:
+    """The triage model that ships with PIVOT: beside the package in a checkout, inside it in an installation."""
+    package = Path(__file__).resolve().parents[1]
+    places = [folder / "calibration" / "triage_model.json" for folder in (package.parent, package)]
+    return load_triage_model(next((place for place in places if place.is_file()), places[0]))
+
+
+def _invalid(properties: Properties, diameter_mm: float) -> str | None:
+    """Why a nodule cannot be scored; None where it can."""
+    needed = (properties["long_axis_mm"], properties["short_axis_mm"], properties["mean_intensity"])
+    if any(value is None for value in needed):
+        return "not measured: no clear boundary, or cut by the border of the scan"
+    if not all(math.isfinite(value) for value in (*needed, diameter_mm) if value is not None):
+        return "not measured: a property is not a finite number"
+    if not VALID_MM[0] <= diameter_mm <= VALID_MM[1]:
+        return f"diameter of {diameter_mm:.1f} mm is outside {VALID_MM[0]:g} to {VALID_MM[1]:g} mm"
+    if not (needed[0] or 0) > 0 < (needed[1] or 0):
+        return "not measured: an axis has no length"
+    return None

@@ -56,6 +56,11 @@ class RatedNodule:
         """The readers' median rating, 1 to 5."""
         return float(np.median([outline.ratings["malignancy"] for outline in self.outlines]))
 
+    @property
+    def texture(self) -> float:
+        """The readers' mean rating, 1 ground-glass to 5 solid."""
+        return float(np.mean([outline.ratings["texture"] for outline in self.outlines]))
+
     def mean(self, measure: str) -> float:
         """The mean over readers of a measure of `Outline`; of `calcified` it is the share of readers."""
         return float(np.mean([getattr(outline, measure) for outline in self.outlines]))
@@ -93,9 +98,7 @@ def _scans(connection: sqlite3.Connection) -> dict[int, tuple[str, float, float]
     return {scan: (patient, spacing, steps[scan]) for scan, patient, spacing in rows}
 
 
-def _outlines(
-    connection: sqlite3.Connection, scans: dict[int, tuple[str, float, float]]
-) -> dict[int, list[Outline]]:
+def _outlines(connection: sqlite3.Connection, scans: dict[int, tuple[str, float, float]]) -> dict[int, list[Outline]]:
     contours = defaultdict(list)
     for annotation, *contour in connection.execute(
         "SELECT annotation_id, image_z_position, inclusion, coords FROM contours"
@@ -112,7 +115,11 @@ def _outlines(
 
 
 def _measure(
-    contours: Iterable[tuple[float, int, str]], spacing: float, step: float, calcified: bool, ratings: list[float]  # noqa: FBT001
+    contours: Iterable[tuple[float, int, str]],
+    spacing: float,
+    step: float,
+    calcified: bool,
+    ratings: list[float],  # noqa: FBT001
 ) -> Outline | None:
     """An annotation's outline; None where it encloses nothing."""
     sections, line = {}, 0

@@ -19,7 +19,16 @@ from ..config import explain
 from ..errors import BadCheckpoint
 from ..types import Properties, Triage
 
-__all__ = ["Array", "Cutoffs", "TriageModel", "default_model", "features", "load_triage_model", "score"]
+__all__ = [
+    "Array",
+    "Cutoffs",
+    "TriageModel",
+    "calcified_share",
+    "default_model",
+    "features",
+    "load_triage_model",
+    "score",
+]
 
 Array = npt.NDArray[np.float64]
 FORMAT = "pivot-triage-1"
@@ -91,10 +100,14 @@ def score(properties: Properties, diameter_mm: float, model: TriageModel | None 
     long_axis, short_axis = properties["long_axis_mm"], properties["short_axis_mm"]
     mean = properties["mean_intensity"]
     assert long_axis and short_axis and mean is not None  # noqa: S101, PT018 - checked above
-    calcified = np.interp(mean, CALCIFIED_HU, (0.0, 1.0))
-    row = features(long_axis / model.axis_scale[0], short_axis / model.axis_scale[1], float(calcified))
+    row = features(long_axis / model.axis_scale[0], short_axis / model.axis_scale[1], calcified_share(mean))
     value = round(float(expit(row @ model.weights)), 4)
     return Triage(malignancy_score=value, risk_category=model.cutoffs.category(value), reason=None)
+
+
+def calcified_share(mean_hu: float) -> float:
+    """How surely a nodule of this mean HU is calcified, 0 to 1: stands in for the share of readers who say so."""
+    return float(np.interp(mean_hu, CALCIFIED_HU, (0.0, 1.0)))
 
 
 def features(long_axis: npt.ArrayLike, short_axis: npt.ArrayLike, calcified: npt.ArrayLike) -> Array:

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from .model import Array
 
 __all__ = [
+    "Labels",
     "Paired",
     "auc",
     "bootstrap",

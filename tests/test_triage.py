@@ -23,7 +23,9 @@ LENGTHS = st.floats(1, 60)
 HU = st.floats(-900, 1500)
 
 
-def _properties(long_axis: float | None = 9.0, short_axis: float | None = 7.0, mean: float | None = -100.0) -> Properties:
+def _properties(
+    long_axis: float | None = 9.0, short_axis: float | None = 7.0, mean: float | None = -100.0
+) -> Properties:
     return Properties(
         volume_mm3=250.0, mean_intensity=mean, std_intensity=120.0, min_intensity=-600.0, max_intensity=80.0,
         effective_diameter_mm=7.8, long_axis_mm=long_axis, short_axis_mm=short_axis, sphericity=0.8,

@@ -137,4 +137,4 @@ def _calibrated(found: Detection, calibration: Calibration) -> Detection:
         raise BadOutput(msg)
     value = round(float(calibration.mapping.apply(score)), 4)
     changed = {"malignancy_score": value, "risk_category": calibration.cutoffs.category(value)}
-    return Detection(**{**found, "triage": Triage(**{**triage, **changed})})  # type: ignore[typeddict-item]
+    return Detection(**{**found, "triage": Triage(**{**triage, **changed})})

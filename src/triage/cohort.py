@@ -14,6 +14,7 @@ __all__ = ["FOLDS", "MANY", "SEED", "UNDECIDED", "Cohort"]
 
 FOLDS, SEED = 10, 20261124
 UNDECIDED = 3  # the middle of the ratings 1 to 5
+HALF = 0.5  # of the readers of a nodule
 MANY = 3  # readers, whose median means more than one's
 
 
@@ -56,5 +57,5 @@ class Cohort:
             "suspicious": int(self.labels.sum()),
             "patients": len(set(self.patients)),
             "with_3_readers_or_more": sum(count >= MANY for count in readers),
-            "calcified_by_half_of_readers": int((self.rows[:, 2] >= 0.5).sum()),
+            "calcified_by_half_of_readers": int((self.rows[:, 2] >= HALF).sum()),
         }

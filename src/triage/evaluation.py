@@ -103,6 +103,7 @@ def by_category(labels: Labels, scores: Array, cutoffs: Cutoffs) -> dict[str, di
 
 
 def plot_reliability(path: Path, labels: Labels, before: Array, after: Array, method: str) -> None:
+    """Draw the share of suspicious nodules against the mean score, before and after calibration, into a PNG."""
     figure = Figure(figsize=(5.2, 5.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, label="perfect")

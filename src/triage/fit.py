@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         metrics = _run(options.database, options.crops, writable_folder(options.output))
     except PivotError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    print(json.dumps(metrics, indent=2))
+    sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
     return 0
 
 

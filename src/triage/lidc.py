@@ -106,9 +106,9 @@ def _outlines(connection: sqlite3.Connection, scans: dict[int, tuple[str, float,
         contours[annotation].append(contour)
     found = defaultdict(list)
     columns = ", ".join(("id", "scan_id", "calcification", *RATINGS))
-    for annotation, scan, calcification, *ratings in connection.execute(f"SELECT {columns} FROM annotations"):  # noqa: S608
+    for annotation, scan, *ratings in connection.execute(f"SELECT {columns} FROM annotations"):  # noqa: S608
         _, spacing, step = scans[scan]
-        outline = _measure(contours[annotation], spacing, step, calcification != ABSENT, ratings)
+        outline = _measure(contours[annotation], spacing, step, ratings)
         if outline:
             found[scan].append(outline)
     return found
@@ -118,10 +118,9 @@ def _measure(
     contours: Iterable[tuple[float, int, str]],
     spacing: float,
     step: float,
-    calcified: bool,
-    ratings: list[float],  # noqa: FBT001
+    ratings: list[float],
 ) -> Outline | None:
-    """An annotation's outline; None where it encloses nothing."""
+    """An annotation's outline; None where it encloses nothing. `ratings` begin with that of calcification."""
     sections, line = {}, 0
     for z, inside, border in _sections(contours):
         line += border
@@ -140,8 +139,8 @@ def _measure(
         longest=max(_axes(pixels, spacing)[0] for pixels in sections.values()),
         long_axis=long_axis,
         short_axis=short_axis,
-        calcified=calcified,
-        ratings=dict(zip(RATINGS, map(float, ratings), strict=True)),
+        calcified=ratings[0] != ABSENT,
+        ratings=dict(zip(RATINGS, map(float, ratings[1:]), strict=True)),
     )
 
 

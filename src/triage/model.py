@@ -31,10 +31,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
-FORMAT = "pivot-triage-1"
 VALID_MM = (3.0, 30.0)  # effective diameters that the ratings cover
-# Mean HU over the nodule: up to the first, measured nodules without calcification are common; at 164 HU and above
-# Siegelman et al. (AJR 1980;135:1-13) found every nodule benign. Between, the share rises evenly.
+# Mean HU: uncalcified LIDC nodules lay below the first (50 HU at most); from the second on, Siegelman et al. (AJR
+# 1980;135:1-13) took nodules as benign, by their 32 densest voxels. Between, the share rises evenly.
 CALCIFIED_HU = (60.0, 164.0)
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -67,7 +66,7 @@ class TriageModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    format: Literal["pivot-triage-1"] = FORMAT
+    format: Literal["pivot-triage-1"] = "pivot-triage-1"
     name: str
     label: str  # what the score agrees with
     intercept: float

@@ -68,7 +68,7 @@ def bootstrap(labels: Labels, scores: Array, baseline: Array, groups: npt.NDArra
     names, index = np.unique(groups, return_inverse=True)
     members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
     rng = np.random.default_rng(seed)
-    draws = []
+    draws: list[tuple[float, float]] = []
     while len(draws) < 2000:
         cases = np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))])
         if 0 < labels[cases].sum() < len(cases):

@@ -18,7 +18,7 @@ from scipy.special import expit, logit
 from ..config import explain
 from ..errors import BadConfig, BadOutput
 from ..triage.model import Cutoffs
-from ..types import Detection, Triage
+from ..types import Detection
 
 __all__ = ["Calibration", "Isotonic", "Mapping", "Platt", "Temperature", "calibrate_scores", "load_calibration"]
 
@@ -131,10 +131,10 @@ def _calibrated(found: Detection, calibration: Calibration) -> Detection:
         raise BadOutput(msg)
     score = triage["malignancy_score"]
     if score is None:
-        return Detection(**{**found, "triage": Triage(**triage)})  # type: ignore[typeddict-item]
+        return {**found, "triage": {**triage}}
     if not (isinstance(score, int | float) and math.isfinite(score) and 0 <= score <= 1):
         msg = f"detection {found.get('id', '?')} has a malignancy score of {score!r}: it must lie in 0 to 1"
         raise BadOutput(msg)
     value = round(float(calibration.mapping.apply(score)), 4)
-    changed = {"malignancy_score": value, "risk_category": calibration.cutoffs.category(value)}
-    return Detection(**{**found, "triage": Triage(**{**triage, **changed})})
+    category = calibration.cutoffs.category(value)
+    return {**found, "triage": {**triage, "malignancy_score": value, "risk_category": category}}

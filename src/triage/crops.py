@@ -14,7 +14,6 @@ from .lidc import RATINGS, RatedNodule
 
 __all__ = ["MeasuredCrop", "measure_crops"]
 
-CENTRE = (25.0, 25.0, 25.0)  # mm, of the nodule in its crop
 CLOSE = 0.07  # log of the ratio between the diameters of one outline in both sources
 
 
@@ -47,11 +46,16 @@ def measure_crops(folder: Path, nodules: list[RatedNodule]) -> list[MeasuredCrop
     return [
         MeasuredCrop(
             match.nodule,
-            extract_properties(crops[match.crop].hu, CENTRE, crops[match.crop].diameter, (1.0, 1.0, 1.0)),
+            _measured(crops[match.crop]),
             crops[match.crop].malignancy,
         )
         for match in matches
     ]
+
+
+def _measured(crop: Crop) -> Properties:
+    x, y, z = (float(value) for value in crop.centre)
+    return extract_properties(crop.hu, (x, y, z), crop.diameter, (1.0, 1.0, 1.0))
 
 
 def _matches(folder: Path, crops: list[Crop], nodules: list[RatedNodule]) -> Iterator[_Match]:

@@ -62,10 +62,10 @@ def writable_folder(folder: str | Path) -> Path:
         BadOutput: it is a file, or cannot be made or written to.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        msg = f"cannot write into {folder}: it is a file, give a folder"
-        raise BadOutput(msg)
     with _writing(folder):
+        if folder.exists() and not folder.is_dir():
+            msg = f"cannot write into {folder}: it is a file, give a folder"
+            raise BadOutput(msg)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=".partial.", dir=folder):
             pass

@@ -20,18 +20,7 @@ from src.data.loader import find_scans, load_scan, read_scan, scan_name
 from src.errors import BadScan
 from src.types import Volume
 
-from .dicom_files import (
-    AFFINE,
-    CHEST,
-    FORMATS,
-    empty_folder,
-    itk_image,
-    nifti,
-    sheared,
-    write,
-    write_series,
-    zipped,
-)
+from .dicom_files import AFFINE, CHEST, FORMATS, empty_folder, itk_image, nifti, sheared, write, write_series, zipped
 
 Voxels = npt.NDArray[Any]
 

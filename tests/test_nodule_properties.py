@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from src.inference.nodule_properties import extract_properties
 from src.types import Properties, Vec3
 
-from .synthetic_nodules import (
-    SETTINGS,
-    Case,
-    Setting,
-    draw_case,
-    misplaced,
-    random_case,
-)
+from .synthetic_nodules import SETTINGS, Case, Setting, draw_case, misplaced, random_case
 
 NODULE = Case(8.0, nodule_hu=30.0, noise_sd=20.0, seed=3)
 

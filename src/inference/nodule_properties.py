@@ -16,14 +16,7 @@ from scipy.special import erf
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
 from ..types import FloatArray, NoduleType, Properties, Vec3
-from .segmentation import (
-    Levels,
-    Mask,
-    Segmentation,
-    depth_of,
-    rim_distance,
-    segment_nodule,
-)
+from .segmentation import Levels, Mask, Segmentation, depth_of, rim_distance, segment_nodule
 
 __all__ = ["extract_properties", "measure_nodule"]
 

@@ -27,7 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            os.replace(partial, path)
+            partial.replace(path)
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -85,7 +85,7 @@ def _move_all(files: list[Path], folder: Path) -> None:
     moved: list[Path] = []
     try:
         for file in files:
-            moved.append(file.replace(folder / file.name))
+            moved.append(file.replace(folder / file.name))  # noqa: PERF401 - those before a failure count
     except OSError:
         for file in moved:
             file.unlink()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -44,9 +45,9 @@ def save_nifti(scan: Scan, path: Path) -> Path:
     return path
 
 
-def tiny_checkpoint(path: Path, **about: object) -> Path:
+def tiny_checkpoint(path: Path, **about: Any) -> Path:  # noqa: ANN401 - any of `About`
     """A network of a few random weights, which finds nothing."""
     torch.manual_seed(0)
-    features = (4, 4)
-    save_checkpoint(path, UNet(features).state_dict(), About(name="tiny", hyperparameters={"features": features}, **about))
+    model = UNet((4, 4))
+    save_checkpoint(path, model.state_dict(), About(name="tiny", hyperparameters=model.hyperparameters, **about))
     return path

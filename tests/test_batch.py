@@ -5,7 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -14,10 +14,10 @@ from src.errors import BadConfig, BadOutput, BadScan, PivotError
 from src.inference import batch, outputs, pipeline
 from src.inference.batch import BatchResults, batch_inference, infer_file, open_pipeline
 from src.inference.main import main
-from src.inference.progress import Event
 
 from .small_scans import block, save_nifti, tiny_checkpoint
 
+Run: TypeAlias = Callable[..., BatchResults]
 QUICK = {"output": {"save_visualization": False}}
 
 
@@ -31,10 +31,10 @@ def scans(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, scans: Path) -> Callable[..., BatchResults]:
+def run(tmp_path: Path, scans: Path) -> Run:
     checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
 
-    def run(**changes: Any) -> BatchResults:
+    def run(**changes: Any) -> BatchResults:  # noqa: ANN401 - arguments of `batch_inference`
         given = {"checkpoint": checkpoint, "input_dir": scans, "output_dir": tmp_path / "out", "config": QUICK}
         return batch_inference(**{**given, **changes})
 
@@ -51,9 +51,9 @@ def outputs_of(*scan_ids: str) -> set[str]:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_a_broken_scan_is_reported_and_the_others_are_done(
-    run: Callable[..., BatchResults], scans: Path, tmp_path: Path, num_workers: int
+    run: Run, scans: Path, tmp_path: Path, num_workers: int
 ) -> None:
-    events: list[Event] = []
+    events: list[dict[str, Any]] = []
     done = run(num_workers=num_workers, batch_size=1, progress=events.append)
     broken = str(scans / "b.nii.gz")
     assert (done["num_scans"], done["total_detections"], done["skipped"]) == (2, 0, [])
@@ -61,17 +61,18 @@ def test_a_broken_scan_is_reported_and_the_others_are_done(
     assert done["failed"][broken].startswith(f"{broken}: is not gzip data")
     assert 0 < done["avg_time"] < 60
     assert names(tmp_path / "out") == outputs_of("a", "c")
-    assert [event["scan"] for event in events if event["event"] == "start"] == [str(scans / f"{n}.nii.gz") for n in "abc"]
+    begun = [event["scan"] for event in events if event["event"] == "start"]
+    assert begun == [str(scans / f"{name}.nii.gz") for name in "abc"]
     assert {event["scan_id"] for event in events if event["event"] == "finished"} == {"a", "c"}
     assert events[-1] == {"event": "summary", **done}
 
 
 def test_writing_happens_beside_inference_unless_there_are_no_workers(
-    run: Callable[..., BatchResults], monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
 
-    def write(*arguments: Any) -> list[Path]:
+    def write(*arguments: Any) -> list[Path]:  # noqa: ANN401
         threads.append(threading.get_ident())
         return outputs.write_outputs(*arguments)
 
@@ -97,9 +98,8 @@ def test_writing_happens_beside_inference_unless_there_are_no_workers(
     ],
 )
 def test_a_failure_in_inference_or_writing_costs_one_scan(
-    run: Callable[..., BatchResults],
+    run: Run,
     scans: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     where: str,
@@ -116,7 +116,7 @@ def test_a_failure_in_inference_or_writing_costs_one_scan(
         return original(*arguments, **options)
 
     monkeypatch.setattr(module, where, fail_once)
-    events: list[Event] = []
+    events: list[dict[str, Any]] = []
     with caplog.at_level(logging.DEBUG, "pivot"):
         done = run(progress=events.append)
     path = str(scans / "a.nii.gz")
@@ -125,19 +125,19 @@ def test_a_failure_in_inference_or_writing_costs_one_scan(
     assert kind in [event["error"] for event in events if event["event"] == "failed" and event["scan"] == path]
     assert {record.levelno for record in caplog.records if record.exc_info} == {logging.DEBUG}
     assert done["num_scans"] == 1
-    assert names(tmp_path / "out") == outputs_of("c")
+    assert names(scans.parent / "out") == outputs_of("c")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_full_disk_stops_everything_and_leaves_no_half_scan(
-    run: Callable[..., BatchResults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(outputs, "save_json", full)  # the last file of a scan
-    events: list[Event] = []
-    with pytest.raises(BadOutput, match="cannot write .*out: No space left on device"):
+    events: list[dict[str, Any]] = []
+    with pytest.raises(BadOutput, match=r"cannot write .*out: No space left on device"):
         run(num_workers=num_workers, progress=events.append)
     assert names(tmp_path / "out") == set()
     assert not {event["event"] for event in events} & {"finished", "summary"}
@@ -150,13 +150,13 @@ def test_a_full_disk_stops_everything_and_leaves_no_half_scan(
         ({"input_dir": "{out}/none"}, BadScan, "there is no such file or folder"),
         ({"batch_size": 0}, BadConfig, "inference.batch_size: .* greater than or equal to 1"),
         ({"num_workers": -1}, BadConfig, "inference.num_workers"),
-        ({"config": {"inference": {"patch_size": [30, 30, 30]}}}, BadConfig, r"patch_size \[30, 30, 30\] does not suit"),
+        ({"config": {"inference": {"patch_size": [30, 30, 30]}}}, BadConfig, "patch_size .* does not suit"),
         ({"config": {"visualization": {"colormap": "hott"}}}, BadConfig, "unknown colormap 'hott'"),
         ({"device": "tpu"}, BadConfig, "unknown device 'tpu'"),
     ],
 )
 def test_what_concerns_every_scan_stops_the_batch(
-    run: Callable[..., BatchResults], tmp_path: Path, changes: dict[str, Any], error: type[PivotError], message: str
+    run: Run, tmp_path: Path, changes: dict[str, Any], error: type[PivotError], message: str
 ) -> None:
     (tmp_path / "out").mkdir()
     filled = {key: v.format(out=tmp_path / "out") if isinstance(v, str) else v for key, v in changes.items()}
@@ -165,9 +165,7 @@ def test_what_concerns_every_scan_stops_the_batch(
     assert names(tmp_path / "out") == set()
 
 
-def test_two_scans_of_one_name_are_refused_before_any_is_done(
-    run: Callable[..., BatchResults], scans: Path, tmp_path: Path
-) -> None:
+def test_two_scans_of_one_name_are_refused_before_any_is_done(run: Run, scans: Path, tmp_path: Path) -> None:
     shutil.copy(scans / "a.nii.gz", scans / "a.mhd")
     with pytest.raises(BadScan, match=r"a\.mhd and a\.nii\.gz would both be called a: rename one of them"):
         run()
@@ -176,14 +174,14 @@ def test_two_scans_of_one_name_are_refused_before_any_is_done(
 
 @pytest.mark.parametrize("formats", [{"detections": "json"}, {"detections": "csv"}, {"detections": "both"}])
 def test_a_resumed_batch_does_only_what_is_missing(
-    run: Callable[..., BatchResults], scans: Path, tmp_path: Path, formats: dict[str, str]
+    run: Run, scans: Path, tmp_path: Path, formats: dict[str, str]
 ) -> None:
     config = {"output": {"save_visualization": False, "formats": formats}}
     run(config=config)
     out = tmp_path / "out"
     before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
     (out / "c_heatmap.nii.gz").unlink()
-    events: list[Event] = []
+    events: list[dict[str, Any]] = []
     done = run(config=config, resume=True, batch_size=2, progress=events.append)
     assert done["skipped"] == [str(scans / "a.nii.gz")]
     assert done["num_scans"] == 1
@@ -203,7 +201,7 @@ def test_a_resumed_batch_does_only_what_is_missing(
     ],
 )
 def test_results_of_another_model_or_config_are_made_again_with_a_note(
-    run: Callable[..., BatchResults], tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], note: str
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], note: str
 ) -> None:
     run()
     if "checkpoint" in change:
@@ -214,9 +212,7 @@ def test_results_of_another_model_or_config_are_made_again_with_a_note(
     assert note in caplog.text
 
 
-def test_a_damaged_report_is_no_proof_of_results(
-    run: Callable[..., BatchResults], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_report_is_no_proof_of_results(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run()
     (tmp_path / "out" / "a_detections.json").write_text("{")
     assert run(resume=True)["num_scans"] == 1
@@ -238,12 +234,13 @@ def test_the_command_line_says_how_many_and_which_failed(
     checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
     config = tmp_path / "quick.yaml"
     config.write_text("output: {save_visualization: false}")
-    command = ["--checkpoint", checkpoint, "--input-dir", scans, "--output-dir", tmp_path / "out", "--config", config]
-    command = [*map(str, command), "--batch-size", "4", "--num-workers", "8"]
+    places = {"--checkpoint": checkpoint, "--input-dir": scans, "--output-dir": tmp_path / "out", "--config": config}
+    command = [str(part) for place in places.items() for part in place] + ["--batch-size", "4", "--num-workers", "8"]
     assert main(command) == 7
     told = capsys.readouterr()
     assert told.out.startswith("2 scans, 0 nodules, ")
-    assert told.err == f"failed: {scans / 'b.nii.gz'}: is not gzip data, whatever its name says: rename it, or copy it again\n"
+    assert told.err.startswith(f"failed: {scans / 'b.nii.gz'}: is not gzip data")
+    assert told.err.count("\n") == 1
     (scans / "b.nii.gz").unlink()
     assert main([*command, "--resume"]) == 0
     assert "0 scans, 0 nodules; 2 complete already; results in" in capsys.readouterr().out

@@ -219,13 +219,11 @@ class _Run:
             yield
         except FATAL:
             raise
-        except Exception as error:  # noqa: BLE001 - a fault in one scan must not cost the others
+        except Exception as error:  # a fault in one scan must not cost the others
             log.debug("%s failed", path, exc_info=True)
             failure = _plain(path, error)
             self.failures[str(path)] = failure
-            self.tell(
-                {"event": "failed", "scan": str(path), "error": type(error).__name__, "message": str(failure)}
-            )
+            self.tell({"event": "failed", "scan": str(path), "error": type(error).__name__, "message": str(failure)})
 
 
 def _plain(path: Path, error: Exception) -> PivotError:

@@ -16,7 +16,6 @@ from ..errors import BadConfig, PivotError, SomeScansFailed
 from .progress import Listener, listening
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
-# ruff: noqa: PLC0415
 if TYPE_CHECKING:
     from ..config import Config
     from .batch import BatchResults, batch_inference

@@ -188,9 +188,7 @@ class InferencePipeline:
             progress=progress,
         )
 
-    def _describe(
-        self, scan: Scan, predictions: Predictions, heat_affine: Affine, *, placed: bool
-    ) -> list[Detection]:
+    def _describe(self, scan: Scan, predictions: Predictions, heat_affine: Affine, *, placed: bool) -> list[Detection]:
         """The peaks of the heatmap as measured nodules, strongest first, without those that the rules drop."""
         rules = self.config.post_processing.peak_detection
         spacing = spacing_of(heat_affine)
@@ -256,7 +254,7 @@ def _affine(own: Affine | None, spacing: Vec3 | None) -> Affine:
     return RAS_TO_LPS @ affine_from_spacing(spacing) if own is None else own
 
 
-def _detection(  # noqa: PLR0913
+def _detection(
     scan: Scan, peak: Peak, world: npt.NDArray[np.float64], guess: float, properties: Properties, *, placed: bool
 ) -> Detection:
     index = map_points(np.linalg.inv(scan.affine), world)

@@ -84,7 +84,6 @@ def batch_inference(  # noqa: PLR0913 - the documented call
     pipeline = open_pipeline(checkpoint, settings, device, output_dir)
     run = _Run(pipeline, Path(output_dir), progress)
     run.all(find_scans(input_dir), resume=resume)
-    progress({"event": "summary", **run.summary()})
     return run.summary()
 
 
@@ -105,7 +104,6 @@ def infer_file(
     run.all([Path(path)], resume=resume)
     for failure in run.failures.values():
         raise failure
-    progress({"event": "summary", **run.summary()})
     return run.summary()
 
 
@@ -161,13 +159,15 @@ class _Run:
             self._wait()
 
     def summary(self) -> BatchResults:
-        return BatchResults(
+        results = BatchResults(
             num_scans=len(self.seconds),
             total_detections=self.detections,
             avg_time=sum(self.seconds) / len(self.seconds) if self.seconds else 0.0,
             failed={path: str(failure) for path, failure in self.failures.items()},
             skipped=self.skipped,
         )
+        self.tell({"event": "summary", **results})
+        return results
 
     def _skip(self, path: Path) -> bool:
         complete = is_complete(scan_name(path), self.pipeline.config.output, self.folder, self.pipeline.origin)
@@ -185,11 +185,16 @@ class _Run:
             seconds = time.perf_counter() - start
             self._wait()
             self.writing = writer.submit(self._write, path, read, results, seconds)
+            self._check()
 
     def _window(self, path: Path, done: int, total: int) -> None:
         self.tell({"event": "windows", "scan": str(path), "done": done, "total": total})
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what ended the last writing: a full disk ends the run now, not after this scan."""
         if self.writing and self.writing.done():
-            self.writing.result()  # a full disk ends the run now, not after this scan
+            self.writing.result()
 
     def _wait(self) -> None:
         if self.writing:

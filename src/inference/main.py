@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         options = _parse(arguments)
-        _show_log()
         with listening(options.progress) as tell:
+            _show_log()  # now, so that warnings appear above the bars
             lines, failed = _run(options, tell)
     except PivotError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -19,6 +19,7 @@ __all__ = [
     "Preprocessed",
     "Properties",
     "Report",
+    "Results",
     "Scan",
     "Shape3",
     "Triage",
@@ -133,6 +134,12 @@ class Report(TypedDict):
     metadata: dict[str, Any]
     detections: list[Detection]
     summary: dict[str, Any]
+
+
+class Results(Report):
+    """A report with the heatmap: (X, Y, Z) float32 in 0..1 on the input scan's grid."""
+
+    heatmap: Volume
 
 
 class Preprocessed(NamedTuple):

@@ -1,80 +1,179 @@
 """The command line and the pipeline on the shipped weights."""
 
 import csv
+import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
 
-import nibabel
 import numpy as np
+import numpy.typing as npt
 import pytest
-import torch
 
 from src.data.loader import read_scan
+from src.inference import batch, demo, pipeline
+from src.inference import main as command_line
 from src.inference.main import main
 from src.inference.output_formatter import load_detections
+from src.types import Scan
+
+from .small_scans import block, save_nifti, tiny_checkpoint
 
 
-@pytest.fixture(scope="module")
-def chest(tmp_path_factory, shared_data):
-    """A block of a real chest around its one nodule, and the nodule's place (LPS, mm)."""
+class Block(NamedTuple):
+    """The file of a piece of a chest, the place of the one nodule in it (LPS, mm), and its diameter in mm."""
+
+    path: Path
+    place: npt.NDArray[np.float64]
+    diameter: float
+
+
+@pytest.fixture
+def chest(tmp_path: Path, shared_data: Path) -> Block:
+    """About 100 mm of a real chest around its nodule."""
     scan = read_scan(shared_data / "lidc-idri-0001")
     with (shared_data / "lidc-idri-0001.truth.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
-    world = np.array([float(row[f"coord{axis}"]) for axis in "XYZ"])
-    middle = np.round(np.linalg.inv(np.diag([-1, -1, 1, 1]) @ scan.affine) @ [*world, 1])[:3].astype(int)
-    low = np.maximum(middle - [70, 70, 20], 0)
-    block = scan.array[tuple(slice(a, b) for a, b in zip(low, middle + [70, 70, 20], strict=True))]
+    place = np.array([float(row[f"coord{axis}"]) for axis in "XYZ"])
+    middle = np.round(np.linalg.inv(np.diag([-1, -1, 1, 1]) @ scan.affine) @ [*place, 1])[:3].astype(int)
+    half = np.array([70, 70, 20])
+    low = np.maximum(middle - half, 0)
     shift = np.eye(4)
     shift[:3, 3] = low
-    path = tmp_path_factory.mktemp("chest") / "block.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(block, scan.affine @ shift), path)
-    return path, world, float(row["diameter_mm"])
+    cut = scan.array[tuple(slice(a, b) for a, b in zip(low, middle + half, strict=True))]
+    path = save_nifti(Scan(cut, scan.affine @ shift), tmp_path / "block.nii.gz")
+    return Block(path, place, float(row["diameter_mm"]))
 
 
-def _flipped(path, folder):
-    image = nibabel.load(path)
-    turned = image.as_reoriented([[2, -1], [0, 1], [1, -1]])
-    nibabel.save(turned, folder / "turned.nii.gz")
-    return folder / "turned.nii.gz"
-
-
-def test_a_real_nodule_is_the_strongest_mark_whatever_the_axes(chest, tmp_path):
-    path, world, diameter = chest
-    assert main(["--input", str(path), "--output", str(tmp_path), "--format", "both"]) == 0
-    assert main(["--input", str(_flipped(path, tmp_path)), "--output", str(tmp_path)]) == 0
+def test_a_real_nodule_is_the_strongest_mark(chest: Block, tmp_path: Path) -> None:
+    assert main(["--input", str(chest.path), "--output", str(tmp_path), "--format", "both"]) == 0
     first = load_detections(tmp_path / "block_detections.json")[0]
-    turned = load_detections(tmp_path / "turned_detections.json")[0]
-    assert np.linalg.norm(np.subtract(first["coordinates_lps"], world)) < diameter / 2
-    assert np.linalg.norm(np.subtract(first["coordinates_lps"], turned["coordinates_lps"])) < 0.5
-    heat = nibabel.load(tmp_path / "turned_heatmap.nii.gz")
-    np.testing.assert_allclose(heat.affine, nibabel.load(tmp_path / "turned.nii.gz").affine, atol=1e-4)
-    assert heat.get_fdata()[tuple(turned["coordinates_voxel"])] > 0.4
+    assert first["coordinates_lps"] is not None
+    assert np.linalg.norm(np.subtract(first["coordinates_lps"], chest.place)) < chest.diameter / 2
     assert (tmp_path / "block_visualization.png").stat().st_size > 10_000
+    assert (tmp_path / "block_heatmap.nii.gz").is_file()
     assert (tmp_path / "block_detections.csv").read_text().startswith("scan_id,detection_id,coord_x")
-    report = json.loads((tmp_path / "block_detections.json").read_text())
-    assert report["summary"]["num_detections"] == len(report["detections"])
-    assert report["detections"][0]["triage"]["malignancy_score"] is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["--input", "missing.nii.gz"], 3, "missing.nii.gz"),
-        (["--input", "x", "--checkpoint", "missing.pth"], 4, "missing.pth"),
-        (["--input", "x", "--config", "missing.yaml"], 2, "missing.yaml"),
-        (["--input", "x", "--output", "{file}"], 5, "it is a file"),
-        (["--input", "x", "--checkpoint", "{file}"], 4, "checkpoint"),
-        (["--input", "x", "--checkpoint", "{bomb}"], 4, "ran nothing"),
-    ],
-)
-def test_mistakes_have_their_own_exit_code_and_no_traceback(arguments, code, message, tmp_path, capsys):
-    file, bomb = tmp_path / "file.pth", tmp_path / "bomb.pth"
-    file.write_text("text")
-    torch.save({"state_dict": print}, bomb)
-    filled = [part.format(file=file, bomb=bomb) for part in arguments]
-    if "--output" not in filled:
-        filled += ["--output", str(tmp_path / "out")]
-    assert main(filled) == code
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert "Traceback" not in captured.err
-    assert not list((tmp_path / "out").glob("*"))
+HEAVY = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "matplotlib", "pydicom", "pydantic", "yaml", "rich")
+
+
+def test_help_is_quick_because_it_loads_nothing_heavy(root: Path) -> None:
+    code = f"""
+import sys, time
+from src.inference.main import main
+try:
+    main(["--help"])
+finally:
+    print({set(HEAVY)} & set(sys.modules), time.process_time() < 0.3, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set() True"
+    guide = ("checkpoint", "input", "output", "input-dir", "output-dir", "batch-size", "num-workers")
+    for flag in (*guide, "config", "device", "format", "demo", "resume", "progress"):
+        assert f"--{flag} " in done.stdout.replace("\n", " ").replace("]", " ")
+
+
+def test_the_module_runs_as_a_command(root: Path) -> None:
+    command = [sys.executable, "-m", "src.inference.main", "--input", "a.nii", "--batch-size", "0"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == ("error: argument --batch-size: must be a whole number of at least 1, not '0' (see --help)\n")
+
+
+def test_the_guides_names_are_those_of_their_modules() -> None:
+    assert command_line.InferencePipeline is pipeline.InferencePipeline
+    assert command_line.batch_inference is batch.batch_inference
+    with pytest.raises(ImportError):
+        from src.inference.main import nothing  # noqa: F401, PLC0415
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A quick run over one scan into `results`, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    save_nifti(block()[0], tmp_path / "scans" / "scan.nii.gz")
+    (tmp_path / "quick.yaml").write_text("output: {save_visualization: false}\ninference: {patch_size: [48, 48, 48]}")
+    checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
+    return ["--checkpoint", str(checkpoint), "--input", "scans/scan.nii.gz", "--config", "quick.yaml"]
+
+
+def test_json_progress_is_one_event_a_line_and_nothing_else(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--progress", "json", "--batch-size", "3"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    start, *windows, finished, summary = [json.loads(line) for line in told.out.splitlines()]
+    path = "scans/scan.nii.gz"
+    assert start == {"event": "start", "scan": path, "index": 1, "total": 1}
+    assert windows == [{"event": "windows", "scan": path, "done": done, "total": 8} for done in (3, 6, 8)]
+    assert 0 < finished.pop("seconds") < 100
+    assert finished == {
+        "event": "finished",
+        "scan": path,
+        "scan_id": "scan",
+        "detections": 0,
+        "outputs": ["results/scan_heatmap.nii.gz", "results/scan_detections.json"],
+    }
+    assert summary.keys() == {"event", "num_scans", "total_detections", "avg_time", "failed", "skipped"}
+    assert main([*command, "--progress", "json", "--resume"]) == 0
+    assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == ["skipped", "summary"]
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("bar", True), ("auto", False), ("none", False)])
+def test_bars_go_to_stderr_and_by_default_only_to_a_terminal(
+    command: list[str], capsys: pytest.CaptureFixture[str], mode: str, *, shown: bool
+) -> None:
+    assert main([*command, "--progress", mode]) == 0
+    told = capsys.readouterr()
+    assert ("8/8" in told.err and "1/1" in told.err) == shown
+    assert bool(told.err) == shown
+    assert told.out.startswith("1 scan, 0 nodules, ")
+    assert told.out.endswith(" s a scan; results in results\n")
+
+
+def test_an_interruption_is_no_error(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "predict_windows", interrupt)
+    assert main(command) == 130
+    assert capsys.readouterr().err.startswith("interrupted; with --resume")
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_the_log_level_comes_from_the_environment(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIVOT_LOG", "loud")
+    assert main(command) == 2
+    assert "PIVOT_LOG is 'loud': use one of debug, info, warning, error" in capsys.readouterr().err
+
+
+def test_the_demo_shows_the_truth_beside_what_was_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan, nodule = block()
+    far = dataclasses.replace(nodule, coordinates=(0.0, 0.0, 0.0), diameter_mm=5)
+    monkeypatch.setattr(demo, "chest_phantom", lambda: (scan, [nodule, far]))
+    config = tmp_path / "c.yaml"
+    config.write_text("output: {save_visualization: false, formats: {detections: csv}}")
+    for progress in ("none", "json"):
+        assert main(["--demo", "--output", str(tmp_path / "out"), "--config", str(config), "--progress", progress]) == 0
+    *table, start, _, _, _, drawn = capsys.readouterr().out.splitlines()
+    drawn_first, missed = (line.split() for line in table[1:])
+    assert drawn_first[:2] == ["20.0", "solid"]
+    assert missed == ["5.0", "solid", "missed"]
+    assert float(drawn_first[2]) == pytest.approx(20, abs=1)
+    assert json.loads(start)["event"] == "start"
+    assert [found["found_mm"] is None for found in json.loads(drawn)["nodules"]] == [False, True]
+    assert {file.name for file in (tmp_path / "out").glob("demo*")} == {
+        "demo.nii.gz",
+        "demo_heatmap.nii.gz",
+        "demo_detections.csv",
+    }

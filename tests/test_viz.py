@@ -17,10 +17,22 @@ from scipy import ndimage
 
 from src.data.loader import load_scan
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
+from src.inference.output_formatter import save_json
 from src.types import Affine, Vec3, Volume
 from src.viz.confidence import plot_confidence_distribution
 from src.viz.overlay import visualize_detections
-from src.viz.slices import NORMAL, Mark, Plane, Section, axial_slices, circles, cut, mark, sample, stage
+from src.viz.slices import (
+    NORMAL,
+    Mark,
+    Plane,
+    Section,
+    axial_slices,
+    circles,
+    cut,
+    mark,
+    sample,
+    stage,
+)
 from src.viz.source import read_detections
 
 SHAPE = (40, 50, 30)
@@ -32,6 +44,18 @@ ORIENTATIONS = [*product(permutations(range(3)), product((False, True), repeat=3
 
 def detection(coordinates: Vec3, diameter: float, confidence: float = 0.9, **more: Any) -> Any:  # noqa: ANN401 - stands for a Detection
     return {"id": 0, "coordinates": coordinates, "diameter_mm": diameter, "confidence": confidence, **more}
+
+
+def report_of(found: list[Any]) -> dict[str, Any]:
+    """A whole report with these detections."""
+    return {
+        "scan_id": "scan",
+        "model": "m",
+        "timestamp": "2026-01-01T00:00:00Z",
+        "metadata": {},
+        "detections": found,
+        "summary": {},
+    }
 
 
 def reoriented(array: np.ndarray, order: tuple[int, ...], flips: tuple[bool, ...]) -> tuple[Volume, Vec3, Affine]:
@@ -179,7 +203,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_the_guides_call_draws_the_circle_around_the_nodule(chest: Volume, tmp_path: Path) -> None:
     report = tmp_path / "scan_detections.json"
     found = detection((31.2, 22.7, 33.9), 22.0, triage={"risk_category": "high"})
-    report.write_text(json.dumps({"scan_id": "scan", "metadata": {}, "detections": [found]}))
+    save_json(report_of([found]), report)
     path = tmp_path / "results" / "visualization.png"
     visualize_detections(
         scan=chest, detections=report, spacing=SPACING, output_path=path, num_slices=1, colormap="hot", alpha=0.5
@@ -201,8 +225,8 @@ def test_the_guides_call_draws_the_circle_around_the_nodule(chest: Volume, tmp_p
 
 
 def test_path_mapping_and_list_give_the_same_picture(chest: Volume, tmp_path: Path) -> None:
-    report = {"metadata": {}, "detections": [detection((31.2, 22.7, 33.9), 22.0)]}
-    (tmp_path / "d.json").write_text(json.dumps(report))
+    report = report_of([detection((31.2, 22.7, 33.9), 22.0)])
+    save_json(report, tmp_path / "d.json")
     sources: list[Any] = [report, report["detections"], tmp_path / "d.json", str(tmp_path / "d.json")]
     for draw in (lambda s, p: visualize_detections(chest, s, SPACING, p), plot_confidence_distribution):
         for number, source in enumerate(sources):
@@ -276,7 +300,11 @@ def test_an_unwritable_folder_is_an_error(draw: Callable[..., None], tmp_path: P
         draw([], tmp_path / "file" / "a.png")
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2", "{}", '{"detections": 3}', '{"detections": "no"}', "\xff"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1, 2", "{}", "[]", "\xff"]
+    + [json.dumps({**report_of([]), **change}) for change in ({"detections": 3}, {"detections": "no"}, {"metadata": 1})],
+)
 def test_other_files_are_not_detections(content: str, tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     path.write_text(content, encoding="latin-1")

@@ -1,182 +1,193 @@
-"""The command line: `python -m src.inference.main --input scan.nii.gz --output results/`."""
+"""The command line: `python -m src.inference.main --input scan.nii.gz --output results/`.
+
+The exit code is 0, or that of the error (see `errors`); 7 when a batch finished, but not for every scan.
+Warnings and errors go to stderr; the environment variable PIVOT_LOG=debug shows more of them.
+"""
 
 import argparse
-import json
 import logging
+import os
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..config import Config, load_config
-from ..errors import BadScan, PivotError, SomeScansFailed
+from ..errors import BadConfig, PivotError, SomeScansFailed
+from .progress import Listener, listening
 
+# All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
+    from ..config import Config
+    from .batch import BatchResults, batch_inference
     from .pipeline import InferencePipeline
 
 __all__ = ["InferencePipeline", "batch_inference", "cli", "main"]
 
-log = logging.getLogger("pivot")
+LEVELS = ("debug", "info", "warning", "error")
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    # The pipeline loads torch, which `--help` must not wait for.
-    if name == "InferencePipeline":
-        from .pipeline import InferencePipeline  # noqa: PLC0415
+    match name:
+        case "InferencePipeline":
+            from .pipeline import InferencePipeline
 
-        return InferencePipeline
+            return InferencePipeline
+        case "batch_inference":
+            from .batch import batch_inference
+
+            return batch_inference
     raise AttributeError(name)
-
-
-def batch_inference(  # noqa: PLR0913
-    checkpoint: str | Path | None = None,
-    input_dir: str | Path = ".",
-    output_dir: str | Path = "results",
-    config: Config | dict[str, Any] | str | Path | None = None,
-    num_workers: int | None = None,
-    batch_size: int | None = None,
-) -> dict[str, Any]:
-    """Run over every scan in a folder; a failing scan is reported in `failed` and does not stop the rest.
-
-    Returns `num_scans`, `total_detections`, `avg_time` (seconds) and `failed` (path to message).
-    """
-    from ..data.loader import find_scans  # noqa: PLC0415
-    from .pipeline import InferencePipeline  # noqa: PLC0415
-
-    settings = _override(load_config(config), batch_size=batch_size, num_workers=num_workers)
-    pipeline = InferencePipeline(checkpoint, settings)
-    return _run_all(pipeline, find_scans(input_dir), Path(output_dir))
-
-
-def _run_all(pipeline: "InferencePipeline", paths: Sequence[Path], output: Path) -> dict[str, Any]:
-    failed: dict[str, str] = {}
-    found, seconds = 0, []
-    for path in paths:
-        start = time.perf_counter()
-        try:
-            found += _run_one(pipeline, path, output)
-            seconds.append(time.perf_counter() - start)
-        except BadScan as error:
-            failed[str(path)] = str(error)
-    average = sum(seconds) / len(seconds) if seconds else 0.0
-    return {"num_scans": len(seconds), "total_detections": found, "avg_time": average, "failed": failed}
-
-
-def _run_one(pipeline: "InferencePipeline", path: Path, output: Path) -> int:
-    """Read, predict and write every configured output of one scan; the number of nodules."""
-    from ..data.loader import read_scan  # noqa: PLC0415
-    from ..types import Volume  # noqa: PLC0415
-    from ..viz.overlay import visualize_detections  # noqa: PLC0415
-
-    scan = read_scan(path)
-    results = pipeline.predict(scan)
-    options, name = pipeline.config.output, scan.scan_id
-    if options.save_heatmap:
-        suffix = ".npy" if options.formats.heatmap == "numpy" else ".nii.gz"
-        pipeline.save_heatmap(results["heatmap"], output / f"{name}_heatmap{suffix}")
-    if options.save_visualization:
-        look = pipeline.config.visualization
-        visualize_detections(
-            scan=Volume(scan.array, scan.affine),
-            detections=results["detections"],
-            spacing=scan.spacing,
-            output_path=output / f"{name}_visualization.png",
-            num_slices=look.num_slices,
-            colormap=look.colormap,
-            alpha=look.overlay_alpha,
-            heatmap=results["heatmap"],
-        )
-    if options.save_detections:
-        for kind in ("json", "csv"):
-            if options.formats.detections in (kind, "both"):
-                pipeline.save_detections(results, output / f"{name}_detections.{kind}")
-    print(f"{name}: {len(results['detections'])} nodules")  # noqa: T201
-    return len(results["detections"])
-
-
-def _override(config: Config, **inference: Any) -> Config:  # noqa: ANN401
-    data = config.model_dump()
-    data["inference"].update({key: value for key, value in inference.items() if value is not None})
-    data["inference"].update(device=None, mixed_precision=None)
-    return load_config(data)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pivot", description="Find lung nodules on chest CT. Research use only.")
-    parser.add_argument("--checkpoint", type=Path, help="model file (default: the shipped one)")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=Path, help="a scan: NIfTI, MHD, MHA, NRRD, a DICOM folder or a zip of one")
-    source.add_argument("--input-dir", type=Path, help="a folder of scans")
-    source.add_argument("--demo", action="store_true", help="make a synthetic chest and find its nodules")
-    parser.add_argument("--output", "--output-dir", type=Path, default=Path("results"), help="default: %(default)s")
-    parser.add_argument("--config", type=Path, help="YAML configuration")
-    parser.add_argument("--batch-size", type=int, help="patches for each pass of the network")
-    parser.add_argument("--num-workers", type=int, help="threads that read and write")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--format", choices=("json", "csv", "both"), help="format of the detections")
-    return parser
-
-
-def _demo(pipeline: "InferencePipeline", output: Path) -> None:
-    """A synthetic chest of known nodules, its truth beside what was found."""
-    import nibabel  # noqa: PLC0415
-    import numpy as np  # noqa: PLC0415
-
-    from ..data.files import whole_file  # noqa: PLC0415
-    from ..data.phantom import chest_phantom  # noqa: PLC0415
-    from .output_formatter import load_detections  # noqa: PLC0415
-
-    scan, truth = chest_phantom()
-    with whole_file(output / "demo.nii.gz") as partial:
-        nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), partial)
-    _run_one(pipeline, output / "demo.nii.gz", output)
-    found = load_detections(output / "demo_detections.json")
-    print("truth: mm  type           found: mm  confidence")  # noqa: T201
-    for nodule in truth:
-        hits = [f for f in found if np.linalg.norm(np.subtract(f["coordinates"], nodule.coordinates)) < nodule.diameter_mm / 2]
-        seen = f"{hits[0]['diameter_mm']:9.1f}  {hits[0]['confidence']:.2f}" if hits else "   missed"
-        print(f"{nodule.diameter_mm:9.1f}  {nodule.nodule_type:13}  {seen}")  # noqa: T201
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return _main(options)
-    except PivotError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-
-
-def _main(options: argparse.Namespace) -> int:
-    config = _override(load_config(options.config), batch_size=options.batch_size, num_workers=options.num_workers)
-    if options.format:
-        config = load_config({**config.model_dump(), "output": {**config.output.model_dump(), "formats": {"detections": options.format}}})
-    from ..data.files import writable_folder  # noqa: PLC0415
-    from .pipeline import InferencePipeline  # noqa: PLC0415
-
-    output = writable_folder(options.output)
-    if config.output.save_report or config.visualization.save_3d:
-        log.warning("the PDF report and the 3D page are not built yet: output.save_report and save_3d are ignored")
-    pipeline = InferencePipeline(options.checkpoint, config, options.device)
-    if options.demo:
-        _demo(pipeline, output)
-        return 0
-    if options.input:
-        _run_one(pipeline, options.input, output)
-        return 0
-    from ..data.loader import find_scans  # noqa: PLC0415
-
-    summary = _run_all(pipeline, find_scans(options.input_dir), output)
-    print(json.dumps(summary, indent=2))  # noqa: T201
-    return SomeScansFailed.exit_code if summary["failed"] else 0
 
 
 def cli() -> None:
     """The `pivot` command."""
     sys.exit(main())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        options = _parse(arguments)
+        with listening(options.progress) as tell:
+            _show_log()  # now, so that warnings appear above the bars
+            lines, failed = _run(options, tell)
+    except PivotError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; with --resume the same command goes on where it stopped\n")
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the JSON lines has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PivotError.exit_code
+    if options.progress != "json":
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stderr.writelines(f"failed: {message}\n" for message in failed.values())
+    return SomeScansFailed.exit_code if failed else 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        msg = f"{message} (see --help)"
+        raise BadConfig(msg)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pivot",
+        description="Find and measure lung nodules on chest CT. Research software, not a medical device.",
+        epilog="With PIVOT_LOG=debug in the environment, stderr tells more.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=_path, help="model file (default: model.checkpoint of the config, or the shipped one)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", type=_path, help="a scan: NIfTI, MHD, MHA, NRRD, a DICOM folder or a zip of one")
+    source.add_argument("--input-dir", type=_path, help="a folder of scans")
+    source.add_argument("--demo", action="store_true", help="make a synthetic chest and find its nodules")
+    add("--output", type=_path, help="folder for the results of --input or --demo (default: results)")
+    add("--output-dir", type=_path, help="folder for the results of --input-dir (default: results)")
+    add("--config", type=_path, help="YAML file, such as configs/inference.yaml")
+    add("--batch-size", type=_count(1), help="patches for each pass of the network")
+    add("--num-workers", type=_count(0), help="threads that read scans ahead; 0: everything in turn")
+    add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: model.device of the config)")
+    add("--format", choices=("json", "csv", "both"), help="file format of the detections")
+    add("--resume", action="store_true", help="leave out scans that are complete, with the same model and settings")
+    add("--progress", choices=("auto", "bar", "json", "none"), default="auto", help="bars, or JSON lines on stdout")
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, refusing those that contradict each other or would have no effect."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.input_dir is None:
+        for name in ("output_dir", "num_workers"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name.replace('_', '-')} goes with --input-dir, not with --input or --demo")
+    elif options.output is not None:
+        parser.error("--output goes with --input or --demo: with --input-dir, use --output-dir")
+    if options.demo and options.resume:
+        parser.error("--resume goes with --input or --input-dir, not with --demo")
+    options.output = options.output or options.output_dir or Path("results")
+    return options
+
+
+def _path(text: str) -> Path:
+    if not text:
+        msg = "must not be empty"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            msg = f"must be a whole number of at least {least}, not {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        return int(text)
+
+    return count
+
+
+def _show_log() -> None:
+    """Log to stderr, in the level that PIVOT_LOG names."""
+    level = os.environ.get("PIVOT_LOG", "warning").lower()
+    if level not in LEVELS:
+        msg = f"PIVOT_LOG is {level!r}: use one of {', '.join(LEVELS)}"
+        raise BadConfig(msg)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("pivot").setLevel(level.upper())
+
+
+def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[str, str]]:
+    """What to tell at the end, and what failed."""
+    from .batch import batch_inference, infer_file, open_pipeline
+
+    config = _config(options)
+    shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
+    if options.input_dir:
+        done = batch_inference(
+            options.checkpoint, options.input_dir, options.output, config, device=options.device, **shared
+        )
+        return [_told(done, options.output)], done["failed"]
+    pipeline = open_pipeline(options.checkpoint, config, options.device, options.output)
+    if options.demo:
+        from .demo import run_demo
+
+        return _table(run_demo(pipeline, options.output, tell)), {}
+    return [_told(infer_file(pipeline, options.input, options.output, **shared), options.output)], {}
+
+
+def _config(options: argparse.Namespace) -> "Config":
+    from ..config import load_config
+    from .batch import with_options
+
+    config = load_config(options.config)
+    if options.format and not config.output.save_detections:
+        msg = f"--format {options.format}, but output.save_detections is false in {options.config}"
+        raise BadConfig(msg)
+    return with_options(config, options.batch_size, options.num_workers, options.format)
+
+
+def _told(done: "BatchResults", folder: Path) -> str:
+    scans, found, skipped = done["num_scans"], done["total_detections"], len(done["skipped"])
+    text = f"{scans} scan{'s' * (scans != 1)}, {found} nodule{'s' * (found != 1)}"
+    if scans:
+        text += f", {done['avg_time']:.1f} s a scan"
+    if skipped:
+        text += f"; {skipped} complete already"
+    return f"{text}; results in {folder}"
+
+
+def _table(nodules: list[dict[str, Any]]) -> list[str]:
+    lines = ["truth: mm  type           found: mm  confidence"]
+    for nodule in nodules:
+        found = nodule["found_mm"]
+        seen = "   missed" if found is None else f"{found:9.1f}  {nodule['confidence']:.2f}"
+        lines.append(f"{nodule['diameter_mm']:9.1f}  {nodule['nodule_type']:13}  {seen}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""Detections as JSON and CSV, and back."""
+"""Results as files: detections as JSON and CSV, heatmaps as NIfTI, and the way back."""
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.files import whole_file
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
 from ..errors import BadOutput
+from ..files import whole_file
 from ..types import Detection, Report
 
-__all__ = ["CSV_COLUMNS", "load_detections", "load_report", "save_csv", "save_json"]
+__all__ = ["CSV_COLUMNS", "as_detections", "load_detections", "load_report", "save_csv", "save_heatmap", "save_json"]
 
 CSV_COLUMNS = (
     "scan_id",
@@ -24,6 +28,7 @@ CSV_COLUMNS = (
     "risk_category",
 )
 REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "summary")
+NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
 
 
 def save_json(report: Mapping[str, Any], path: str | Path) -> None:
@@ -54,6 +59,19 @@ def _row(scan_id: str, detection: Detection) -> list[object]:
     ]
 
 
+def save_heatmap(heatmap: npt.NDArray[Any], path: str | Path) -> None:
+    """Write a (X, Y, Z) heatmap in 0..1 to NIfTI, in steps of 1/255 and placed by its `affine`, or to `.npy`."""
+    with whole_file(path) as partial:
+        if Path(path).suffix == ".npy":
+            np.save(partial, np.asarray(heatmap))
+            return
+        steps = np.round(np.asarray(heatmap) * 255).astype(np.uint8)
+        image = nibabel.Nifti1Image(steps, getattr(heatmap, "affine", None))
+        image.header.set_slope_inter(1 / 255, 0)
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, partial)
+
+
 def load_report(path: str | Path) -> Report:
     """The content of a `*_detections.json`.
 
@@ -63,7 +81,7 @@ def load_report(path: str | Path) -> Report:
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        msg = f"cannot read {path}: {error.strerror}"
+        msg = f"cannot read the detections {path}: {error.strerror}"
         raise BadOutput(msg) from None
     except ValueError as error:
         msg = f"{path} is not JSON ({error})"
@@ -72,6 +90,10 @@ def load_report(path: str | Path) -> Report:
     if missing:
         msg = f"{path} is not a detections file of PIVOT: it lacks {', '.join(missing)}"
         raise BadOutput(msg)
+    if not isinstance(report["metadata"], dict):
+        msg = f"{path} is not a detections file of PIVOT: its metadata is no mapping"
+        raise BadOutput(msg)
+    as_detections(report["detections"], str(path))
     result: Report = report
     return result
 
@@ -83,3 +105,20 @@ def load_detections(path: str | Path) -> list[Detection]:
         BadOutput: no such file, or not written by PIVOT.
     """
     return load_report(path)["detections"]
+
+
+def as_detections(listed: object, where: str) -> list[Detection]:
+    """A list of detections, after a look at what it holds.
+
+    Raises:
+        BadOutput: something else; the message begins with `where`.
+    """
+    if not isinstance(listed, Iterable) or isinstance(listed, str | Mapping):
+        msg = f"{where} holds no list `detections`: give PIVOT's detections JSON, or a list of detections"
+        raise BadOutput(msg)
+    detections: list[Detection] = list(listed)
+    for position, detection in enumerate(detections):
+        if not isinstance(detection, Mapping) or not set(NEEDED) <= set(detection):
+            msg = f"{where}: detections[{position}] lacks {', '.join(NEEDED[:-1])} or {NEEDED[-1]}; it is not PIVOT's"
+            raise BadOutput(msg)
+    return detections

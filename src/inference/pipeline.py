@@ -1,45 +1,69 @@
 """The loaded model and all its steps, from a scan to described nodules."""
 
-import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from .. import __version__
 from ..config import Config, load_config
-from ..data.files import whole_file
-from ..data.geometry import affine_from_spacing, canonical, map_points, spacing_of, to_lps
+from ..data.checks import as_hounsfield, check_extent, check_shape, nearest_orthogonal
+from ..data.geometry import (
+    RAS_TO_LPS,
+    affine_from_spacing,
+    canonical,
+    map_points,
+    spacing_of,
+    to_lps,
+)
 from ..data.preprocessing import preprocess
 from ..data.resample import to_grid
-from ..errors import BadConfig, BadScan
+from ..errors import BadConfig, BadScan, PivotError
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
 from ..model.unet import DIAMETER, HEATMAP
-from ..types import Detection, Peak, Preprocessed, Report, Scan, Triage, Vec3, Volume
+from ..types import (
+    Affine,
+    Detection,
+    Peak,
+    Preprocessed,
+    Properties,
+    Results,
+    Scan,
+    Triage,
+    Vec3,
+    Volume,
+)
 from .nodule_properties import extract_properties
-from .output_formatter import save_csv, save_json
+from .output_formatter import save_csv, save_heatmap, save_json
 from .peak_detection import detect_peaks
 from .post_processing import filter_detections
 from .sliding_window import Predictions, predict_windows
 from .tta import IDENTITY, views
 
-__all__ = ["InferencePipeline", "Results"]
+__all__ = ["InferencePipeline"]
 
-log = logging.getLogger("pivot")
 UNSCORED = Triage(malignancy_score=None, risk_category=None, reason="the malignancy head of this model is not trained")
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
 
-class Results(Report):
-    """A report with the heatmap: (X, Y, Z) float32 in 0..1 on the input scan's grid."""
-
-    heatmap: Volume
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Whatever torch and NumPy raise when memory runs out, as one plain error."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+        msg = "not enough memory for this scan: lower inference.batch_size (--batch-size) or inference.patch_size"
+        raise PivotError(msg) from error
 
 
 class InferencePipeline:
@@ -62,45 +86,47 @@ class InferencePipeline:
         device: str | None = None,
     ) -> None:
         self.config = load_config(config)
-        self.checkpoint = load_model(checkpoint or self.config.model.checkpoint)
         self.device = pick_device(device or self.config.model.device)
+        self.checkpoint = load_model(checkpoint or self.config.model.checkpoint)
         self.model = self.checkpoint.model.to(self.device)
         torch.backends.cudnn.benchmark = self.config.inference.cudnn_benchmark
         self._check_input()
 
+    @_enough_memory()
     def predict(
         self,
         scan: Scan | npt.NDArray[Any],
         spacing: Vec3 | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Results:
-        """The nodules of a scan: a `Scan`, or an (X, Y, Z) array in HU with its spacing in millimetres."""
+        """The nodules of a scan: a `Scan`, or an (X, Y, Z) array in HU with its spacing in millimetres.
+
+        `progress` is called with the number of windows done and of all.
+
+        Raises:
+            BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine.
+            BadConfig: `inference.patch_size` or `stride` does not suit the model.
+            PivotError: memory ran out.
+        """
         start = time.perf_counter()
         scan, placed = _as_scan(scan, spacing)
-        about = self.checkpoint.about.preprocessing
-        method = about.normalization_method if about.normalize else None
-        volume = preprocess(scan, about.spacing, about.clip_range, method)  # type: ignore[arg-type]
+        volume = self._preprocess(scan)
         ready = time.perf_counter()
         predictions = self._infer(volume, progress)
         inferred = time.perf_counter()
         scale = int(getattr(self.model, "output_stride", 1))
-        heat_affine = volume.affine @ np.diag([scale, scale, scale, 1])
-        candidates = self._describe(scan, predictions, heat_affine, placed=placed)
-        kept = filter_detections(candidates, self.config.post_processing)
-        detections = [Detection(**{**found, "id": number}) for number, found in enumerate(kept)]  # type: ignore[typeddict-item]
+        heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
+        detections = self._describe(scan, predictions, heat_affine, placed=placed)
         heatmap = to_grid(predictions.maps[HEATMAP], heat_affine, scan.shape, scan.affine).clip(0, 1)
-        timings = {
-            "preprocess": ready - start,
-            "inference": inferred - ready,
-            "postprocess": time.perf_counter() - inferred,
-        }
+        end = time.perf_counter()
+        timings = {"preprocess": ready - start, "inference": inferred - ready, "postprocess": end - inferred}
         return Results(
             scan_id=scan.scan_id,
             model=self.checkpoint.about.name,
             timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             metadata=self._metadata(scan, predictions, timings),
             detections=detections,
-            summary=_summary(detections, time.perf_counter() - start),
+            summary=_summary(detections, end - start),
             heatmap=Volume(heatmap, scan.affine),
         )
 
@@ -109,16 +135,23 @@ class InferencePipeline:
         (save_csv if Path(path).suffix == ".csv" else save_json)(results, path)
 
     def save_heatmap(self, heatmap: npt.NDArray[Any], path: str | Path) -> None:
-        """Write a heatmap (X, Y, Z) in 0..1 to NIfTI, in steps of 1/255, or to `.npy`."""
-        with whole_file(path) as partial:
-            if Path(path).suffix == ".npy":
-                np.save(partial, np.asarray(heatmap))
-                return
-            affine = getattr(heatmap, "affine", None)
-            image = nibabel.Nifti1Image(np.round(np.asarray(heatmap) * 255).astype(np.uint8), affine)
-            image.header.set_slope_inter(1 / 255, 0)
-            image.header.set_xyzt_units("mm")
-            nibabel.save(image, partial)
+        """Write a (X, Y, Z) heatmap in 0..1 to NIfTI, in steps of 1/255, or to `.npy`."""
+        save_heatmap(heatmap, path)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What results depend on beside the scan: the model, the configuration and the versions."""
+        about = self.checkpoint.about
+        return {
+            "checkpoint": {"name": about.name, "version": about.version, "sha256": self.checkpoint.sha256},
+            "config": self.config.model_dump(mode="json"),
+            "versions": {
+                "pivot": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
 
     def _check_input(self) -> None:
         trained = self.checkpoint.about.preprocessing.model_dump()
@@ -126,6 +159,11 @@ class InferencePipeline:
             if wanted != trained[key]:
                 msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}: remove the key"
                 raise BadConfig(msg)
+
+    def _preprocess(self, scan: Scan) -> Preprocessed:
+        trained = self.checkpoint.about.preprocessing
+        method = trained.normalization_method if trained.normalize else None
+        return preprocess(scan, trained.spacing, trained.clip_range, method)  # type: ignore[arg-type]
 
     def _infer(self, volume: Preprocessed, progress: Callable[[int, int], None] | None) -> Predictions:
         options = self.config.inference
@@ -150,9 +188,8 @@ class InferencePipeline:
             progress=progress,
         )
 
-    def _describe(
-        self, scan: Scan, predictions: Predictions, heat_affine: npt.NDArray[np.float64], *, placed: bool
-    ) -> list[Detection]:
+    def _describe(self, scan: Scan, predictions: Predictions, heat_affine: Affine, *, placed: bool) -> list[Detection]:
+        """The peaks of the heatmap as measured nodules, strongest first, without those that the rules drop."""
         rules = self.config.post_processing.peak_detection
         spacing = spacing_of(heat_affine)
         peaks = detect_peaks(predictions.maps[HEATMAP], rules.threshold, rules.min_distance, spacing, rules.method)
@@ -164,24 +201,22 @@ class InferencePipeline:
             here = map_points(np.linalg.inv(affine), world) * spacing_of(affine)
             properties = extract_properties(array, _vec3(here), guess, spacing_of(affine))
             found.append(_detection(scan, peak, world, guess, properties, placed=placed))
-        return found
+        kept = filter_detections(found, self.config.post_processing)
+        return [{**nodule, "id": number} for number, nodule in enumerate(kept)]
 
     def _metadata(self, scan: Scan, predictions: Predictions, timings: dict[str, float]) -> dict[str, Any]:
-        about = self.checkpoint.about
         return {
             "spacing": [round(v, 6) for v in scan.spacing],
             "shape": list(scan.shape),
             "affine": scan.affine.tolist(),
             "series_uid": scan.series_uid,
             "notes": list(scan.notes),
-            "checkpoint": {"name": about.name, "version": about.version, "sha256": self.checkpoint.sha256},
-            "config": self.config.model_dump(mode="json"),
+            **self.origin,
             "device": str(self.device),
             "precision": str(precision(self.device, mixed=self.config.model.mixed_precision)).removeprefix("torch."),
             "windows": predictions.windows,
             "windows_retried": predictions.retried,
-            "timings_seconds": {key: round(value, 3) for key, value in timings.items()},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
 
 
@@ -189,25 +224,38 @@ def _as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan,
     """The input as a `Scan`, and whether its place in the world is known."""
     if isinstance(scan, Scan):
         return scan, True
-    affine = getattr(scan, "affine", None)
-    if affine is None and spacing is None:
-        msg = "an array without an affine needs its spacing: predict(scan, spacing)"
-        raise BadScan(msg)
-    if affine is not None and spacing is not None and not np.allclose(spacing_of(affine), spacing, rtol=1e-3):
-        msg = f"the spacing {list(spacing)} contradicts the scan's own {[round(v, 4) for v in spacing_of(affine)]}"
-        raise BadScan(msg)
-    if np.ndim(scan) != 3:  # noqa: PLR2004 - a volume
-        msg = f"a scan has three axes, this array has shape {np.shape(scan)}"
-        raise BadScan(msg)
-    if affine is None:
-        assert spacing is not None  # noqa: S101 - checked above
-        # The axes' directions are unknown: taken to run to the left, back and head.
-        return Scan(np.asarray(scan), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_from_spacing(spacing)), False
-    return Scan(np.asarray(scan), affine), True
+    own: Affine | None = getattr(scan, "affine", None)
+    affine = _affine(own, spacing)
+    try:
+        shape, _ = check_shape(np.shape(scan))
+        affine, straightened = nearest_orthogonal(affine)
+        check_extent(shape, affine)
+        array, changed = as_hounsfield(np.asarray(scan).reshape(shape))
+    except BadScan as error:
+        msg = f"the given array {error}"
+        raise BadScan(msg) from error
+    return Scan(array, affine, notes=straightened + changed), own is not None
 
 
-def _detection(  # noqa: PLR0913
-    scan: Scan, peak: Peak, world: npt.NDArray[np.float64], guess: float, properties: Any, *, placed: bool  # noqa: ANN401
+def _affine(own: Affine | None, spacing: Vec3 | None) -> Affine:
+    """The array's own affine; else one of its spacing, with axes that are taken to run to the left, back and head."""
+    if spacing is None:
+        if own is None:
+            msg = "an array without an affine needs its spacing: predict(scan, spacing)"
+            raise BadScan(msg)
+        return own
+    steps = np.asarray(spacing, dtype=np.float64)
+    if steps.shape != (3,) or not (np.isfinite(steps).all() and (steps > 0).all()):
+        msg = f"the spacing {spacing} must be three positive numbers, millimetres along x, y and z"
+        raise BadScan(msg)
+    if own is not None and not np.allclose(spacing_of(own), steps, rtol=1e-3):
+        msg = f"the spacing {list(spacing)} contradicts the scan's own {[round(v, 4) for v in spacing_of(own)]}"
+        raise BadScan(msg)
+    return RAS_TO_LPS @ affine_from_spacing(spacing) if own is None else own
+
+
+def _detection(
+    scan: Scan, peak: Peak, world: npt.NDArray[np.float64], guess: float, properties: Properties, *, placed: bool
 ) -> Detection:
     index = map_points(np.linalg.inv(scan.affine), world)
     voxel = np.clip(np.round(index), 0, np.array(scan.shape) - 1).astype(int)
@@ -235,6 +283,7 @@ def _summary(detections: list[Detection], seconds: float) -> dict[str, Any]:
     return {
         "num_detections": len(detections),
         "high_risk_count": risks.count("high"),
+        "intermediate_risk_count": risks.count("intermediate"),
         "low_risk_count": risks.count("low"),
         "unscored_count": risks.count(None),
         "processing_time_seconds": round(seconds, 3),

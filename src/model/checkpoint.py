@@ -6,8 +6,8 @@ the same: what `Checkpoint.about` documents.
 """
 
 import hashlib
+import io
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ..errors import BadCheckpoint
+from ..files import whole_file
 from .unet import UNet
 
 __all__ = ["About", "Checkpoint", "default_checkpoint", "load_model", "save_checkpoint"]
@@ -76,16 +77,21 @@ def default_checkpoint() -> Path:
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, torch.Tensor], about: About) -> None:
-    """Write weights (stored as float16) to `.pth` or `.safetensors`, whole or not at all."""
-    path = Path(path)
+    """Write weights (stored as float16) to `.pth` or `.safetensors`, whole or not at all.
+
+    Raises:
+        BadOutput: the file cannot be written.
+    """
     half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    if path.suffix == ".safetensors":
-        save_file({key: value.contiguous() for key, value in half.items()}, partial, {"pivot": about.model_dump_json()})
+    if Path(path).suffix == ".safetensors":
+        tensors = {key: value.contiguous() for key, value in half.items()}
+        content = save(tensors, {"pivot": about.model_dump_json()})
     else:
-        torch.save({**about.model_dump(mode="json"), "state_dict": half}, partial)
-    os.replace(partial, path)
+        buffer = io.BytesIO()
+        torch.save({**about.model_dump(mode="json"), "state_dict": half}, buffer)
+        content = buffer.getvalue()
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def load_model(path: str | Path | None = None) -> Checkpoint:
@@ -137,10 +143,11 @@ def _read_safetensors(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a garbled one
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
 
 
 def _read_torchscript(path: Path) -> tuple[nn.Module, About]:

@@ -2,9 +2,12 @@
 
 import functools
 import logging
+import re
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+from ..errors import BadConfig
 
 __all__ = ["autocast", "pick_device", "precision"]
 
@@ -15,7 +18,13 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` is CUDA, then MPS, then the CPU.
 
     A device that this machine lacks becomes the CPU, with one warning.
+
+    Raises:
+        BadConfig: no device is called so.
     """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        msg = f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps"
+        raise BadConfig(msg)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if _is_present(name):

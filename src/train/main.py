@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..config import Section, explain
-from ..data.files import whole_file
 from ..errors import BadConfig, PivotError
+from ..files import whole_file
 from ..model.checkpoint import About, Preprocessing, load_model, save_checkpoint
 from ..model.device import autocast, pick_device, precision
 from ..model.unet import HEATMAP, UNet

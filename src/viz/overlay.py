@@ -35,7 +35,7 @@ from .slices import (
 )
 from .source import DetectionSource, read_detections
 
-__all__ = ["visualize_detections"]
+__all__ = ["find_colormap", "visualize_detections"]
 
 WIDTH, DPI = 15.0, 100  # inches, dots an inch
 
@@ -61,7 +61,7 @@ def visualize_detections(
         BadOutput: detections that are not PIVOT's, or a picture that cannot be written.
         BadScan: not a volume.
     """
-    colors = _colormap(colormap)
+    colors = find_colormap(colormap)
     if num_slices < 1 or not 0 <= alpha <= 1:
         msg = f"num_slices {num_slices} must be at least 1, and alpha {alpha} from 0 to 1"
         raise BadConfig(msg)
@@ -81,7 +81,12 @@ def visualize_detections(
     save_png(figure, output_path)
 
 
-def _colormap(name: str) -> Colormap:
+def find_colormap(name: str) -> Colormap:
+    """Matplotlib's colormap of that name.
+
+    Raises:
+        BadConfig: there is none.
+    """
     try:
         return matplotlib.colormaps[name]
     except KeyError:

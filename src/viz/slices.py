@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from ..data.files import whole_file
 from ..data.geometry import RAS_TO_LPS, affine_from_spacing, canonical, map_points
 from ..errors import BadConfig, BadOutput, BadScan
+from ..files import whole_file
 from ..types import Affine, Detection, FloatArray, Vec3
 
 __all__ = [

@@ -1,0 +1,92 @@
+"""Writing files whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import BadOutput
+
+__all__ = ["whole_file", "whole_files", "writable_folder"]
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name to write to; it becomes `path` at the end, or vanishes if anything fails.
+
+    The temporary name keeps the suffixes, by which writers choose their format.
+
+    Raises:
+        BadOutput: the folder cannot be made or written to, or the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+
+@contextmanager
+def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
+    """A hidden folder to write to; its files move into `folder` at the end, or none if anything fails.
+
+    The file called `last` arrives after all others, and an earlier one of that name goes before them:
+    where it is, they are there and belong to it.
+
+    Raises:
+        BadOutput: the folder cannot be made or written to, or the disk is full.
+    """
+    folder = Path(folder)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".partial.", dir=folder))
+        try:
+            yield draft
+            (folder / last).unlink(missing_ok=True)
+            _move_all(sorted(draft.iterdir(), key=lambda file: file.name == last), folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """The folder, made if need be, after a test that a file can be written into it.
+
+    Raises:
+        BadOutput: it is a file, or cannot be made or written to.
+    """
+    folder = Path(folder)
+    with _writing(folder):
+        if folder.exists() and not folder.is_dir():
+            msg = f"cannot write into {folder}: it is a file, give a folder"
+            raise BadOutput(msg)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".partial.", dir=folder):
+            pass
+    return folder
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"cannot write {target}: {error.strerror or error}"
+        raise BadOutput(msg) from error
+
+
+def _move_all(files: list[Path], folder: Path) -> None:
+    moved: list[Path] = []
+    try:
+        for file in files:
+            moved.append(file.replace(folder / file.name))  # noqa: PERF401 - those before a failure count
+    except OSError:
+        for file in moved:
+            file.unlink()
+        raise

@@ -1,0 +1,250 @@
+"""Any number of scans through one loaded model.
+
+While a scan is inferred, `inference.num_workers` threads read the next ones (see `read_ahead`) and one
+thread writes the results of the last. With no workers, everything happens in turn in the calling thread.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+from ..config import Config, load_config
+from ..data.loader import find_scans, read_scan, scan_name
+from ..errors import BadCheckpoint, BadConfig, BadOutput, NotBuilt, PivotError
+from ..files import writable_folder
+from ..types import Results, Scan
+from .outputs import check_outputs, is_complete, write_outputs
+from .pipeline import InferencePipeline
+from .progress import Listener, silent
+from .read_ahead import executor, read_ahead
+
+__all__ = ["BatchResults", "batch_inference", "infer_file", "open_pipeline", "with_options"]
+
+log = logging.getLogger("pivot")
+# What would go wrong with every other scan too; the pipe is that to whoever reads the progress.
+FATAL = (BadCheckpoint, BadConfig, BadOutput, NotBuilt, BrokenPipeError)
+
+
+class _Timed(NamedTuple):
+    scan: Scan
+    seconds: float  # that reading took
+
+
+class BatchResults(TypedDict):
+    """What came out of a batch."""
+
+    num_scans: int  # finished in this run
+    total_detections: int  # in those
+    avg_time: float  # seconds to read, infer and write one of them; wall time is less where these overlap
+    failed: dict[str, str]  # path to message
+    skipped: list[str]  # paths that were complete already
+
+
+def batch_inference(  # noqa: PLR0913 - the documented call
+    checkpoint: str | Path | None = None,
+    input_dir: str | Path = ".",
+    output_dir: str | Path = "results",
+    config: Config | dict[str, Any] | str | Path | None = None,
+    num_workers: int | None = None,
+    batch_size: int | None = None,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+    progress: Listener = silent,
+) -> BatchResults:
+    """Run over every scan in a folder; one that fails is reported in `failed` and does not stop the rest.
+
+    Args:
+        checkpoint: the model file; without one, `model.checkpoint` of the config, then the shipped weights.
+        input_dir: files, zips and DICOM folders, or itself a DICOM folder; not searched any deeper.
+        output_dir: made if need be; another folder than `input_dir`.
+        config: YAML file, mapping or `Config`.
+        num_workers: overrides `inference.num_workers`; 0 reads and writes between the inferences.
+        batch_size: overrides `inference.batch_size`.
+        device: overrides `model.device`.
+        resume: leave out scans whose outputs are complete and were made with the same model and settings.
+        progress: is called with the events that `progress` describes, from two threads.
+
+    Raises:
+        BadConfig: the configuration is wrong, or contradicts the model.
+        BadScan: the folder holds no scans, or two of the same name.
+        BadCheckpoint: the model cannot be loaded, or answers with NaN.
+        BadOutput: `output_dir` cannot be written to.
+    """
+    if Path(input_dir).resolve() == Path(output_dir).resolve():
+        msg = f"the output folder {output_dir} is the input folder: heatmaps in it would be taken for scans"
+        raise BadConfig(msg)
+    settings = with_options(load_config(config), batch_size=batch_size, num_workers=num_workers)
+    pipeline = open_pipeline(checkpoint, settings, device, output_dir)
+    run = _Run(pipeline, Path(output_dir), progress)
+    run.all(find_scans(input_dir), resume=resume)
+    return run.summary()
+
+
+def infer_file(
+    pipeline: InferencePipeline,
+    path: str | Path,
+    output_dir: str | Path,
+    *,
+    resume: bool = False,
+    progress: Listener = silent,
+) -> BatchResults:
+    """Run over one scan; its failure is raised, not reported.
+
+    Raises:
+        PivotError: whatever went wrong; the message begins with the path where it is this scan's fault.
+    """
+    run = _Run(pipeline, Path(output_dir), progress)
+    run.all([Path(path)], resume=resume)
+    for failure in run.failures.values():
+        raise failure
+    return run.summary()
+
+
+def open_pipeline(
+    checkpoint: str | Path | None, config: Config, device: str | None, output_dir: str | Path
+) -> InferencePipeline:
+    """The loaded model, after a look at whether its results can be written."""
+    check_outputs(config)
+    writable_folder(output_dir)
+    return InferencePipeline(checkpoint, config, device)
+
+
+def with_options(
+    config: Config, batch_size: int | None = None, num_workers: int | None = None, detections: str | None = None
+) -> Config:
+    """The configuration with those of the values that are given.
+
+    Raises:
+        BadConfig: a value is out of range.
+    """
+    data = config.model_dump()
+    data["inference"] |= _given(batch_size=batch_size, num_workers=num_workers)
+    data["output"]["formats"] |= _given(detections=detections)
+    return load_config(data)
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass
+class _Run:
+    """What happens to each scan, and what came of those so far."""
+
+    pipeline: InferencePipeline
+    folder: Path
+    tell: Listener
+    failures: dict[str, PivotError] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    detections: int = 0
+    seconds: list[float] = field(default_factory=list)
+    writing: Future[None] | None = None
+
+    def all(self, paths: Sequence[Path], *, resume: bool) -> None:
+        todo = [path for path in paths if not (resume and self._skip(path))]
+        workers = self.pipeline.config.inference.num_workers
+        most = workers * self.pipeline.config.inference.prefetch_factor
+        with executor(workers) as readers, executor(min(1, workers)) as writer:
+            with closing(read_ahead(readers, _read, todo, most)) as scans:
+                for index, (path, reading) in enumerate(scans, start=1):
+                    self.tell({"event": "start", "scan": str(path), "index": index, "total": len(todo)})
+                    self._one(path, reading, writer)
+            self._wait()
+
+    def summary(self) -> BatchResults:
+        results = BatchResults(
+            num_scans=len(self.seconds),
+            total_detections=self.detections,
+            avg_time=sum(self.seconds) / len(self.seconds) if self.seconds else 0.0,
+            failed={path: str(failure) for path, failure in self.failures.items()},
+            skipped=self.skipped,
+        )
+        self.tell({"event": "summary", **results})
+        return results
+
+    def _skip(self, path: Path) -> bool:
+        complete = is_complete(scan_name(path), self.pipeline.config.output, self.folder, self.pipeline.origin)
+        if complete:
+            self.skipped.append(str(path))
+            self.tell({"event": "skipped", "scan": str(path)})
+        return complete
+
+    def _one(self, path: Path, reading: Future[_Timed], writer: Executor) -> None:
+        """Infer the scan, and have its results written once those of the last are."""
+        with self._failing(path):
+            read = reading.result()
+            start = time.perf_counter()
+            results = self.pipeline.predict(read.scan, progress=partial(self._window, path))
+            seconds = time.perf_counter() - start
+            self._wait()
+            self.writing = writer.submit(self._write, path, read, results, seconds)
+            self._check()
+
+    def _window(self, path: Path, done: int, total: int) -> None:
+        self.tell({"event": "windows", "scan": str(path), "done": done, "total": total})
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what ended the last writing: a full disk ends the run now, not after this scan."""
+        if self.writing and self.writing.done():
+            self.writing.result()
+
+    def _wait(self) -> None:
+        if self.writing:
+            self.writing.result()
+
+    def _write(self, path: Path, read: _Timed, results: Results, seconds: float) -> None:
+        with self._failing(path):
+            start = time.perf_counter()
+            outputs = write_outputs(read.scan, results, self.pipeline.config, self.folder, read.seconds)
+            self.seconds.append(read.seconds + seconds + time.perf_counter() - start)
+            self.detections += len(results["detections"])
+            self.tell(
+                {
+                    "event": "finished",
+                    "scan": str(path),
+                    "scan_id": results["scan_id"],
+                    "detections": len(results["detections"]),
+                    "seconds": round(self.seconds[-1], 3),
+                    "outputs": [str(output) for output in outputs],
+                }
+            )
+
+    @contextmanager
+    def _failing(self, path: Path) -> Iterator[None]:
+        """Note what goes wrong with this scan; raise what would go wrong with every other."""
+        try:
+            yield
+        except FATAL:
+            raise
+        except Exception as error:  # a fault in one scan must not cost the others
+            log.debug("%s failed", path, exc_info=True)
+            failure = _plain(path, error)
+            self.failures[str(path)] = failure
+            self.tell({"event": "failed", "scan": str(path), "error": type(error).__name__, "message": str(failure)})
+
+
+def _plain(path: Path, error: Exception) -> PivotError:
+    """The error in words for the user; a new one, because the old one's traceback holds on to the scan."""
+    match error:
+        case PivotError():
+            message = str(error)
+        case MemoryError():
+            message = "not enough memory to write its results"
+        case _:
+            message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; PIVOT_LOG=debug tells more"
+    kind = type(error) if isinstance(error, PivotError) else PivotError
+    return kind(message if message.startswith(f"{path}: ") else f"{path}: {message}")
+
+
+def _read(path: Path) -> _Timed:
+    start = time.perf_counter()
+    scan = read_scan(path)
+    return _Timed(scan, time.perf_counter() - start)

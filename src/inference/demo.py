@@ -1,0 +1,46 @@
+"""A first run without any data: a synthetic chest, its truth beside what was found."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from ..data.phantom import PhantomNodule, chest_phantom
+from ..files import whole_file
+from ..types import Detection
+from .batch import infer_file
+from .output_formatter import load_report
+from .outputs import output_names
+from .pipeline import InferencePipeline
+from .progress import Listener
+
+__all__ = ["run_demo"]
+
+
+def run_demo(pipeline: InferencePipeline, folder: Path, progress: Listener) -> list[dict[str, Any]]:
+    """Write `demo.nii.gz` and its results to `folder`; each drawn nodule with what was found of it.
+
+    Raises:
+        BadOutput: the folder cannot be written to.
+    """
+    scan, truth = chest_phantom()
+    with whole_file(folder / "demo.nii.gz") as partial:
+        nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), partial)
+    infer_file(pipeline, folder / "demo.nii.gz", folder, progress=progress)
+    found = load_report(folder / output_names("demo", pipeline.config.output)[-1])["detections"]
+    nodules = [_compare(nodule, found) for nodule in truth]
+    progress({"event": "demo", "nodules": nodules})
+    return nodules
+
+
+def _compare(nodule: PhantomNodule, found: list[Detection]) -> dict[str, Any]:
+    """What was drawn, and the strongest detection whose centre lies within it."""
+    reach = nodule.diameter_mm / 2
+    hits = [hit for hit in found if np.linalg.norm(np.subtract(hit["coordinates"], nodule.coordinates)) < reach]
+    return {
+        "diameter_mm": nodule.diameter_mm,
+        "nodule_type": nodule.nodule_type,
+        "found_mm": hits[0]["diameter_mm"] if hits else None,
+        "confidence": hits[0]["confidence"] if hits else None,
+    }

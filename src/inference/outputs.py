@@ -1,0 +1,138 @@
+"""All files of one scan: written together or not at all, and recognised as complete by a later run.
+
+The JSON report comes last, so where it is, the scan is done. It is kept even where it was not asked
+for (`formats.detections: csv`, `save_detections: false`), under a name that begins with a dot.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, Output
+from ..errors import BadConfig, BadOutput
+from ..files import whole_files
+from ..types import Results, Scan, Volume
+from ..viz.overlay import find_colormap, visualize_detections
+from .output_formatter import load_report, save_csv, save_heatmap, save_json
+
+__all__ = ["check_outputs", "is_complete", "output_names", "write_outputs"]
+
+log = logging.getLogger("pivot")
+# What changes how fast results come, not what they are. The checkpoint is known by its hash.
+WITHOUT_EFFECT = {
+    "versions.python",
+    "versions.torch",
+    "versions.numpy",
+    "config.model.checkpoint",
+    "config.model.device",
+    *(
+        f"config.inference.{key}"
+        for key in ("device", "batch_size", "num_workers", "prefetch_factor", "cudnn_benchmark", "clear_cache")
+    ),
+}
+
+
+def check_outputs(config: Config) -> None:
+    """Refuse, before any work is done, outputs that could not be written after it.
+
+    Raises:
+        BadConfig: nothing is to be written, or the picture's colormap does not exist.
+    """
+    wanted = config.output
+    if not (wanted.save_detections or wanted.save_heatmap or wanted.save_visualization):
+        msg = "output.save_detections, save_heatmap and save_visualization are all false: nothing would be written"
+        raise BadConfig(msg)
+    if wanted.save_visualization:
+        find_colormap(config.visualization.colormap)
+    if wanted.save_report or config.visualization.save_3d:
+        log.warning("the PDF report and the 3D page are not built yet: output.save_report and save_3d are ignored")
+
+
+def output_names(scan_id: str, wanted: Output) -> list[str]:
+    """The names of a scan's files, in the order in which they are written; the report is the last."""
+    names = []
+    if wanted.save_heatmap:
+        names.append(f"{scan_id}_heatmap{'.npy' if wanted.formats.heatmap == 'numpy' else '.nii.gz'}")
+    if wanted.save_visualization:
+        names.append(f"{scan_id}_visualization.png")
+    formats = wanted.formats.detections if wanted.save_detections else "none"
+    if formats in ("csv", "both"):
+        names.append(f"{scan_id}_detections.csv")
+    return [*names, f"{'' if formats in ('json', 'both') else '.'}{scan_id}_detections.json"]
+
+
+def write_outputs(
+    scan: Scan, results: Results, config: Config, folder: str | Path, seconds_to_read: float | None = None
+) -> list[Path]:
+    """Write what the configuration asks for into `folder`: every file of the scan, or none.
+
+    Raises:
+        BadOutput: the folder cannot be written to.
+    """
+    start = time.perf_counter()
+    names = output_names(results["scan_id"], config.output)
+    with whole_files(folder, last=names[-1]) as draft:
+        for path in (draft / name for name in names[:-1]):
+            if path.suffix == ".csv":
+                save_csv(results, path)
+            elif path.suffix == ".png":
+                _draw(scan, results, config, path)
+            else:
+                save_heatmap(results["heatmap"], path)
+        save_json(_timed(results, seconds_to_read, time.perf_counter() - start), draft / names[-1])
+    return [Path(folder, name) for name in names]
+
+
+def is_complete(scan_id: str, wanted: Output, folder: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether the scan's files are all in `folder`, made with the same model, version and settings.
+
+    `origin` is that of `InferencePipeline`. Where the files are there but differ, a warning says in what.
+    """
+    names = output_names(scan_id, wanted)
+    if not all((folder / name).is_file() for name in names):
+        return False
+    try:
+        metadata = load_report(folder / names[-1])["metadata"]
+    except BadOutput as error:
+        log.warning("%s is done again: %s", scan_id, error)
+        return False
+    earlier = dict(_flat({key: metadata.get(key) for key in origin}))
+    now = dict(_flat(origin))
+    changed = {key for key in earlier | now if earlier.get(key) != now.get(key)} - WITHOUT_EFFECT
+    if changed:
+        log.warning("%s is done again: its results were made with another %s", scan_id, ", ".join(sorted(changed)))
+    return not changed
+
+
+def _draw(scan: Scan, results: Results, config: Config, path: Path) -> None:
+    look = config.visualization
+    visualize_detections(
+        scan=Volume(scan.array, scan.affine),
+        detections=results["detections"],
+        spacing=scan.spacing,
+        output_path=path,
+        num_slices=look.num_slices,
+        colormap=look.colormap,
+        alpha=look.overlay_alpha,
+        heatmap=results["heatmap"],
+    )
+
+
+def _timed(results: Results, read: float | None, write: float) -> dict[str, Any]:
+    """The report with the time that its reading and writing took; of the latter all but the report itself."""
+    metadata = results["metadata"]
+    timings = {**metadata["timings_seconds"], "write": round(write, 3)}
+    if read is not None:
+        timings = {"read": round(read, 3), **timings}
+    return {**results, "metadata": {**metadata, "timings_seconds": timings}}
+
+
+def _flat(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """`inference.batch_size: 4` for `{"inference": {"batch_size": 4}}`."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value

@@ -1,0 +1,60 @@
+"""Reading ahead of a slower consumer, without filling the memory.
+
+One item is read ahead; each time that the consumer had to wait, one more, up to a limit. Where inference
+is slower than reading, three volumes are in memory (one read, one inferred, one written), however many
+workers there are; more only where they save time.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
+from typing import ParamSpec, TypeVar
+
+__all__ = ["executor", "read_ahead"]
+
+Item = TypeVar("Item")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def executor(workers: int) -> Executor:
+    """Threads; or, with no `workers`, the calling thread, which does each thing when it is submitted."""
+    return ThreadPoolExecutor(workers) if workers else _Here()
+
+
+def read_ahead(
+    readers: Executor, read: Callable[[Item], T], items: Sequence[Item], most: int
+) -> Generator[tuple[Item, Future[T]], None, None]:
+    """Each item with its read, under way or done; one more ahead, up to `most`, each time that one comes late.
+
+    What was read ahead in vain is cancelled when the generator is closed.
+    """
+    queue: deque[tuple[Item, Future[T]]] = deque()
+    rest, ahead = iter(items), 0
+
+    def submit(count: int) -> None:
+        queue.extend((item, readers.submit(read, item)) for item in islice(rest, count))
+
+    try:
+        submit(1)
+        while queue:
+            item, reading = queue.popleft()
+            if not reading.done():
+                ahead = min(ahead + 1, most)
+            submit(ahead - len(queue))
+            yield item, reading
+            submit(0 if queue else 1)
+    finally:
+        for _, reading in queue:
+            reading.cancel()
+
+
+class _Here(Executor):
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - the future's `result` raises it
+            future.set_exception(error)
+        return future

@@ -1,0 +1,246 @@
+"""Batches: what fails, what is skipped, what stops everything; on a network that finds nothing."""
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from src.config import Config
+from src.errors import BadConfig, BadOutput, BadScan, PivotError
+from src.inference import batch, outputs, pipeline
+from src.inference.batch import BatchResults, batch_inference, infer_file, open_pipeline
+from src.inference.main import main
+
+from .small_scans import block, save_nifti, tiny_checkpoint
+
+Run: TypeAlias = Callable[..., BatchResults]
+QUICK = {"output": {"save_visualization": False}}
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A folder of two scans, with a broken one between them."""
+    for name in ("a", "c"):
+        save_nifti(block()[0], tmp_path / "scans" / f"{name}.nii.gz")
+    (tmp_path / "scans" / "b.nii.gz").write_text("text")
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def run(tmp_path: Path, scans: Path) -> Run:
+    checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
+
+    def run(**changes: Any) -> BatchResults:  # noqa: ANN401 - arguments of `batch_inference`
+        given = {"checkpoint": checkpoint, "input_dir": scans, "output_dir": tmp_path / "out", "config": QUICK}
+        return batch_inference(**{**given, **changes})
+
+    return run
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def outputs_of(*scan_ids: str) -> set[str]:
+    return {f"{scan_id}_{kind}" for scan_id in scan_ids for kind in ("detections.json", "heatmap.nii.gz")}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_a_broken_scan_is_reported_and_the_others_are_done(
+    run: Run, scans: Path, tmp_path: Path, num_workers: int
+) -> None:
+    events: list[dict[str, Any]] = []
+    done = run(num_workers=num_workers, batch_size=1, progress=events.append)
+    broken = str(scans / "b.nii.gz")
+    assert (done["num_scans"], done["total_detections"], done["skipped"]) == (2, 0, [])
+    assert list(done["failed"]) == [broken]
+    assert done["failed"][broken].startswith(f"{broken}: is not gzip data")
+    assert 0 < done["avg_time"] < 60
+    assert names(tmp_path / "out") == outputs_of("a", "c")
+    begun = [event["scan"] for event in events if event["event"] == "start"]
+    assert begun == [str(scans / f"{name}.nii.gz") for name in "abc"]
+    assert {event["scan_id"] for event in events if event["event"] == "finished"} == {"a", "c"}
+    assert events[-1] == {"event": "summary", **done}
+
+
+def test_writing_happens_beside_inference_unless_there_are_no_workers(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def write(*arguments: Any) -> list[Path]:  # noqa: ANN401
+        threads.append(threading.get_ident())
+        return outputs.write_outputs(*arguments)
+
+    monkeypatch.setattr(batch, "write_outputs", write)
+    run()
+    assert threading.get_ident() not in threads
+    threads.clear()
+    run(num_workers=0)
+    assert set(threads) == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "kind", "message"),
+    [
+        ("predict_windows", MemoryError(), "PivotError", "not enough memory for this scan: lower inference.batch_size"),
+        ("predict_windows", RuntimeError("CUDA out of memory. Tried"), "PivotError", "not enough memory for this scan"),
+        ("predict_windows", RuntimeError("DefaultCPUAllocator: can't"), "PivotError", "not enough memory for this"),
+        ("predict_windows", KeyError("surprise"), "KeyError", "unexpected KeyError: 'surprise'; PIVOT_LOG=debug tells"),
+        ("predict_windows", RuntimeError("two\nlines"), "RuntimeError", "unexpected RuntimeError: two lines;"),
+        ("predict_windows", BadScan("too odd"), "BadScan", "too odd"),
+        ("write_outputs", MemoryError(), "MemoryError", "not enough memory to write its results"),
+        ("write_outputs", ValueError("no font"), "ValueError", "unexpected ValueError: no font"),
+    ],
+)
+def test_a_failure_in_inference_or_writing_costs_one_scan(
+    run: Run,
+    scans: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+    error: Exception,
+    kind: str,
+    message: str,
+) -> None:
+    module = pipeline if where == "predict_windows" else batch
+    original, left = getattr(module, where), [error]
+
+    def fail_once(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        if left:
+            raise left.pop()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, where, fail_once)
+    events: list[dict[str, Any]] = []
+    with caplog.at_level(logging.DEBUG, "pivot"):
+        done = run(progress=events.append)
+    path = str(scans / "a.nii.gz")
+    assert done["failed"][path].startswith(f"{path}: {message}")
+    assert "\n" not in done["failed"][path]
+    assert kind in [event["error"] for event in events if event["event"] == "failed" and event["scan"] == path]
+    assert {record.levelno for record in caplog.records if record.exc_info} == {logging.DEBUG}
+    assert done["num_scans"] == 1
+    assert names(scans.parent / "out") == outputs_of("c")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_full_disk_stops_everything_and_leaves_no_half_scan(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(outputs, "save_json", full)  # the last file of a scan
+    events: list[dict[str, Any]] = []
+    with pytest.raises(BadOutput, match=r"cannot write .*out: No space left on device"):
+        run(num_workers=num_workers, progress=events.append)
+    assert names(tmp_path / "out") == set()
+    assert not {event["event"] for event in events} & {"finished", "summary"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"input_dir": "{out}"}, BadConfig, "is the input folder: heatmaps in it would be taken for scans"),
+        ({"input_dir": "{out}/none"}, BadScan, "there is no such file or folder"),
+        ({"batch_size": 0}, BadConfig, "inference.batch_size: .* greater than or equal to 1"),
+        ({"num_workers": -1}, BadConfig, "inference.num_workers"),
+        ({"config": {"inference": {"patch_size": [30, 30, 30]}}}, BadConfig, "patch_size .* does not suit"),
+        ({"config": {"visualization": {"colormap": "hott"}}}, BadConfig, "unknown colormap 'hott'"),
+        ({"device": "tpu"}, BadConfig, "unknown device 'tpu'"),
+    ],
+)
+def test_what_concerns_every_scan_stops_the_batch(
+    run: Run, tmp_path: Path, changes: dict[str, Any], error: type[PivotError], message: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    filled = {key: v.format(out=tmp_path / "out") if isinstance(v, str) else v for key, v in changes.items()}
+    with pytest.raises(error, match=message):
+        run(**filled)
+    assert names(tmp_path / "out") == set()
+
+
+def test_two_scans_of_one_name_are_refused_before_any_is_done(run: Run, scans: Path, tmp_path: Path) -> None:
+    shutil.copy(scans / "a.nii.gz", scans / "a.mhd")
+    with pytest.raises(BadScan, match=r"a\.mhd and a\.nii\.gz would both be called a: rename one of them"):
+        run()
+    assert names(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("formats", [{"detections": "json"}, {"detections": "csv"}, {"detections": "both"}])
+def test_a_resumed_batch_does_only_what_is_missing(
+    run: Run, scans: Path, tmp_path: Path, formats: dict[str, str]
+) -> None:
+    config = {"output": {"save_visualization": False, "formats": formats}}
+    run(config=config)
+    out = tmp_path / "out"
+    before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
+    (out / "c_heatmap.nii.gz").unlink()
+    events: list[dict[str, Any]] = []
+    done = run(config=config, resume=True, batch_size=2, progress=events.append)
+    assert done["skipped"] == [str(scans / "a.nii.gz")]
+    assert done["num_scans"] == 1
+    assert [event["scan"] for event in events if event["event"] == "skipped"] == done["skipped"]
+    assert names(out) == set(before)
+    changed = {name for name in before if (out / name).stat().st_mtime_ns != before[name]}
+    assert changed == {name for name in before if name.lstrip(".").startswith("c_")}
+    assert run(config=config)["skipped"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"config": {**QUICK, "post_processing": {"nms": {"iou_threshold": 0.4}}}}, "iou_threshold"),
+        ({"config": {"output": {"save_visualization": False, "formats": {"heatmap": "numpy"}}}}, ""),
+        ({"checkpoint": "other"}, "checkpoint.sha256"),
+    ],
+)
+def test_results_of_another_model_or_config_are_made_again_with_a_note(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], note: str
+) -> None:
+    run()
+    if "checkpoint" in change:
+        change = {"checkpoint": tiny_checkpoint(tmp_path / "other.pth", version="2")}
+    done = run(resume=True, **change)
+    assert done["num_scans"] == 2
+    assert not note or "a is done again: its results were made with another" in caplog.text
+    assert note in caplog.text
+
+
+def test_a_damaged_report_is_no_proof_of_results(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run()
+    (tmp_path / "out" / "a_detections.json").write_text("{")
+    assert run(resume=True)["num_scans"] == 1
+    assert "a is done again" in caplog.text
+
+
+def test_one_file_raises_what_a_batch_reports(tmp_path: Path, scans: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
+    ready = open_pipeline(checkpoint, Config.model_validate(QUICK), "cpu", tmp_path / "out")
+    with pytest.raises(BadScan, match="is not gzip data"):
+        infer_file(ready, scans / "b.nii.gz", tmp_path / "out")
+    assert infer_file(ready, scans / "a.nii.gz", tmp_path / "out")["num_scans"] == 1
+    assert infer_file(ready, scans / "a.nii.gz", tmp_path / "out", resume=True)["skipped"] == [str(scans / "a.nii.gz")]
+
+
+def test_the_command_line_says_how_many_and_which_failed(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
+    config = tmp_path / "quick.yaml"
+    config.write_text("output: {save_visualization: false}")
+    places = {"--checkpoint": checkpoint, "--input-dir": scans, "--output-dir": tmp_path / "out", "--config": config}
+    command = [str(part) for place in places.items() for part in place] + ["--batch-size", "4", "--num-workers", "8"]
+    assert main(command) == 7
+    told = capsys.readouterr()
+    assert told.out.startswith("2 scans, 0 nodules, ")
+    assert told.err.startswith(f"failed: {scans / 'b.nii.gz'}: is not gzip data")
+    assert told.err.count("\n") == 1
+    (scans / "b.nii.gz").unlink()
+    assert main([*command, "--resume"]) == 0
+    assert "0 scans, 0 nodules; 2 complete already; results in" in capsys.readouterr().out

@@ -1,0 +1,224 @@
+"""The loaded model on small blocks of the synthetic chest, with the shipped weights."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from src import __version__
+from src.data.loader import load_scan
+from src.errors import BadConfig, BadScan
+from src.inference import sliding_window
+from src.inference.main import InferencePipeline
+from src.inference.output_formatter import load_detections
+from src.inference.outputs import output_names, write_outputs
+from src.types import Detection, Scan, Volume
+
+from .small_scans import block, save_nifti, tiny_checkpoint
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "tta": {"inference": {"tta": {"enabled": True, "num_augmentations": 3, "augmentations": ["flip_x", "flip_z"]}}},
+    "whole volume": {"inference": {"mode": "whole_volume", "batch_size": 1}},
+    "small patches": {"inference": {"patch_size": [48, 48, 48], "overlap": 0.5, "batch_size": 3}},
+    "linear": {"inference": {"patch_size": [48, 48, 48], "stride": [24, 32, 48], "blending": {"method": "linear"}}},
+}
+
+
+def off(found: Detection, number: int = 0) -> float:
+    """The distance to the drawn nodule in mm."""
+    return float(np.linalg.norm(np.subtract(found["coordinates"], block(number)[1].coordinates)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_mode_finds_and_measures_the_nodule(name: str) -> None:
+    ready = InferencePipeline(config=CONFIGS[name])
+    steps: list[tuple[int, int]] = []
+    results = ready.predict(block()[0], progress=lambda done, total: steps.append((done, total)))
+    first = results["detections"][0]
+    assert off(first) < 2
+    assert first["diameter_mm"] == pytest.approx(20, abs=1)
+    assert first["diameter_source"] == "segmentation"
+    windows = results["metadata"]["windows"]
+    assert steps[-1] == (windows, windows)
+    assert windows == {"small patches": 8, "linear": 8}.get(name, 1)
+    heatmap = results["heatmap"]
+    assert heatmap.shape == block()[0].shape
+    assert heatmap.dtype == np.float32
+    assert 0 <= heatmap.min() < 0.1
+    assert 0.4 < heatmap[first["coordinates_voxel"]] <= heatmap.max() <= 1
+
+
+def test_augmentation_changes_the_heatmap_a_little() -> None:
+    plain, averaged = (InferencePipeline(config=CONFIGS[name]).predict(block()[0]) for name in ("default", "tta"))
+    difference = np.abs(np.asarray(plain["heatmap"]) - np.asarray(averaged["heatmap"]))
+    assert 0.001 < difference.max() < 0.5
+    assert plain["metadata"]["config"]["inference"]["tta"]["enabled"] is False
+
+
+class Overflowing(torch.nn.Module):
+    """Adds what is 0 in float32, and NaN in float16, which ends at 65,504."""
+
+    output_stride = 2
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.multiple = model, model.multiple
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        large = torch.full((1, 1), 300.0)
+        maps: torch.Tensor = self.model(x)
+        return maps.float() + 0 * torch.mm(large, large).float().sum()
+
+
+def test_what_overflows_in_half_precision_is_repeated_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"inference": {"patch_size": [48, 48, 48], "batch_size": 3}}
+    ready = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), config)
+    expected = ready.predict(block()[0])
+    ready.model = Overflowing(ready.model)
+    monkeypatch.setattr(sliding_window, "precision", lambda *_, **__: torch.float16)
+    results = ready.predict(block()[0])
+    assert results["metadata"]["windows"] == 8
+    assert results["metadata"]["windows_retried"] == 3  # batches
+    assert expected["metadata"]["windows_retried"] == 0
+    np.testing.assert_allclose(results["heatmap"], expected["heatmap"], atol=1e-3)
+    assert "is repeated in float32" in caplog.text
+
+
+@pytest.mark.parametrize("order", [[[0, 1], [1, 1], [2, 1]], [[2, -1], [0, 1], [1, -1]], [[1, 1], [0, -1], [2, -1]]])
+def test_outputs_lie_on_the_scan_whatever_its_axes(order: list[list[int]], tmp_path: Path) -> None:
+    scan, nodule = block()
+    image = nibabel.Nifti1Image(scan.array, scan.affine).as_reoriented(order)
+    turned = Scan(np.asarray(image.dataobj), image.affine, "turned")
+    ready = InferencePipeline()
+    results = ready.predict(turned)
+    write_outputs(turned, results, ready.config, tmp_path)
+    overlay = nibabel.Nifti1Image.from_filename(tmp_path / "turned_heatmap.nii.gz")
+    assert overlay.shape == turned.shape
+    np.testing.assert_allclose(overlay.affine, turned.affine, atol=1e-4)
+    hottest = np.unravel_index(np.argmax(overlay.get_fdata()), overlay.shape)
+    (first,) = load_detections(tmp_path / "turned_detections.json")
+    lps = np.array([-1, -1, 1]) * nibabel.affines.apply_affine(overlay.affine, hottest)
+    assert np.linalg.norm(lps - nodule.coordinates_lps) < 4
+    assert np.linalg.norm(np.subtract(first["coordinates_lps"] or (0, 0, 0), nodule.coordinates_lps)) < 2
+    np.testing.assert_allclose(np.divide(first["coordinates"], turned.spacing), first["coordinates_voxel"], atol=0.51)
+    spread = np.abs(overlay.get_fdata() - np.asarray(results["heatmap"])).max()
+    assert spread <= 0.5 / 255 + 1e-6
+
+
+def test_the_guides_calls_work_on_a_loaded_scan(tmp_path: Path) -> None:
+    scan, spacing = load_scan(save_nifti(block()[0], tmp_path / "patient_001.nii.gz"))
+    ready = InferencePipeline(checkpoint="checkpoints/best_model.pth", config={}, device="cpu")
+    results = ready.predict(scan, spacing)
+    ready.save_detections(results, tmp_path / "detections.json")
+    ready.save_detections(results, tmp_path / "detections.csv")
+    ready.save_heatmap(results["heatmap"], tmp_path / "heatmap.nii.gz")
+    ready.save_heatmap(results["heatmap"], tmp_path / "heatmap.npy")
+    report = json.loads((tmp_path / "detections.json").read_text())
+    assert "heatmap" not in report
+    assert load_detections(tmp_path / "detections.json") == report["detections"]
+    np.testing.assert_allclose(np.load(tmp_path / "heatmap.npy"), results["heatmap"])
+    overlay = nibabel.Nifti1Image.from_filename(tmp_path / "heatmap.nii.gz")
+    np.testing.assert_allclose(overlay.affine, block()[0].affine, atol=1e-4)
+    rows = (tmp_path / "detections.csv").read_text().splitlines()
+    assert rows[0] == (
+        "scan_id,detection_id,coord_x,coord_y,coord_z,diameter_mm,confidence,malignancy_score,risk_category"
+    )
+    assert len(rows) == 1 + len(report["detections"])
+    assert rows[1].endswith(",,")  # no score of malignancy
+    assert off(report["detections"][0]) < 2
+
+
+def test_a_plain_array_is_placed_by_its_spacing_alone() -> None:
+    scan, _ = block()
+    results = InferencePipeline().predict(np.asarray(scan.array), scan.spacing)
+    assert off(results["detections"][0]) < 2
+    assert results["detections"][0]["coordinates_lps"] is None
+
+
+def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
+    scan, _ = block()
+    ready = InferencePipeline(config={"output": {"formats": {"detections": "both"}}, "inference": {"batch_size": 2}})
+    files = write_outputs(scan, ready.predict(scan), ready.config, tmp_path, seconds_to_read=1.5)
+    assert [file.name for file in files] == output_names("block_0", ready.config.output)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in files}
+    report = json.loads(files[-1].read_text())
+    assert list(report) == ["scan_id", "model", "timestamp", "metadata", "detections", "summary"]
+    about = report["metadata"]
+    assert about["spacing"] == [2, 2, 2.5]
+    assert about["shape"] == list(scan.shape)
+    np.testing.assert_allclose(about["affine"], scan.affine)
+    assert about["checkpoint"]["sha256"] == ready.checkpoint.sha256
+    assert about["config"]["inference"]["batch_size"] == 2
+    assert about["versions"]["pivot"] == __version__
+    assert list(about["timings_seconds"]) == ["read", "preprocess", "inference", "postprocess", "write"]
+    assert about["timings_seconds"]["read"] == 1.5
+    summary = report["summary"]
+    assert summary["num_detections"] == len(report["detections"]) == 1
+    assert [summary[f"{risk}_risk_count"] for risk in ("high", "intermediate", "low")] == [0, 0, 0]
+    assert summary["unscored_count"] == 1
+    (found,) = report["detections"]
+    assert {"id", "coordinates", "coordinates_voxel", "coordinates_lps", "diameter_mm", "confidence"} < set(found)
+    assert found["triage"]["malignancy_score"] is None
+    assert found["properties"]["mean_intensity"] == pytest.approx(0, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("scan", "spacing", "message"),
+    [
+        (np.zeros((20, 20, 20)), None, r"needs its spacing: predict\(scan, spacing\)"),
+        (np.zeros((20, 20, 20)), (1, 1), "must be three positive numbers"),
+        (np.zeros((20, 20, 20)), (1, 0, 1), "must be three positive numbers"),
+        (np.zeros((20, 20, 20)), (1, 1, np.nan), "must be three positive numbers"),
+        (np.zeros((20, 20)), (1, 1, 1), "the given array holds a 2D image"),
+        (np.zeros((20, 20, 20, 3)), (1, 1, 1), "the given array holds 4D data"),
+        (np.zeros((1, 1, 1)), (1, 1, 1), "has only 1 x 1 x 1 voxels"),
+        (np.zeros((30, 30, 30)), (1, 1, 1), "holds the value 0 in every voxel"),
+        (np.full((30, 30, 30), np.nan), (1, 1, 1), "holds 27000 NaN or infinite voxels"),
+        (np.random.default_rng(0).random((30, 30, 30)), (1, 1, 1), "look normalised"),
+        (np.zeros((30, 30, 30), complex), (1, 1, 1), "holds complex128 values"),
+        (Volume(np.zeros((30, 30, 30)), np.eye(4)), (1, 1, 2), r"\(1, 1, 2\)|\[1, 1, 2\] contradicts the scan's own"),
+    ],
+)
+def test_an_array_that_is_no_scan_is_refused(scan: Any, spacing: Any, message: str, tmp_path: Path) -> None:  # noqa: ANN401
+    with pytest.raises(BadScan, match=message):
+        InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan, spacing)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"normalization_method": "zscore"}, "input.normalization_method is 'zscore', but .* trained with 'minmax'"),
+        ({"normalize": False}, "input.normalize is False, but the model was trained with True"),
+        ({"spacing": [2, 2, 2]}, r"input.spacing is \(2.0, 2.0, 2.0\), but .* trained with \(1.0, 1.0, 1.0\)"),
+        ({"clip_range": [-1000, 1000]}, "input.clip_range"),
+    ],
+)
+def test_a_config_that_contradicts_the_model_is_refused(wanted: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=message):
+        InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), {"input": wanted})
+
+
+def test_a_model_that_was_trained_on_other_intensities_is_given_those(tmp_path: Path) -> None:
+    zscore = tiny_checkpoint(tmp_path / "z.pth", preprocessing={"normalization_method": "zscore", "spacing": (2, 2, 2)})
+    ready = InferencePipeline(zscore, {"input": {"normalization_method": "zscore", "spacing": [2, 2, 2]}})
+    seen: list[torch.Tensor] = []
+    ready.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ready.predict(block()[0])
+    assert seen[0].shape[2:] == (32, 32, 36)  # of 2 mm, and multiples of 4
+    assert abs(float(seen[0].mean())) < 0.1
+
+
+def test_another_device_than_there_is_becomes_the_cpu_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "pivot"):
+        assert InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), device="cuda:99").device.type == "cpu"
+    assert "cuda:99 is not available" in caplog.text

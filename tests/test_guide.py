@@ -66,9 +66,10 @@ def place(tmp_path: Path, blocks: list[Found], root: Path, monkeypatch: pytest.M
         scan, _ = blocks[index]
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), tmp_path / name)
-    for name in ("checkpoints/best_model.pth", "configs/inference.yaml"):
-        (tmp_path / name).parent.mkdir()
-        shutil.copy(root / name, tmp_path / name)
+    for name in ("checkpoints/best_model.pth", "configs/inference.yaml", "calibration/triage_calibration.json"):
+        if (root / name).exists():
+            (tmp_path / name).parent.mkdir()
+            shutil.copy(root / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

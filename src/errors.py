@@ -11,6 +11,8 @@
 A message says what is wrong, where, and what to do about it.
 """
 
+from typing import NoReturn
+
 __all__ = [
     "BadCheckpoint",
     "BadConfig",
@@ -19,6 +21,7 @@ __all__ = [
     "NotBuilt",
     "PivotError",
     "SomeScansFailed",
+    "not_built",
 ]
 
 
@@ -60,6 +63,12 @@ class NotBuilt(PivotError):
 
     exit_code = 6
     status = 501
+
+
+def not_built(feature: str, instead: str) -> NoReturn:
+    """Raise `NotBuilt` for a documented `feature` that does not exist yet, with what to do instead."""
+    msg = f"{feature} is not built yet: {instead}"
+    raise NotBuilt(msg)
 
 
 class SomeScansFailed(PivotError):

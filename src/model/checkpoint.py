@@ -11,7 +11,8 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ..errors import BadCheckpoint
 from ..files import whole_file
 from .unet import UNet
 
-__all__ = ["About", "Checkpoint", "default_checkpoint", "load_model", "save_checkpoint"]
+__all__ = ["EXTRA_FILE", "About", "Checkpoint", "default_checkpoint", "legacy_jit", "load_model", "save_checkpoint"]
 
 FORMAT = "pivot-checkpoint-1"
 EXTRA_FILE = "pivot.json"
@@ -153,13 +154,20 @@ def _is_torchscript(path: Path) -> bool:
 def _read_torchscript(path: Path) -> tuple[nn.Module, About]:
     extra = {EXTRA_FILE: ""}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is legacy, and still what the guide uses
+        with legacy_jit():
             model = torch.jit.load(path, map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         msg = f"{path} is damaged or not TorchScript ({_first_line(error)})"
         raise BadCheckpoint(msg) from None
     return model.eval(), _about(path, _json(path, extra[EXTRA_FILE]))
+
+
+@contextmanager
+def legacy_jit() -> Iterator[None]:
+    """Where torch does not warn that TorchScript is deprecated: it is a documented format of PIVOT's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+        yield
 
 
 def _json(path: Path, text: str | bytes | None) -> dict[str, Any]:

@@ -1,0 +1,243 @@
+"""docs/guide.md is the acceptance test: somebody reads it from top to bottom and does all of it."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser
+
+from src.config import Config, load_config
+from src.data.loader import find_scans, scan_name
+from src.data.phantom import PhantomNodule, chest_phantom
+from src.errors import NotBuilt
+from src.inference.main import main
+from src.inference.output_formatter import load_detections
+from src.types import Scan
+from tests.guide_blocks import FENCE, commands, leaves, spans
+
+# Lines that need a cluster or a server, which the machine that runs the tests is not.
+ELSEWHERE = re.compile(r"^(import (ray|websockets)|ray\.init\(.*\)|asyncio\.run\(.*\))$", re.MULTILINE)
+WIDTH, SPACING = 90.0, (1.5, 1.5, 2.0)  # mm
+Found = tuple[Scan, PhantomNodule]
+
+
+@pytest.fixture(scope="module")
+def blocks() -> list[Found]:
+    """Two parts of a chest as small scans, each with the nodule in its middle."""
+    scan, truth = chest_phantom(spacing=SPACING)
+    return [_cut(scan, truth[0]), _cut(scan, truth[1])]
+
+
+def _cut(scan: Scan, nodule: PhantomNodule) -> Found:
+    low = np.maximum(np.round((np.array(nodule.coordinates) - WIDTH / 2) / scan.spacing), 0).astype(int)
+    high = low + np.round(WIDTH / np.array(scan.spacing)).astype(int)
+    shift = np.eye(4)
+    shift[:3, 3] = low
+    array = scan.array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    x, y, z = np.array(nodule.coordinates) - low * scan.spacing
+    return Scan(array, scan.affine @ shift), dataclasses.replace(nodule, coordinates=(x, y, z))
+
+
+@pytest.fixture
+def place(tmp_path: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all the files that the guide speaks of, which becomes the current one."""
+    for index, name in [
+        (0, "scan.nii.gz"),
+        (1, "data/test/patient_001.nii.gz"),
+        (0, "data/test/scans/one.nii.gz"),
+        (1, "data/test/scans/other.nii.gz"),
+        (0, "data/test/batch_0/one.nii.gz"),
+        (1, "data/test/batch_1/other.nii.gz"),
+    ]:
+        scan, _ = blocks[index]
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), tmp_path / name)
+    for name in ("checkpoints/best_model.pth", "configs/inference.yaml", "calibration/triage_calibration.json"):
+        if (root / name).exists():
+            (tmp_path / name).parent.mkdir()
+            shutil.copy(root / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Reader:
+    """Does what each block of the guide says, in a folder of their own."""
+
+    def __init__(self, place: Path, root: Path) -> None:
+        self.place, self.root = place, root
+        self.names: dict[str, Any] = {"__name__": "guide", "scan_paths": ["scan.nii.gz"]}
+        self.not_built: set[str] = set()
+        self.reports: list[dict[str, Any]] = []
+        self.headers: list[str] = []
+        self.blocks = 0
+
+    def read(self, guide: Path) -> None:
+        """Read and do everything, in order."""
+        actions = {"bash": self.bash, "python": self.python, "yaml": _yaml, "json": self.json, "csv": self.csv}
+        parsers = [CodeBlockParser(language, action) for language, action in actions.items()]
+        for example in Sybil(parsers).parse(guide).examples():
+            self.blocks += 1
+            example.evaluate()
+
+    def bash(self, example: Example) -> None:
+        script = str(example.parsed)
+        if "&\n" in script:
+            self._shell(script)
+            return
+        for words in commands(script):
+            self._command(words)
+
+    def _shell(self, script: str) -> None:
+        """Run a script in a real shell, in which `uv run` is this interpreter."""
+        uv = self.place / "bin" / "uv"
+        uv.parent.mkdir()
+        uv.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "$@"\n')
+        uv.chmod(0o755)
+        path = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607 - wherever it is
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(self.root)},
+            check=True,
+        )
+
+    def _command(self, words: list[str]) -> None:
+        match words:
+            case ["uv", "run", "python", "-m", "src.inference.main", *arguments]:
+                assert main(arguments) == 0
+            case ["uv", "run", "uvicorn", application, *_]:
+                module, name = application.split(":")
+                with pytest.raises(NotBuilt) as caught:
+                    getattr(import_module(module), name)
+                self.not_built.add(_origin(caught.tb))
+            case ["curl", *_]:
+                pass  # asks the server of the block before
+            case _:
+                pytest.fail(f"the tests do not know how to run {words}")
+
+    def python(self, example: Example) -> None:
+        code = "\n" * example.line + ELSEWHERE.sub("", example.parsed)
+        try:
+            exec(compile(code, example.path, "exec"), self.names)  # noqa: S102 - what the guide is tested by
+        except NotBuilt as error:
+            self.not_built.add(_origin(error.__traceback__))
+        except ModuleNotFoundError as error:
+            if error.name != "src.inference.triage_calibration":
+                raise
+            self.not_built.add(error.name)
+
+    def json(self, example: Example) -> None:
+        self.reports.append(json.loads(example.parsed))
+
+    def csv(self, example: Example) -> None:
+        self.headers.append(example.parsed.splitlines()[0])
+
+
+def _yaml(example: Example) -> None:
+    load_config(yaml.safe_load(example.parsed))
+
+
+def _origin(traceback: TracebackType | None) -> str:
+    """The module that said it is not built."""
+    modules = []
+    while traceback:
+        modules.append(traceback.tb_frame.f_globals["__name__"])
+        traceback = traceback.tb_next
+    return str(modules[-2])  # the last one is `src.errors`
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.load` is deprecated")  # as the guide says
+def test_all_of_the_guide_can_be_done(
+    place: Path,
+    blocks: list[Found],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scan, nodule = blocks[0]
+    monkeypatch.setattr("src.data.phantom.chest_phantom", lambda: (scan, [nodule]))  # a whole chest takes a minute
+    guide = root / "docs" / "guide.md"
+    text = guide.read_text(encoding="utf-8")
+    reader = Reader(place, root)
+    reader.read(guide)
+
+    assert reader.blocks == len(FENCE.findall(text)) == text.count("```") // 2
+    assert reader.not_built == set(re.findall(r"`(src\.[\w.]+)`", text.partition("## Not built yet")[2]))
+    assert caplog.text.count("is not available here: running on the CPU") <= 1
+    assert "not built yet" in caplog.text  # output.save_report
+
+    first = load_detections("results/scan_detections.json")[0]
+    assert np.linalg.norm(np.subtract(first["coordinates"], nodule.coordinates)) < nodule.diameter_mm / 2
+    _check_files(place, text)
+    [report], [header] = reader.reports, reader.headers
+    _check_contents(place, report, header)
+
+
+def _check_files(place: Path, text: str) -> None:
+    """Every result that the guide names was written, and those of each scan in a folder."""
+    built = text.partition("## Not built yet")[0]
+    for name in re.findall(r"results/[\w./]+\.\w+", built):
+        assert (place / name).is_file(), name
+    scripts = "".join(block for language, block in FENCE.findall(built) if language == "bash")
+    for words in commands(scripts):
+        if "--input-dir" in words:
+            source, target = (words[words.index(option) + 1] for option in ("--input-dir", "--output-dir"))
+            for scan in find_scans(source):
+                assert (place / target / f"{scan_name(scan)}_detections.json").is_file(), scan
+
+
+def _check_contents(place: Path, report: dict[str, Any], header: str) -> None:
+    """What was written has the documented keys and columns, no fewer and no more."""
+    for path in (place / "results").rglob("*detections.json"):
+        _same_keys(json.loads(path.read_text(encoding="utf-8")), report, str(path))
+    for path in (place / "results").rglob("*.csv"):
+        assert path.read_text(encoding="utf-8").splitlines()[0] == header
+
+
+def _same_keys(real: object, documented: object, where: str) -> None:
+    match real, documented:
+        case dict(), {}:
+            assert real.keys() == documented.keys() or not documented, where  # `{}` is an abbreviation
+            for key in documented:
+                _same_keys(real[key], documented[key], f"{where}: {key}")
+        case list(), [dict(example), *_]:
+            for item in real:
+                _same_keys(item, example, where)
+        case _:
+            assert isinstance(real, type(documented)) or None in (real, documented) or _numbers(real, documented), where
+
+
+def _numbers(*values: object) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _settings(root: Path) -> Iterator[str]:
+    """Settings in the prose, such as `min_distance: 5`."""
+    text = (root / "docs" / "guide.md").read_text(encoding="utf-8")
+    return (span for span in spans(text) if re.fullmatch(r"[a-z_.]+: [^?]+", span))
+
+
+def test_every_setting_in_the_prose_is_one(root: Path) -> None:
+    known = [path for path, _ in leaves(Config().model_dump())]
+    settings = list(_settings(root))
+    for setting in settings:
+        key, _, value = setting.partition(": ")
+        path, *_ = [path for path in known if f".{path}".endswith(f".{key}")]
+        config: Any = yaml.safe_load(value)
+        for part in reversed(path.split(".")):
+            config = {part: config}
+        load_config(config)
+    assert len(settings) > 5

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..data.files import whole_file
+from ..files import whole_file
 from ..errors import BadCheckpoint, BadConfig
 from ..model.checkpoint import EXTRA_FILE, legacy_jit, load_model
 

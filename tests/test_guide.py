@@ -134,10 +134,6 @@ class Reader:
             exec(compile(code, example.path, "exec"), self.names)  # noqa: S102 - what the guide is tested by
         except NotBuilt as error:
             self.not_built.add(_origin(error.__traceback__))
-        except ModuleNotFoundError as error:
-            if error.name != "src.inference.triage_calibration":
-                raise
-            self.not_built.add(error.name)
 
     def json(self, example: Example) -> None:
         self.reports.append(json.loads(example.parsed))

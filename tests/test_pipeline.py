@@ -17,6 +17,7 @@ from src.inference import sliding_window
 from src.inference.main import InferencePipeline
 from src.inference.output_formatter import load_detections
 from src.inference.outputs import output_names, write_outputs
+from src.triage.model import default_model, score
 from src.types import Detection, Scan, Volume
 
 from .small_scans import block, save_nifti, tiny_checkpoint
@@ -162,11 +163,13 @@ def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
     assert about["timings_seconds"]["read"] == 1.5
     summary = report["summary"]
     assert summary["num_detections"] == len(report["detections"]) == 1
-    assert [summary[f"{risk}_risk_count"] for risk in ("high", "intermediate", "low")] == [0, 0, 0]
-    assert summary["unscored_count"] == 1
     (found,) = report["detections"]
+    counted = {risk: summary[f"{risk}_risk_count"] for risk in ("high", "intermediate", "low")}
+    assert counted == {**dict.fromkeys(counted, 0), found["triage"]["risk_category"]: 1}
+    assert summary["unscored_count"] == 0
     assert {"id", "coordinates", "coordinates_voxel", "coordinates_lps", "diameter_mm", "confidence"} < set(found)
-    assert found["triage"]["malignancy_score"] is None
+    assert found["triage"] == score(found["properties"], found["diameter_mm"])
+    assert about["triage"]["model"] == default_model().name
     assert found["properties"]["mean_intensity"] == pytest.approx(0, abs=60)
 
 

@@ -37,10 +37,11 @@ from ..types import (
     Properties,
     Results,
     Scan,
-    Triage,
+   
     Vec3,
     Volume,
 )
+from ..triage.model import default_model, score
 from .nodule_properties import extract_properties
 from .output_formatter import save_csv, save_heatmap, save_json
 from .peak_detection import detect_peaks
@@ -50,7 +51,6 @@ from .tta import IDENTITY, views
 
 __all__ = ["InferencePipeline"]
 
-UNSCORED = Triage(malignancy_score=None, risk_category=None, reason="the malignancy head of this model is not trained")
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
 
@@ -144,6 +144,7 @@ class InferencePipeline:
         about = self.checkpoint.about
         return {
             "checkpoint": {"name": about.name, "version": about.version, "sha256": self.checkpoint.sha256},
+            "triage": {"model": default_model().name, "score": default_model().label},
             "config": self.config.model_dump(mode="json"),
             "versions": {
                 "pivot": __version__,
@@ -260,16 +261,17 @@ def _detection(
     index = map_points(np.linalg.inv(scan.affine), world)
     voxel = np.clip(np.round(index), 0, np.array(scan.shape) - 1).astype(int)
     measured = properties["effective_diameter_mm"]
+    diameter = round(float(measured if measured is not None else guess), 2)
     return Detection(
         id=0,
         coordinates=_vec3(index * scan.spacing),
         coordinates_voxel=(int(voxel[0]), int(voxel[1]), int(voxel[2])),
         coordinates_lps=_vec3(to_lps(scan.affine, index)) if placed else None,
-        diameter_mm=round(float(measured if measured is not None else guess), 2),
+        diameter_mm=diameter,
         diameter_source="segmentation" if measured is not None else "network",
         confidence=round(peak["confidence"], 4),
         properties=properties,
-        triage=UNSCORED,
+        triage=score(properties, diameter),
     )
 
 

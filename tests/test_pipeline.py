@@ -133,7 +133,8 @@ def test_the_guides_calls_work_on_a_loaded_scan(tmp_path: Path) -> None:
         "scan_id,detection_id,coord_x,coord_y,coord_z,diameter_mm,confidence,malignancy_score,risk_category"
     )
     assert len(rows) == 1 + len(report["detections"])
-    assert rows[1].endswith(",,")  # no score of malignancy
+    triage = report["detections"][0]["triage"]
+    assert rows[1].endswith(f",{triage['malignancy_score']},{triage['risk_category']}")
     assert off(report["detections"][0]) < 2
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.files import whole_file, writable_folder
+from ..files import whole_files, writable_folder
 from .evaluation import Evaluation
 from .froc import RATES
 
@@ -16,22 +16,21 @@ __all__ = ["row", "save", "table"]
 
 
 def save(evaluation: Evaluation, folder: Path) -> None:
-    """Write `froc.json`, `froc.csv` (every operating point) and `froc.png` into a folder.
+    """Write `froc.json`, `froc.csv` (every operating point) and `froc.png` into a folder: all or none.
 
     Raises:
         BadOutput: the folder cannot be written.
     """
     from .figure import draw_froc  # noqa: PLC0415 - matplotlib
 
-    writable_folder(folder)
-    with whole_file(folder / "froc.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(evaluation.curve._fields)
-        writer.writerows(np.stack(evaluation.curve, axis=1).tolist())
-    with whole_file(folder / "froc.png") as partial:
-        draw_froc(evaluation, partial)
-    with whole_file(folder / "froc.json") as partial:
-        partial.write_text(json.dumps(evaluation.figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with whole_files(writable_folder(folder), last="froc.json") as draft:
+        with (draft / "froc.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(evaluation.curve._fields)
+            writer.writerows(np.stack(evaluation.curve, axis=1).tolist())
+        draw_froc(evaluation, draft / "froc.png")
+        text = json.dumps(evaluation.figures, indent=2, allow_nan=False)
+        (draft / "froc.json").write_text(text + "\n", encoding="utf-8")
 
 
 def table(figures: dict[str, Any]) -> str:

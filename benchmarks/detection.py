@@ -23,7 +23,7 @@ from src.data.files import whole_file
 from src.data.loader import read_scan
 from src.eval.evaluation import Evaluation, evaluate
 from src.eval.matching import match
-from src.eval.output import save, table
+from src.eval.output import row, save, table
 from src.eval.reports import read_reports
 from src.eval.tables import Findings, Marks, read_findings
 from src.inference.pipeline import InferencePipeline
@@ -59,7 +59,7 @@ def main() -> None:
     name = yaml.safe_load(options.config.read_text())["validation_background"]
     _, crops = split_by_patient(load_crops(options.data))
     background = load_background(options.data / "backgrounds" / f"{name}.nii.gz")
-    series = _predict_copies(pipeline, background, crops, options)
+    series, places = _predict_copies(pipeline, background, crops, options)
     nodules = read_findings(options.output / "annotations.csv", series)
     marks = read_reports(options.output / "predictions", series)
     result = evaluate(marks, nodules, len(series))
@@ -71,7 +71,9 @@ def main() -> None:
         "validation_background": name,
         "seed": options.seed,
         "planted": result.figures,
-        "planted_by_place": _by_place(options.output, marks, nodules, len(series)),
+        "planted_by_place": evaluate(marks, nodules._replace(kind=places), len(series), bootstraps=0).figures[
+            "by_type"
+        ],
         "planted_at_default_threshold": _at_default(result, len(series)),
         "crops": _crops(pipeline, crops, result),
         "backgrounds": list(_backgrounds(pipeline, options.data, name)),
@@ -104,25 +106,29 @@ def _config(tta: int) -> dict[str, Any]:
 
 def _predict_copies(
     pipeline: InferencePipeline, background: Background, crops: Sequence[Crop], options: argparse.Namespace
-) -> list[str]:
-    """The ids of the copies, whose detections and truth are written into the output folder."""
-    rows, series = ["seriesuid,coordX,coordY,coordZ,diameter_mm,nodule_type,patient,place"], list[str]()
+) -> tuple[list[str], tuple[str, ...]]:
+    """The ids of the copies and where their nodules stand; detections and truth go into the output folder."""
+    rows, series, places = ["seriesuid,coordX,coordY,coordZ,diameter_mm,nodule_type,patient"], list[str](), list[str]()
     inside = _Lung(background)
     for copy in range(options.copies):
         name = f"copy{copy}"
         hu, planted = _plant(np.random.default_rng([options.seed, copy]), copy, background, inside, crops)
         results = pipeline.predict(Scan(hu, TO_LPS, name))
         pipeline.save_detections(results, options.output / "predictions" / f"{name}_detections.json")
-        print(f"{name}: {results['summary']['processing_time_seconds']:.0f} s, {len(results['detections'])} marks")
+        print(
+            f"{name}: {results['summary']['processing_time_seconds']:.0f} s, {len(results['detections'])} marks",
+            flush=True,
+        )
         series.append(name)
+        places += [nodule.place for nodule in planted]
         for nodule in planted:
             point = ",".join(f"{value:.3f}" for value in nodule.centre)
-            what = f"{nodule.crop.diameter:.2f},{nodule.kind},{nodule.crop.patient},{nodule.place}"
+            what = f"{nodule.crop.diameter:.2f},{nodule.kind},{nodule.crop.patient}"
             rows.append(f"{name},{point},{what}")
     for file, lines in (("annotations.csv", rows), ("seriesuids.csv", series)):
         with whole_file(options.output / file) as partial:
             partial.write_text("\n".join(lines) + "\n")
-    return series
+    return series, tuple(places)
 
 
 class _Lung:
@@ -154,7 +160,7 @@ def _plant(
     order = sorted(enumerate(crops), key=lambda item: -item[1].diameter)  # while there is room
     for index, crop in order:
         place = PLACES[(index + copy) % 2]
-        mixed = (index // 2 + copy) % 4 == 3 and crop.texture > 1  # noqa: PLR2004 - 1 is ground-glass already
+        mixed = (index // 2 + copy) % 4 == 3 and crop.texture > 1  # texture 1 is ground-glass already
         choices = lung.choices(crop.diameter, place, planted)
         voxel = choices[rng.integers(len(choices))].astype(np.intp)
         nodule = _nodule(rng, crop, mixed=mixed)
@@ -181,12 +187,6 @@ def _off_centre(weight: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
 def _kind(crop: Crop) -> str:
     """LIDC's texture: 1 is non-solid, 5 solid, what lies between is called mixed."""
     return {1: "ground-glass", 5: "solid"}.get(round(crop.texture), "part-solid")
-
-
-def _by_place(folder: Path, marks: Marks, nodules: Findings, scans: int) -> dict[str, Any]:
-    places = [line.rsplit(",", 1)[1] for line in (folder / "annotations.csv").read_text().splitlines()[1:]]
-    result: dict[str, Any] = evaluate(marks, nodules._replace(kind=tuple(places)), scans, bootstraps=0).figures["by_type"]
-    return result
 
 
 def _at_default(result: Evaluation, scans: int) -> dict[str, float]:
@@ -231,15 +231,17 @@ def _print(report: dict[str, Any]) -> None:
     print("Held-out nodules in copies of one held-out scan: the interval over scans says little, see the other one")
     print(table(report["planted"]))
     for name, group in report["planted_by_place"].items():
-        print(f"{name:30}{group['nodules']:6d}" + "".join(f"{v:8.3f}" for v in (*group["sensitivity"].values(), group["cpm"])))
+        print(row(name, group))
     print(
         f"at the default threshold of {default['threshold']:g}: sensitivity {default['sensitivity']:.3f}, "
         f"{default['false_per_scan']:.2f} false marks a scan"
     )
-    print("Held-out nodules in their own surroundings: " + ", ".join(f"{k} {v:.3g}" for k, v in report["crops"].items()))
-    for row in report["backgrounds"]:
-        known = "trained on" if row["trained_on"] else "held out"
-        print(f"{row['scan']} ({known}): {row['marks']} marks, the strongest {row['strongest']}")
+    print(
+        "Held-out nodules in their own surroundings: " + ", ".join(f"{k} {v:.3g}" for k, v in report["crops"].items())
+    )
+    for scan in report["backgrounds"]:
+        known = "trained on" if scan["trained_on"] else "held out"
+        print(f"{scan['scan']} ({known}): {scan['marks']} marks, the strongest {scan['strongest']}")
 
 
 if __name__ == "__main__":

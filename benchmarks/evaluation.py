@@ -30,7 +30,7 @@ def main() -> None:
         for option in ("predictions", "annotations", "excluded", "seriesuids"):
             command += [f"--{option}", str(folder / f"{option}.csv")]
         start = time.perf_counter()
-        subprocess.run(command, check=True)  # noqa: S603 - our own command
+        subprocess.run(command, check=True)
         print(f"{time.perf_counter() - start:.1f} s")
 
 
@@ -50,7 +50,7 @@ def write_case(folder: Path, seed: int = 0) -> None:
     _write(folder / "predictions.csv", MARK, uids, scans, points, probability)
 
 
-def _write(  # noqa: PLR0913
+def _write(
     path: Path,
     header: str,
     uids: list[str],

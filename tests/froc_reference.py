@@ -1,14 +1,20 @@
 """FROC by the rules of LUNA16, once more: written to be obviously right, with nothing in common with `src.eval`."""
 
+from itertools import pairwise
+
+Point = tuple[float, float, float]
+Valued = list[tuple[Point, float]]  # marks with probabilities, or findings with diameters
+Scans = list[tuple[Valued, Valued, Valued]]  # marks, nodules and excluded findings of each scan
+
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 
 
-def inside(point, centre, diameter):
+def inside(point: Point, centre: Point, diameter: float) -> bool:
     diameter = 10 if diameter < 0 else diameter
     return sum((a - b) ** 2 for a, b in zip(point, centre, strict=True)) < (diameter / 2) ** 2
 
 
-def admitted(marks):
+def admitted(marks: Valued) -> Valued:
     """The marks (point, probability) of one scan that count."""
     if len(marks) <= 100:
         return marks
@@ -16,15 +22,11 @@ def admitted(marks):
     return [mark for mark in marks if mark[1] > cut]
 
 
-def outcome(scans):
-    """Probabilities of found nodules and of false marks, and the number of nodules.
-
-    `scans` holds a (marks, nodules, excluded) for each scan: marks are (point, probability), the
-    rest (centre, diameter).
-    """
-    found, false, total = [], [], 0
-    for marks, nodules, excluded in scans:
-        marks = admitted(marks)
+def outcome(scans: Scans) -> tuple[list[float], list[float], int]:
+    """Probabilities of found nodules and of false marks, and the number of nodules."""
+    found, false, total = list[float](), list[float](), 0
+    for given, nodules, excluded in scans:
+        marks = admitted(given)
         total += len(nodules)
         for nodule in nodules:
             hits = [p for point, p in marks if inside(point, *nodule)]
@@ -34,19 +36,20 @@ def outcome(scans):
     return found, false, total
 
 
-def sensitivities(scans):
+def sensitivities(scans: Scans) -> list[float]:
     """Sensitivity at each rate, by walking along the curve's straight pieces."""
     found, false, total = outcome(scans)
     points = [(0.0, 0.0)]
     for threshold in sorted({*found, *false}, reverse=True):
-        x = sum(p >= threshold for p in false) / len(scans)
+        # In the order of LUNA16's script, because its rounding decides where the curve rises exactly at a rate.
+        x = sum(p >= threshold for p in false) / max(len(false), 1) * len(false) / len(scans)
         points.append((x, sum(p >= threshold for p in found) / total))
     return [_height(points, rate) for rate in RATES]
 
 
-def _height(points, rate):
+def _height(points: list[tuple[float, float]], rate: float) -> float:
     height = 0.0
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x1 <= rate:
             height = y1
         elif x0 <= rate:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ GOOD = {
 }
 
 
-def run(folder, **changed):
+def run(folder: Path, **changed: str | bytes | None) -> int:
     """The exit code of the command on GOOD files, some of them changed; None leaves an option out."""
     arguments = ["--output", str(folder / "out"), "--bootstraps", "20"]
     for name, text in {**GOOD, **changed}.items():
@@ -24,12 +26,12 @@ def run(folder, **changed):
             continue
         path = folder / f"{name}.csv"
         if text != "missing":
-            path.write_bytes(text) if isinstance(text, bytes) else path.write_text(text)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
         arguments += [f"--{name}", str(path)]
     return main(arguments)
 
 
-def test_the_files_and_the_table(tmp_path, capsys):
+def test_the_files_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path) == 0
     figures = json.loads((tmp_path / "out" / "froc.json").read_text())
     assert figures["cpm"] == 0.5
@@ -46,7 +48,7 @@ def test_the_files_and_the_table(tmp_path, capsys):
         assert part in printed
 
 
-def test_columns_are_found_by_name_and_types_are_grouped(tmp_path):
+def test_columns_are_found_by_name_and_types_are_grouped(tmp_path: Path) -> None:
     annotations = (
         "\ufeffdiameter_mm,type,coordZ,coordY,coordX,seriesuid,remark\r\n\r\n"
         ' 6 ,solid,0,0,1,056,"a, b"\r\n8,,0,0,0,057,\r\n'
@@ -56,7 +58,7 @@ def test_columns_are_found_by_name_and_types_are_grouped(tmp_path):
     assert {name: group["detected"] for name, group in groups.items()} == {"solid": 1, "unknown": 0}
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[str, str | bytes, list[str]]] = {
     "no such file": ("predictions", "missing", ["cannot read", "predictions.csv"]),
     "empty": ("predictions", "", ["predictions.csv is empty", "probability"]),
     "no header": ("predictions", "056,0,0,0,0.9\n", ["line 1", "lacks the column seriesuid"]),
@@ -81,7 +83,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_named_and_nothing_is_written(name, tmp_path, capsys):
+def test_broken_files_are_named_and_nothing_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, text, parts = BROKEN[name]
     assert run(tmp_path, **{file: text}) == 2
     error = capsys.readouterr().err
@@ -90,26 +94,26 @@ def test_broken_files_are_named_and_nothing_is_written(name, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written(tmp_path, capsys):
+def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("a file")
     assert run(tmp_path) == 5
     assert "it is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--bootstraps", "-1"], ["--seed", "x"]])
-def test_options_are_whole_numbers(option, tmp_path, capsys):
+def test_options_are_whole_numbers(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"--{name}={tmp_path}" for name in (*GOOD, "output")]
     with pytest.raises(SystemExit):
         main([*arguments, *option])
     assert "whole number" in capsys.readouterr().err
 
 
-def report(scan_id, points, series_uid=None):
+def report(scan_id: str, points: list[tuple[Any, float]], series_uid: str | None = None) -> dict[str, Any]:
     found = [{"coordinates_lps": point, "confidence": confidence} for point, confidence in points]
     return {"scan_id": scan_id, "metadata": {"series_uid": series_uid}, "detections": found}
 
 
-def run_reports(folder, reports):
+def run_reports(folder: Path, reports: list[Any]) -> int:
     (folder / "predictions").mkdir()
     for i, content in enumerate(reports):
         text = content if isinstance(content, str) else json.dumps(content)
@@ -120,7 +124,9 @@ def run_reports(folder, reports):
     return main([*arguments, "--predictions", str(folder / "predictions"), f"--output={folder / 'out'}"])
 
 
-def test_a_folder_of_reports_is_evaluated_at_its_world_points(tmp_path, capsys):
+def test_a_folder_of_reports_is_evaluated_at_its_world_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     marks = [([0, 0, 0], 0.9), ([50, 0, 0], 0.5)]
     assert run_reports(tmp_path, [report("scan", marks, series_uid="056"), report("057", [])]) == 0
     figures = json.loads((tmp_path / "out" / "froc.json").read_text())
@@ -141,7 +147,9 @@ def test_a_folder_of_reports_is_evaluated_at_its_world_points(tmp_path, capsys):
         ([report("056", []), report("x", [], "056")], ["1_detections.json", "0_detections.json", "'056'"]),
     ],
 )
-def test_reports_that_cannot_be_evaluated(reports, parts, tmp_path, capsys):
+def test_reports_that_cannot_be_evaluated(
+    reports: list[Any], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_reports(tmp_path, reports) == 2
     error = capsys.readouterr().err
     assert all(part in error for part in parts), error

@@ -30,7 +30,7 @@ class Evaluation:
     figures: dict[str, Any]
 
 
-def evaluate(  # noqa: PLR0913
+def evaluate(
     marks: Marks,
     nodules: Findings,
     scans: int,

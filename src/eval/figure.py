@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from .evaluation import Evaluation
@@ -17,7 +18,7 @@ def draw_froc(evaluation: Evaluation, path: Path) -> None:
     figures = evaluation.figures
     rates = RATES.tolist()
     x = sorted({*rates, *(v for v in evaluation.curve.false_per_scan.tolist() if rates[0] < v < rates[-1])})
-    axes.plot(x, evaluation.curve.at(x), color="#1f5f8b", label=_label(evaluation))
+    axes.plot(x, evaluation.curve.at(np.array(x)), color="#1f5f8b", label=_label(evaluation))
     axes.plot(rates, list(figures["sensitivity"].values()), "o", color="#1f5f8b", markersize=4)
     if evaluation.band:
         axes.fill_between(*evaluation.band, color="#1f5f8b", alpha=0.15, linewidth=0, label="95 %, over scans")

@@ -1,8 +1,7 @@
 """The FROC curve, its score (CPM) and their uncertainty.
 
 The CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks a scan, read off the
-curve of all marks by linear interpolation. Where the curve rises straight up at a rate, its upper
-end counts; false marks are counted as whole numbers, so that no rounding decides this.
+curve of all marks by linear interpolation.
 """
 
 from collections.abc import Hashable, Sequence
@@ -17,6 +16,7 @@ __all__ = ["RATES", "Curve", "Sweep", "band", "by_nodules", "by_scans"]
 
 RATES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])  # false marks a scan
 CONFIDENCE = 0.95
+ROUNDING = 1e-9
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,13 +28,14 @@ class Curve(NamedTuple):
     false_per_scan: Floats
     sensitivity: Floats
 
-    def at(self, rates: npt.ArrayLike) -> Floats:
+    def at(self, rates: Floats) -> Floats:
         """Sensitivities (0..1) at numbers of false marks a scan, constant beyond the curve's end."""
-        return np.interp(rates, np.append(0.0, self.false_per_scan), np.append(0.0, self.sensitivity))
+        heights: Floats = np.interp(rates, np.append(0.0, self.false_per_scan), np.append(0.0, self.sensitivity))
+        return heights
 
     def threshold_at(self, rate: float) -> float:
         """The lowest threshold with at most `rate` false marks a scan; infinite where there is none."""
-        allowed = self.threshold[self.false_per_scan <= rate]
+        allowed = self.threshold[self.false_per_scan < rate + ROUNDING]
         return float(allowed[-1]) if len(allowed) else np.inf
 
 
@@ -59,7 +60,9 @@ class Sweep:
         scan = np.ones(self.scans) if scan_weight is None else scan_weight
         found = np.append(nodule, 0.0)[self._nodule].cumsum()[self._last]
         false = np.append(scan, 0.0)[self._scan].cumsum()[self._last]
-        return Curve(self._threshold, false / scan.sum(), found / nodule.sum())
+        total = false.max(initial=1.0)
+        # Not simply false / scans: where the curve rises exactly at a rate, the rounding of LUNA16's script decides.
+        return Curve(self._threshold, false / total * total / scan.sum(), found / nodule.sum())
 
 
 def by_scans(sweep: Sweep, rates: Floats, repeats: int, seed: int) -> Floats:
@@ -99,5 +102,5 @@ def band(samples: Floats) -> tuple[Floats, Floats]:
     """The central 95 % of samples along the first axis, as order statistics (LUNA16's rule)."""
     ordered = np.sort(samples, axis=0)
     tail = (1 - CONFIDENCE) / 2
-    low, high = (int(np.floor(share * len(ordered) + 1e-9)) for share in (tail, 1 - tail))
+    low, high = (int(np.floor(share * len(ordered) + ROUNDING)) for share in (tail, 1 - tail))
     return ordered[low], ordered[high]

@@ -1,4 +1,4 @@
-"""The command line: `python -m src.eval.main --predictions P.csv --annotations A.csv --seriesuids S.csv --output DIR`."""
+"""The command line: `python -m src.eval.main --predictions P --annotations A --seriesuids S --output DIR`."""
 
 import argparse
 import sys
@@ -16,16 +16,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _evaluate(options)
     except PivotError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .evaluation import evaluate  # noqa: PLC0415 - numpy, which `--help` must not wait for
-    from .output import save, table  # noqa: PLC0415
-    from .reports import read_reports  # noqa: PLC0415
-    from .tables import read_findings, read_marks, read_series  # noqa: PLC0415
+    from .evaluation import evaluate  # loads numpy, which `--help` must not wait for
+    from .output import save, table
+    from .reports import read_reports
+    from .tables import read_findings, read_marks, read_series
 
     series = read_series(options.seriesuids)
     read = read_reports if options.predictions.is_dir() else read_marks
@@ -38,7 +38,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     save(result, options.output)
-    print(table(result.figures))  # noqa: T201
+    print(table(result.figures))
 
 
 def _parser() -> argparse.ArgumentParser:

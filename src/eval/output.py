@@ -12,7 +12,7 @@ from ..data.files import whole_file, writable_folder
 from .evaluation import Evaluation
 from .froc import RATES
 
-__all__ = ["save", "table"]
+__all__ = ["row", "save", "table"]
 
 
 def save(evaluation: Evaluation, folder: Path) -> None:
@@ -48,10 +48,10 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
     yield f"{figures['detected']} of {figures['nodules']} nodules marked in {figures['scans']} scans"
     yield from _counts(figures)
     yield f"{'false marks a scan':30}{'n':>6}" + "".join(f"{rate:8g}" for rate in RATES) + f"{'CPM':>8}"
-    yield _row("all", figures)
+    yield row("all", figures)
     for title, key in (("mm", "by_size"), ("", "by_type")):
         for name, group in (figures[key] or {}).items():
-            yield _row(f"{name} {title}", group)
+            yield row(f"{name} {title}", group)
 
 
 def _counts(figures: dict[str, Any]) -> Iterator[str]:
@@ -64,6 +64,7 @@ def _counts(figures: dict[str, Any]) -> Iterator[str]:
         yield f"the curve ends at {figures['curve_ends_at']:.3g} false marks a scan and is taken as level beyond"
 
 
-def _row(name: str, figures: dict[str, Any]) -> str:
+def row(name: str, figures: dict[str, Any]) -> str:
+    """A line of the table: the number of nodules, sensitivity at each rate, and the CPM."""
     values = [*figures["sensitivity"].values(), figures["cpm"]]
     return f"{name:30}{figures['nodules']:6d}" + "".join(f"{value:8.3f}" for value in values)

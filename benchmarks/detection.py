@@ -21,6 +21,7 @@ from scipy import ndimage
 from src.config import PeakDetection
 from src.data.files import whole_file
 from src.data.loader import read_scan
+from src.errors import BadConfig
 from src.eval.evaluation import Evaluation, evaluate
 from src.eval.matching import match
 from src.eval.output import row, save, table
@@ -33,10 +34,11 @@ from src.types import Scan
 
 __all__ = ["main"]
 
-LOW = 0.02  # the lowest confidence that the curve follows
+LOW = 0.1  # the lowest confidence that the curve follows, which must reach 8 false marks a scan
 DEFAULT = PeakDetection().threshold
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine (RAS+) of a 1 mm grid whose index is its LPS point
 GAP = 15.0  # mm between the surfaces of two nodules
+TRIES = 1000  # places that are drawn for a nodule
 TOUCH = 1.0  # mm, how near the surface of a bordering nodule comes to the border
 MIXED = (0.25, 0.5)  # share of a nodule that is mixed with lung to make ground-glass
 PLACES = ("anywhere", "border")
@@ -63,6 +65,7 @@ def main() -> None:
     nodules = read_findings(options.output / "annotations.csv", series)
     marks = read_reports(options.output / "predictions", series)
     result = evaluate(marks, nodules, len(series))
+    of_places = evaluate(marks, nodules._replace(kind=places), len(series), bootstraps=0)
     save(result, options.output)
     about = pipeline.checkpoint
     report = {
@@ -71,12 +74,10 @@ def main() -> None:
         "validation_background": name,
         "seed": options.seed,
         "planted": result.figures,
-        "planted_by_place": evaluate(marks, nodules._replace(kind=places), len(series), bootstraps=0).figures[
-            "by_type"
-        ],
+        "planted_by_place": of_places.figures["by_type"],
         "planted_at_default_threshold": _at_default(result, len(series)),
         "crops": _crops(pipeline, crops, result),
-        "backgrounds": list(_backgrounds(pipeline, options.data, name)),
+        "backgrounds": list(_backgrounds(options, name)),
         "seconds": round(time.perf_counter() - start),
     }
     with whole_file(options.output / "detection.json") as partial:
@@ -93,15 +94,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--tta", type=int, default=1, metavar="VIEWS", help="test-time augmentation (default: none)")
+    parser.add_argument("--held-out-only", action="store_true", help="leave out the scans that were trained on")
     return parser.parse_args()
 
 
 def _config(tta: int) -> dict[str, Any]:
     """The defaults, but for the two thresholds and the views."""
     return {
-        "inference": {"tta": {"enabled": tta > 1, "num_augmentations": tta}},
+        "inference": _tta(tta),
         "post_processing": {"peak_detection": {"threshold": LOW}, "confidence_filter": {"min_confidence": LOW}},
     }
+
+
+def _tta(views: int) -> dict[str, Any]:
+    return {"tta": {"enabled": views > 1, "num_augmentations": views}}
 
 
 def _predict_copies(
@@ -140,16 +146,23 @@ class _Lung:
         mask[tuple(self.points.T)] = True
         self.depth = ndimage.distance_transform_edt(mask)[tuple(self.points.T)]
 
-    def choices(self, diameter: float, place: str, planted: Sequence[Planted]) -> npt.NDArray[np.int32]:
-        """Voxels for a nodule that stays inside the scan and away from those that are there."""
+    def free_place(
+        self, rng: np.random.Generator, diameter: float, place: str, planted: Sequence[Planted]
+    ) -> npt.NDArray[np.intp]:
+        """A voxel for a nodule that stays inside the scan and away from those that are there."""
         radius = diameter / 2
         fits = ((self.points >= radius) & (self.points < np.array(self.shape) - radius)).all(axis=1)
         if place == "border":
             fits &= np.abs(self.depth - radius) < TOUCH
+        choices = self.points[fits]
+        drawn = choices[rng.integers(len(choices), size=TRIES)].astype(np.intp)
+        free = np.ones(TRIES, dtype=bool)
         for other in planted:
-            far = np.linalg.norm(self.points - other.centre, axis=1)
-            fits &= far > radius + other.crop.diameter / 2 + GAP
-        return self.points[fits]
+            free &= np.linalg.norm(drawn - other.centre, axis=1) > radius + other.crop.diameter / 2 + GAP
+        if not free.any():
+            msg = f"no room is left for a nodule of {diameter:.0f} mm beside {len(planted)} others"
+            raise BadConfig(msg)
+        return drawn[free.argmax()]
 
 
 def _plant(
@@ -161,8 +174,7 @@ def _plant(
     for index, crop in order:
         place = PLACES[(index + copy) % 2]
         mixed = (index // 2 + copy) % 4 == 3 and crop.texture > 1  # texture 1 is ground-glass already
-        choices = lung.choices(crop.diameter, place, planted)
-        voxel = choices[rng.integers(len(choices))].astype(np.intp)
+        voxel = lung.free_place(rng, crop.diameter, place, planted)
         nodule = _nodule(rng, crop, mixed=mixed)
         insert(hu, nodule, voxel)
         kind = "ground-glass (mixed)" if mixed else _kind(crop)
@@ -212,17 +224,15 @@ def _strongest_hit(pipeline: InferencePipeline, crop: Crop) -> float:
     return float(match(marks, truth).best[0])
 
 
-def _backgrounds(pipeline: InferencePipeline, data: Path, held_out: str) -> Iterator[dict[str, Any]]:
-    """Marks at or above the default threshold on the scans as they are; nobody has read them for nodules."""
-    for path in sorted((data / "backgrounds").glob("*.nii.gz")):
+def _backgrounds(options: argparse.Namespace, held_out: str) -> Iterator[dict[str, Any]]:
+    """Marks of the default configuration on the scans as they are; nobody has read them for nodules."""
+    pipeline = InferencePipeline(options.checkpoint, {"inference": _tta(options.tta)})
+    for path in sorted((options.data / "backgrounds").glob("*.nii.gz")):
         scan = read_scan(path)
+        if scan.scan_id != held_out and options.held_out_only:
+            continue
         confidence = [mark["confidence"] for mark in pipeline.predict(scan)["detections"]]
-        yield {
-            "scan": scan.scan_id,
-            "trained_on": scan.scan_id != held_out,
-            "marks": sum(value >= DEFAULT for value in confidence),
-            "strongest": max(confidence, default=None),
-        }
+        yield {"scan": scan.scan_id, "trained_on": scan.scan_id != held_out, "confidence": confidence}
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -241,7 +251,7 @@ def _print(report: dict[str, Any]) -> None:
     )
     for scan in report["backgrounds"]:
         known = "trained on" if scan["trained_on"] else "held out"
-        print(f"{scan['scan']} ({known}): {scan['marks']} marks, the strongest {scan['strongest']}")
+        print(f"{scan['scan']} ({known}): {len(scan['confidence'])} marks")
 
 
 if __name__ == "__main__":

@@ -209,6 +209,13 @@ def test_draws_without_nodules_are_left_out_and_counted() -> None:
     assert 60 < figures["bootstrap"]["scan_draws_without_nodules"] < 140  # a quarter
 
 
+def test_without_a_usable_draw_there_are_no_intervals() -> None:
+    marks, nodules, _ = arrays([([mark(0, 0.9)], NODULE, []), *[EMPTY] * 99])
+    result = evaluate(marks, nodules, 100, bootstraps=1, seed=0)
+    assert result.band is None
+    assert "cpm_ci95" not in result.figures
+
+
 def test_size_and_type_groups_share_the_false_marks() -> None:
     sizes = [2.0, 3.0, 5.9, 6.0, 10.0, 19.9, 20.0, -1.0]
     nodules = Findings(

@@ -73,9 +73,9 @@ def evaluate(
         "by_size": dict(_groups(sweep, _size_names(nodules), [name for *_, name in SIZES])),
         "by_type": dict(_groups(sweep, nodules.kind, sorted(set(nodules.kind)))) if nodules.kind else None,
     }
-    if not bootstraps:
-        return Evaluation(curve, None, matched, figures)
     drawn = by_scans(sweep, DRAWN, bootstraps, seed)
+    if not len(drawn):
+        return Evaluation(curve, None, matched, figures)
     figures |= _intervals(drawn[:, -len(RATES) :], by_nodules(sweep, RATES, bootstraps, seed, nodules.patient))
     figures["bootstrap"] = {"repeats": bootstraps, "seed": seed, "scan_draws_without_nodules": bootstraps - len(drawn)}
     return Evaluation(curve, (DRAWN[: -len(RATES)], *band(drawn[:, : -len(RATES)])), matched, figures)

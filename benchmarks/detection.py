@@ -47,7 +47,7 @@ PLACES = ("anywhere", "border")
 class Planted(NamedTuple):
     """A nodule in a copy: its centre (LPS, mm), whose it is, and what it is."""
 
-    centre: npt.NDArray[np.float64]
+    centre: npt.NDArray[np.intp]
     crop: Crop
     kind: str
     place: str
@@ -128,7 +128,7 @@ def _predict_copies(
         series.append(name)
         places += [nodule.place for nodule in planted]
         for nodule in planted:
-            point = ",".join(f"{value:.3f}" for value in nodule.centre)
+            point = ",".join(map(str, nodule.centre))
             what = f"{nodule.crop.diameter:.2f},{nodule.kind},{nodule.crop.patient}"
             rows.append(f"{name},{point},{what}")
     for file, lines in (("annotations.csv", rows), ("seriesuids.csv", series)):
@@ -175,10 +175,9 @@ def _plant(
         place = PLACES[(index + copy) % 2]
         mixed = (index // 2 + copy) % 4 == 3 and crop.texture > 1  # texture 1 is ground-glass already
         voxel = lung.free_place(rng, crop.diameter, place, planted)
-        nodule = _nodule(rng, crop, mixed=mixed)
-        insert(hu, nodule, voxel)
+        insert(hu, _nodule(rng, crop, mixed=mixed), voxel)
         kind = "ground-glass (mixed)" if mixed else _kind(crop)
-        planted.append(Planted(voxel + _off_centre(nodule.weight), crop, kind, place))
+        planted.append(Planted(voxel, crop, kind, place))
     return np.round(hu).astype(np.int16), planted
 
 
@@ -189,11 +188,6 @@ def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> Nodule:
     if mixed:
         hu = (LUNG_HU + (hu - LUNG_HU) * rng.uniform(*MIXED)).astype(np.float32)
     return Nodule(hu, ndimage.gaussian_filter(mask, 0.8), crop.diameter)
-
-
-def _off_centre(weight: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """How far the centre of mass of a cube lies from its middle, in voxels."""
-    return np.array(ndimage.center_of_mass(weight)) - (np.array(weight.shape) - 1) / 2
 
 
 def _kind(crop: Crop) -> str:
@@ -219,8 +213,7 @@ def _strongest_hit(pipeline: InferencePipeline, crop: Crop) -> float:
     found = pipeline.predict(Scan(crop.hu, TO_LPS, crop.crop_id))["detections"]
     points = np.array([mark["coordinates_lps"] for mark in found], dtype=np.float64).reshape(-1, 3)
     marks = Marks(np.zeros(len(found), dtype=np.intp), points, np.array([mark["confidence"] for mark in found]))
-    centre = np.array([ndimage.center_of_mass(crop.mask)])
-    truth = Findings(np.zeros(1, dtype=np.intp), centre, np.array([crop.diameter]))
+    truth = Findings(np.zeros(1, dtype=np.intp), crop.centre[None], np.array([crop.diameter]))
     return float(match(marks, truth).best[0])
 
 

@@ -32,7 +32,7 @@ from src.train.insertion import LUNG_HU, Nodule, insert, resample_crop, rotation
 from src.train.sources import Background, Crop, load_background, load_crops, split_by_patient
 from src.types import Scan
 
-__all__ = ["main"]
+__all__ = ["Lung", "main", "plant"]
 
 LOW = 0.1  # the lowest confidence that the curve follows, which must reach 8 false marks a scan
 DEFAULT = PeakDetection().threshold
@@ -115,10 +115,10 @@ def _predict_copies(
 ) -> tuple[list[str], tuple[str, ...]]:
     """The ids of the copies and where their nodules stand; detections and truth go into the output folder."""
     rows, series, places = ["seriesuid,coordX,coordY,coordZ,diameter_mm,nodule_type,patient"], list[str](), list[str]()
-    inside = _Lung(background)
+    lung = Lung(background)
     for copy in range(options.copies):
         name = f"copy{copy}"
-        hu, planted = _plant(np.random.default_rng([options.seed, copy]), copy, background, inside, crops)
+        hu, planted = plant(np.random.default_rng([options.seed, copy]), copy, background, lung, crops)
         results = pipeline.predict(Scan(hu, TO_LPS, name))
         pipeline.save_detections(results, options.output / "predictions" / f"{name}_detections.json")
         print(
@@ -137,7 +137,7 @@ def _predict_copies(
     return series, tuple(places)
 
 
-class _Lung:
+class Lung:
     """Where nodules may go: voxels of aerated lung (n, 3) and their depths below its surface (n,) in mm."""
 
     def __init__(self, background: Background) -> None:
@@ -162,11 +162,12 @@ class _Lung:
         if not free.any():
             msg = f"no room is left for a nodule of {diameter:.0f} mm beside {len(planted)} others"
             raise BadConfig(msg)
-        return drawn[free.argmax()]
+        voxel: npt.NDArray[np.intp] = drawn[free.argmax()]
+        return voxel
 
 
-def _plant(
-    rng: np.random.Generator, copy: int, background: Background, lung: _Lung, crops: Sequence[Crop]
+def plant(
+    rng: np.random.Generator, copy: int, background: Background, lung: Lung, crops: Sequence[Crop]
 ) -> tuple[npt.NDArray[np.int16], list[Planted]]:
     """A copy of the scan with every crop's nodule in it; each is ground-glass by mixing in one copy of four."""
     hu, planted = background.hu.astype(np.float32), list[Planted]()

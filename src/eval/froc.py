@@ -1,0 +1,106 @@
+"""The FROC curve, its score (CPM) and their uncertainty.
+
+The CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks a scan, read off the
+curve of all marks by linear interpolation.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .matching import Matched
+
+__all__ = ["RATES", "Curve", "Sweep", "band", "by_nodules", "by_scans"]
+
+RATES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])  # false marks a scan
+CONFIDENCE = 0.95
+ROUNDING = 1e-9
+
+Floats = npt.NDArray[np.float64]
+
+
+class Curve(NamedTuple):
+    """Operating points from strict to lenient; the curve starts at (0, 0), before the first."""
+
+    threshold: Floats  # marks of at least this probability count
+    false_per_scan: Floats
+    sensitivity: Floats
+
+    def at(self, rates: Floats) -> Floats:
+        """Sensitivities (0..1) at numbers of false marks a scan, constant beyond the curve's end."""
+        heights: Floats = np.interp(rates, np.append(0.0, self.false_per_scan), np.append(0.0, self.sensitivity))
+        return heights
+
+    def threshold_at(self, rate: float) -> float:
+        """The lowest threshold with at most `rate` false marks a scan; infinite where there is none."""
+        allowed = self.threshold[self.false_per_scan < rate + ROUNDING]
+        return float(allowed[-1]) if len(allowed) else np.inf
+
+
+class Sweep:
+    """Found nodules and false marks in order of probability, for curves under any weights."""
+
+    def __init__(self, matched: Matched, scans: int) -> None:
+        found = np.flatnonzero(np.isfinite(matched.best))
+        probability = np.concatenate([matched.best[found], matched.false])
+        order = np.argsort(-probability, kind="stable")
+        ranked = probability[order]
+        self.matched, self.scans = matched, scans
+        # The nodule and the scan behind each; one past the last, whose weight is 0, for the other kind.
+        self._nodule = np.append(found, np.full(len(matched.false), len(matched.best)))[order]
+        self._scan = np.append(np.full(len(found), scans), matched.false_scan)[order]
+        self._last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], bool(len(ranked))))  # of each tie
+        self._threshold = ranked[self._last]
+
+    def curve(self, nodule_weight: Floats | None = None, scan_weight: Floats | None = None) -> Curve:
+        """The curve with every nodule (nodules,) and the false marks of every scan (scans,) so many times."""
+        nodule = np.ones(len(self.matched.best)) if nodule_weight is None else nodule_weight
+        scan = np.ones(self.scans) if scan_weight is None else scan_weight
+        found = np.append(nodule, 0.0)[self._nodule].cumsum()[self._last]
+        false = np.append(scan, 0.0)[self._scan].cumsum()[self._last]
+        total = false.max(initial=1.0)
+        # Not simply false / scans: where the curve rises exactly at a rate, the rounding of LUNA16's script decides.
+        return Curve(self._threshold, false / total * total / scan.sum(), found / nodule.sum())
+
+
+def by_scans(sweep: Sweep, rates: Floats, repeats: int, seed: int) -> Floats:
+    """Sensitivities (repeats', rates) with the scans drawn anew, with replacement, as LUNA16 does.
+
+    A draw without any nodule has no sensitivity and is left out.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(repeats):
+        drawn = np.bincount(rng.integers(sweep.scans, size=sweep.scans), minlength=sweep.scans).astype(np.float64)
+        nodules = drawn[sweep.matched.nodule_scan]
+        if nodules.any():
+            rows.append(sweep.curve(nodules, drawn).at(rates))
+    return np.array(rows).reshape(-1, len(rates))
+
+
+def by_nodules(
+    sweep: Sweep, rates: Floats, repeats: int, seed: int, owners: Sequence[Hashable] | None = None
+) -> Floats:
+    """Sensitivities (repeats, rates) with the nodules drawn anew and the scans and false marks kept.
+
+    With `owners` (one for each nodule) the owners are drawn, each with all its nodules.
+    """
+    names: Sequence[Hashable] = range(len(sweep.matched.best)) if owners is None else owners
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    owner = np.array([place[name] for name in names])
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(repeats):
+        drawn = np.bincount(rng.integers(len(place), size=len(place)), minlength=len(place)).astype(np.float64)
+        rows.append(sweep.curve(drawn[owner]).at(rates))
+    return np.array(rows).reshape(-1, len(rates))
+
+
+def band(samples: Floats) -> tuple[Floats, Floats]:
+    """The central 95 % of samples along the first axis, as order statistics (LUNA16's rule)."""
+    ordered = np.sort(samples, axis=0)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (int(np.floor(share * len(ordered) + ROUNDING)) for share in (tail, 1 - tail))
+    return ordered[low], ordered[high]

@@ -1,0 +1,65 @@
+"""The command line: `python -m src.eval.main --predictions P --annotations A --seriesuids S --output DIR`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import PivotError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate, print a table and write `froc.json`, `froc.csv` and `froc.png`; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _evaluate(options)
+    except PivotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluation import evaluate  # loads numpy, which `--help` must not wait for
+    from .output import save, table
+    from .reports import read_reports
+    from .tables import read_findings, read_marks, read_series
+
+    series = read_series(options.seriesuids)
+    read = read_reports if options.predictions.is_dir() else read_marks
+    result = evaluate(
+        read(options.predictions, series),
+        read_findings(options.annotations, series),
+        len(series),
+        read_findings(options.excluded, series, repeats=True) if options.excluded else None,
+        bootstraps=options.bootstraps,
+        seed=options.seed,
+    )
+    save(result, options.output)
+    print(table(result.figures))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="src.eval.main", description="FROC and CPM by the rules of LUNA16.")
+    add = parser.add_argument
+    add("--predictions", type=Path, required=True, help="CSV of marks, or a folder of *_detections.json")
+    add("--annotations", type=Path, required=True, help="CSV of nodules")
+    add("--excluded", type=Path, help="CSV of findings whose marks count neither way")
+    add("--seriesuids", type=Path, required=True, help="the ids of all scans that count, one a line")
+    add("--output", type=Path, required=True, help="folder for froc.json, froc.csv and froc.png")
+    add("--bootstraps", type=_count, default=1000, help="draws for the intervals (default: %(default)s; 0: none)")
+    add("--seed", type=_count, default=0, help="of the draws (default: %(default)s)")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        msg = f"{text!r} is not a whole number of 0 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

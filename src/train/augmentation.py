@@ -10,11 +10,13 @@ from .targets import Sample, Truth
 
 __all__ = ["degrade", "turn"]
 
+FLIPPED = 0.5  # of all samples, along each axis
+
 
 def turn(rng: Generator, sample: Sample) -> Sample:
     """One of the 48 ways to see a cube, mirrored along each axis in half, seldom lying on its side."""
     order = rng.permutation(3) if chance(rng, 0.3) else np.arange(3)
-    flips = rng.random(3) < 0.5
+    flips = rng.random(3) < FLIPPED
     index = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
     size = np.array(sample.hu.shape)[order]
     truths = [Truth(np.where(flips, size - 1 - t.centre[order], t.centre[order]), t.diameter) for t in sample.truths]

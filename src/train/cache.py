@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..data.files import whole_file
 from ..data.loader import scan_name
-from .scans import LungScan, load_scan
+from .scans import LungScan, Places, load_scan
 
 __all__ = ["cached_scan", "fill_cache"]
 
@@ -53,7 +53,7 @@ def _prepare(path: Path, folder: Path) -> None:
         np.savez(partial_file, affine=scan.affine, lung=lung, rim=rim, stamp=_stamp(path))
 
 
-def _some(places: npt.NDArray[np.int32]) -> npt.NDArray[np.int16]:
+def _some(places: Places) -> npt.NDArray[np.int16]:
     kept = np.random.default_rng(0).choice(len(places), min(len(places), KEPT_POINTS), replace=False)
     return places[kept].astype(np.int16)
 
@@ -69,7 +69,7 @@ def _is_cached(path: Path, folder: Path) -> bool:
 def _stamp(path: Path) -> npt.NDArray[np.int64]:
     """What changes when the scan or the preparation does."""
     status = path.stat()
-    return np.array([CACHE_VERSION, status.st_size, status.st_mtime_ns])
+    return np.array([VERSION, status.st_size, status.st_mtime_ns])
 
 
 def _cache_files(path: Path, folder: Path) -> tuple[Path, Path]:

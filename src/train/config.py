@@ -54,25 +54,33 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> "TrainConfig":
-        problems = {
-            "train_backgrounds and validation_background lie in the folder `data`: give it as well": self.data is None
-            and (self.train_backgrounds or self.validation_background),
-            "there are no scans to train on: give train_backgrounds (with data), luna16, or both": not (
-                self.train_backgrounds or self.luna16
+        backgrounds = {scan.name for scan in self.train_backgrounds}
+        low, high = self.clip_range
+        problems = (
+            (
+                self.data is None and bool(backgrounds or self.validation_background),
+                "train_backgrounds and validation_background lie in the folder `data`: give it as well",
             ),
-            "luna16_validation_subset needs `luna16`": self.luna16 is None and self.luna16_validation_subset is not None,
-            "there is nothing to validate on: give validation_background, luna16_validation_subset, or both": (
-                self.validation_background is None and self.luna16_validation_subset is None
+            (
+                not backgrounds and self.luna16 is None,
+                "there are no scans to train on: give train_backgrounds (with data), luna16, or both",
             ),
-            "validation_background is one of the train_backgrounds: hold one of your scans out": (
-                self.validation_background in {scan.name for scan in self.train_backgrounds}
+            (
+                self.luna16 is None and self.luna16_validation_subset is not None,
+                "luna16_validation_subset needs `luna16`",
             ),
-            f"clip_range {list(self.clip_range)} is empty: the first value must be the smaller one": (
-                self.clip_range[0] >= self.clip_range[1]
+            (
+                self.validation_background is None and self.luna16_validation_subset is None,
+                "there is nothing to validate on: give validation_background, luna16_validation_subset, or both",
             ),
-            f"checkpoint must end in {' or '.join(CHECKPOINTS)}": self.checkpoint.suffix not in CHECKPOINTS,
-        }
-        for message, holds in problems.items():
+            (
+                self.validation_background in backgrounds,
+                "validation_background is one of the train_backgrounds: hold one of your scans out",
+            ),
+            (low >= high, f"clip_range {[low, high]} is empty: the first value must be the smaller one"),
+            (self.checkpoint.suffix not in CHECKPOINTS, f"checkpoint must end in {' or '.join(CHECKPOINTS)}"),
+        )
+        for holds, message in problems:
             if holds:
                 raise ValueError(message)
         return self

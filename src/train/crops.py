@@ -66,7 +66,14 @@ def _crop(row: dict[str, str], hu: npt.NDArray[np.int16], mask: Mask) -> Crop:
 
 
 def split_by_patient(crops: Sequence[Crop], every: int = 5) -> tuple[list[Crop], list[Crop]]:
-    """Training and validation crops; each `every`-th patient, ordered by diameter, is validation."""
+    """Training and validation crops; each `every`-th patient, ordered by diameter, is validation.
+
+    Raises:
+        BadConfig: there are too few patients to hold one out.
+    """
     order = sorted({crop.patient: crop.diameter for crop in crops}.items(), key=lambda item: (item[1], item[0]))
     held_out = {patient for i, (patient, _) in enumerate(order) if i % every == every // 2}
+    if not held_out:
+        msg = f"data: the crops are of {len(order)} patients: at least {every // 2 + 1} are needed to hold one out"
+        raise BadConfig(msg)
     return [c for c in crops if c.patient not in held_out], [c for c in crops if c.patient in held_out]

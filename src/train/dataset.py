@@ -26,7 +26,10 @@ DIAMETERS = (3.0, 32.0)  # mm
 RIM_SHARE = 0.35  # of the patches whose inserted nodules touch the pleura or a vessel
 PROCEDURAL_SHARE = 0.35  # of the inserted nodules
 LIKE = 0.7  # the largest logarithm of the ratio between the diameters of a crop and of what it becomes
-HARD, ANY_LUNG = 0.6, 0.85  # of the patches without a nodule, cumulated: at a false mark, in the lung; the rest anywhere
+HARD, ANY_LUNG = (
+    0.6,
+    0.85,
+)  # of the patches without a nodule, cumulated: at a false mark, in the lung; the rest anywhere
 KNOWN_HEAT = 0.05  # below it a voxel whose content is unknown has no weight
 OFF_CENTRE = 14.0  # mm, at most, of an annotated nodule
 

@@ -96,7 +96,7 @@ def _ball(radius: npt.NDArray[np.float64], limit: float, edge: float) -> npt.NDA
 def _texture(rng: Generator, size: int, scale: float) -> npt.NDArray[np.float64]:
     """Smooth noise of mean 0 and standard deviation 1."""
     noise = ndimage.gaussian_filter(rng.normal(size=(size, size, size)), scale)
-    return noise / (noise.std() + 1e-9)
+    return np.asarray(noise / (noise.std() + 1e-9))
 
 
 def insert(volume: FloatArray, nodule: Nodule, centre: npt.NDArray[np.intp]) -> None:

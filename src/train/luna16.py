@@ -22,9 +22,8 @@ OUTSIDE = 3.0  # voxels by which a nodule's centre may lie outside its scan
 
 
 class Luna16(NamedTuple):
-    """The files of the scans to learn from and of those held out, and the folder of the tables."""
+    """The files of the scans to learn from and of those held out."""
 
-    folder: Path
     training: list[Path]
     held_out: list[Path]
 
@@ -54,7 +53,7 @@ def list_scans(folder: Path, validation_subset: int | None, leave_out: Sequence[
     if not training:
         msg = f"luna16: {folder} holds no scans to learn from besides those held out"
         raise BadConfig(msg)
-    return Luna16(folder, training, held_out)
+    return Luna16(training, held_out)
 
 
 def annotated_scans(paths: Sequence[Path], folder: Path, cache: Path) -> list[LungScan]:

@@ -54,7 +54,7 @@ class Run:
     def __init__(self, config: TrainConfig, workers: Workers, scans: Sequence[str]) -> None:
         torch.manual_seed(config.seed)
         self.config, self.workers, self.scans = config, workers, list(scans)
-        self.model = UNet(config.features).to(workers.device, memory_format=torch.channels_last_3d)
+        self.model = UNet(config.features).to(workers.device).to(memory_format=torch.channels_last_3d)
         if config.initial is not None:
             _start_from(self.model, config.initial)
         self.average = copy.deepcopy(self.model).eval()

@@ -16,7 +16,7 @@ from ..errors import BadScan
 from ..types import Affine, FloatArray
 from .targets import Mask, Points, Truth, within
 
-__all__ = ["LungScan", "load_scan"]
+__all__ = ["LungScan", "Places", "load_scan"]
 
 SPACING = (1.0, 1.0, 1.0)  # mm
 PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing; air outside the body lies below
@@ -76,9 +76,9 @@ class LungScan:
             certain &= ~self.ignore[tuple(places.T)]
         return certain
 
-    def to_voxels(self, world: npt.ArrayLike) -> Points:
+    def to_voxels(self, world: Points) -> Points:
         """The voxel positions of world points (n, 3) in LPS millimetres."""
-        return map_points(np.linalg.inv(RAS_TO_LPS @ self.affine), world)
+        return map_points(np.asarray(np.linalg.inv(RAS_TO_LPS @ self.affine), dtype=np.float64), world)
 
 
 def _balls(size: int, findings: Sequence[Truth]) -> Mask:

@@ -1,6 +1,7 @@
 """Everything a run learns from and is judged by, as its configuration names it."""
 
 import logging
+from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BadConfig
@@ -38,18 +39,12 @@ def load_sources(config: TrainConfig, workers: Workers) -> Sources:
         BadScan: a scan cannot be read.
     """
     crops, held_out = split_by_patient(load_crops(config.data)) if config.data else ([], [])
-    scans = [
-        _background(config, background.name, has_opacities=background.has_opacities)
-        for background in config.train_backgrounds
-    ]
-    luna, luna_held_out = _luna16(config, workers) if config.luna16 else ([], [])
+    scans = [_background(config, scan.name, has_opacities=scan.has_opacities) for scan in config.train_backgrounds]
+    luna, luna_held_out = _luna16(config, config.luna16, workers) if config.luna16 else ([], [])
     if crops and luna_held_out:
         log.warning("the crops come from LIDC-IDRI, as LUNA16 does: held-out scans may show patients of the crops")
     validation = ValidationSet(None, [], [], luna_held_out)
     if config.validation_background:
-        if not held_out:
-            msg = f"data: the crops are of {len(crops)} patients, too few to hold any out: give at least 3"
-            raise BadConfig(msg)
         background = _background(config, config.validation_background)
         validation = ValidationSet(background, plant(held_out, background), held_out, luna_held_out)
     sources = Sources(crops, scans + luna, validation)
@@ -63,20 +58,18 @@ def load_sources(config: TrainConfig, workers: Workers) -> Sources:
 
 
 def _background(config: TrainConfig, name: str, *, has_opacities: bool = False) -> LungScan:
-    assert config.data is not None  # noqa: S101 - the configuration checks it
-    return load_scan(config.data / "backgrounds" / f"{name}.nii.gz", has_opacities=has_opacities)
+    return load_scan(Path(config.data or "") / "backgrounds" / f"{name}.nii.gz", has_opacities=has_opacities)
 
 
-def _luna16(config: TrainConfig, workers: Workers) -> tuple[list[LungScan], list[LungScan]]:
+def _luna16(config: TrainConfig, folder: Path, workers: Workers) -> tuple[list[LungScan], list[LungScan]]:
     """The annotated scans to learn from, and those held out."""
-    assert config.luna16 is not None  # noqa: S101
-    found = list_scans(config.luna16, config.luna16_validation_subset, config.luna16_leave_out)
+    found = list_scans(folder, config.luna16_validation_subset, config.luna16_leave_out)
     paths = found.training + found.held_out
     log.info("preparing those of %d scans that %s lacks", len(paths), config.cache)
     shares = [paths[rank :: workers.count] for rank in range(workers.count)]
     workers.map(lambda share: fill_cache(share, config.cache, config.workers), shares)
-    training, held_out = (annotated_scans(part, found.folder, config.cache) for part in (found.training, found.held_out))
+    training, held_out = (annotated_scans(part, folder, config.cache) for part in (found.training, found.held_out))
     if held_out and not any(scan.truths for scan in held_out):
-        msg = f"luna16: no nodule of {found.folder / 'annotations.csv'} lies in the held-out scans"
+        msg = f"luna16: no nodule of {folder / 'annotations.csv'} lies in the held-out scans"
         raise BadConfig(msg)
     return training, held_out

@@ -16,7 +16,6 @@ from ..eval.tables import Findings, Marks
 from ..inference.peak_detection import detect_peaks
 from ..inference.sliding_window import predict_windows
 from ..model.unet import HEATMAP
-from ..types import FloatArray
 from .crops import Crop
 from .insertion import insert, real_nodule
 from .parallel import Workers
@@ -73,7 +72,7 @@ def _free_place(
     for _ in range(TRIES):
         centre = background.lung[rng.integers(len(background.lung))]
         if all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + GAP for t in truths):
-            return centre.astype(np.intp)
+            return np.asarray(centre, dtype=np.intp)
     msg = f"{background.name}: its lungs have no room for {len(truths) + 1} nodules: validate on a whole chest"
     raise BadScan(msg)
 
@@ -92,7 +91,7 @@ def validate(
     def find(hu: npt.NDArray[np.generic]) -> FoundMarks:
         return find_marks(model, hu, clip_range)
 
-    figures = _planted_figures(find, data, workers) if data.background else {}
+    figures = _planted_figures(find, data.background, data, workers) if data.background else {}
     if data.scans:
         figures |= _luna16_figures(find, data.scans, workers)
     kinds = ("planted", "crops", "luna16")
@@ -100,9 +99,8 @@ def validate(
     return {**figures, "score": float(np.mean(sensitivities))}
 
 
-def _planted_figures(find: Find, data: ValidationSet, workers: Workers) -> dict[str, float]:
-    assert data.background is not None  # noqa: S101
-    volumes = [data.background.hu, *(hu for hu, _ in data.planted)]
+def _planted_figures(find: Find, background: LungScan, data: ValidationSet, workers: Workers) -> dict[str, float]:
+    volumes = [background.hu, *(hu for hu, _ in data.planted)]
     marks = workers.map(find, volumes)
     false = np.sort(marks[0][1])[::-1]
     planted = np.concatenate([best_hits(m, truths) for m, (_, truths) in zip(marks[1:], data.planted, strict=True)])
@@ -153,7 +151,7 @@ def _findings(truths: Sequence[Sequence[Truth]]) -> Findings:
 def find_marks(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: tuple[float, float]) -> FoundMarks:
     """Voxel positions (n, 3) and confidences (n,) of the model's peaks above 0.02 on a 1 mm volume."""
     low, high = clip_range
-    volume: FloatArray = ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
+    volume = ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
     maps = predict_windows(
         model,
         volume,
@@ -174,7 +172,7 @@ def best_hits(marks: FoundMarks, truths: Sequence[Truth]) -> npt.NDArray[np.floa
     if not len(points) or not truths:
         return np.zeros(len(truths))
     near = cdist([t.centre for t in truths], points) < np.array([[t.diameter / 2] for t in truths])
-    return np.where(near, confidence, 0).max(axis=1)
+    return np.asarray(np.where(near, confidence, 0).max(axis=1))
 
 
 def _crop_confidence(find: Find, crop: Crop) -> float:

@@ -152,7 +152,7 @@ def test_a_scan_without_lungs_is_an_error(tmp_path: Path) -> None:
     hu = np.full((40, 40, 40), 40, np.int16)
     hu[:, :10] = -1000  # air outside a body of solid tissue
     nib.save(nib.Nifti1Image(hu, np.eye(4)), tmp_path / "stone.nii")
-    with pytest.raises(BadScan, match="stone.nii: shows no aerated lung"):
+    with pytest.raises(BadScan, match=r"stone\.nii: shows no aerated lung"):
         load_scan(tmp_path / "stone.nii")
 
 

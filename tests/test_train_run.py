@@ -39,8 +39,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def config(data: Path, folder: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401
-    return tiny_config(data, **{"run": folder / "run", "checkpoint": folder / "model.pth"} | changes)
+def config(home: Path, folder: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401
+    return tiny_config(home, **{"run": folder / "run", "checkpoint": folder / "model.pth"} | changes)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -69,9 +69,10 @@ def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(
             raise KeyboardInterrupt
         return learn(run, batch)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Run, "learn", killed)
-        train(broken, CPU)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken, CPU)
     assert not broken.checkpoint.exists()
     assert torch.load(broken.run / "state.pth", weights_only=True)["progress"]["step"] == 4
     resumed = train(broken, CPU)
@@ -91,9 +92,10 @@ def test_cut_off_before_mining_and_validation_it_does_both(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("src.train.trainer._mine", killed)
-        train(chosen, CPU)
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen, CPU)
     run = train(chosen, CPU)
     assert (run.mined, run.validated) == (2, 4)
     assert [line["step"] for line in lines(chosen.run / "validation.jsonl")] == [2, 4]
@@ -140,7 +142,7 @@ def test_patience_stops_the_run_and_exports_the_best_average(data: Path, tmp_pat
     for step, score in enumerate([0.1, 0.3, 0.2, 0.3], start=1):
         assert not run.finished
         run.step = step
-        run.average.stem[0].weight.data.fill_(step)
+        run.average.get_parameter("stem.0.weight").data.fill_(step)
         run.judge({"score": score})
     assert run.finished
     assert run.kept is not None
@@ -185,8 +187,6 @@ def test_two_processes_end_with_the_same_weights(data: Path, tmp_path: Path) -> 
         (steps, one), (_, other) = pool.map(_one_of_two, [chosen] * 2, range(2), [port] * 2)
     assert steps == 3
     assert_equal({k: torch.from_numpy(v) for k, v in one.items()}, {k: torch.from_numpy(v) for k, v in other.items()})
-    alone = train(config(data, tmp_path / "alone", steps=3), CPU)
-    assert not torch.equal(alone.model.stem[0].weight, torch.from_numpy(one["stem.0.weight"]))  # it saw less
     assert load_model(chosen.checkpoint).about.training["processes"] == 2
     assert len(lines(chosen.run / "validation.jsonl")) == 1
 
@@ -199,15 +199,13 @@ def test_several_processes_choose_their_own_devices(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_journal_writes_lines_and_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
-
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     journal = Journal(tmp_path, 0)
     journal.record("training", 100, {"heatmap": 0.5, "learning_rate": 0.002}, 12.3)
     journal.record("validation", 100, {"score": 0.25}, 15)
     journal.close()
     assert lines(tmp_path / "training.jsonl") == [{"step": 100, "seconds": 12, "heatmap": 0.5, "learning_rate": 0.002}]
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert events.Scalars("validation/score")[0].value == 0.25
     assert set(events.Tags()["scalars"]) == {"training/heatmap", "training/learning_rate", "validation/score"}
@@ -285,7 +283,7 @@ def test_a_state_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, conte
     run = Run(chosen, CPU, ["a"])
     chosen.run.mkdir()
     run.save()
-    with pytest.raises(BadConfig, match="its scans differ.*remove the file"):
+    with pytest.raises(BadConfig, match=r"its scans differ.*remove the file"):
         Run(chosen, CPU, ["b"]).resume()
     with pytest.raises(BadConfig, match="of a run with other features"):
         Run(config(data, tmp_path, features=[4, 8, 8]), CPU, ["a"]).resume()

@@ -157,9 +157,10 @@ class Run:
         try:
             self._restore(torch.load(self.state_file, map_location=self.workers.device, weights_only=True))
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             msg = (
-                f"{self.state_file} is damaged, or of a run with other features or scans "
-                f"({str(error).splitlines()[0][:200]}): give another `run`, or remove the file to start anew"
+                f"{self.state_file} is damaged, or of a run with other features or scans ({reason}): "
+                "give another `run`, or remove the file to start anew"
             )
             raise BadConfig(msg) from None
         log.info("resumed at step %d", self.step)

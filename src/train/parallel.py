@@ -17,7 +17,7 @@ __all__ = ["Workers", "workers"]
 
 A = TypeVar("A")
 B = TypeVar("B")
-PATIENCE = timedelta(hours=12)  # preparing hundreds of scans may keep one process that much longer than another
+LONGEST_WAIT = timedelta(hours=12)  # of one process for another, which may still prepare its scans
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def workers(device: str = "auto") -> Iterator[Workers]:
     own = _own_device(device, int(os.environ["LOCAL_RANK"]))
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield Workers(own, distributed.get_rank(), distributed.get_world_size())
     finally:

@@ -69,7 +69,7 @@ class Run:
         self.hard: list[npt.NDArray[np.intp]] = [np.empty((0, 3), dtype=np.intp) for _ in scans]
         self._network: nn.Module = _Logits(self.model)
         if workers.count > 1:
-            self._network = DistributedDataParallel(self._network, broadcast_buffers=False)
+            self._network = DistributedDataParallel(self._network)
 
     @property
     def state_file(self) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from scipy import ndimage
 from src.errors import BadConfig
 from src.train.augmentation import degrade, turn
 from src.train.chance import rotation
-from src.train.crops import Crop, split_by_patient
+from src.train.crops import Crop, load_crops, split_by_patient
 from src.train.dataset import Batches
 from src.train.insertion import Nodule, insert, procedural_nodule, real_nodule, resample_crop
 from src.train.scans import LungScan
 from src.train.targets import Sample, Truth, heat_target, within
-from tests.training_data import tiny_crops
+from tests.training_data import CROP_CENTRE, tiny_crops, write_crops
 
 SEEDS = st.integers(0, 2**32 - 1)
 LUNG_HU = -850
@@ -27,7 +28,10 @@ CENTRES = st.tuples(*[st.floats(8, 39)] * 3).map(np.array)
 def crops(patients: str = "abcde") -> list[Crop]:
     hu, masks, diameters = tiny_crops(len(patients))
     found = zip(patients, hu, masks, diameters, strict=True)
-    return [Crop(f"{p}{i}", p, h.astype(np.float32), m, d, 5, 3) for i, (p, h, m, d) in enumerate(found)]
+    return [
+        Crop(f"{p}{i}", p, h.astype(np.float32), m, np.array(CROP_CENTRE, dtype=float), d, 5, 3)
+        for i, (p, h, m, d) in enumerate(found)
+    ]
 
 
 def lung(shape: tuple[int, int, int] = (60, 110, 100), truths: tuple[Truth, ...] = (), **findings: object) -> LungScan:
@@ -131,6 +135,15 @@ def test_the_nodule_is_the_centre_of_its_crop_however_it_is_moved(seed: int, sca
     assert np.cbrt(mask.sum() * 6 / np.pi) == pytest.approx(crop.diameter * scale, rel=0.06)
 
 
+def test_crops_are_read_with_their_nodules_where_the_outline_lies(tmp_path: Path) -> None:
+    write_crops(tmp_path)
+    read = load_crops(tmp_path)
+    assert [crop.patient for crop in read] == ["a", "a", "b", "c", "d", "e"]
+    for crop in read:
+        np.testing.assert_allclose(crop.centre, CROP_CENTRE[::-1], atol=0.01)
+        assert crop.hu[tuple(np.round(crop.centre).astype(int))] > -60
+
+
 @given(SEEDS)
 @settings(max_examples=20)
 def test_another_scanner_keeps_the_grid_and_the_place(seed: int) -> None:
@@ -221,7 +234,7 @@ def test_marks_on_findings_teach_nothing() -> None:
 @settings(max_examples=50)
 def test_no_patient_is_on_both_sides(patients: list[str]) -> None:
     voxel = np.zeros((1, 1, 1), np.float32)
-    known = [Crop(str(i), p, voxel, voxel > 0, 5.0 + i, 5, 3) for i, p in enumerate(patients)]
+    known = [Crop(str(i), p, voxel, voxel > 0, np.zeros(3), 5.0 + i, 5, 3) for i, p in enumerate(patients)]
     training, held_out = split_by_patient(known)
     assert held_out
     assert {crop.patient for crop in training} & {crop.patient for crop in held_out} == set()

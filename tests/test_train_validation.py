@@ -60,7 +60,7 @@ def test_marks_lie_on_the_balls_strongest_first() -> None:
         assert np.linalg.norm(mark - ball.centre) < 2
     assert (np.diff(confidence) < 0).all()
     assert best_hits((points, confidence), [STRAY, NODULE]).tolist() == [confidence[1], confidence[2]]
-    assert best_hits((points, confidence), [Truth(NODULE.centre + [0, 0, 4], 7.0)]).tolist() == [0]
+    assert best_hits((points, confidence), [Truth(NODULE.centre + np.array([0, 0, 4.0]), 7.0)]).tolist() == [0]
 
 
 @pytest.mark.parametrize(

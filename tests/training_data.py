@@ -16,10 +16,11 @@ from src.data.phantom import Lesion, chest_phantom
 from src.train.config import TrainConfig
 from src.types import Scan
 
-__all__ = ["chest", "tiny_config", "tiny_crops", "write_crops", "write_luna16"]
+__all__ = ["CROP_CENTRE", "chest", "tiny_config", "tiny_crops", "write_crops", "write_luna16"]
 
 SHRINK = 0.4  # a whole chest at 1 mm would take half a minute to prepare
 LESIONS = (Lesion(25), Lesion(20), Lesion(16))
+CROP_CENTRE = (27, 26, 24)  # z, y, x: not quite the middle, as in the real crops
 FLIPPED = np.diag([-1.0, 1.0, -1.0])
 
 
@@ -73,7 +74,7 @@ def _write_table(path: Path, names: Sequence[str], truths: Sequence[tuple[npt.ND
 
 def tiny_crops(count: int = 6) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_], list[float]]:
     """Balls of 5 mm and more in lung, (count, 51, 51, 51) HU and masks, order z, y, x, and their diameters."""
-    distance = np.linalg.norm(np.indices((51, 51, 51)) - 25, axis=0)
+    distance = np.linalg.norm(np.indices((51, 51, 51)).transpose(1, 2, 3, 0) - CROP_CENTRE, axis=-1)
     diameters = [5.0 + 2 * i for i in range(count)]
     masks = np.stack([distance < d / 2 for d in diameters])
     noise = np.random.default_rng(0).normal(0, 20, masks.shape)

@@ -8,10 +8,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ..errors import BadConfig
 from ..types import FloatArray
-from .targets import Mask
+from .targets import Mask, Points
 
 __all__ = ["Crop", "load_crops", "split_by_patient"]
 
@@ -24,6 +25,7 @@ class Crop:
     patient: str
     hu: FloatArray
     mask: Mask
+    centre: Points  # the outline's centroid in voxels; 1 to 2 mm off the crop's middle on each axis
     diameter: float  # mm, of the sphere with the outline's volume
     texture: float  # 1 ground-glass to 5 solid, a reader's rating
     malignancy: float  # 1 to 5, a reader's rating
@@ -54,11 +56,13 @@ def load_crops(folder: Path) -> list[Crop]:
 
 
 def _crop(row: dict[str, str], hu: npt.NDArray[np.int16], mask: Mask) -> Crop:
+    outline = mask.transpose(2, 1, 0).astype(bool)  # stored z, y, x
     return Crop(
         row["crop_id"],
         row["patient_id"],
-        hu.transpose(2, 1, 0).astype(np.float32),  # stored z, y, x
-        mask.transpose(2, 1, 0).astype(bool),
+        hu.transpose(2, 1, 0).astype(np.float32),
+        outline,
+        np.array(ndimage.center_of_mass(outline)),
         float(row["eq_diam_mm"]),
         float(row["texture"]),
         float(row["malignancy"]),

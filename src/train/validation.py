@@ -129,7 +129,9 @@ def _luna16_figures(find: Find, scans: Sequence[LungScan], workers: Workers) -> 
     )
     matched = match(marks, _findings([s.truths for s in scans]), _findings([s.excluded for s in scans]))
     curve = Sweep(matched, len(scans)).curve()
-    return dict(_read_off(curve.at(RATES).tolist(), [curve.threshold_at(rate) for rate in RATES]))
+    return dict(
+        _read_off(curve.at(np.array(RATES, dtype=np.float64)).tolist(), [curve.threshold_at(rate) for rate in RATES])
+    )
 
 
 def _read_off(sensitivities: Sequence[float], thresholds: Sequence[float]) -> Iterator[tuple[str, float]]:
@@ -178,4 +180,4 @@ def best_hits(marks: FoundMarks, truths: Sequence[Truth]) -> npt.NDArray[np.floa
 def _crop_confidence(find: Find, crop: Crop) -> float:
     corner = (crop.hu.shape[0] - CORE) // 2
     core = crop.hu[(slice(corner, corner + CORE),) * 3]
-    return float(best_hits(find(core), [Truth(middle, crop.diameter)])[0])
+    return float(best_hits(find(core), [Truth(crop.centre - corner, crop.diameter)])[0])

@@ -26,12 +26,9 @@ CENTRES = st.tuples(*[st.floats(8, 39)] * 3).map(np.array)
 
 
 def crops(patients: str = "abcde") -> list[Crop]:
-    hu, masks, diameters = tiny_crops(len(patients))
-    found = zip(patients, hu, masks, diameters, strict=True)
-    return [
-        Crop(f"{p}{i}", p, h.astype(np.float32), m, np.array(CROP_CENTRE, dtype=float), d, 5, 3)
-        for i, (p, h, m, d) in enumerate(found)
-    ]
+    centre = np.array(CROP_CENTRE, dtype=float)
+    found = zip(patients, *tiny_crops(len(patients)), strict=True)
+    return [Crop(p, p, hu.astype(np.float32), mask, centre, size, 5, 3) for p, hu, mask, size in found]
 
 
 def lung(shape: tuple[int, int, int] = (60, 110, 100), truths: tuple[Truth, ...] = (), **findings: object) -> LungScan:
@@ -63,9 +60,9 @@ def test_an_inserted_nodule_is_where_and_as_large_as_the_truth_says(
     insert(volume, nodule, centre)
     change = volume - LUNG_HU
     assert change.min() >= 0
-    assert np.linalg.norm(ndimage.center_of_mass(change) - centre) < 1 + 0.05 * diameter
-    measured = np.cbrt(nodule.weight.sum() * 6 / np.pi)  # of the sphere of the same volume
-    assert measured == pytest.approx(diameter, rel=0.2, abs=0.8)
+    assert np.linalg.norm(ndimage.center_of_mass(change) - centre) < 1 + diameter / 4  # lumps make it lopsided
+    measured = np.cbrt((nodule.weight > 0.5).sum() * 6 / np.pi)  # of the sphere of the same volume
+    assert measured == pytest.approx(diameter, rel=0.25, abs=1.1)
 
 
 def test_what_is_denser_than_a_nodule_stays_and_borders_cut_it() -> None:

@@ -129,9 +129,8 @@ def _luna16_figures(find: Find, scans: Sequence[LungScan], workers: Workers) -> 
     )
     matched = match(marks, _findings([s.truths for s in scans]), _findings([s.excluded for s in scans]))
     curve = Sweep(matched, len(scans)).curve()
-    return dict(
-        _read_off(curve.at(np.array(RATES, dtype=np.float64)).tolist(), [curve.threshold_at(rate) for rate in RATES])
-    )
+    sensitivities = curve.at(np.array(RATES, dtype=np.float64)).tolist()
+    return dict(_read_off(sensitivities, [curve.threshold_at(rate) for rate in RATES]))
 
 
 def _read_off(sensitivities: Sequence[float], thresholds: Sequence[float]) -> Iterator[tuple[str, float]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.files import whole_file, writable_folder
+from ..files import whole_file, writable_folder
 from .evaluation import Evaluation
 from .froc import RATES
 

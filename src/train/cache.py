@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..data.files import whole_file
+from ..files import whole_file
 from ..data.loader import scan_name
 from .scans import LungScan, Places, load_scan
 

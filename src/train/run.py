@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data.files import whole_file
+from ..files import whole_file
 from ..errors import BadConfig
 from ..model.checkpoint import load_model
 from ..model.device import autocast, precision

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from ..data.files import writable_folder
+from ..files import writable_folder
 from ..model.checkpoint import About, Preprocessing, save_checkpoint
 from .config import TrainConfig
 from .dataset import Batches

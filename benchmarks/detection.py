@@ -19,7 +19,6 @@ import yaml
 from scipy import ndimage
 
 from src.config import PeakDetection
-from src.files import whole_file
 from src.data.loader import read_scan
 from src.errors import BadConfig
 from src.eval.evaluation import Evaluation, evaluate
@@ -27,6 +26,7 @@ from src.eval.matching import match
 from src.eval.output import row, save, table
 from src.eval.reports import read_reports
 from src.eval.tables import Findings, Marks, read_findings
+from src.files import whole_file
 from src.inference.pipeline import InferencePipeline
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..files import whole_file
 from ..data.loader import scan_name
+from ..files import whole_file
 from .scans import LungScan, Places, load_scan
 
 __all__ = ["cached_scan", "fill_cache"]

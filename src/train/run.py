@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..files import whole_file
 from ..errors import BadConfig
+from ..files import whole_file
 from ..model.checkpoint import load_model
 from ..model.device import autocast, precision
 from ..model.unet import UNet

@@ -168,8 +168,8 @@ class Lung:
         return voxel
 
 
-def _plant(
-    rng: np.random.Generator, copy: int, background: LungScan, lung: _Lung, crops: Sequence[Crop]
+def plant(
+    rng: np.random.Generator, copy: int, background: LungScan, lung: Lung, crops: Sequence[Crop]
 ) -> tuple[npt.NDArray[np.int16], list[Planted]]:
     """A copy of the scan with every crop's nodule in it; each is ground-glass by mixing in one copy of four."""
     hu, planted = background.hu.astype(np.float32), list[Planted]()

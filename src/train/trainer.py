@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -59,18 +60,10 @@ def _learn(run: Run, sources: Sources, journal: Journal) -> None:
     """Steps until the next mining, validation or the end."""
     config = run.config
     stop = min(config.steps, *((run.step // n + 1) * n for n in (config.mine_every, config.validate_every)))
-    count, rank = run.workers.count, run.workers.rank
-    indices = range(run.step * count + rank, stop * count, count)  # every process takes its own of each `count`
-    batches = Batches(
-        sources.crops, sources.scans, run.hard, indices, config.clip_range, config.seed, config.batch_size
-    )
-    loader = DataLoader(
-        batches, batch_size=None, num_workers=config.workers, prefetch_factor=PREFETCH if config.workers else None
-    )
     losses: list[dict[str, torch.Tensor]] = []
     run.model.train()
     last = time.monotonic()
-    for batch in loader:
+    for batch in _batches(run, sources, stop):
         rate = run.learning_rate
         losses.append(run.learn(batch))
         now = time.monotonic()
@@ -81,6 +74,15 @@ def _learn(run: Run, sources: Sources, journal: Journal) -> None:
             losses.clear()
         if run.step % config.save_every == 0 or run.step == stop:
             run.save()
+
+
+def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.Tensor]]:
+    """This process's batches up to the step `stop`: of every `count` numbers it takes the one of its rank."""
+    config, count = run.config, run.workers.count
+    indices = range(run.step * count + run.workers.rank, stop * count, count)
+    data = Batches(sources.crops, sources.scans, run.hard, indices, config.clip_range, config.seed, config.batch_size)
+    ahead = PREFETCH if config.workers else None
+    return DataLoader(data, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
 
 
 def _look_back(run: Run, sources: Sources, journal: Journal) -> None:

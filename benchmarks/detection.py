@@ -28,8 +28,10 @@ from src.eval.reports import read_reports
 from src.eval.tables import Findings, Marks, read_findings
 from src.files import whole_file
 from src.inference.pipeline import InferencePipeline
-from src.train.insertion import LUNG_HU, Nodule, insert, resample_crop, rotation
-from src.train.sources import Background, Crop, load_background, load_crops, split_by_patient
+from src.train.chance import rotation
+from src.train.crops import Crop, load_crops, split_by_patient
+from src.train.insertion import LUNG_HU, Nodule, insert, resample_crop
+from src.train.scans import LungScan, load_scan
 from src.types import Scan
 
 __all__ = ["Lung", "main", "plant"]
@@ -60,7 +62,7 @@ def main() -> None:
     pipeline = InferencePipeline(options.checkpoint, _config(options.tta))
     name = yaml.safe_load(options.config.read_text())["validation_background"]
     _, crops = split_by_patient(load_crops(options.data))
-    background = load_background(options.data / "backgrounds" / f"{name}.nii.gz")
+    background = load_scan(options.data / "backgrounds" / f"{name}.nii.gz")
     series, places = _predict_copies(pipeline, background, crops, options)
     nodules = read_findings(options.output / "annotations.csv", series)
     marks = read_reports(options.output / "predictions", series)
@@ -111,7 +113,7 @@ def _tta(views: int) -> dict[str, Any]:
 
 
 def _predict_copies(
-    pipeline: InferencePipeline, background: Background, crops: Sequence[Crop], options: argparse.Namespace
+    pipeline: InferencePipeline, background: LungScan, crops: Sequence[Crop], options: argparse.Namespace
 ) -> tuple[list[str], tuple[str, ...]]:
     """The ids of the copies and where their nodules stand; detections and truth go into the output folder."""
     rows, series, places = ["seriesuid,coordX,coordY,coordZ,diameter_mm,nodule_type,patient"], list[str](), list[str]()
@@ -140,7 +142,7 @@ def _predict_copies(
 class Lung:
     """Where nodules may go: voxels of aerated lung (n, 3) and their depths below its surface (n,) in mm."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: LungScan) -> None:
         self.points, self.shape = background.lung, background.hu.shape
         mask = np.zeros(self.shape, dtype=bool)
         mask[tuple(self.points.T)] = True
@@ -167,7 +169,7 @@ class Lung:
 
 
 def plant(
-    rng: np.random.Generator, copy: int, background: Background, lung: Lung, crops: Sequence[Crop]
+    rng: np.random.Generator, copy: int, background: LungScan, lung: Lung, crops: Sequence[Crop]
 ) -> tuple[npt.NDArray[np.int16], list[Planted]]:
     """A copy of the scan with every crop's nodule in it; each is ground-glass by mixing in one copy of four."""
     hu, planted = background.hu.astype(np.float32), list[Planted]()

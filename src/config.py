@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import BadConfig
 from .types import Shape3
 
-__all__ = ["AUGMENTATIONS", "Config", "Section", "explain", "load_config"]
+__all__ = ["AUGMENTATIONS", "Config", "Device", "Section", "explain", "load_config", "load_section"]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Millimetres = Annotated[float, Field(ge=0, le=1000)]
@@ -34,6 +34,9 @@ class Section(BaseModel):
     """A part of the configuration: immutable, and a misspelt key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Section)
 
 
 class ModelSection(Section):
@@ -223,14 +226,17 @@ def load_config(source: "Config | dict[str, Any] | str | Path | None" = None) ->
         BadConfig: the file cannot be read, is not YAML, or a key or value is wrong; the
             message lists every problem with the key's path.
     """
-    if isinstance(source, Config):
-        return source
+    return source if isinstance(source, Config) else load_section(Config, source)
+
+
+def load_section(kind: type[S], source: dict[str, Any] | str | Path | None) -> S:
+    """A section of any `kind` from a YAML file, a mapping, or nothing; raises `BadConfig` as `load_config` does."""
     where = "config" if source is None or isinstance(source, dict) else str(source)
     data = source if source is None or isinstance(source, dict) else _read_yaml(Path(source))
     try:
-        return Config.model_validate(data or {})
+        return kind.model_validate(data or {})
     except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in explain(error))
+        problems = "\n".join(f"  {line}" for line in explain(error, kind))
         msg = f"{where} cannot be used:\n{problems}"
         raise BadConfig(msg) from None
 
@@ -250,21 +256,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data or {}
 
 
-def explain(error: ValidationError) -> Iterable[str]:
-    """One line a problem: the key's path, what is wrong, what was given."""
+def explain(error: ValidationError, kind: type[Section] = Config) -> Iterable[str]:
+    """One line a problem: the key's path, what is wrong, what was given; `kind` is the section that was read."""
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"]) or "(top level)"
         if item["type"] == "extra_forbidden":
-            yield f"{path}: unknown key{_suggestion(item['loc'])}"
+            yield f"{path}: unknown key{_suggestion(item['loc'], kind)}"
         elif item["type"] == "value_error":
             yield f"{path}: {item['ctx']['error']}"
         else:
             yield f"{path}: {item['msg']} (given: {item['input']!r})"
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
+def _suggestion(location: tuple[int | str, ...], kind: type[Section]) -> str:
     """`; did you mean x?` when a sibling of the unknown key at `location` is spelt like it."""
-    section: Any = Config
+    section: Any = kind
     for part in location[:-1]:
         section = getattr(section, "model_fields", {}).get(str(part), section)
         section = getattr(section, "annotation", section)

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from benchmarks.detection import GAP, TOUCH, Lung, Planted, plant
 from src.errors import BadConfig
-from src.train.sources import Background, Crop
+from src.train.crops import Crop
+from src.train.scans import LungScan
 
 LUNG, TISSUE = -860, 40
 
@@ -26,19 +27,19 @@ def crop(number: int, diameter: float, texture: float) -> Crop:
 
 
 @pytest.fixture(scope="module")
-def background() -> Background:
+def background() -> LungScan:
     """A ball of lung in a block of tissue."""
     lung = ball(121, 56)
     hu = np.where(lung, LUNG, TISSUE).astype(np.int16)
     points = np.argwhere(lung).astype(np.int32)
-    return Background("synthetic", hu, points, points[:0], None)
+    return LungScan("synthetic", hu, np.eye(4), points, points[:0])
 
 
 CROPS = [crop(i, diameter, 5 if i else 1) for i, diameter in enumerate((6.0, 8, 10, 12))]
 
 
 @pytest.fixture(scope="module")
-def copies(background: Background) -> list[list[Planted]]:
+def copies(background: LungScan) -> list[list[Planted]]:
     lung = Lung(background)
     placed = []
     for copy in range(4):
@@ -71,6 +72,6 @@ def test_each_nodule_is_mixed_once_in_four_copies_unless_it_is_ground_glass(copi
     assert kinds == {("c0", "ground-glass"): 4, **solid}
 
 
-def test_a_full_lung_is_an_error(background: Background) -> None:
+def test_a_full_lung_is_an_error(background: LungScan) -> None:
     with pytest.raises(BadConfig, match="no room"):
         plant(np.random.default_rng(0), 0, background, Lung(background), [crop(i, 30.0, 5) for i in range(30)])

@@ -12,9 +12,10 @@ from numpy.random import Generator
 from scipy import ndimage
 
 from ..types import FloatArray
-from .sources import Crop
+from .chance import chance, rotation
+from .crops import Crop
 
-__all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop", "rotation"]
+__all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop"]
 
 LUNG_HU = -860.0
 
@@ -26,12 +27,6 @@ class Nodule:
     hu: FloatArray
     weight: FloatArray
     diameter: float  # mm
-
-
-def rotation(rng: Generator) -> npt.NDArray[np.float64]:
-    """A random orthogonal 3x3 matrix, reflections included, uniform (QR of a Gaussian; Stewart 1980)."""
-    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
-    return q * np.sign(np.diag(r))
 
 
 def resample_crop(
@@ -58,7 +53,7 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float) -> Nodule:
     hu, mask = resample_crop(crop, matrix, np.zeros(3), size)
     # The blurred outline lets the nodule's own edge through and hides the seam to the new lung.
     weight = ndimage.gaussian_filter(mask, 0.8)
-    if rng.random() < 0.25:
+    if chance(rng, 0.25):
         hu = _to_ground_glass(rng, hu)
     return Nodule(hu, weight, diameter)
 
@@ -67,7 +62,7 @@ def _to_ground_glass(rng: Generator, hu: FloatArray) -> FloatArray:
     """The nodule mixed with lung, all of it or all but its densest part."""
     share = rng.uniform(0.25, 0.5)
     glass = LUNG_HU + (hu - LUNG_HU) * share
-    if rng.random() < 0.3:
+    if chance(rng, 0.3):
         core = ndimage.gaussian_filter(hu, 1.0)
         solid = np.clip((core - rng.uniform(-300, 0)) / 200, 0, 1)
         glass = glass * (1 - solid) + hu * solid
@@ -101,7 +96,7 @@ def _ball(radius: npt.NDArray[np.float64], limit: float, edge: float) -> npt.NDA
 def _texture(rng: Generator, size: int, scale: float) -> npt.NDArray[np.float64]:
     """Smooth noise of mean 0 and standard deviation 1."""
     noise = ndimage.gaussian_filter(rng.normal(size=(size, size, size)), scale)
-    return noise / (noise.std() + 1e-9)
+    return np.asarray(noise / (noise.std() + 1e-9))
 
 
 def insert(volume: FloatArray, nodule: Nodule, centre: npt.NDArray[np.intp]) -> None:

@@ -1,6 +1,5 @@
 """What training minimises."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,4 +26,7 @@ def detection_loss(logits: Tensor, heat: Tensor, log_diameter: Tensor, weight: T
     """The heatmap's focal loss, and the L1 error of the log diameter near nodule centres (target > 0.5)."""
     near = heat > 0.5  # noqa: PLR2004 - the inner part of the bump
     error = (logits[:, 1] - log_diameter).abs()[near]
-    return {"heatmap": quality_focal_loss(logits[:, 0], heat, weight), "diameter": error.sum() / near.sum().clamp(min=1)}
+    return {
+        "heatmap": quality_focal_loss(logits[:, 0], heat, weight),
+        "diameter": error.sum() / near.sum().clamp(min=1),
+    }

@@ -1,108 +1,182 @@
-"""How good a network is on patients it never saw: held-out nodules in a held-out scan."""
+"""How good a network is on patients it never saw: held-out nodules, planted in a held-out scan or where they grew."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.spatial.distance import cdist
 
+from ..errors import BadScan
+from ..eval.froc import Sweep
+from ..eval.matching import match
+from ..eval.tables import Findings, Marks
 from ..inference.peak_detection import detect_peaks
 from ..inference.sliding_window import predict_windows
 from ..model.unet import HEATMAP
-from ..types import FloatArray, Peak
-from .dataset import Truth
+from .crops import Crop
 from .insertion import insert, real_nodule
-from .sources import Background, Crop
+from .parallel import Workers
+from .scans import LungScan
+from .targets import Points, Truth
 
-__all__ = ["ValidationSet", "find_marks", "validate", "validation_set"]
+__all__ = ["ValidationSet", "best_hits", "find_marks", "plant", "validate"]
 
-PATCH = 112
+PATCH, OVERLAP = 112, 32  # voxels
+LEAST = 0.02  # the confidence of the weakest mark
+APART = 6.0  # mm between two marks
 DEFAULT = 0.5  # the default threshold
 CORE = 48  # a crop, less the border that 51 voxels leave over
-Marks = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+RATES = (1, 4)  # false marks a scan
+GAP, TRIES = 15.0, 100_000  # mm between two planted nodules; draws for a place
+
+FoundMarks: TypeAlias = tuple[Points, npt.NDArray[np.float64]]
+Find: TypeAlias = Callable[[npt.NDArray[np.generic]], FoundMarks]
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationSet:
-    """The held-out scan as it is, copies of it with nodules put in, and held-out crops as they are."""
+    """A held-out scan as it is, copies of it with nodules put in, held-out crops, and held-out annotated scans."""
 
-    background: Background
+    background: LungScan | None
     planted: list[tuple[npt.NDArray[np.int16], list[Truth]]]
     crops: list[Crop]
+    scans: list[LungScan]
 
 
-def validation_set(crops: Sequence[Crop], background: Background, copies: int = 3, seed: int = 2026) -> ValidationSet:
-    """Every held-out nodule once in each copy, at its own size, at seeded places in the lung."""
+def plant(
+    crops: Sequence[Crop], background: LungScan, copies: int = 3, seed: int = 2026
+) -> list[tuple[npt.NDArray[np.int16], list[Truth]]]:
+    """Copies of a scan with every nodule put in once, at its own size, at seeded places in the lung.
+
+    Raises:
+        BadScan: the lungs have no room for them.
+    """
     planted = []
-    for copy in range(copies):
-        rng = np.random.default_rng([seed, copy])
+    for number in range(copies):
+        rng = np.random.default_rng([seed, number])
         hu, truths = background.hu.astype(np.float32), list[Truth]()
         for crop in crops:
             centre = _free_place(rng, background, truths, crop.diameter)
             insert(hu, real_nodule(rng, crop, crop.diameter), centre)
             truths.append(Truth(centre.astype(np.float64), crop.diameter))
         planted.append((hu.astype(np.int16), truths))
-    return ValidationSet(background, planted, list(crops))
+    return planted
 
 
 def _free_place(
-    rng: np.random.Generator, background: Background, truths: Sequence[Truth], diameter: float
-) -> npt.NDArray[np.int32]:
-    while True:
+    rng: np.random.Generator, background: LungScan, truths: Sequence[Truth], diameter: float
+) -> npt.NDArray[np.intp]:
+    for _ in range(TRIES):
         centre = background.lung[rng.integers(len(background.lung))]
-        if all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 15 for t in truths):
-            return centre
+        if all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + GAP for t in truths):
+            return np.asarray(centre, dtype=np.intp)
+    msg = f"{background.name}: its lungs have no room for {len(truths) + 1} nodules: validate on a whole chest"
+    raise BadScan(msg)
 
 
-def validate(model: torch.nn.Module, data: ValidationSet, clip_range: tuple[float, float]) -> dict[str, float]:
-    """Sensitivities at 1 and 4 false marks a scan, and the confidence at which each is reached.
+def validate(
+    model: torch.nn.Module, data: ValidationSet, clip_range: tuple[float, float], workers: Workers
+) -> dict[str, float]:
+    """Sensitivities (0..1) at 1 and 4 false marks a scan, the confidence at which each is reached, and their mean.
 
-    False marks are counted on the scan as it is: what the network finds there may include a true
-    nodule that nobody marked, so the figures are pessimistic. `planted` nodules stand in another
-    patient's lung, `crops` in their own surroundings.
+    `planted` nodules stand in another patient's lung, `crops` in their own surroundings; for both,
+    false marks are counted on the scan as it is: what the network finds there may include a true
+    nodule that nobody marked, so the figures are pessimistic. `luna16` is the FROC on annotated
+    scans. `score` is the mean of all these sensitivities.
     """
-    false = np.sort(find_marks(model, data.background.hu, clip_range)[1])[::-1]
-    found = [
-        best_hits(find_marks(model, hu, clip_range), truths) for hu, truths in data.planted
-    ]
-    planted = np.concatenate(found)
-    crops = np.array([_crop_confidence(model, crop, clip_range) for crop in data.crops])
-    result = {}
-    for rate in (1, 4):
+
+    def find(hu: npt.NDArray[np.generic]) -> FoundMarks:
+        return find_marks(model, hu, clip_range)
+
+    figures = _planted_figures(find, data.background, data, workers) if data.background else {}
+    if data.scans:
+        figures |= _luna16_figures(find, data.scans, workers)
+    kinds = ("planted", "crops", "luna16")
+    sensitivities = [figures[key] for kind in kinds for rate in RATES if (key := f"{kind}_at_{rate}") in figures]
+    return {**figures, "score": float(np.mean(sensitivities))}
+
+
+def _planted_figures(find: Find, background: LungScan, data: ValidationSet, workers: Workers) -> dict[str, float]:
+    volumes = [background.hu, *(hu for hu, _ in data.planted)]
+    marks = workers.map(find, volumes)
+    false = np.sort(marks[0][1])[::-1]
+    planted = np.concatenate([best_hits(m, truths) for m, (_, truths) in zip(marks[1:], data.planted, strict=True)])
+    crops = np.array(workers.map(lambda crop: _crop_confidence(find, crop), data.crops))
+    figures = {}
+    for rate in RATES:
         threshold = float(false[rate]) if len(false) > rate else 0.0
-        result[f"threshold_at_{rate}"] = threshold
-        result[f"planted_at_{rate}"] = float((planted > threshold).mean())
-        result[f"crops_at_{rate}"] = float((crops > threshold).mean())
-    above = {"planted": (planted >= DEFAULT).mean(), "crops": (crops >= DEFAULT).mean(), "false_marks": (false >= DEFAULT).sum()}
-    return {**result, **{f"{key}_above_half": float(value) for key, value in above.items()}}
+        figures[f"threshold_at_{rate}"] = threshold
+        figures[f"planted_at_{rate}"] = float((planted > threshold).mean())
+        figures[f"crops_at_{rate}"] = float((crops > threshold).mean())
+    above = {
+        "planted": (planted >= DEFAULT).mean(),
+        "crops": (crops >= DEFAULT).mean(),
+        "false_marks": (false >= DEFAULT).sum(),
+    }
+    return {**figures, **{f"{key}_above_half": float(value) for key, value in above.items()}}
 
 
-def find_marks(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: tuple[float, float]) -> Marks:
+def _luna16_figures(find: Find, scans: Sequence[LungScan], workers: Workers) -> dict[str, float]:
+    found = workers.map(lambda scan: find(scan.hu), scans)
+    counts = [len(confidence) for _, confidence in found]
+    marks = Marks(
+        np.repeat(np.arange(len(scans)), counts),
+        np.concatenate([points for points, _ in found]),
+        np.concatenate([confidence for _, confidence in found]),
+    )
+    matched = match(marks, _findings([s.truths for s in scans]), _findings([s.excluded for s in scans]))
+    curve = Sweep(matched, len(scans)).curve()
+    sensitivities = curve.at(np.array(RATES, dtype=np.float64)).tolist()
+    return dict(_read_off(sensitivities, [curve.threshold_at(rate) for rate in RATES]))
+
+
+def _read_off(sensitivities: Sequence[float], thresholds: Sequence[float]) -> Iterator[tuple[str, float]]:
+    for rate, sensitivity, threshold in zip(RATES, sensitivities, thresholds, strict=True):
+        yield f"luna16_at_{rate}", sensitivity
+        yield f"luna16_threshold_at_{rate}", min(threshold, 1.0)
+
+
+def _findings(truths: Sequence[Sequence[Truth]]) -> Findings:
+    """All findings with the number of their scan; voxels of 1 mm are as good as world points."""
+    flat = [truth for own in truths for truth in own]
+    return Findings(
+        np.repeat(np.arange(len(truths)), [len(own) for own in truths]),
+        np.array([truth.centre for truth in flat]).reshape(-1, 3),
+        np.array([truth.diameter for truth in flat]),
+    )
+
+
+def find_marks(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: tuple[float, float]) -> FoundMarks:
     """Voxel positions (n, 3) and confidences (n,) of the model's peaks above 0.02 on a 1 mm volume."""
     low, high = clip_range
-    volume: FloatArray = ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
-    patch = (PATCH, PATCH, PATCH)
-    device = next(model.parameters()).device
+    volume = ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
     maps = predict_windows(
-        model, volume, patch, (PATCH - 32,) * 3, batch_size=1, device=device, mixed_precision=True
+        model,
+        volume,
+        (PATCH, PATCH, PATCH),
+        (PATCH - OVERLAP,) * 3,
+        batch_size=1,
+        device=next(model.parameters()).device,
+        mixed_precision=True,
     ).maps
-    peaks: list[Peak] = detect_peaks(maps[HEATMAP], 0.02, 6.0, (2.0, 2.0, 2.0))
+    peaks = detect_peaks(maps[HEATMAP], LEAST, APART, (2.0, 2.0, 2.0))
     points = np.array([peak["coordinates"] for peak in peaks]).reshape(-1, 3)
     return points, np.array([peak["confidence"] for peak in peaks])
 
 
-def best_hits(marks: Marks, truths: Sequence[Truth]) -> npt.NDArray[np.float64]:
+def best_hits(marks: FoundMarks, truths: Sequence[Truth]) -> npt.NDArray[np.float64]:
     """For each nodule the strongest mark closer than its radius, or 0."""
     points, confidence = marks
-    if not len(points):
+    if not len(points) or not truths:
         return np.zeros(len(truths))
     near = cdist([t.centre for t in truths], points) < np.array([[t.diameter / 2] for t in truths])
-    return np.where(near, confidence, 0).max(axis=1)
+    return np.asarray(np.where(near, confidence, 0).max(axis=1))
 
 
-def _crop_confidence(model: torch.nn.Module, crop: Crop, clip_range: tuple[float, float]) -> float:
+def _crop_confidence(find: Find, crop: Crop) -> float:
     corner = (crop.hu.shape[0] - CORE) // 2
     core = crop.hu[(slice(corner, corner + CORE),) * 3]
-    return float(best_hits(find_marks(model, core, clip_range), [Truth(crop.centre - corner, crop.diameter)])[0])
+    return float(best_hits(find(core), [Truth(crop.centre - corner, crop.diameter)])[0])

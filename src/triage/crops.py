@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..inference.nodule_properties import extract_properties
-from ..train.sources import Crop, load_crops
+from ..train.crops import Crop, load_crops
 from ..types import Properties
 from .lidc import RATINGS, RatedNodule
 
@@ -39,7 +39,7 @@ def measure_crops(folder: Path, nodules: list[RatedNodule]) -> list[MeasuredCrop
     """The crops whose nodule is found in the database, measured by PIVOT from the readers' diameter as first guess.
 
     Raises:
-        BadScan: the folder lacks the crops.
+        BadConfig: the folder lacks the crops.
     """
     crops = load_crops(folder)
     matches = _chain(sorted(_matches(folder, crops, nodules), key=lambda match: (match.number, match.offset)))

@@ -1,0 +1,95 @@
+"""What decides the outcome of a training run."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from ..config import Device, Section, load_section
+
+__all__ = ["BackgroundScan", "TrainConfig", "load_train_config"]
+
+Positive = Annotated[int, Field(ge=1)]
+CHECKPOINTS = (".pth", ".safetensors")
+
+
+class BackgroundScan(Section):
+    """A scan without marked nodules, by its file name in `backgrounds/`."""
+
+    name: str
+    has_opacities: bool = False  # lesion-like densities in the lungs teach nothing
+
+
+class TrainConfig(Section):
+    """A training run: at least one source of nodules and scans, and something to validate on."""
+
+    data: Path | None = None  # a folder with lidc_nodule_crops.npz and .csv, and backgrounds/
+    train_backgrounds: tuple[BackgroundScan, ...] = ()
+    validation_background: str | None = None
+    luna16: Path | None = None  # a folder with subset0 to subset9 (or scans) and annotations.csv
+    luna16_validation_subset: Annotated[int, Field(ge=0, le=9)] | None = None
+    luna16_leave_out: tuple[str, ...] = ()  # scans to keep out of everything, by name
+    cache: Path = Path("runs/scans")  # LUNA16's scans at 1 mm, about 60 MB each
+    features: tuple[Annotated[int, Field(ge=4)], ...] = Field((32, 64, 96, 128), min_length=2)
+    clip_range: tuple[float, float] = (-1000.0, 400.0)  # HU
+    seed: Annotated[int, Field(ge=0)] = 0
+    steps: Positive
+    batch_size: Positive = 8  # patches of 48 mm; each third batch is one of 96 mm
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    warmup: Positive = 200  # steps
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.35  # share of the steps in which the rate falls to zero
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # of the running average, a step
+    validate_every: Positive = 1000  # steps
+    mine_every: Positive = 1000
+    mine_scans: Positive = 64  # at most so many scans are searched for false marks each time
+    save_every: Positive = 500
+    patience: Positive | None = None  # validations without improvement before it stops; keeps the best average
+    workers: Annotated[int, Field(ge=0, le=256)] = 1  # processes that make samples
+    device: Device = "auto"
+    initial: Path | None = None  # a checkpoint of the same `features` to start from
+    run: Path  # the folder of the state and the logs
+    checkpoint: Path
+    name: str
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> "TrainConfig":
+        backgrounds = {scan.name for scan in self.train_backgrounds}
+        low, high = self.clip_range
+        problems = (
+            (
+                self.data is None and bool(backgrounds or self.validation_background),
+                "train_backgrounds and validation_background lie in the folder `data`: give it as well",
+            ),
+            (
+                not backgrounds and self.luna16 is None,
+                "there are no scans to train on: give train_backgrounds (with data), luna16, or both",
+            ),
+            (
+                self.luna16 is None and self.luna16_validation_subset is not None,
+                "luna16_validation_subset needs `luna16`",
+            ),
+            (
+                self.validation_background is None and self.luna16_validation_subset is None,
+                "there is nothing to validate on: give validation_background, luna16_validation_subset, or both",
+            ),
+            (
+                self.validation_background in backgrounds,
+                "validation_background is one of the train_backgrounds: hold one of your scans out",
+            ),
+            (low >= high, f"clip_range {[low, high]} is empty: the first value must be the smaller one"),
+            (self.checkpoint.suffix not in CHECKPOINTS, f"checkpoint must end in {' or '.join(CHECKPOINTS)}"),
+        )
+        for holds, message in problems:
+            if holds:
+                raise ValueError(message)
+        return self
+
+
+def load_train_config(path: Path) -> TrainConfig:
+    """The training configuration in a YAML file.
+
+    Raises:
+        BadConfig: unreadable, not YAML, or a wrong key or value; the message lists every problem.
+    """
+    return load_section(TrainConfig, path)

@@ -1,0 +1,203 @@
+"""The network being trained and everything needed to go on after a stop."""
+
+import copy
+import logging
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import BadConfig
+from ..files import whole_file
+from ..model.checkpoint import load_model
+from ..model.device import autocast, precision
+from ..model.unet import UNet
+from .config import TrainConfig
+from .losses import detection_loss
+from .parallel import Workers
+
+__all__ = ["Kept", "Run"]
+
+log = logging.getLogger("pivot.train")
+LARGEST_GRADIENT = 10.0  # the norm to which larger gradients are cut
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The running average of a step, and its validation."""
+
+    average: dict[str, Tensor]
+    step: int
+    figures: Figures
+
+
+class Run:
+    """A network, its running average, optimizer and progress; equal on all processes after every step.
+
+    Args:
+        config: of the run.
+        workers: the processes that train together.
+        scans: the names of the scans whose false marks `hard` holds, in order.
+
+    Raises:
+        BadConfig: `initial` does not fit the configuration.
+    """
+
+    def __init__(self, config: TrainConfig, workers: Workers, scans: Sequence[str]) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.workers, self.scans = config, workers, list(scans)
+        self.model = UNet(config.features).to(workers.device).to(memory_format=torch.channels_last_3d)
+        if config.initial is not None:
+            _start_from(self.model, config.initial)
+        self.average = copy.deepcopy(self.model).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.step, self.seconds = 0, 0.0
+        self.mined, self.validated = (-1 if config.initial else 0), 0  # the steps when it was last done
+        self.best, self.waited = -1.0, 0  # the best score, and the validations since
+        self.figures: Figures = {}  # of the last validation
+        self.kept: Kept | None = None  # the best, with `patience`
+        self.hard: list[npt.NDArray[np.intp]] = [np.empty((0, 3), dtype=np.intp) for _ in scans]
+        self._network: nn.Module = _Logits(self.model)
+        if workers.count > 1:
+            self._network = DistributedDataParallel(self._network)
+
+    @property
+    def state_file(self) -> Path:
+        """Where `save` writes and `resume` reads."""
+        return self.config.run / "state.pth"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or patience is at its end."""
+        patience = self.config.patience
+        return self.step >= self.config.steps or (patience is not None and self.waited >= patience)
+
+    @property
+    def learning_rate(self) -> float:
+        """Warm up, stay, then fall to zero in the last part (warmup-stable-decay)."""
+        left = (self.config.steps - self.step) / (self.config.decay * self.config.steps)
+        return self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup, left)
+
+    def learn(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """One optimisation step on this process's batch; its losses."""
+        image, *targets = (tensor.to(self.workers.device) for tensor in batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        with autocast(self.workers.device, self._dtype()):
+            logits = self._network(image.to(memory_format=torch.channels_last_3d))
+        losses = detection_loss(logits.float(), *targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(list(losses.values()))
+        nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.workers.average_([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
+        self.step += 1
+        self._follow()
+        return {key: value.detach() for key, value in losses.items()}
+
+    def _dtype(self) -> torch.dtype:
+        # bfloat16 on CUDA too: float16 would need loss scaling.
+        dtype = precision(self.workers.device, mixed=True)
+        return torch.bfloat16 if dtype == torch.float16 else dtype
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the running average towards the model; faster in the beginning, when both are far off."""
+        share = 1 - min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for kept, new in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, share)
+            else:
+                kept.copy_(new)
+
+    def judge(self, figures: Figures) -> None:
+        """Take note of a validation; with `patience`, keep the average if its score is the best so far."""
+        self.figures, self.validated = figures, self.step
+        self.waited += 1
+        if figures["score"] > self.best:
+            self.best, self.waited = figures["score"], 0
+            if self.config.patience:
+                self.kept = Kept(copy.deepcopy(self.average.state_dict()), self.step, figures)
+
+    def save(self) -> None:
+        """Write the state whole or not at all, on the first process only."""
+        if self.workers.rank:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "hard": [torch.from_numpy(points) for points in self.hard],
+            "progress": {key: getattr(self, key) for key in PROGRESS},
+            "scans": self.scans,
+            "figures": self.figures,
+            "kept": None if self.kept is None else vars(self.kept),
+        }
+        with whole_file(self.state_file) as partial:
+            torch.save(state, partial)
+
+    def resume(self) -> None:
+        """Go on from the state in the run's folder, if there is one.
+
+        Raises:
+            BadConfig: the state is damaged, or belongs to another network or other scans.
+        """
+        if not self.state_file.is_file():
+            return
+        try:
+            self._restore(torch.load(self.state_file, map_location=self.workers.device, weights_only=True))
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            msg = (
+                f"{self.state_file} is damaged, or of a run with other features or scans ({reason}): "
+                "give another `run`, or remove the file to start anew"
+            )
+            raise BadConfig(msg) from None
+        log.info("resumed at step %d", self.step)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state.get("scans", self.scans) != self.scans or len(state["hard"]) != len(self.scans):
+            msg = "its scans differ from the configuration's"
+            raise ValueError(msg)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.hard = [points.cpu().numpy() for points in state["hard"]]
+        progress = state["progress"]
+        # States of earlier versions were written after mining and validation.
+        for key, value in {**dict.fromkeys(("mined", "validated"), progress["step"]), **progress}.items():
+            setattr(self, key, value)
+        self.figures = state.get("figures", {})
+        self.kept = Kept(**state["kept"]) if state.get("kept") else None
+
+
+PROGRESS = ("step", "best", "seconds", "mined", "validated", "waited")
+
+
+class _Logits(nn.Module):
+    """The network's raw answer as a forward pass, which is all that DistributedDataParallel follows."""
+
+    def __init__(self, model: UNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.logits(image)
+
+
+def _start_from(model: UNet, path: Path) -> None:
+    initial = load_model(path)
+    if initial.about.hyperparameters != model.hyperparameters:
+        msg = f"initial: {path} has {initial.about.hyperparameters}, but the configuration {model.hyperparameters}"
+        raise BadConfig(msg)
+    model.load_state_dict(initial.model.state_dict())

@@ -1,0 +1,127 @@
+"""Whole scans as training uses them: at 1 mm, with the places where nodules grow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ..data.geometry import RAS_TO_LPS, canonical, map_points
+from ..data.loader import read_scan
+from ..data.resample import resample
+from ..errors import BadScan
+from ..types import Affine, FloatArray
+from .targets import Mask, Points, Truth, within
+
+__all__ = ["LungScan", "Places", "load_scan"]
+
+SPACING = (1.0, 1.0, 1.0)  # mm
+PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing; air outside the body lies below
+BODY = -300.0  # HU above which smoothed voxels are tissue
+RIM, RIM_BELOW = 5, -350.0  # voxels around aerated lung; smoothed HU that is still mostly air
+OPACITY = (-700.0, -200.0)  # HU of ground-glass, small consolidations and, unavoidably, of larger vessels
+PADDING = -1000.0  # HU beyond the scan
+NEAR = 3.0  # mm around a finding in which a mark still means it
+
+Places = npt.NDArray[np.integer[Any]]  # (n, 3) voxels
+
+
+@dataclass(frozen=True, eq=False)
+class LungScan:
+    """A whole scan at 1 mm, (X, Y, Z) int16 HU, x to the left, y to the back, z to the head."""
+
+    name: str
+    voxels: npt.NDArray[np.int16] | Path  # a .npy file stays on disk
+    affine: Affine
+    lung: Places  # voxels of aerated lung
+    rim: Places  # voxels of lung beside the pleura or a vessel
+    ignore: Mask | None = None  # where an unmarked true lesion may be
+    truths: tuple[Truth, ...] = ()  # its nodules
+    excluded: tuple[Truth, ...] = ()  # findings that are neither nodules nor certainly none
+
+    @property
+    def hu(self) -> npt.NDArray[np.int16]:
+        """The voxels; a file is opened at each use, because 888 open ones are too many for most systems."""
+        if isinstance(self.voxels, Path):
+            return np.load(self.voxels, mmap_mode="r")  # type: ignore[no-any-return]
+        return self.voxels
+
+    def patch(self, corner: npt.NDArray[np.integer[Any]], size: int) -> tuple[FloatArray, Mask | None, list[Truth]]:
+        """A cube of `size` voxels: HU, where nothing is to be learnt, and the nodules centred in it.
+
+        Of a nodule centred outside the visible part teaches nothing.
+        """
+        box = tuple(slice(a, a + size) for a in corner)
+        hu = self.hu[box].astype(np.float32)
+        missing = [(0, size - n) for n in hu.shape]
+        ignore = None if self.ignore is None else np.pad(self.ignore[box], missing)
+        found = [Truth(t.centre - corner, t.diameter) for t in self.truths]
+        centred = [bool((t.centre >= 0).all() and (t.centre <= size - 1).all()) for t in found]
+        unsure = [Truth(t.centre - corner, t.diameter) for t in self.excluded]
+        unsure += [t for t, inside in zip(found, centred, strict=True) if not inside]
+        if self.truths or self.excluded:
+            balls = _balls(size, unsure)
+            ignore = balls if ignore is None else ignore | balls
+        truths = [t for t, inside in zip(found, centred, strict=True) if inside]
+        return np.pad(hu, missing, constant_values=PADDING), ignore, truths
+
+    def teaches(self, points: Points) -> Mask:
+        """Which of the (n, 3) marks are certainly false: on no nodule, no excluded finding, no opacity."""
+        certain = ~within(points, (*self.truths, *self.excluded), NEAR)
+        if self.ignore is not None and len(points):
+            places = np.clip(np.round(points).astype(np.intp), 0, np.array(self.ignore.shape) - 1)
+            certain &= ~self.ignore[tuple(places.T)]
+        return certain
+
+    def to_voxels(self, world: Points) -> Points:
+        """The voxel positions of world points (n, 3) in LPS millimetres."""
+        return map_points(np.asarray(np.linalg.inv(RAS_TO_LPS @ self.affine), dtype=np.float64), world)
+
+
+def _balls(size: int, findings: Sequence[Truth]) -> Mask:
+    """The voxels of a cube that lie in any of the findings."""
+    mask = np.zeros((size, size, size), dtype=bool)
+    for centre, diameter in findings:
+        low = np.clip(np.floor(centre - diameter / 2), 0, size).astype(int)
+        high = np.clip(np.ceil(centre + diameter / 2) + 1, 0, size).astype(int)
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        distance = sum((axis - c) ** 2 for axis, c in zip(np.ogrid[box], centre, strict=True))
+        mask[box] |= distance <= (diameter / 2) ** 2
+    return mask
+
+
+def load_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
+    """The scan at `path`, in memory; with `has_opacities`, lesion-like densities in its lungs are to be ignored.
+
+    Raises:
+        BadScan: it cannot be read, or shows no lungs.
+    """
+    scan = read_scan(path)
+    array, affine = resample(*canonical(scan.array, scan.affine), SPACING)
+    smooth = ndimage.gaussian_filter(array, 2.0)
+    lung = (smooth > PARENCHYMA[0]) & (smooth < PARENCHYMA[1]) & _inside_body(smooth)
+    lung = ndimage.binary_opening(lung, iterations=4)  # the blurred skin has the same values, but is thin
+    if not lung.any():
+        msg = f"{path}: shows no aerated lung inside a body: leave it out, training has no use for it"
+        raise BadScan(msg)
+    ignore = None
+    if has_opacities:
+        near_lung = ndimage.binary_dilation(lung, iterations=8)
+        ignore = near_lung & (smooth > OPACITY[0]) & (smooth < OPACITY[1])
+    rim = ndimage.binary_dilation(lung, iterations=RIM) & ~lung & (smooth < RIM_BELOW)
+    hu = np.ascontiguousarray(np.rint(array), dtype=np.int16)
+    return LungScan(scan.scan_id, hu, affine, _points(lung), _points(rim), ignore)
+
+
+def _points(mask: Mask) -> npt.NDArray[np.int32]:
+    return np.argwhere(mask).astype(np.int32)
+
+
+def _inside_body(smooth: FloatArray) -> Mask:
+    """What the body encloses in each axial slice; the table's foam is as light as lung, but outside."""
+    labels, count = ndimage.label(smooth > BODY)
+    body = labels == 1 + np.argmax(np.bincount(labels.ravel(), minlength=count + 1)[1:])
+    return np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)

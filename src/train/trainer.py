@@ -1,0 +1,146 @@
+"""A training run from its sources to its checkpoint."""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from ..files import writable_folder
+from ..model.checkpoint import About, Preprocessing, save_checkpoint
+from .config import TrainConfig
+from .dataset import Batches
+from .journal import Journal
+from .parallel import Workers
+from .run import Kept, Run
+from .scans import LungScan
+from .sources import Sources, load_sources
+from .validation import find_marks, validate
+
+__all__ = ["train"]
+
+log = logging.getLogger("pivot.train")
+HARD_MARKS = 60  # of each scan, the strongest false marks
+WORTH_LEARNING = 0.15  # confidence below which a false mark teaches nothing new
+TELL_EVERY = 100  # steps
+PREFETCH = 6  # batches for each worker
+
+
+def train(config: TrainConfig, workers: Workers) -> Run:
+    """Train to the last step, or from the last saved one, and write the checkpoint.
+
+    Raises:
+        BadConfig: a file that the configuration names is missing or does not fit.
+        BadScan: a scan cannot be read.
+        BadCheckpoint: `initial` cannot be read.
+        BadOutput: the run's folder or the checkpoint cannot be written.
+    """
+    if not workers.rank:
+        writable_folder(config.run)
+        writable_folder(config.checkpoint.parent)
+    sources = load_sources(config, workers)
+    run = Run(config, workers, [scan.name for scan in sources.scans])
+    run.resume()
+    with closing(Journal(config.run, run.step, writes=not workers.rank)) as journal:
+        _look_back(run, sources, journal)
+        while not run.finished:
+            _learn(run, sources, journal)
+            _look_back(run, sources, journal)
+    if not workers.rank:
+        _export(run, sources)
+    return run
+
+
+def _learn(run: Run, sources: Sources, journal: Journal) -> None:
+    """Steps until the next mining, validation or the end."""
+    config = run.config
+    stop = min(config.steps, *((run.step // n + 1) * n for n in (config.mine_every, config.validate_every)))
+    losses: list[dict[str, torch.Tensor]] = []
+    run.model.train()
+    last = time.monotonic()
+    for batch in _batches(run, sources, stop):
+        rate = run.learning_rate
+        losses.append(run.learn(batch))
+        now = time.monotonic()
+        run.seconds, last = run.seconds + now - last, now
+        if run.step % TELL_EVERY == 0 or run.step == stop:
+            means = {key: torch.stack([loss[key] for loss in losses]).mean().item() for key in losses[0]}
+            journal.record("training", run.step, {**means, "learning_rate": rate}, run.seconds)
+            losses.clear()
+        if run.step % config.save_every == 0 or run.step == stop:
+            run.save()
+
+
+def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.Tensor]]:
+    """This process's batches up to the step `stop`: of every `count` numbers it takes the one of its rank."""
+    config, count = run.config, run.workers.count
+    indices = range(run.step * count + run.workers.rank, stop * count, count)
+    data = Batches(sources.crops, sources.scans, run.hard, indices, config.clip_range, config.seed, config.batch_size)
+    ahead = PREFETCH if config.workers else None
+    return DataLoader(data, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
+
+
+def _look_back(run: Run, sources: Sources, journal: Journal) -> None:
+    """Search for false marks and validate, where this step wants it and it was not done before the run was cut off."""
+    config = run.config
+    if run.mined < run.step and run.step % config.mine_every == 0 and not run.finished:
+        _mine(run, sources.scans)
+        run.save()
+    wanted = run.step % config.validate_every == 0 or run.step == config.steps
+    if wanted and (run.validated < run.step or not run.figures) and run.step:
+        figures = validate(run.average, sources.validation, config.clip_range, run.workers)
+        journal.record("validation", run.step, figures, run.seconds)
+        run.judge(figures)
+        run.save()
+
+
+def _mine(run: Run, scans: list[LungScan]) -> None:
+    """Find anew where the network is wrong, on all scans or on some drawn at random."""
+    rng = np.random.default_rng([run.config.seed, run.step])
+    chosen = sorted(rng.permutation(len(scans))[: run.config.mine_scans].tolist())
+    for index, places in zip(chosen, run.workers.map(lambda i: _false_marks(run, scans[i]), chosen), strict=True):
+        run.hard[index] = places
+    run.mined = run.step
+    log.info("%d false marks above %.2f in %d scans", sum(map(len, run.hard)), WORTH_LEARNING, len(chosen))
+
+
+def _false_marks(run: Run, scan: LungScan) -> npt.NDArray[np.intp]:
+    """The voxels (n, 3) of the network's strongest marks on what is certainly no nodule."""
+    points, confidence = find_marks(run.average, scan.hu, run.config.clip_range)
+    keep = (confidence > WORTH_LEARNING) & scan.teaches(points)
+    order = np.argsort(-confidence[keep])[:HARD_MARKS]
+    return np.round(points[keep][order]).astype(np.intp)
+
+
+def _export(run: Run, sources: Sources) -> Path:
+    """Write the best average that was kept, or the last one, with its figures."""
+    config, validation = run.config, sources.validation
+    kept = run.kept or Kept(run.average.state_dict(), run.step, run.figures)
+    about = About(
+        hyperparameters=run.model.hyperparameters,
+        preprocessing=Preprocessing(clip_range=config.clip_range),
+        name=config.name,
+        training={
+            "steps": run.step,
+            "exported_step": kept.step,
+            "initial": None if config.initial is None else config.initial.name,
+            "seed": config.seed,
+            "seconds": round(run.seconds),
+            "processes": run.workers.count,
+            "nodules": sources.nodules,
+            "scans": len(sources.scans),
+            "validation_patients": sorted({crop.patient for crop in validation.crops}),
+            "backgrounds": [scan.name for scan in config.train_backgrounds],
+            "validation_background": config.validation_background,
+            "validation_scans": [scan.name for scan in validation.scans],
+        },
+        results={key: round(value, 4) for key, value in kept.figures.items()},
+    )
+    save_checkpoint(config.checkpoint, kept.average, about)
+    log.info("wrote the average of step %d to %s, score %.3f", kept.step, config.checkpoint, kept.figures["score"])
+    return config.checkpoint

@@ -1,0 +1,309 @@
+"""Training runs on tiny data: they end with a checkpoint, go on after a stop, and agree between processes."""
+
+import json
+import logging
+import socket
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from src.errors import BadConfig
+from src.model.checkpoint import load_model
+from src.train.config import TrainConfig, load_train_config
+from src.train.journal import Journal
+from src.train.main import main
+from src.train.parallel import Workers, workers
+from src.train.run import Run
+from src.train.trainer import train
+from tests.training_data import tiny_config, write_crops, write_luna16
+
+CPU = Workers(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_luna16(folder / "luna16", ["subset0", "subset9"])
+    write_crops(folder / "crops")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def config(home: Path, folder: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401
+    return tiny_config(home, **{"run": folder / "run", "checkpoint": folder / "model.pth"} | changes)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    average = {f"average.{key}": value for key, value in run.average.state_dict().items()}
+    return {**run.model.state_dict(), **average}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(config(data, tmp_path / "whole"), CPU)
+    broken = config(data, tmp_path / "broken", save_every=2)
+    learn = Run.learn
+
+    def killed(run: Run, batch: Any) -> Any:  # noqa: ANN401
+        if run.step == 5:
+            raise KeyboardInterrupt
+        return learn(run, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "learn", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken, CPU)
+    assert not broken.checkpoint.exists()
+    assert torch.load(broken.run / "state.pth", weights_only=True)["progress"]["step"] == 4
+    resumed = train(broken, CPU)
+    assert resumed.step == whole.step == 6
+    assert_equal(weights(resumed), weights(whole))
+    about = load_model(broken.checkpoint).about
+    assert (about.training["steps"], about.training["exported_step"]) == (6, 6)
+    assert about.training["validation_scans"] == ["1.2.826.0.1"]
+    assert {"luna16_at_1", "luna16_at_4", "score"} <= about.results.keys()
+
+
+def test_cut_off_before_mining_and_validation_it_does_both(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(data, tmp_path, steps=4, mine_every=2, validate_every=2)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("src.train.trainer._mine", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen, CPU)
+    run = train(chosen, CPU)
+    assert (run.mined, run.validated) == (2, 4)
+    assert [line["step"] for line in lines(chosen.run / "validation.jsonl")] == [2, 4]
+
+
+def test_states_of_the_first_version_can_be_resumed(data: Path, tmp_path: Path) -> None:
+    chosen = config(data, tmp_path, steps=3)
+    run = Run(chosen, CPU, ["1.2.826.0.0"])
+    chosen.run.mkdir()
+    run.step = 2
+    run.save()
+    state = torch.load(run.state_file, weights_only=True)
+    old = {key: state[key] for key in ("model", "average", "optimizer", "hard")}
+    torch.save({**old, "progress": {"step": 2, "best": -1.0, "seconds": 5.0}}, run.state_file)
+    assert train(chosen, CPU).step == 3
+    assert [line["step"] for line in lines(chosen.run / "training.jsonl")] == [3]
+
+
+def test_crops_and_backgrounds_alone_train_from_given_weights(data: Path, tmp_path: Path) -> None:
+    source: dict[str, Any] = {
+        "luna16": None,
+        "luna16_validation_subset": None,
+        "data": data / "crops",
+        "train_backgrounds": [{"name": "one", "has_opacities": True}],
+        "validation_background": "two",
+        "steps": 1,
+    }
+    first = train(config(data, tmp_path / "first", **source), CPU)
+    assert {"planted_at_1", "crops_at_4", "threshold_at_4", "score"} <= first.figures.keys()
+    later = config(data, tmp_path / "later", initial=first.config.checkpoint, **source)
+    run = Run(later, CPU, ["one"])
+    kept = first.average.state_dict()
+    assert all(torch.equal(value, kept[key].half().to(value.dtype)) for key, value in run.model.state_dict().items())
+    about = load_model(first.config.checkpoint).about
+    assert about.training["validation_patients"] == ["c"]
+    other = config(data, tmp_path, features=[4, 8, 8], initial=first.config.checkpoint, **source)
+    with pytest.raises(BadConfig, match=r"initial: .*\[4, 8, 8, 8\].*\[4, 8, 8\]"):
+        Run(other, CPU, ["one"])
+
+
+def test_patience_stops_the_run_and_exports_the_best_average(data: Path, tmp_path: Path) -> None:
+    chosen = config(data, tmp_path, steps=50, validate_every=1, mine_every=50, patience=2)
+    run = Run(chosen, CPU, [])
+    for step, score in enumerate([0.1, 0.3, 0.2, 0.3], start=1):
+        assert not run.finished
+        run.step = step
+        run.average.get_parameter("stem.0.weight").data.fill_(step)
+        run.judge({"score": score})
+    assert run.finished
+    assert run.kept is not None
+    assert (run.kept.step, run.kept.figures) == (2, {"score": 0.3})
+    chosen.run.mkdir()
+    run.save()
+    again = Run(chosen, CPU, [])
+    again.resume()
+    assert again.finished
+    assert again.kept is not None
+    assert (again.kept.average["stem.0.weight"] == 2).all()
+
+
+def test_patience_in_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.4])
+    monkeypatch.setattr("src.train.trainer.validate", lambda *_: {"score": next(scores)})
+    chosen = config(data, tmp_path, steps=50, validate_every=1, mine_every=50, patience=1)
+    assert train(chosen, CPU).step == 2
+    about = load_model(chosen.checkpoint).about
+    assert (about.training["steps"], about.training["exported_step"], about.results) == (2, 1, {"score": 0.5})
+
+
+def _one_of_two(chosen: TrainConfig, rank: int, port: int) -> tuple[int, dict[str, Any]]:
+    import os  # noqa: PLC0415
+
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with workers("cpu") as processes:
+        run = train(chosen, processes)
+    return run.step, {key: value.numpy() for key, value in weights(run).items()}
+
+
+def test_two_processes_end_with_the_same_weights(data: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["src.train.trainer", "torch._dynamo"])
+    chosen = config(data, tmp_path, steps=3)
+    with ProcessPoolExecutor(2, context) as pool:
+        (steps, one), (_, other) = pool.map(_one_of_two, [chosen] * 2, range(2), [port] * 2)
+    assert steps == 3
+    assert_equal({k: torch.from_numpy(v) for k, v in one.items()}, {k: torch.from_numpy(v) for k, v in other.items()})
+    assert load_model(chosen.checkpoint).about.training["processes"] == 2
+    assert len(lines(chosen.run / "validation.jsonl")) == 1
+
+
+def test_several_processes_choose_their_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(BadConfig, match="give auto, cuda or cpu"), workers("cuda:1"):
+        pass
+
+
+def test_the_journal_writes_lines_and_tensorboard(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    journal = Journal(tmp_path, 0)
+    journal.record("training", 100, {"heatmap": 0.5, "learning_rate": 0.002}, 12.3)
+    journal.record("validation", 100, {"score": 0.25}, 15)
+    journal.close()
+    assert lines(tmp_path / "training.jsonl") == [{"step": 100, "seconds": 12, "heatmap": 0.5, "learning_rate": 0.002}]
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("validation/score")[0].value == 0.25
+    assert set(events.Tags()["scalars"]) == {"training/heatmap", "training/learning_rate", "validation/score"}
+
+
+def test_without_tensorboard_there_is_one_line_and_the_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with caplog.at_level(logging.INFO, "pivot.train"):
+        journal = Journal(tmp_path, 0)
+        journal.record("validation", 1, {"score": 0.5}, 1)
+        journal.close()
+    assert [record.message for record in caplog.records if "tensorboard is not installed" in record.message]
+    assert lines(tmp_path / "validation.jsonl") == [{"step": 1, "seconds": 1, "score": 0.5}]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_second_process_writes_nothing(tmp_path: Path) -> None:
+    Journal(tmp_path, 0, writes=False).record("validation", 1, {"score": 0.5}, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def write_config(path: Path, chosen: TrainConfig, **changes: Any) -> Path:  # noqa: ANN401
+    values = {**chosen.model_dump(mode="json", exclude_none=True), **changes}
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rat": 1}, "learning_rat: unknown key; did you mean learning_rate?"),
+        ({"steps": 0}, "steps: Input should be greater than or equal to 1 (given: 0)"),
+        ({"features": []}, "features"),
+        ({"clip_range": [400, -1000]}, "clip_range [400.0, -1000.0] is empty"),
+        ({"checkpoint": "model.bin"}, "checkpoint must end in .pth or .safetensors"),
+        ({"luna16": None}, "there are no scans to train on"),
+        ({"luna16_validation_subset": None}, "there is nothing to validate on"),
+        ({"validation_background": "x"}, "lie in the folder `data`"),
+        ({"data": "d", "luna16": None, "train_backgrounds": [{"name": "a"}]}, "luna16_validation_subset needs"),
+        ({"data": "d", "validation_background": "a", "train_backgrounds": [{"name": "a"}]}, "one of the train_back"),
+        ({"luna16": "/nowhere"}, "luna16: there is no folder /nowhere"),
+        ({"data": "/nowhere"}, "data: /nowhere must hold lidc_nodule_crops.npz"),
+        ({"initial": "/nowhere.pth"}, "cannot read the checkpoint /nowhere.pth"),
+        ({"luna16_validation_subset": 3}, "holds no scans of subset 3"),
+        ({"run": "/proc/run"}, "/proc/run"),
+    ],
+)
+def test_a_mistake_in_the_configuration_gets_one_clear_message(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    path = write_config(tmp_path / "train.yaml", config(data, tmp_path), **changes)
+    assert main(["--config", str(path)]) in {2, 4, 5}
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+
+
+def test_the_command_line_trains(data: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "train.yaml", config(data, tmp_path, steps=1, workers=1))
+    assert main(["--config", str(path)]) == 0
+    assert load_model(tmp_path / "model.pth").about.name == "tiny"
+
+
+@pytest.mark.parametrize("name", ["train.yaml", "train_luna16.yaml"])
+def test_the_shipped_configurations_are_valid(root: Path, name: str) -> None:
+    assert load_train_config(root / "configs" / name).steps > 1000
+
+
+@pytest.mark.parametrize("content", [b"no state", b""])
+def test_a_state_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, content: bytes) -> None:
+    chosen = config(data, tmp_path)
+    run = Run(chosen, CPU, ["a"])
+    chosen.run.mkdir()
+    run.save()
+    with pytest.raises(BadConfig, match=r"its scans differ.*remove the file"):
+        Run(chosen, CPU, ["b"]).resume()
+    with pytest.raises(BadConfig, match="of a run with other features"):
+        Run(config(data, tmp_path, features=[4, 8, 8]), CPU, ["a"]).resume()
+    run.state_file.write_bytes(content)
+    with pytest.raises(BadConfig, match="is damaged"):
+        Run(chosen, CPU, ["a"]).resume()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "lidc_nodule_crops.npz").write_bytes(b"no"), "is damaged"),
+        (lambda folder: (folder / "lidc_nodule_crops.csv").write_text("crop_id\ncrop0\n"), "lacks 'patient_id'"),
+        (lambda folder: (folder / "lidc_nodule_crops.csv").unlink(), "must hold"),
+    ],
+)
+def test_spoilt_crops_are_an_error(tmp_path: Path, spoil: Any, message: str) -> None:  # noqa: ANN401
+    from src.train.crops import load_crops  # noqa: PLC0415
+
+    write_crops(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(BadConfig, match=message):
+        load_crops(tmp_path)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from ..data.files import whole_file, writable_folder
 from ..errors import PivotError
+from ..files import whole_file, writable_folder
 from ..inference.triage_calibration import Calibration
 from .calibration import METHODS, cross_calibrated, fit_mapping
 from .cohort import FOLDS, SEED, UNDECIDED, Cohort

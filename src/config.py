@@ -76,7 +76,7 @@ class Tta(Section):
 
     enabled: bool = False
     num_augmentations: Annotated[int, Field(ge=1, le=48)] = 8
-    augmentations: tuple[Augmentation, ...] = Field(AUGMENTATIONS, min_length=1)
+    augmentations: tuple[Augmentation, ...] = Field(default=AUGMENTATIONS, min_length=1)
 
 
 class InferenceSection(Section):

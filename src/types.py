@@ -5,7 +5,7 @@ One geometry rule holds everywhere: arrays are indexed (x, y, z) as nibabel give
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ __all__ = [
     "Triage",
     "Vec3",
     "Volume",
+    "spacing_of",
 ]
 
 Vec3: TypeAlias = tuple[float, float, float]
@@ -32,6 +33,12 @@ Shape3: TypeAlias = tuple[int, int, int]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Affine: TypeAlias = npt.NDArray[np.float64]
 NoduleType: TypeAlias = Literal["solid", "part-solid", "ground-glass"]
+
+
+def spacing_of(affine: Affine) -> Vec3:
+    """The voxel spacing in millimetres along x, y and z."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -57,8 +64,7 @@ class Scan:
     @property
     def spacing(self) -> Vec3:
         """The distance in millimetres between neighbouring voxel centres along x, y and z."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        return spacing_of(self.affine)
 
 
 class Volume(np.ndarray[Any, np.dtype[Any]]):
@@ -70,7 +76,8 @@ class Volume(np.ndarray[Any, np.dtype[Any]]):
 
     affine: Affine | None
 
-    def __new__(cls, array: npt.NDArray[Any], affine: Affine) -> "Volume":
+    def __new__(cls, array: npt.NDArray[Any], affine: Affine) -> Self:
+        """A view of the array with its affine."""
         volume = np.asarray(array).view(cls)
         volume.affine = affine
         return volume

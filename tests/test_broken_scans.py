@@ -61,7 +61,7 @@ def text(name: str) -> Maker:
     return make
 
 
-def of(array: Voxels, **header: Any) -> Maker:
+def of(array: Voxels, **header: Any) -> Maker:  # noqa: ANN401 - fields of any type
     return lambda folder: nifti(folder / "a.nii", array, **header)
 
 

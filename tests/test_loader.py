@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
+from scipy.spatial.transform import Rotation
 
 from src.data.geometry import RAS_TO_LPS, map_points
 from src.data.loader import find_scans, load_scan, read_scan, scan_name

@@ -20,7 +20,7 @@ class Counted(np.ndarray[tuple[int, ...], np.dtype[np.int16]]):
 
     most = 0
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Any) -> Any:  # noqa: ANN401 - as in numpy
         part = np.asarray(self)[key]
         Counted.most = max(Counted.most, part.size)
         return part

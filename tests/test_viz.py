@@ -303,7 +303,9 @@ def test_an_unwritable_folder_is_an_error(draw: Callable[..., None], tmp_path: P
 @pytest.mark.parametrize(
     "content",
     ["", "[1, 2", "{}", "[]", "\xff"]
-    + [json.dumps({**report_of([]), **change}) for change in ({"detections": 3}, {"detections": "no"}, {"metadata": 1})],
+    + [
+        json.dumps({**report_of([]), **change}) for change in ({"detections": 3}, {"detections": "no"}, {"metadata": 1})
+    ],
 )
 def test_other_files_are_not_detections(content: str, tmp_path: Path) -> None:
     path = tmp_path / "d.json"

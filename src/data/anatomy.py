@@ -36,6 +36,7 @@ SIDES = (-1, 1)  # the patient's right and left
 HILA: Points = np.array([(40.0, 20.0, 15.0), (34.0, 10.0, -4.0)])  # mm: artery and vein of the left lung
 AIR, LUNG, FAT, SKIN, MUSCLE, BLOOD, LIVER = -1000, -860, -100, 20, 50, 42, 58  # HU
 CORTICAL, ENDPLATE, TRABECULAR, CARTILAGE, TABLE, BRONCHUS = 620, 300, 210, 110, -350, -980
+RIB_DEPTH = 6.5  # mm: how far the middle of a rib lies outside the half chest
 VERTEBRA, VERTEBRAL_STEP = 132.0, 24.5  # mm: height of the first one's centre, distance of two
 
 
@@ -197,14 +198,14 @@ def great_vessels() -> Iterator[Tube]:
 
 
 def _rib(side: int, top: float) -> Points:
-    """A path of shape (41, 3) around the half chest, 6 mm outside it, falling towards the front."""
+    """A path of shape (41, 3) around the half chest, outside it, falling towards the front."""
     turn = np.linspace(0.06, 0.93, 41) * np.pi
     z = top - 62 * np.sin(turn / 2) ** 1.5 + 12 * np.clip(turn - 2.2, 0, None)
     low, high = np.full(41, 20.0), np.full(41, 180.0)
     for _ in range(20):  # bisection for the distance from the axis
         middle = (low + high) / 2
         x, y = side * middle * np.sin(turn), middle * np.cos(turn)
-        outside = _half_chest(x, y, z, side) > 6.5
+        outside = _half_chest(x, y, z, side) > RIB_DEPTH
         low, high = np.where(outside, low, middle), np.where(outside, middle, high)
     return np.stack([x, y, z], axis=1)
 

@@ -9,17 +9,11 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from ..types import Affine, Vec3
+from ..types import Affine, Vec3, spacing_of
 
 __all__ = ["RAS_TO_LPS", "affine_from_spacing", "canonical", "map_points", "spacing_of", "to_lps"]
 
 RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-def spacing_of(affine: Affine) -> Vec3:
-    """The voxel spacing in millimetres along x, y and z."""
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(x), float(y), float(z)
 
 
 def affine_from_spacing(spacing: Vec3) -> Affine:
@@ -27,9 +21,9 @@ def affine_from_spacing(spacing: Vec3) -> Affine:
     return np.diag([*spacing, 1.0])
 
 
-def map_points(matrix: Affine, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def map_points(matrix: npt.NDArray[np.floating], points: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Points of shape (..., 3) through a 4x4 matrix."""
-    return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+    return np.asarray(np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 
 
 def to_lps(affine: Affine, index: npt.ArrayLike) -> npt.NDArray[np.float64]:

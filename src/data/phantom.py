@@ -230,7 +230,7 @@ def _beside_vessel(radius: float, depth: _Depth, vessels: Sequence[Tube], rng: n
             yield point
 
 
-def _at_pleura(radius: float, depth: _Depth, vessels: Sequence[Tube], rng: np.random.Generator) -> Iterator[Points]:
+def _at_pleura(radius: float, depth: _Depth, _vessels: Sequence[Tube], rng: np.random.Generator) -> Iterator[Points]:
     """Places where the nodule is attached to the outer chest wall, its centre 0.85 radii inside the lung."""
     inner = depth.deeper_than(radius)
     for point in rng.permutation(inner[np.abs(inner[:, 0]) > 65]):

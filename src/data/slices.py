@@ -117,7 +117,7 @@ def slices_of(path: Path, header: Dataset) -> Iterator[Slice]:
     for frame in range(frames):
         sources = [*_items(groups[frame]), *_items(shared), header] if groups else [header]
         try:
-            yield _slice(path, frame, header, sources, bool(groups))
+            yield _slice(path, frame, header, sources, enhanced=bool(groups))
         except (TypeError, ValueError) as error:
             msg = f"{path.name} has a malformed header ({error}): export the series again"
             raise BadScan(msg) from None
@@ -143,8 +143,8 @@ def _items(groups: Dataset) -> list[Dataset]:
     return [element.value[0] for element in groups if element.VR == "SQ" and element.value]
 
 
-def _slice(path: Path, frame: int, header: Dataset, sources: list[Dataset], enhanced: bool) -> Slice:
-    def get(name: str) -> Any:  # numbers, lists and texts alike
+def _slice(path: Path, frame: int, header: Dataset, sources: list[Dataset], *, enhanced: bool) -> Slice:
+    def get(name: str) -> Any:  # noqa: ANN401 - numbers, lists and texts alike
         value = next((source.get(name) for source in sources if source.get(name) not in (None, "")), None)
         if value is None:
             msg = f"{path.name} has no {name}: export the series again as original CT images"
@@ -155,7 +155,7 @@ def _slice(path: Path, frame: int, header: Dataset, sources: list[Dataset], enha
         msg = f"{path.name} is a colour image: export the series again as original CT images"
         raise BadScan(msg)
     row, column = np.reshape(np.asarray(get("ImageOrientationPatient"), float), (2, 3))
-    if abs(row @ column) > 1e-3 or not np.allclose(np.linalg.norm([row, column], axis=1), 1, atol=1e-3):
+    if not np.allclose(np.array([row, column]) @ np.transpose([row, column]), np.eye(2), atol=1e-3):
         msg = f"{path.name} has an ImageOrientationPatient that is no pair of perpendicular unit vectors"
         raise BadScan(msg)
     between_rows, between_columns = np.asarray(get("PixelSpacing"), float)

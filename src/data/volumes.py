@@ -22,7 +22,7 @@ __all__ = ["read_itk", "read_nifti"]
 
 # Both report what they repair on stderr; PIVOT checks the same things itself and raises.
 nibabel_logger.setLevel("CRITICAL")
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # noqa: FBT003 - has no name for it
 
 MAX_DEFLATE = 1032  # the most that deflate can shrink (https://zlib.net/zlib_tech.html)
 HEADER_BYTES = 65536  # the text header of a MetaImage or NRRD is far shorter
@@ -110,7 +110,7 @@ def _nifti_kind(stream: BufferedIOBase) -> type[nib.Nifti1Image]:
     raise BadScan(msg)
 
 
-def _voxels(proxy: Any, shape: Shape3) -> npt.NDArray[Any]:  # a nibabel ArrayProxy
+def _voxels(proxy: Any, shape: Shape3) -> npt.NDArray[Any]:  # noqa: ANN401 - a nibabel ArrayProxy
     """Slice by slice, so that a gzip stream is never in memory beside the array."""
     scaled = (proxy.slope, proxy.inter) != (1, 0) or proxy.dtype.kind == "f"
     array = np.empty(shape, np.float32 if scaled else proxy.dtype.newbyteorder("="), order="F")

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ..types import FloatArray, Shape3
 
@@ -22,13 +23,15 @@ def blend_weights(shape: Shape3, method: BlendMethod = "gaussian", sigma: float 
     """
     x, y, z = (_profile(size, method, sigma) for size in shape)
     weights = x[:, None, None] * y[:, None] * z
-    return np.maximum(weights / weights.max(), FLOOR).astype(np.float32)
+    floored: FloatArray = np.maximum(weights / weights.max(), FLOOR).astype(np.float32)
+    return floored
 
 
-def _profile(size: int, method: BlendMethod, sigma: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _profile(size: int, method: BlendMethod, sigma: float) -> npt.NDArray[np.float64]:
     offset = np.abs(np.arange(size) - (size - 1) / 2) / size  # 0 in the middle, almost 0.5 at the faces
-    if method == "gaussian":
-        return np.exp(-0.5 * (offset / sigma) ** 2)
-    if method == "linear":
-        return 1 - 2 * offset
-    return np.ones(size)
+    profiles: dict[BlendMethod, npt.NDArray[np.float64]] = {
+        "gaussian": np.exp(-0.5 * (offset / sigma) ** 2),
+        "linear": 1 - 2 * offset,
+        "average": np.ones(size),
+    }
+    return profiles[method]

@@ -16,7 +16,8 @@ from scipy.special import erf
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
 from ..types import FloatArray, NoduleType, Properties, Vec3
-from .segmentation import Levels, Mask, Segmentation, depth_of, rim_distance, segment_nodule
+from .masks import Mask, depth_of, rim_distance
+from .segmentation import Levels, Segmentation, segment_nodule
 
 __all__ = ["extract_properties", "measure_nodule"]
 
@@ -169,7 +170,7 @@ def _axes(share: FloatArray, step: float, axial_axis: int) -> tuple[float, float
     """The longest diameter of the largest axial section, and its extent across that, in millimetres."""
     sections = np.moveaxis(share, axial_axis, 0)
     section = sections[np.argmax(sections.sum(axis=(1, 2)))]
-    outlines = find_contours(section, 0.5 * section.max())  # type: ignore[no-untyped-call]
+    outlines = find_contours(section, 0.5 * section.max())
     outline = max(outlines, key=len) * step
     corners = outline[ConvexHull(outline).vertices]
     lengths = cdist(corners, corners)
@@ -180,10 +181,10 @@ def _axes(share: FloatArray, step: float, axial_axis: int) -> tuple[float, float
 
 def _sphericity(share: FloatArray) -> float:
     """Mesh area of the ball of the same volume over the nodule's: pi^(1/3) (6V)^(2/3) / A, at most 1 (IBSI)."""
-    corners, faces, _, _ = marching_cubes(np.pad(share, 1), 0.5 * float(share.max()))  # type: ignore[no-untyped-call]
+    corners, faces, _, _ = marching_cubes(np.pad(share, 1), 0.5 * float(share.max()))
     a, b, c = (corners[faces[:, i]].astype(np.float64) for i in range(3))
     volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
-    area = float(mesh_surface_area(corners, faces))  # type: ignore[no-untyped-call]
+    area = float(mesh_surface_area(corners, faces))
     return min(1.0, float(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2) / area)
 
 

@@ -30,12 +30,12 @@ def detect_peaks(
     the logarithm along each axis, which is exact for a Gaussian.
     """
     heat = np.asarray(heatmap, dtype=np.float32)
-    voxels = np.argwhere(heat >= max(threshold, np.finfo(np.float32).tiny))
+    voxels = np.argwhere(heat >= max(threshold, float(np.finfo(np.float32).tiny)))
     if method == "local_maxima":
         voxels = _maxima(heat, voxels)
     voxels = voxels[np.argsort(-heat[tuple(voxels.T)], kind="stable")]
-    kept = voxels[_thin(voxels * np.asarray(spacing, dtype=np.float64), min_distance)]
-    return [_peak(heat, voxel, spacing) for voxel in kept]
+    kept = _thin(np.multiply(voxels, spacing, dtype=np.float64), min_distance)
+    return [_peak(heat, voxel, spacing) for voxel in voxels[kept]]
 
 
 def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
@@ -52,7 +52,7 @@ def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.in
     for index, part in enumerate(ndimage.find_objects(labels), start=1):
         members = np.argwhere(labels[part] == index) + [side.start for side in part]
         middles.append(members[np.argmin(((members - members.mean(0)) ** 2).sum(1))])
-    return np.asarray(middles) + low
+    return np.asarray(middles + low)
 
 
 def _thin(points: npt.NDArray[np.float64], distance: float) -> list[int]:

@@ -10,47 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.interpolate import make_interp_spline
 
 from ..types import FloatArray, Shape3, Vec3
+from .cube import Cube, on_scan, sample_cube, touches_border
+from .masks import Mask, box_around, connected, depth_of, rim_distance, within
+from .walls import base_on_wall, find_wall
 
-__all__ = ["Levels", "Mask", "Segmentation", "depth_of", "rim_distance", "segment_nodule"]
-
-Mask = npt.NDArray[np.bool_]
-Points = npt.NDArray[np.floating]  # (N, 3) millimetres
+__all__ = ["Levels", "Segmentation", "segment_nodule"]
 
 SIZES = (3.0, 45.0)  # mm, the diameters that are looked for
+SETTLED = (0.75, 1.33)  # the ratio of two sizes that are one
 SEED_ERROR = 3.5  # mm, how far a position may be from the nodule
 MIN_CONTRAST = 100.0  # HU between a nodule and the lung around it
 HALO = (0.2, 0.7)  # how dense a ground-glass rim is between the lung, 0, and the core, 1
 MIN_HALO = 80.0  # HU of such a rim above the lung
+AERATED = -500  # HU; lung lies below
 SOLID = -400.0  # HU, half-way between lung and soft tissue
 MARGIN = 5.0  # mm of surroundings that are kept for measuring
 BLUR_REACH = 1.5  # mm, beyond which the blur of an edge has faded
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Cube:
-    """The scan about a point: `hu` of shape (N, N, N), N odd, with the point in the middle voxel.
-
-    The grid is isotropic with `step` millimetres and keeps the scan's axes; `inside` is false where
-    it leaves the scan.
-    """
-
-    hu: FloatArray
-    inside: Mask
-    step: float
-
-    @property
-    def middle(self) -> Shape3:
-        """The index of the point."""
-        x, y, z = (n // 2 for n in self.hu.shape)
-        return x, y, z
-
-    def away_from(self, index: Shape3) -> FloatArray:
-        """The distance in millimetres of every voxel from one of them."""
-        x, y, z = (self.step * (np.arange(n, dtype=np.float32) - i) for n, i in zip(self.hu.shape, index, strict=True))
-        return np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -109,74 +86,24 @@ def segment_nodule(
     """
     size, levels = float(np.clip(diameter, *SIZES)), None
     for _ in range(5):
-        cube = _sample(scan, coordinates, spacing, half=2 * size + 3, step=size / 8)
+        cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 8)
         rough = _segment(cube, size, levels)
         before = size
         size = float(np.clip(_ball_diameter(rough.body, cube.step) if rough else 1.6 * size, *SIZES))
         levels = rough.levels if rough else None
-        if 0.75 < size / before < 1.33:
+        if SETTLED[0] < size / before < SETTLED[1]:
             break
-    cube = _sample(scan, coordinates, spacing, half=2 * size + 3, step=size / 14)
+    cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 14)
     found = _segment(cube, size, levels)
-    if found is None or _touches_border(found.body, cube):
+    if found is None or touches_border(found.body, cube):
         return None
-    mask, origin = _on_scan(found.body, cube, scan.shape, coordinates, spacing)
-    box = _box(found.body, MARGIN, cube.step)
+    mask, origin = on_scan(found.body, cube, scan.shape, coordinates, spacing)
+    box = box_around(found.body, MARGIN, cube.step)
     return Segmentation(mask, origin, cube.hu[box], found.body[box], found.other[box], cube.step, found.levels)
-
-
-def depth_of(mask: Mask, step: float) -> FloatArray:
-    """The distance in millimetres of every voxel of a mask to the nearest voxel outside; 0 outside.
-
-    What lies beyond the array counts as inside.
-    """
-    if mask.all():
-        return np.full(mask.shape, np.inf, dtype=np.float32)
-    depth: FloatArray = ndimage.distance_transform_edt(mask).astype(np.float32) * np.float32(step)
-    return depth
-
-
-def rim_distance(body: Mask, other: Mask, step: float, reach: float) -> FloatArray:
-    """The distance in millimetres of every voxel to a body, where nothing else is nearer.
-
-    Infinite inside the body, beyond `reach`, and where `other` is nearer.
-    """
-    box = _box(body, reach, step)
-    far, other_far = depth_of(~body[box], step), depth_of(~other[box], step)
-    rim = np.full(body.shape, np.inf, dtype=np.float32)
-    rim[box] = np.where(~(body | other)[box] & (far < other_far) & (far <= reach), far, np.inf)
-    return rim
 
 
 def _ball_diameter(mask: Mask, step: float) -> float:
     return float(np.cbrt(6 / np.pi * mask.sum()) * step)
-
-
-def _sample(scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, half: float, step: float) -> Cube:
-    """The scan about a point by cubic interpolation, one axis after the other; nothing else is read."""
-    count = int(np.ceil(half / step))
-    targets = [(p + np.arange(-count, count + 1) * step) / s for p, s in zip(point, spacing, strict=True)]
-    bounds = [_bounds(target, n) for target, n in zip(targets, scan.shape, strict=True)]
-    hu = np.clip(np.asarray(scan[tuple(slice(*b) for b in bounds)], dtype=np.float32), -1024, 3071)
-    for axis, (target, (low, high)) in enumerate(zip(targets, bounds, strict=True)):
-        weights = _spline(np.clip(target - low, 0, high - low - 1), high - low)
-        hu = np.moveaxis(np.tensordot(weights, hu, axes=(1, axis)), 0, axis)
-    x, y, z = ((target > -0.5) & (target < n - 0.5) for target, n in zip(targets, scan.shape, strict=True))
-    return Cube(np.ascontiguousarray(hu), x[:, None, None] & y[:, None] & z, step)
-
-
-def _bounds(target: npt.NDArray[np.floating], n: int, margin: int = 4) -> tuple[int, int]:
-    """The first voxel and the one after the last that interpolation at `target` needs."""
-    low = int(np.clip(np.floor(target[0]) - margin, 0, n - 1))
-    return low, int(np.clip(np.ceil(target[-1]) + margin, low + 1, n))
-
-
-def _spline(target: npt.NDArray[np.floating], n: int) -> FloatArray:
-    """The (len(target), n) weights of n samples in a cubic spline at `target`."""
-    if n == 1:
-        return np.ones((len(target), 1), dtype=np.float32)
-    weights: FloatArray = make_interp_spline(np.arange(n), np.eye(n), k=min(3, n - 1))(target).astype(np.float32)
-    return weights
 
 
 def _segment(cube: Cube, size: float, levels: Levels | None) -> Body | None:
@@ -190,14 +117,14 @@ def _segment(cube: Cube, size: float, levels: Levels | None) -> Body | None:
             return None
         dense = _fill(smooth > levels.threshold, size, cube.step)
         depth = depth_of(dense, cube.step)
-        wall = _wall(dense & (smooth > SOLID), depth, size, cube.step)
+        wall = find_wall(dense & (smooth > SOLID), depth, size, cube.step)
         # HU break the ties between equal depths, or the order of the axes would.
         centre = _centre(dense & ~wall, depth + np.float32(1e-4) * smooth, away, size)
         if centre is None:
             return None
         body = _separate(dense & ~wall, depth, centre, cube)
         if wall.any():
-            body |= _base(body, wall, dense, centre, float(depth[centre]), cube)
+            body |= base_on_wall(body, wall, dense, centre, float(depth[centre]), cube)
         found = Body(body, dense & ~body, _levels(cube, body, dense & ~body, depth))
         if abs(found.levels.threshold - levels.threshold) < 0.05 * levels.contrast:
             break
@@ -216,7 +143,7 @@ def _first_levels(cube: Cube, smooth: FloatArray, away: FloatArray, size: float)
 
 def _air(hu: FloatArray) -> float:
     """The median HU of what is lighter than tissue; infinite where nothing is."""
-    air = hu[hu < -500]
+    air = hu[hu < AERATED]
     return float(np.median(air)) if air.size else np.inf
 
 
@@ -250,19 +177,6 @@ def _fill(mask: Mask, size: float, step: float) -> Mask:
     return np.asarray(mask | (volumes < np.pi / 6 * (0.7 * size / step) ** 3)[labels])
 
 
-def _wall(solid: Mask, depth: FloatArray, size: float, step: float) -> Mask:
-    """What a ball far larger than the nodule can roll through: chest wall, mediastinum, diaphragm.
-
-    Found on every other voxel, since the distance to a large ball's centres is smooth.
-    """
-    ball = 1.25 * size
-    if depth.max() < ball:
-        return np.zeros_like(solid)
-    thick = depth_of(solid[::2, ::2, ::2], 2 * step) >= ball
-    reach = ndimage.zoom(depth_of(~thick, 2 * step), np.divide(solid.shape, thick.shape), order=1)
-    return np.asarray(solid & (reach <= ball))
-
-
 def _centre(free: Mask, depth: FloatArray, away: FloatArray, size: float) -> Shape3 | None:
     """The middle of the largest ball near the seed, where near outweighs large, then uphill in depth."""
     candidates = free & (away <= max(SEED_ERROR, 0.35 * size))
@@ -291,109 +205,11 @@ def _separate(free: Mask, depth: FloatArray, centre: Shape3, cube: Cube) -> Mask
     away = cube.away_from(centre)
     radius = float(depth[centre])
     for share in (0.6, 0.7, 0.8, 0.9):
-        kernel = _connected((depth >= share * radius) & free, centre)
+        kernel = connected((depth >= share * radius) & free, centre)
         if away[kernel].max() < 2.2 * radius:
             break
     else:
         kernel &= away < 1.2 * radius
-    body = _reach(kernel, share * radius, cube.step) & free
+    body = within(kernel, share * radius, cube.step) & free
     detail = max(1, round(0.15 * radius / cube.step))
-    return _connected(ndimage.binary_dilation(body, iterations=detail, mask=free), centre)
-
-
-def _reach(mask: Mask, reach: float, step: float) -> Mask:
-    """The voxels within `reach` millimetres of a mask."""
-    box = _box(mask, reach, step)
-    near = np.zeros_like(mask)
-    near[box] = depth_of(~mask[box], step) <= reach
-    return near
-
-
-def _connected(mask: Mask, index: Shape3) -> Mask:
-    """The connected part of a mask that holds a voxel."""
-    labels, _ = ndimage.label(mask)
-    return np.asarray(labels == labels[index])
-
-
-def _box(mask: Mask, margin: float, step: float) -> tuple[slice, ...]:
-    """The bounding box of a mask and `margin` millimetres around it."""
-    extra = int(np.ceil(margin / step))
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    return tuple(slice(max(0, b.start - extra), b.stop + extra) for b in box)
-
-
-def _base(body: Mask, wall: Mask, dense: Mask, centre: Shape3, radius: float, cube: Cube) -> Mask:
-    """The part of a wall that belongs to the nodule on it: above a smooth surface through its surroundings.
-
-    The ball that finds the wall dips into the base of a nodule.
-    """
-    beside = ~_reach(body, 2 * cube.step, cube.step) & (cube.away_from(centre) < 2.5 * radius + 3)
-    surface = _faces(wall & beside, ~dense & beside) - centre
-    near = _reach(body, 0.4 * radius + cube.step, cube.step) & (cube.away_from(centre) < 1.5 * radius + cube.step)
-    base = np.zeros_like(body)
-    candidates = np.argwhere(wall & near)
-    if len(surface) < 30 or len(candidates) == 0:
-        return base
-    fit = _Surface(surface * cube.step, 1.5 * radius + 1)
-    if fit.spread > max(cube.step, 0.15 * radius):
-        return base
-    side = np.median(fit.height((np.argwhere(body) - centre) * cube.step))
-    above = fit.height((candidates - centre) * cube.step) * side > 0
-    base[tuple(candidates[above].T)] = True
-    return base
-
-
-def _faces(one: Mask, two: Mask) -> Points:
-    """The middles of the voxel faces between two masks, (N, 3) in voxels."""
-    faces = []
-    for axis in range(3):
-        for side in (-1, 1):
-            beside = np.argwhere(one & np.roll(two, side, axis)).astype(np.float64)
-            beside[:, axis] -= side / 2
-            faces.append(beside)
-    return np.concatenate(faces)
-
-
-class _Surface:
-    """A quadratic surface fitted to (N, 3) points in millimetres, robustly, the nearest counting most."""
-
-    def __init__(self, points: Points, near: float) -> None:
-        self.frame = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2].T
-        self.terms = np.zeros(6)
-        weights = np.exp(-0.5 * (points**2).sum(axis=1) / near**2)
-        design, target = self._design(points)
-        for _ in range(3):
-            self.terms = np.linalg.lstsq(design * weights[:, None], target * weights, rcond=None)[0]
-            error = np.abs(self.height(points))
-            self.spread = 1.4826 * float(np.median(error))
-            weights = weights * (error <= 3 * self.spread)
-
-    def height(self, points: Points) -> npt.NDArray[np.floating]:
-        """The distance in millimetres of (N, 3) points from the surface; its sign tells the side."""
-        design, target = self._design(points)
-        return target - design @ self.terms
-
-    def _design(self, points: Points) -> tuple[Points, npt.NDArray[np.floating]]:
-        u, v, w = (points @ self.frame).T
-        return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1), w
-
-
-def _touches_border(body: Mask, cube: Cube) -> bool:
-    """Whether a nodule leaves the scan, or the cube, which means that it leaks."""
-    faces = (body[[0, -1]], body[:, [0, -1]], body[:, :, [0, -1]])
-    return bool((body & ~cube.inside).any() or any(face.any() for face in faces))
-
-
-def _on_scan(body: Mask, cube: Cube, shape: tuple[int, ...], point: Vec3, spacing: Vec3) -> tuple[Mask, Shape3]:
-    """A body on the scan's own grid: its bounding box there, and the index of the box's first voxel."""
-    axes, origin = [], []
-    for box, n, p, s in zip(_box(body, 0, cube.step), shape, point, spacing, strict=True):
-        low, high = ((p + (i - body.shape[0] // 2) * cube.step) / s for i in (box.start, box.stop - 1))
-        first = int(np.clip(np.round(low), 0, n - 1))
-        voxels = np.arange(first, int(np.clip(np.round(high), first, n - 1)) + 1)
-        axes.append((voxels * s - p) / cube.step + body.shape[0] // 2)
-        origin.append(first)
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"))
-    share = ndimage.map_coordinates(body.astype(np.float32), grid, order=1, mode="nearest")
-    x, y, z = origin
-    return share >= min(0.5, share.max()), (x, y, z)
+    return connected(ndimage.binary_dilation(body, iterations=detail, mask=free), centre)

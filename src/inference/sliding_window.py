@@ -72,7 +72,7 @@ def sliding_window_inference(
     ).maps
 
 
-def predict_windows(
+def predict_windows(  # noqa: PLR0913 - by name
     model: torch.nn.Module,
     volume: FloatArray,
     patch_size: Shape3,
@@ -130,7 +130,7 @@ def plan_windows(
         count = math.ceil(room / unit) + 1
         starts = [room * i // max(1, count - 1) * multiple for i in range(count)]
         spans.append([slice(start, start + window) for start in starts])
-    return list(product(*spans))  # type: ignore[arg-type]
+    return list(product(*spans))
 
 
 class _Network:

@@ -155,7 +155,7 @@ def _read_torchscript(path: Path) -> tuple[nn.Module, About]:
     extra = {EXTRA_FILE: ""}
     try:
         with legacy_jit():
-            model = torch.jit.load(path, map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+            model = torch.jit.load(path, map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         msg = f"{path} is damaged or not TorchScript ({_first_line(error)})"
         raise BadCheckpoint(msg) from None

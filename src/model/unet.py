@@ -1,6 +1,7 @@
 """The detector: a 3D U-Net that answers on a grid of half the input's resolution."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ __all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "UNet"]
 CHANNELS = ("heatmap", "diameter_mm", "malignancy")
 HEATMAP, DIAMETER, MALIGNANCY = range(3)
 PRIOR_LOGIT = -4.6  # a heatmap starts at 0.01, so that the rare positives do not drown (RetinaNet, section 4.1)
+PRIOR_LOG_DIAMETER = 2.0  # about 7 mm
 LOG_DIAMETER = (0.0, 4.5)  # 1 to 90 mm
 
 
@@ -55,18 +57,13 @@ class UNet(nn.Module):
             nn.BatchNorm3d(features[0]),
             nn.ReLU(inplace=True),
         )
-        self.encoder = nn.ModuleList(Block(a, b) for a, b in zip((features[0], *features), features, strict=False))
-        self.lateral = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(features, features[1:], strict=False))
+        self.encoder = nn.ModuleList(Block(a, b) for a, b in pairwise((features[0], *features)))
+        self.lateral = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairwise(features))
         self.decoder = nn.ModuleList(Block(a, a) for a in features[:-1])
-        self.head = nn.Sequential(
-            nn.Conv3d(features[0], features[0], 1), nn.ReLU(inplace=True), nn.Conv3d(features[0], len(CHANNELS), 1)
-        )
-        last = self.head[-1]
-        nn.init.zeros_(last.bias)
+        last = nn.Conv3d(features[0], len(CHANNELS), 1)
         nn.init.normal_(last.weight, std=0.01)
-        with torch.no_grad():
-            last.bias[HEATMAP] = PRIOR_LOGIT
-            last.bias[DIAMETER] = 2.0  # about 7 mm
+        last.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT, PRIOR_LOG_DIAMETER, 0.0]))
+        self.head = nn.Sequential(nn.Conv3d(features[0], features[0], 1), nn.ReLU(inplace=True), last)
 
     def logits(self, x: Tensor) -> Tensor:
         """The raw channels: heatmap logit, log diameter, malignancy logit."""
@@ -78,8 +75,10 @@ class UNet(nn.Module):
         x = skips.pop()
         for lateral, block in zip(reversed(self.lateral), reversed(self.decoder), strict=True):
             x = block(functional.interpolate(lateral(x), scale_factor=2.0, mode="nearest") + skips.pop())
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
+        """The channels in their own units."""
         heat, diameter, malignancy = self.logits(x).split(1, dim=1)
         return torch.cat([heat.sigmoid(), diameter.clamp(*LOG_DIAMETER).exp(), malignancy.sigmoid()], dim=1)

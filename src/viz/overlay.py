@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -88,9 +88,9 @@ def find_colormap(name: str) -> Colormap:
         BadConfig: there is none.
     """
     try:
-        return matplotlib.colormaps[name]
+        return mpl.colormaps[name]
     except KeyError:
-        close = difflib.get_close_matches(name, matplotlib.colormaps, n=1)
+        close = difflib.get_close_matches(name, mpl.colormaps, n=1)
         hint = ", ".join(dict.fromkeys([*close, "hot", "inferno", "viridis", "jet"]))
         msg = f"unknown colormap {name!r}: take one of matplotlib's, such as {hint}"
         raise BadConfig(msg) from None

@@ -1,0 +1,83 @@
+"""The chest wall, mediastinum and diaphragm beside a nodule, and where they end and it begins."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ..types import FloatArray, Shape3
+from .cube import Cube
+from .masks import Mask, depth_of, within
+
+__all__ = ["base_on_wall", "find_wall"]
+
+ENOUGH = 30  # faces for a surface with six coefficients
+Points = npt.NDArray[np.floating]  # (N, 3) millimetres
+
+
+def find_wall(solid: Mask, depth: FloatArray, size: float, step: float) -> Mask:
+    """What a ball far larger than the nodule can roll through: chest wall, mediastinum, diaphragm.
+
+    Found on every other voxel, since the distance to a large ball's centres is smooth.
+    """
+    ball = 1.25 * size
+    if depth.max() < ball:
+        return np.zeros_like(solid)
+    thick = depth_of(solid[::2, ::2, ::2], 2 * step) >= ball
+    reach = ndimage.zoom(depth_of(~thick, 2 * step), np.divide(solid.shape, thick.shape), order=1)
+    return np.asarray(solid & (reach <= ball))
+
+
+def base_on_wall(body: Mask, wall: Mask, dense: Mask, centre: Shape3, radius: float, cube: Cube) -> Mask:
+    """The part of a wall that belongs to the nodule on it: above a smooth surface through its surroundings.
+
+    The ball that finds the wall dips into the base of a nodule.
+    """
+    beside = ~within(body, 2 * cube.step, cube.step) & (cube.away_from(centre) < 2.5 * radius + 3)
+    surface = _faces(wall & beside, ~dense & beside) - centre
+    near = within(body, 0.4 * radius + cube.step, cube.step) & (cube.away_from(centre) < 1.5 * radius + cube.step)
+    base = np.zeros_like(body)
+    candidates = np.argwhere(wall & near)
+    if len(surface) < ENOUGH or len(candidates) == 0:
+        return base
+    fit = _Surface(surface * cube.step, 1.5 * radius + 1)
+    if fit.spread > max(cube.step, 0.15 * radius):
+        return base
+    side = np.median(fit.height((np.argwhere(body) - centre) * cube.step))
+    above = fit.height((candidates - centre) * cube.step) * side > 0
+    base[tuple(candidates[above].T)] = True
+    return base
+
+
+def _faces(one: Mask, two: Mask) -> Points:
+    """The middles of the voxel faces between two masks, (N, 3) in voxels."""
+    faces = []
+    for axis in range(3):
+        for side in (-1, 1):
+            beside = np.argwhere(one & np.roll(two, side, axis)).astype(np.float64)
+            beside[:, axis] -= side / 2
+            faces.append(beside)
+    return np.concatenate(faces)
+
+
+class _Surface:
+    """A quadratic surface fitted to (N, 3) points in millimetres, robustly, the nearest counting most."""
+
+    def __init__(self, points: Points, near: float) -> None:
+        self.frame = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2].T
+        self.terms = np.zeros(6)
+        weights = np.exp(-0.5 * (points**2).sum(axis=1) / near**2)
+        design, target = self._design(points)
+        for _ in range(3):
+            self.terms = np.linalg.lstsq(design * weights[:, None], target * weights, rcond=None)[0]
+            error = np.abs(self.height(points))
+            self.spread = 1.4826 * float(np.median(error))
+            weights = weights * (error <= 3 * self.spread)
+
+    def height(self, points: Points) -> npt.NDArray[np.floating]:
+        """The distance in millimetres of (N, 3) points from the surface; its sign tells the side."""
+        design, target = self._design(points)
+        return target - design @ self.terms
+
+    def _design(self, points: Points) -> tuple[Points, npt.NDArray[np.floating]]:
+        u, v, w = (points @ self.frame).T
+        return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1), w

@@ -1,0 +1,226 @@
+"""Windows, blending and views: every voxel is seen, and nothing is moved or weighed wrongly."""
+
+from typing import Literal, get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from src.config import AUGMENTATIONS, Augmentation
+from src.errors import BadCheckpoint, BadConfig
+from src.inference import sliding_window
+from src.inference.blending import BlendMethod, blend_weights
+from src.inference.sliding_window import plan_windows, predict_windows, sliding_window_inference
+from src.inference.tta import IDENTITY, View, views
+from src.types import FloatArray, Shape3
+
+CPU = torch.device("cpu")
+METHODS: tuple[BlendMethod, ...] = get_args(BlendMethod)
+methods = st.sampled_from(METHODS)
+
+
+class Constant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, 0.7)
+
+
+class Halving(nn.Module):
+    """Every second voxel: a network without weights that answers at half the resolution."""
+
+    output_stride = multiple = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., ::2, ::2, ::2]
+
+
+class Overflowing(nn.Module):
+    """NaN in half precision where a patch holds a voxel above 1, and in any precision above 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        limit = 1 if torch.is_autocast_enabled("cpu") else 2
+        return torch.where((x > limit).any(), torch.nan, x)
+
+
+@st.composite
+def tilings(draw: st.DrawFn, multiple: int = 1) -> tuple[Shape3, Shape3, Shape3]:
+    """A volume, a patch that may be larger than it, and a stride, in voxels."""
+    shape, patch, stride = [], [], []
+    for _ in range(3):
+        shape.append(draw(st.integers(1, 24)))
+        patch.append(multiple * draw(st.integers(1, 10)))
+        stride.append(draw(st.integers(1, patch[-1])))
+    return (shape[0], shape[1], shape[2]), (patch[0], patch[1], patch[2]), (stride[0], stride[1], stride[2])
+
+
+def _volume(shape: Shape3) -> FloatArray:
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+@given(tilings(), methods)
+@example(((3, 4, 5), (16, 16, 16), (8, 8, 8)), "gaussian")
+@example(((24, 1, 7), (8, 8, 8), (8, 8, 8)), "linear")
+def test_a_network_that_changes_nothing_gives_the_volume_back(
+    tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod
+) -> None:
+    shape, patch, stride = tiling
+    volume = _volume(shape)
+    maps = sliding_window_inference(nn.Identity(), volume, patch, stride, 4, "cpu", method)
+    assert maps.shape == (1, *shape)
+    np.testing.assert_allclose(maps[0], volume, atol=1e-5)
+
+
+@given(tilings(multiple=2), methods)
+@example(((5, 3, 1), (16, 16, 16), (8, 8, 8)), "gaussian")
+def test_a_coarser_answer_keeps_its_place(tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod) -> None:
+    shape, patch, stride = tiling
+    volume = _volume(shape)
+    maps = sliding_window_inference(Halving(), volume, patch, stride, 4, "cpu", method)
+    np.testing.assert_allclose(maps[0], volume[::2, ::2, ::2], atol=1e-5)
+
+
+@given(tilings(), methods, st.floats(0.02, 10))
+def test_a_constant_answer_stays_constant(
+    tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod, sigma: float
+) -> None:
+    shape, patch, stride = tiling
+    maps = sliding_window_inference(Constant(), np.zeros(shape), patch, stride, 4, "cpu", method, sigma)
+    np.testing.assert_allclose(maps, 0.7, atol=1e-5)
+
+
+@given(tilings())
+def test_windows_cover_every_voxel_within_the_volume(tiling: tuple[Shape3, Shape3, Shape3]) -> None:
+    shape, wanted, stride = tiling
+    patch = tuple(min(a, b) for a, b in zip(shape, wanted, strict=True))
+    seen = np.zeros(shape, int)
+    for window in plan_windows(shape, patch, stride):
+        part = seen[window]
+        assert part.shape == patch
+        part += 1
+    assert seen.min() >= 1
+
+
+@given(tilings())
+def test_windows_are_no_further_apart_than_the_stride(tiling: tuple[Shape3, Shape3, Shape3]) -> None:
+    shape, wanted, stride = tiling
+    patch = tuple(min(a, b) for a, b in zip(shape, wanted, strict=True))
+    windows = plan_windows(shape, patch, stride)
+    for axis, step in enumerate(stride):
+        starts = sorted({window[axis].start for window in windows})
+        assert max(np.diff(starts), default=0) <= step
+
+
+@given(st.tuples(*[st.integers(1, 20)] * 3), methods, st.floats(0.01, 10))
+def test_weights_are_symmetric_and_never_zero(shape: Shape3, method: BlendMethod, sigma: float) -> None:
+    weights = blend_weights(shape, method, sigma)
+    assert weights.shape == shape
+    assert weights.min() > 0
+    assert weights.max() == 1
+    np.testing.assert_allclose(weights, weights[::-1, ::-1, ::-1], rtol=1e-5)
+
+
+@given(
+    st.integers(1, 48),
+    st.lists(st.sampled_from(AUGMENTATIONS), min_size=1, max_size=6, unique=True),
+    st.tuples(*[st.integers(1, 6)] * 3),
+)
+def test_every_view_inverts_and_all_differ(count: int, augmentations: list[Augmentation], shape: Shape3) -> None:
+    cube, probe = torch.rand(2, 1, *shape), torch.arange(27).reshape(3, 3, 3)
+    some = views(count, augmentations)
+    assert some[0].name == "identity"
+    assert len({tuple(view.forward(probe).flatten().tolist()) for view in some}) == len(some) <= count
+    for view in some:
+        torch.testing.assert_close(view.inverse(view.forward(cube)), cube)
+
+
+@pytest.mark.parametrize(("augmentations", "number"), [(AUGMENTATIONS, 48), (("flip_x",), 2), (("rotate_90_xy",), 4)])
+def test_augmentations_give_all_views_that_they_can_make(augmentations: tuple[Augmentation, ...], number: int) -> None:
+    assert len(views(48, augmentations)) == number
+
+
+@pytest.mark.parametrize("number", [1, 8, 48])
+def test_the_mean_over_views_is_in_the_place_of_the_scan(number: int) -> None:
+    volume = _volume((9, 7, 8))
+    maps = _predict(nn.Identity(), volume, some=views(number)).maps
+    np.testing.assert_allclose(maps[0], volume, atol=1e-5)
+
+
+def _predict(
+    model: nn.Module,
+    volume: FloatArray,
+    *,
+    some: list[View] | None = None,
+    clear_cache: bool = False,
+    precision: Literal["half", "full"] = "full",
+) -> sliding_window.Predictions:
+    return predict_windows(
+        model,
+        volume,
+        (6, 6, 6),
+        (6, 6, 6),
+        batch_size=1,
+        device=CPU,
+        views=some or [IDENTITY],
+        mixed_precision=precision == "half",
+        clear_cache=clear_cache,
+    )
+
+
+@pytest.fixture
+def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that computes in bfloat16 where it is asked to."""
+    kinds = {True: torch.bfloat16, False: torch.float32}
+    monkeypatch.setattr(sliding_window, "precision", lambda _, mixed: kinds[mixed])
+
+
+@pytest.mark.usefixtures("half_precision")
+def test_overflows_in_half_precision_are_repeated_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    volume = _volume((12, 6, 6)).clip(0, 0.9)
+    volume[8, 3, 3] = 1.5
+    found = _predict(Overflowing(), volume, precision="half")
+    assert (found.windows, found.retried) == (2, 1)
+    np.testing.assert_allclose(found.maps[0], volume, atol=1e-5)
+    assert "repeated in float32" in caplog.text
+    assert _predict(Overflowing(), volume).retried == 0
+
+
+@pytest.mark.usefixtures("half_precision")
+@pytest.mark.parametrize("precision", ["half", "full"])
+def test_a_network_that_answers_nan_is_refused(precision: Literal["half", "full"]) -> None:
+    with pytest.raises(BadCheckpoint, match="NaN"):
+        _predict(Overflowing(), np.full((6, 6, 6), 3, np.float32), precision=precision)
+
+
+def test_clearing_the_cache_changes_nothing() -> None:
+    volume = _volume((9, 9, 9))
+    cleared, kept = (_predict(nn.Identity(), volume, clear_cache=clear) for clear in (True, False))
+    np.testing.assert_array_equal(cleared.maps, kept.maps)
+
+
+def test_progress_counts_every_window() -> None:
+    told: list[tuple[int, int]] = []
+    predict_windows(
+        nn.Identity(),
+        _volume((10, 6, 6)),
+        (6, 6, 6),
+        (2, 6, 6),
+        batch_size=2,
+        device=CPU,
+        progress=lambda done, of: told.append((done, of)),
+    )
+    assert told == [(2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("patch", "stride", "message"),
+    [
+        ((5, 6, 6), (2, 2, 2), "multiples of 2"),
+        ((6, 6, 6), (7, 6, 6), "must lie between 1 and the patch_size"),
+        ((6, 6, 6), (0, 6, 6), "must lie between 1 and the patch_size"),
+    ],
+)
+def test_impossible_windows_are_refused(patch: Shape3, stride: Shape3, message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        sliding_window_inference(Halving(), _volume((8, 8, 8)), patch, stride)

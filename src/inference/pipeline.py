@@ -29,6 +29,7 @@ from ..errors import BadConfig, BadScan, PivotError
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
 from ..model.unet import DIAMETER, HEATMAP
+from ..triage.model import default_model, score
 from ..types import (
     Affine,
     Detection,
@@ -37,11 +38,9 @@ from ..types import (
     Properties,
     Results,
     Scan,
-   
     Vec3,
     Volume,
 )
-from ..triage.model import default_model, score
 from .nodule_properties import extract_properties
 from .output_formatter import save_csv, save_heatmap, save_json
 from .peak_detection import detect_peaks

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..files import whole_file
 from ..errors import BadCheckpoint, BadConfig
+from ..files import whole_file
 from ..model.checkpoint import EXTRA_FILE, legacy_jit, load_model
 
 __all__ = ["optimize_model"]

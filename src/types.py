@@ -14,6 +14,7 @@ __all__ = [
     "Affine",
     "Detection",
     "FloatArray",
+    "Lungs",
     "NoduleType",
     "Peak",
     "Preprocessed",
@@ -130,6 +131,13 @@ class Detection(TypedDict):
     confidence: float  # 0 to 1
     properties: Properties
     triage: Triage
+
+
+class Lungs(TypedDict):
+    """The aerated lung of a scan, and the marks left out because they lay away from it."""
+
+    litres: float
+    marks_outside: int
 
 
 class Report(TypedDict):

@@ -14,7 +14,7 @@ from src.model.checkpoint import About, save_checkpoint
 from src.model.unet import UNet
 from src.types import Scan
 
-__all__ = ["block", "save_nifti", "tiny_checkpoint"]
+__all__ = ["block", "chest", "save_nifti", "tiny_checkpoint"]
 
 SIZE = 64.0  # mm
 
@@ -22,7 +22,7 @@ SIZE = 64.0  # mm
 @functools.cache
 def block(number: int = 0) -> tuple[Scan, PhantomNodule]:
     """64 mm of the synthetic chest around its nodule `number` (0: 20 mm, 2: 12 mm), and that nodule."""
-    scan, truth = _chest()
+    scan, truth = chest()
     shape = np.round(SIZE / np.array(scan.spacing)).astype(int)
     low = np.clip(np.array(truth[number].coordinates_voxel) - shape // 2, 0, np.array(scan.shape) - shape)
     shift = np.eye(4)
@@ -34,7 +34,8 @@ def block(number: int = 0) -> tuple[Scan, PhantomNodule]:
 
 
 @functools.cache
-def _chest() -> tuple[Scan, list[PhantomNodule]]:
+def chest() -> tuple[Scan, list[PhantomNodule]]:
+    """The whole synthetic chest on a coarse grid, and its nodules."""
     return chest_phantom(spacing=(2.0, 2.0, 2.5))
 
 

@@ -23,6 +23,7 @@ from ..data.geometry import (
     spacing_of,
     to_lps,
 )
+from ..data.lungs import find_lungs
 from ..data.preprocessing import preprocess
 from ..data.resample import to_grid
 from ..errors import BadConfig, BadScan, PivotError
@@ -33,6 +34,7 @@ from ..triage.model import default_model, score
 from ..types import (
     Affine,
     Detection,
+    Lungs,
     Peak,
     Preprocessed,
     Properties,
@@ -50,6 +52,7 @@ from .tta import IDENTITY, views
 
 __all__ = ["InferencePipeline"]
 
+BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; a mark further away is in bowel, skin or on the table
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
 
@@ -115,7 +118,7 @@ class InferencePipeline:
         inferred = time.perf_counter()
         scale = int(getattr(self.model, "output_stride", 1))
         heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
-        detections = self._describe(scan, predictions, heat_affine, placed=placed)
+        detections, lungs = self._describe(scan, predictions, heat_affine, placed=placed)
         heatmap = to_grid(predictions.maps[HEATMAP], heat_affine, scan.shape, scan.affine).clip(0, 1)
         end = time.perf_counter()
         timings = {"preprocess": ready - start, "inference": inferred - ready, "postprocess": end - inferred}
@@ -123,7 +126,7 @@ class InferencePipeline:
             scan_id=scan.scan_id,
             model=self.checkpoint.about.name,
             timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            metadata=self._metadata(scan, predictions, timings),
+            metadata=self._metadata(scan, predictions, lungs, timings),
             detections=detections,
             summary=_summary(detections, end - start),
             heatmap=Volume(heatmap, scan.affine),
@@ -188,23 +191,32 @@ class InferencePipeline:
             progress=progress,
         )
 
-    def _describe(self, scan: Scan, predictions: Predictions, heat_affine: Affine, *, placed: bool) -> list[Detection]:
-        """The peaks of the heatmap as measured nodules, strongest first, without those that the rules drop."""
+    def _describe(
+        self, scan: Scan, predictions: Predictions, heat_affine: Affine, *, placed: bool
+    ) -> tuple[list[Detection], Lungs | None]:
+        """The peaks in or at the lungs as measured nodules, strongest first, without those that the rules drop."""
         rules = self.config.post_processing.peak_detection
         spacing = spacing_of(heat_affine)
         peaks = detect_peaks(predictions.maps[HEATMAP], rules.threshold, rules.min_distance, spacing, rules.method)
         array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
-        found = []
+        lungs = find_lungs(array, affine)
+        found, outside = [], 0
         for peak in peaks:
             guess = float(predictions.maps[(DIAMETER, *peak["coordinates_voxel"])])
             world = map_points(heat_affine, np.array(peak["coordinates"]) / spacing)
+            if lungs is not None and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
+                outside += 1
+                continue
             here = map_points(np.linalg.inv(affine), world) * spacing_of(affine)
             properties = extract_properties(array, _vec3(here), guess, spacing_of(affine))
             found.append(_detection(scan, peak, world, guess, properties, placed=placed))
         kept = filter_detections(found, self.config.post_processing)
-        return [{**nodule, "id": number} for number, nodule in enumerate(kept)]
+        where = None if lungs is None else Lungs(litres=lungs.litres, marks_outside=outside)
+        return [{**nodule, "id": number} for number, nodule in enumerate(kept)], where
 
-    def _metadata(self, scan: Scan, predictions: Predictions, timings: dict[str, float]) -> dict[str, Any]:
+    def _metadata(
+        self, scan: Scan, predictions: Predictions, lungs: Lungs | None, timings: dict[str, float]
+    ) -> dict[str, Any]:
         return {
             "spacing": [round(v, 6) for v in scan.spacing],
             "shape": list(scan.shape),
@@ -214,6 +226,7 @@ class InferencePipeline:
             **self.origin,
             "device": str(self.device),
             "precision": str(precision(self.device, mixed=self.config.model.mixed_precision)).removeprefix("torch."),
+            "lungs": lungs,
             "windows": predictions.windows,
             "windows_retried": predictions.retried,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},

@@ -23,6 +23,7 @@ PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing; air outside
 BODY = -300.0  # HU above which smoothed voxels are tissue
 RIM, RIM_BELOW = 5, -350.0  # voxels around aerated lung; smoothed HU that is still mostly air
 OPACITY = (-700.0, -200.0)  # HU of ground-glass, small consolidations and, unavoidably, of larger vessels
+OPACITY_RIM = 4  # voxels around an opacity: its faint border, and its core where that is denser
 PADDING = -1000.0  # HU beyond the scan
 NEAR = 3.0  # mm around a finding in which a mark still means it
 
@@ -110,7 +111,8 @@ def load_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
     ignore = None
     if has_opacities:
         near_lung = ndimage.binary_dilation(lung, iterations=8)
-        ignore = near_lung & (smooth > OPACITY[0]) & (smooth < OPACITY[1])
+        opacity = near_lung & (smooth > OPACITY[0]) & (smooth < OPACITY[1])
+        ignore = ndimage.binary_dilation(opacity, iterations=OPACITY_RIM)
     rim = ndimage.binary_dilation(lung, iterations=RIM) & ~lung & (smooth < RIM_BELOW)
     hu = np.ascontiguousarray(np.rint(array), dtype=np.int16)
     return LungScan(scan.scan_id, hu, affine, _points(lung), _points(rim), ignore)

@@ -1,0 +1,72 @@
+"""Where lung is, roughly and fast: to tell marks in the chest from marks in the bowel or on the table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
+
+from ..types import Affine
+from .geometry import map_points, spacing_of
+
+__all__ = ["LungRegion", "find_lungs"]
+
+COARSE = 3.0  # mm, about the width of a coarse voxel
+# Mean HU of a coarse voxel. Gas in the bowel and air around the body lie below, emphysema mostly above the limit.
+AERATED = (-975.0, -600.0)
+BODY = -300.0
+OPENING = 3  # coarse voxels; partial volume at skin and bowel walls has the HU of lung, but is thinner
+LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that this rule does not recognise
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class LungRegion:
+    """Aerated lung: the distance to it in mm at each coarse voxel (X, Y, Z), their affine (RAS+), and its volume."""
+
+    distance: npt.NDArray[np.float64]
+    affine: Affine
+    litres: float
+
+    def distance_to(self, world: npt.NDArray[np.float64]) -> float:
+        """The distance in mm from a world point (RAS+) to the nearest aerated lung, to about 3 mm."""
+        index = np.rint(map_points(np.linalg.inv(self.affine), world)).astype(int)
+        return float(self.distance[tuple(np.clip(index, 0, np.array(self.distance.shape) - 1))])
+
+
+def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> LungRegion | None:
+    """The aerated lung in (X, Y, Z) HU, z along the body, or None where too little is recognised to rely on."""
+    steps = [max(1, round(COARSE / size)) for size in spacing_of(affine)]
+    coarse = _block_means(array, steps)
+    wide = affine @ np.diag([*map(float, steps), 1.0])
+    wide[:3, 3] += affine[:3, :3] @ ((np.array(steps) - 1) / 2)  # the middle of the first block
+    aerated = (coarse > AERATED[0]) & (coarse < AERATED[1]) & _inside_body(coarse > BODY)
+    # The edge counts as lung, for a field of view may cut through it.
+    lung = ndimage.binary_opening(np.pad(aerated, OPENING, mode="edge"), iterations=OPENING)
+    lung = lung[(slice(OPENING, -OPENING),) * 3]
+    spacing = spacing_of(wide)
+    litres = float(lung.sum() * np.prod(spacing) / 1e6)
+    if litres < LEAST_LITRES:
+        return None
+    return LungRegion(ndimage.distance_transform_edt(~lung, sampling=spacing), wide, round(litres, 2))
+
+
+def _block_means(array: npt.NDArray[np.generic], steps: list[int]) -> npt.NDArray[np.float32]:
+    """Means of blocks of `steps` voxels; what is left over at the far ends is left out."""
+    for axis, step in enumerate(steps):
+        count = array.shape[axis] // step
+        kept = array[(slice(None),) * axis + (slice(0, count * step),)]
+        shape = (*kept.shape[:axis], count, step, *kept.shape[axis + 1 :])
+        array = kept.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
+    return np.asarray(array, dtype=np.float32)
+
+
+def _inside_body(tissue: Mask) -> Mask:
+    """What the convex hull of the largest piece of tissue holds in each slice: lungs cut by the border as well."""
+    labels, count = ndimage.label(tissue)
+    if not count:
+        return np.zeros_like(tissue)
+    body = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    hulls = [convex_hull_image(body[:, :, k]) if body[:, :, k].any() else body[:, :, k] for k in range(body.shape[2])]
+    return np.stack(hulls, axis=2)

@@ -1,0 +1,82 @@
+"""Where lung is, and what is reported away from it."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from src.data.geometry import RAS_TO_LPS, canonical, map_points
+from src.data.lungs import LungRegion, find_lungs
+from src.inference.main import InferencePipeline
+from src.inference.sliding_window import Predictions
+from src.types import Preprocessed
+
+from .small_scans import block, chest
+
+
+def _before_the_skin() -> npt.NDArray[np.float64]:
+    """A world point (RAS+) in the air before the chest."""
+    array, affine = canonical(chest()[0].array, chest()[0].affine)
+    x, _, z = array.shape
+    return map_points(affine, (x / 2, 3, z / 2))
+
+
+@pytest.fixture(scope="module")
+def lungs() -> LungRegion:
+    scan, _ = chest()
+    region = find_lungs(*canonical(scan.array, scan.affine))
+    assert region is not None
+    return region
+
+
+def test_every_nodule_of_the_chest_is_beside_lung_and_the_table_is_not(lungs: LungRegion) -> None:
+    assert 1 < lungs.litres < 8
+    for nodule in chest()[1]:
+        world = map_points(RAS_TO_LPS, nodule.coordinates_lps)
+        assert lungs.distance_to(world) < nodule.diameter_mm / 2 + 12
+    assert lungs.distance_to(_before_the_skin()) > 30
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_axes_in_any_order_give_the_same_lungs(order: tuple[int, int, int], lungs: LungRegion) -> None:
+    scan, _ = chest()
+    turned = np.eye(4)[:, [*order, 3]]
+    again = find_lungs(*canonical(scan.array.transpose(order), scan.affine @ turned))
+    assert again is not None
+    assert again.litres == lungs.litres
+
+
+def test_a_field_of_view_through_the_lungs_keeps_them(lungs: LungRegion) -> None:
+    scan, _ = chest()
+    array, affine = canonical(scan.array, scan.affine)
+    cut = find_lungs(array[array.shape[0] // 4 : -array.shape[0] // 4], affine)
+    assert cut is not None
+    assert 0.3 * lungs.litres < cut.litres < lungs.litres
+
+
+@pytest.mark.parametrize("fill", [-1000, 40])
+def test_without_lungs_there_is_no_region(fill: int) -> None:
+    scan, _ = block()
+    assert find_lungs(scan.array, scan.affine) is None
+    assert find_lungs(np.full((40, 40, 40), fill, dtype=np.int16), np.diag([3.0, 3.0, 3.0, 1.0])) is None
+
+
+def test_marks_away_from_the_lungs_are_counted_but_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, truth = chest()
+    ready = InferencePipeline(device="cpu")
+    inside = map_points(RAS_TO_LPS, truth[0].coordinates_lps)
+
+    def marks(volume: Preprocessed, _progress: Any) -> Predictions:  # noqa: ANN401 - a callback
+        maps = np.zeros((3, *(-(-size // 2) for size in volume.array.shape)), dtype=np.float32)
+        maps[1] = 20  # mm
+        for world in (inside, _before_the_skin()):
+            index = map_points(np.linalg.inv(volume.affine), world) / 2
+            maps[(0, *np.rint(index).astype(int))] = 0.9
+        return Predictions(maps, 1, 0)
+
+    monkeypatch.setattr(ready, "_infer", marks)
+    results = ready.predict(scan)
+    assert results["metadata"]["lungs"]["marks_outside"] == 1
+    (found,) = results["detections"]
+    assert np.linalg.norm(np.subtract(found["coordinates"], truth[0].coordinates)) < 3

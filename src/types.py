@@ -5,15 +5,22 @@ One geometry rule holds everywhere: arrays are indexed (x, y, z) as nibabel give
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, Self, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
     "Affine",
+    "Brock",
+    "BrockByLobe",
+    "Bts",
     "Detection",
+    "Fleischner",
     "FloatArray",
+    "Guidelines",
+    "LungRads",
+    "LungRadsExam",
     "Lungs",
     "NoduleType",
     "Peak",
@@ -119,6 +126,64 @@ class Triage(TypedDict):
     reason: str | None
 
 
+class _Ruled(TypedDict):
+    """What every guideline says beside its result."""
+
+    assumptions: list[str]  # that the result rests on
+    reason: str | None  # why a result is null
+
+
+class LungRadsExam(_Ruled):
+    """The Lung-RADS category of an examination."""
+
+    category: Literal["1", "2", "3", "4A", "4B"] | None
+    management: str | None
+
+
+class LungRads(LungRadsExam):
+    """The Lung-RADS category of a nodule."""
+
+    size_mm: float | None  # the rounded mean diameter that was compared
+    solid_mm: float | None  # that of the solid component of a part-solid nodule
+
+
+class Fleischner(_Ruled):
+    """Fleischner's recommendation; null for a risk that the patient does not have."""
+
+    low_risk: str | None
+    high_risk: str | None
+    size_mm: int | None  # the rounded mean diameter that was compared
+
+
+class BrockByLobe(TypedDict):
+    """The probability of cancer, 0 to 1, for either place of a nodule."""
+
+    upper_lobe: float
+    other_lobe: float
+
+
+Brock = TypedDict(
+    "Brock",
+    {"2a": BrockByLobe | None, "2b": float | None, "assumptions": list[str], "reason": str | None},
+)
+"""The probability of cancer by the Brock models without (2a) and with spiculation (2b)."""
+
+
+class Bts(_Ruled):
+    """The British Thoracic Society's recommendation."""
+
+    management: str | None
+
+
+class Guidelines(TypedDict):
+    """What each guideline says of a nodule."""
+
+    lung_rads: LungRads
+    fleischner: Fleischner
+    brock: Brock
+    bts: Bts
+
+
 class Detection(TypedDict):
     """One nodule. Positions refer to the input scan's own grid."""
 
@@ -131,6 +196,7 @@ class Detection(TypedDict):
     confidence: float  # 0 to 1
     properties: Properties
     triage: Triage
+    guidelines: NotRequired[Guidelines]  # once all nodules of the scan are known
 
 
 class Lungs(TypedDict):

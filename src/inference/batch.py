@@ -18,6 +18,7 @@ from ..config import Config, load_config
 from ..data.loader import find_scans, read_scan, scan_name
 from ..errors import BadCheckpoint, BadConfig, BadOutput, NotBuilt, PivotError
 from ..files import writable_folder
+from ..triage.patient import Patient
 from ..types import Results, Scan
 from .outputs import check_outputs, is_complete, write_outputs
 from .pipeline import InferencePipeline
@@ -94,13 +95,14 @@ def infer_file(
     *,
     resume: bool = False,
     progress: Listener = silent,
+    patient: Patient | None = None,
 ) -> BatchResults:
-    """Run over one scan; its failure is raised, not reported.
+    """Run over one scan, of this patient where one is given; its failure is raised, not reported.
 
     Raises:
         PivotError: whatever went wrong; the message begins with the path where it is this scan's fault.
     """
-    run = _Run(pipeline, Path(output_dir), progress)
+    run = _Run(pipeline, Path(output_dir), progress, patient)
     run.all([Path(path)], resume=resume)
     for failure in run.failures.values():
         raise failure
@@ -141,6 +143,7 @@ class _Run:
     pipeline: InferencePipeline
     folder: Path
     tell: Listener
+    patient: Patient | None = None
     failures: dict[str, PivotError] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     detections: int = 0
@@ -181,7 +184,7 @@ class _Run:
         with self._failing(path):
             read = reading.result()
             start = time.perf_counter()
-            results = self.pipeline.predict(read.scan, progress=partial(self._window, path))
+            results = self.pipeline.predict(read.scan, progress=partial(self._window, path), patient=self.patient)
             seconds = time.perf_counter() - start
             self._wait()
             self.writing = writer.submit(self._write, path, read, results, seconds)

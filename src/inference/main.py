@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=_path, help="folder for the results of --input or --demo (default: results)")
     add("--output-dir", type=_path, help="folder for the results of --input-dir (default: results)")
     add("--config", type=_path, help="YAML file, such as configs/inference.yaml")
+    add("--patient", type=_path, help="YAML file about the patient of --input, for the guidelines; never written out")
     add("--batch-size", type=_count(1), help="patches for each pass of the network")
     add("--num-workers", type=_count(0), help="threads that read scans ahead; 0: everything in turn")
     add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: model.device of the config)")
@@ -110,6 +111,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--output goes with --input or --demo: with --input-dir, use --output-dir")
     if options.demo and options.resume:
         parser.error("--resume goes with --input or --input-dir, not with --demo")
+    if options.patient and (options.input is None or options.resume):
+        parser.error("--patient goes with --input alone: it is about one patient, and --resume cannot tell whom")
     options.output = options.output or options.output_dir or Path("results")
     return options
 
@@ -143,9 +146,10 @@ def _show_log() -> None:
 
 def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[str, str]]:
     """What to tell at the end, and what failed."""
+    from ..triage.patient import load_patient
     from .batch import batch_inference, infer_file, open_pipeline
 
-    config = _config(options)
+    config, patient = _config(options), load_patient(options.patient)
     shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
     if options.input_dir:
         done = batch_inference(
@@ -157,7 +161,8 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
         from .demo import run_demo
 
         return _table(run_demo(pipeline, options.output, tell)), {}
-    return [_told(infer_file(pipeline, options.input, options.output, **shared), options.output)], {}
+    done = infer_file(pipeline, options.input, options.output, patient=patient, **shared)
+    return [_told(done, options.output)], {}
 
 
 def _config(options: argparse.Namespace) -> "Config":

@@ -30,7 +30,10 @@ from ..errors import BadConfig, BadScan, PivotError
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
 from ..model.unet import DIAMETER, HEATMAP
+from ..triage.guidelines import SOURCES, apply_guidelines
+from ..triage.lung_rads import exam
 from ..triage.model import default_model, score
+from ..triage.patient import Patient, load_patient
 from ..types import (
     Affine,
     Detection,
@@ -100,18 +103,21 @@ class InferencePipeline:
         scan: Scan | npt.NDArray[Any],
         spacing: Vec3 | None = None,
         progress: Callable[[int, int], None] | None = None,
+        patient: Patient | dict[str, Any] | str | Path | None = None,
     ) -> Results:
         """The nodules of a scan: a `Scan`, or an (X, Y, Z) array in HU with its spacing in millimetres.
 
-        `progress` is called with the number of windows done and of all.
+        `progress` is called with the number of windows done and of all. `patient`, a YAML file, a mapping or
+        a `Patient`, is what the guidelines may know of the patient; the results do not repeat it.
 
         Raises:
             BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine.
-            BadConfig: `inference.patch_size` or `stride` does not suit the model.
+            BadConfig: `inference.patch_size` or `stride` does not suit the model, or `patient` is wrong.
             PivotError: memory ran out.
         """
         start = time.perf_counter()
         scan, placed = _as_scan(scan, spacing)
+        patient = load_patient(patient)
         volume = self._preprocess(scan)
         ready = time.perf_counter()
         predictions = self._infer(volume, progress)
@@ -119,6 +125,7 @@ class InferencePipeline:
         scale = int(getattr(self.model, "output_stride", 1))
         heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
         detections, lungs = self._describe(scan, predictions, heat_affine, placed=placed)
+        detections = _ruled(detections, patient)
         heatmap = to_grid(predictions.maps[HEATMAP], heat_affine, scan.shape, scan.affine).clip(0, 1)
         end = time.perf_counter()
         timings = {"preprocess": ready - start, "inference": inferred - ready, "postprocess": end - inferred}
@@ -126,9 +133,9 @@ class InferencePipeline:
             scan_id=scan.scan_id,
             model=self.checkpoint.about.name,
             timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            metadata=self._metadata(scan, predictions, lungs, timings),
+            metadata=self._metadata(scan, predictions, lungs, timings, patient),
             detections=detections,
-            summary=_summary(detections, end - start),
+            summary=_summary(detections, end - start, patient),
             heatmap=Volume(heatmap, scan.affine),
         )
 
@@ -147,6 +154,7 @@ class InferencePipeline:
         return {
             "checkpoint": {"name": about.name, "version": about.version, "sha256": self.checkpoint.sha256},
             "triage": {"model": default_model().name, "score": default_model().label},
+            "guidelines": {**SOURCES, "patient": False},
             "config": self.config.model_dump(mode="json"),
             "versions": {
                 "pivot": __version__,
@@ -215,7 +223,7 @@ class InferencePipeline:
         return [{**nodule, "id": number} for number, nodule in enumerate(kept)], where
 
     def _metadata(
-        self, scan: Scan, predictions: Predictions, lungs: Lungs | None, timings: dict[str, float]
+        self, scan: Scan, predictions: Predictions, lungs: Lungs | None, timings: dict[str, float], patient: Patient
     ) -> dict[str, Any]:
         return {
             "spacing": [round(v, 6) for v in scan.spacing],
@@ -224,6 +232,7 @@ class InferencePipeline:
             "series_uid": scan.series_uid,
             "notes": list(scan.notes),
             **self.origin,
+            "guidelines": {**SOURCES, "patient": patient != Patient()},  # whether anything was known, not what
             "device": str(self.device),
             "precision": str(precision(self.device, mixed=self.config.model.mixed_precision)).removeprefix("torch."),
             "lungs": lungs,
@@ -292,7 +301,13 @@ def _vec3(values: npt.NDArray[np.float64]) -> Vec3:
     return x, y, z
 
 
-def _summary(detections: list[Detection], seconds: float) -> dict[str, Any]:
+def _ruled(detections: list[Detection], patient: Patient) -> list[Detection]:
+    """The detections with what the guidelines say of them."""
+    ruled = apply_guidelines([nodule["properties"] for nodule in detections], patient)
+    return [{**nodule, "guidelines": rules} for nodule, rules in zip(detections, ruled, strict=True)]
+
+
+def _summary(detections: list[Detection], seconds: float, patient: Patient) -> dict[str, Any]:
     risks = [found["triage"]["risk_category"] for found in detections]
     return {
         "num_detections": len(detections),
@@ -300,5 +315,6 @@ def _summary(detections: list[Detection], seconds: float) -> dict[str, Any]:
         "intermediate_risk_count": risks.count("intermediate"),
         "low_risk_count": risks.count("low"),
         "unscored_count": risks.count(None),
+        "lung_rads": exam([found["guidelines"]["lung_rads"] for found in detections], patient),
         "processing_time_seconds": round(seconds, 3),
     }

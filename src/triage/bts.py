@@ -1,0 +1,56 @@
+"""The British Thoracic Society's thresholds of 2015 for nodules on a first CT.
+
+Volume decides on solid nodules, the longest diameter on subsolid ones. Not applied, because PIVOT does
+not measure it: benign calcification, fat, perifissural nodules, growth.
+"""
+
+from typing import Literal, NamedTuple
+
+from ..types import Bts
+from .nodule import Nodule
+from .patient import Patient
+
+__all__ = ["LEAST_AGE", "RULES", "SOURCE", "Rule", "bts", "unmanaged"]
+
+SOURCE = "British Thoracic Society 2015 (doi:10.1136/thoraxjnl-2015-207168)"
+LEAST_AGE = 18  # years
+
+
+class Rule(NamedTuple):
+    """What to do from this size on: mm3 of a solid nodule, millimetres of a subsolid one."""
+
+    kind: Literal["solid", "subsolid"]
+    least: int
+    management: str
+
+
+# Of the rules for a kind the last one holds whose size is reached.
+RULES = (
+    Rule("solid", 0, "no follow-up"),
+    Rule("solid", 80, "CT at 3 months, then by the volume doubling time"),
+    Rule("solid", 300, "assess the risk (Brock): below 10 % CT surveillance, else PET/CT"),
+    Rule("subsolid", 0, "no follow-up"),
+    Rule("subsolid", 5, "CT at 3 months; if it persists, assess the risk (Brock): below 10 % CT at 1, 2 and 4 years"),
+)
+
+
+def bts(nodule: Nodule, patient: Patient) -> Bts:
+    """What the BTS recommends for a nodule; sizes are compared as measured, without rounding."""
+    if patient.prior_ct:
+        return unmanaged("a prior examination decides by growth, which PIVOT does not compare")
+    if patient.age is not None and patient.age < LEAST_AGE:
+        return unmanaged(f"the BTS guideline is for patients of {LEAST_AGE} years or more")
+    solid = nodule.nodule_type == "solid"
+    kind, size = ("solid", nodule.volume_mm3) if solid else ("subsolid", nodule.long_axis_mm)
+    rule = [rule for rule in RULES if rule.kind == kind and rule.least <= size][-1]
+    assumed = {"age": f"{LEAST_AGE} years or more", "prior_ct": "no prior examination"}
+    return Bts(
+        management=rule.management,
+        assumptions=[assumed[field] for field in patient.missing(*assumed)],
+        reason=None,
+    )
+
+
+def unmanaged(reason: str) -> Bts:
+    """No recommendation, and why."""
+    return Bts(management=None, assumptions=[], reason=reason)

@@ -1,0 +1,115 @@
+"""Lung-RADS v2022 for baseline screening: the size rules, and the highest category of an examination.
+
+Not applied, because PIVOT does not measure it: categories 0, 4X and S, benign calcification and fat
+(category 1), juxtapleural and airway nodules, cysts, and all that compares with an earlier examination.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from ..types import LungRads, LungRadsExam, NoduleType
+from .nodule import Nodule, round_half_up
+from .patient import Patient
+
+__all__ = ["CATEGORIES", "MANAGEMENT", "RULES", "SOURCE", "Category", "Rule", "exam", "lung_rads", "uncategorised"]
+
+SOURCE = "ACR Lung-RADS v2022"
+Category: TypeAlias = Literal["1", "2", "3", "4A", "4B"]
+CATEGORIES: tuple[Category, ...] = get_args(Category)  # from the least to the most suspicious
+
+
+class Rule(NamedTuple):
+    """The category from these mean diameters on, in millimetres."""
+
+    nodule_type: NoduleType
+    least_mm: int
+    least_solid_mm: int  # of the solid component; 0 where it does not matter
+    category: Category
+
+
+# Of a type's rules the last one holds whose sizes are both reached.
+RULES = (
+    Rule("solid", 0, 0, "2"),
+    Rule("solid", 6, 0, "3"),
+    Rule("solid", 8, 0, "4A"),
+    Rule("solid", 15, 0, "4B"),
+    Rule("part-solid", 0, 0, "2"),
+    Rule("part-solid", 6, 0, "3"),
+    Rule("part-solid", 6, 6, "4A"),
+    Rule("part-solid", 6, 8, "4B"),
+    Rule("ground-glass", 0, 0, "2"),
+    Rule("ground-glass", 30, 0, "3"),
+)
+MANAGEMENT: dict[Category, str] = {
+    "1": "low-dose CT in 12 months",
+    "2": "low-dose CT in 12 months",
+    "3": "low-dose CT in 6 months",
+    "4A": "low-dose CT in 3 months; PET/CT may be considered for a solid nodule or component of 8 mm or more",
+    "4B": "diagnostic work-up",
+}
+BASELINE = "screening assumption: baseline, no prior"
+NOT_LOOKED_FOR = "benign calcification, fat and additional suspicious features (4X) are not measured"
+SPHERE = "the solid component is a sphere of the solid volume"
+NONE_FOUND = "that none was found means that there is none"
+
+
+def lung_rads(nodule: Nodule, patient: Patient) -> LungRads:
+    """The category of a nodule. Axes and their mean are rounded to 0.1 mm, then compared."""
+    reason = _outside(patient)
+    if reason:
+        return uncategorised(reason)
+    size = _mean(nodule)
+    solid = round_half_up(nodule.solid_diameter_mm, 1) if nodule.nodule_type == "part-solid" else None
+    category = _look_up(nodule.nodule_type, size, solid or Decimal(0))
+    return LungRads(
+        category=category,
+        management=MANAGEMENT[category],
+        size_mm=float(size),
+        solid_mm=None if solid is None else float(solid),
+        assumptions=[*_assumed(patient), NOT_LOOKED_FOR, *([SPHERE] if solid is not None else [])],
+        reason=None,
+    )
+
+
+def uncategorised(reason: str) -> LungRads:
+    """No category, and why."""
+    return LungRads(category=None, management=None, size_mm=None, solid_mm=None, assumptions=[], reason=reason)
+
+
+def exam(nodules: Sequence[LungRads], patient: Patient) -> LungRadsExam:
+    """The highest category of all nodules of an examination; null where one without a category could be higher."""
+    reason = _outside(patient)
+    known = [nodule["category"] for nodule in nodules if nodule["category"] is not None]
+    category = max(known, key=CATEGORIES.index, default=CATEGORIES[0])
+    unknown = len(nodules) - len(known)
+    if not reason and unknown and category != CATEGORIES[-1]:
+        others = f"the highest of the others is {category}" if known else "no other has one"
+        reason = f"{unknown} of {len(nodules)} nodules without a category; {others}"
+    if reason:
+        return LungRadsExam(category=None, management=None, assumptions=[], reason=reason)
+    assumed = [*_assumed(patient), NOT_LOOKED_FOR] if nodules else [*_assumed(patient), NONE_FOUND]
+    return LungRadsExam(category=category, management=MANAGEMENT[category], assumptions=assumed, reason=None)
+
+
+def _outside(patient: Patient) -> str | None:
+    """Why Lung-RADS cannot be applied to this examination."""
+    if patient.setting == "incidental":
+        return "Lung-RADS is for screening, not for incidental nodules"
+    if patient.prior_ct:
+        return "Lung-RADS compares with the prior examination, which PIVOT does not"
+    return None
+
+
+def _assumed(patient: Patient) -> list[str]:
+    return [BASELINE] if patient.missing("setting", "prior_ct") else []
+
+
+def _mean(nodule: Nodule) -> Decimal:
+    axes = [round_half_up(axis, 1) for axis in (nodule.long_axis_mm, nodule.short_axis_mm)]
+    return round_half_up(sum(axes) / 2, 1)
+
+
+def _look_up(nodule_type: NoduleType, size: Decimal, solid: Decimal) -> Category:
+    rules = [rule for rule in RULES if rule.nodule_type == nodule_type]
+    return [rule for rule in rules if rule.least_mm <= size and rule.least_solid_mm <= solid][-1].category

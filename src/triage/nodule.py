@@ -1,0 +1,45 @@
+"""A measured nodule as the guidelines see it, and rounding as they ask for it."""
+
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+import numpy as np
+
+from ..types import NoduleType, Properties
+
+__all__ = ["NOT_MEASURED", "Nodule", "as_nodule", "round_half_up"]
+
+NOT_MEASURED = "size or type not measured: no clear boundary, or cut by the border of the scan"
+LARGEST = 1e9  # mm and mm3; beyond it, something is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Nodule:
+    """A nodule of which all is known that the size rules ask for."""
+
+    nodule_type: NoduleType
+    long_axis_mm: float
+    short_axis_mm: float
+    volume_mm3: float
+    solid_fraction: float  # 0 to 1
+
+    @property
+    def solid_diameter_mm(self) -> float:
+        """The diameter of the sphere that has the volume of the solid component."""
+        return float(np.cbrt(6 * self.volume_mm3 * self.solid_fraction / np.pi))
+
+
+def as_nodule(properties: Properties) -> Nodule | None:
+    """The nodule with these properties; None where a size or the type is missing or impossible."""
+    kind, solid = properties["nodule_type"], properties["solid_fraction"]
+    long_axis, short_axis, volume = (properties[key] for key in ("long_axis_mm", "short_axis_mm", "volume_mm3"))
+    if kind is None or solid is None or long_axis is None or short_axis is None or volume is None:
+        return None
+    if not all(0 < size < LARGEST for size in (long_axis, short_axis, volume)) or not 0 <= solid <= 1:
+        return None
+    return Nodule(kind, long_axis, short_axis, volume, solid)
+
+
+def round_half_up(value: float | Decimal, places: int) -> Decimal:
+    """The value to so many decimals, halves upwards: 5.95 becomes 6.0, where `round` may give 5.9."""
+    return Decimal(str(value)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..types import Guidelines, Properties
 from . import brock, bts, fleischner, lung_rads
-from .nodule import NOT_MEASURED, Nodule, as_nodule
+from .nodule import NOT_MEASURED, as_nodule
 from .patient import Patient
 
 __all__ = ["SOURCES", "apply_guidelines"]

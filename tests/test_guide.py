@@ -87,7 +87,7 @@ class Reader:
 
     def read(self, guide: Path) -> None:
         """Read and do everything, in order."""
-        actions = {"bash": self.bash, "python": self.python, "yaml": _yaml, "json": self.json, "csv": self.csv}
+        actions = {"bash": self.bash, "python": self.python, "yaml": self.yaml, "json": self.json, "csv": self.csv}
         parsers = [CodeBlockParser(language, action) for language, action in actions.items()]
         for example in Sybil(parsers).parse(guide).examples():
             self.blocks += 1
@@ -135,15 +135,19 @@ class Reader:
         except NotBuilt as error:
             self.not_built.add(_origin(error.__traceback__))
 
+    def yaml(self, example: Example) -> None:
+        """Check a configuration; a block whose first line names its file becomes that file."""
+        named = re.match(r"# (\w+\.yaml)\n", example.parsed)
+        if named:
+            (self.place / named[1]).write_text(example.parsed, encoding="utf-8")
+        else:
+            load_config(yaml.safe_load(example.parsed))
+
     def json(self, example: Example) -> None:
         self.reports.append(json.loads(example.parsed))
 
     def csv(self, example: Example) -> None:
         self.headers.append(example.parsed.splitlines()[0])
-
-
-def _yaml(example: Example) -> None:
-    load_config(yaml.safe_load(example.parsed))
 
 
 def _origin(traceback: TracebackType | None) -> str:

@@ -11,9 +11,9 @@ from src.inference.main import InferencePipeline, main
 from src.triage.guidelines import SOURCES
 from src.triage.patient import Patient, load_patient
 
-from .small_scans import block, save_nifti
+from .small_scans import block, save_nifti, tiny_checkpoint
 
-KNOWN = {
+KNOWN: dict[str, Any] = {
     "age": 77,
     "sex": "female",
     "smoking": "former",
@@ -144,7 +144,9 @@ def test_a_scan_done_for_a_patient_is_done_again_without_one(
     scan = save_nifti(block()[0], tmp_path / "scan.nii.gz")
     (tmp_path / "quick.yaml").write_text(QUICK)
     (tmp_path / "patient.yaml").write_text("age: 77")
+    checkpoint = str(tiny_checkpoint(tmp_path / "tiny.pth"))
     command = ["--input", str(scan), "--output", str(tmp_path), "--config", str(tmp_path / "quick.yaml")]
+    command += ["--checkpoint", checkpoint]
     assert main([*command, "--patient", str(tmp_path / "patient.yaml")]) == 0
     assert main([*command, "--resume"]) == 0
     assert "done again: its results were made with another guidelines.patient" in caplog.text
@@ -152,8 +154,9 @@ def test_a_scan_done_for_a_patient_is_done_again_without_one(
     assert "1 complete already" in capsys.readouterr().out
 
 
-def test_predict_takes_a_patient_as_a_mapping() -> None:
-    results = InferencePipeline().predict(block()[0], patient=KNOWN)
-    assert results["detections"][0]["guidelines"]["brock"]["2a"] is not None
+def test_predict_takes_a_patient_as_a_mapping(tmp_path: Path) -> None:
+    ready = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"))
+    results = ready.predict(block()[0], patient=KNOWN)
+    assert "not for incidental nodules" in results["summary"]["lung_rads"]["reason"]
     with pytest.raises(BadConfig, match="patient cannot be used:\n  sex: Input should be"):
-        InferencePipeline().predict(block()[0], patient={"sex": "f"})
+        ready.predict(block()[0], patient={"sex": "f"})

@@ -180,6 +180,12 @@ def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highes
     assert (lung_rads.NONE_FOUND in found["assumptions"]) == (categories == ())
 
 
+def test_the_exam_assumes_what_its_nodules_do_once_each() -> None:
+    nodules = [lung_rads.lung_rads(nodule(kind, 9), Patient()) for kind in ("solid", "part-solid", "part-solid")]
+    expected = [lung_rads.BASELINE, lung_rads.NOT_LOOKED_FOR, lung_rads.SPHERE]
+    assert lung_rads.exam(nodules, Patient())["assumptions"] == expected
+
+
 FLEISCHNER = {
     ("solid", "single", 5): ("no routine", "optional CT at 12 months"),
     ("solid", "single", 6): ("6-12 months, then consider CT at 18-24", "6-12 and at 18-24"),

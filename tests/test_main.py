@@ -72,7 +72,7 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "set() True"
     guide = ("checkpoint", "input", "output", "input-dir", "output-dir", "batch-size", "num-workers")
-    for flag in (*guide, "config", "device", "format", "demo", "resume", "progress"):
+    for flag in (*guide, "config", "device", "format", "demo", "resume", "progress", "patient"):
         assert f"--{flag} " in done.stdout.replace("\n", " ").replace("]", " ")
 
 

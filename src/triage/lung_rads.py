@@ -88,8 +88,13 @@ def exam(nodules: Sequence[LungRads], patient: Patient) -> LungRadsExam:
         reason = f"{unknown} of {len(nodules)} nodules without a category; {others}"
     if reason:
         return LungRadsExam(category=None, management=None, assumptions=[], reason=reason)
-    assumed = [*_assumed(patient), NOT_LOOKED_FOR] if nodules else [*_assumed(patient), NONE_FOUND]
-    return LungRadsExam(category=category, management=MANAGEMENT[category], assumptions=assumed, reason=None)
+    assumed = dict.fromkeys(assumption for nodule in nodules for assumption in nodule["assumptions"])
+    return LungRadsExam(
+        category=category,
+        management=MANAGEMENT[category],
+        assumptions=list(assumed) if nodules else [*_assumed(patient), NONE_FOUND],
+        reason=None,
+    )
 
 
 def _outside(patient: Patient) -> str | None:

@@ -17,12 +17,13 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from src.inference.nodule_properties import extract_properties
-from src.types import Properties, Vec3
+from src.types import NoduleType, Properties, Vec3
 from tests.synthetic_nodules import SETTINGS, Case, draw_case, misplaced, random_case
 
 __all__ = ["main"]
 
 Array = npt.NDArray[np.generic]
+TYPES: tuple[NoduleType, ...] = ("ground-glass", "part-solid", "solid")
 BANDS = ((3.0, 5.0), (5.0, 8.0), (8.0, 15.0), (15.0, 30.0))  # mm
 
 
@@ -157,10 +158,27 @@ def _crops(folder: Path) -> None:
         rank = spearmanr(ours[ok], readers[ok]).statistic
         difference = np.median(ours[ok] - readers[ok])
         print(f"{name:38}{part.sum():5d}{(part & ~ok).sum():8d}{rank:18.3f}{difference:22.2f}")
-    print("Solid fraction by the reader's texture (1 ground-glass, 5 solid): median (10th to 90th percentile)")
+    print("\nSolid fraction by the reader's texture (1 ground-glass, 5 solid): median (10th to 90th percentile)")
     for value in np.unique(texture):
         low, middle, high = np.nanpercentile(solid[texture == value], [10, 50, 90])
         print(f"  texture {value:g}, n {np.sum(texture == value):2d}: {middle:.2f} ({low:.2f} to {high:.2f})")
+    print("\nNodule type against the reader's texture (1 and 2 ground-glass, 3 part-solid, 4 and 5 solid)")
+    print(f"{'':38}{'n':>5}{'same':>8}{'weighted kappa':>16}{'5 is solid':>12}{'1 is ground-glass':>19}")
+    ours_type = np.array([TYPES.index(found["nodule_type"]) if found["nodule_type"] else -1 for found in results])
+    for name, part in (("even", even), ("odd", ~even), ("all", even | ~even)):
+        _agreement(name, texture[part & (ours_type >= 0)], ours_type[part & (ours_type >= 0)])
+
+
+def _agreement(name: str, texture: npt.NDArray[np.float64], ours: npt.NDArray[np.intp]) -> None:
+    """A row: the share of equal types, Cohen's kappa with quadratic weights, and the types of the extremes."""
+    readers = np.digitize(texture, [2.5, 3.5])
+    table = np.zeros((3, 3))
+    np.add.at(table, (readers, ours), 1)
+    weights = np.subtract.outer(np.arange(3), np.arange(3)) ** 2
+    chance = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    kappa = 1 - (weights * table).sum() / (weights * chance).sum()
+    solid, glass = (ours[texture == 5] == 2).mean(), (ours[texture == 1] == 0).mean()
+    print(f"{name:38}{len(ours):5d}{np.trace(table) / table.sum():8.2f}{kappa:16.2f}{solid:12.2f}{glass:19.2f}")
 
 
 def _crop(hu: Array, index: int, diameter: float) -> Properties:

@@ -19,9 +19,9 @@ __all__ = [
     "Fleischner",
     "FloatArray",
     "Guidelines",
+    "LeftOut",
     "LungRads",
     "LungRadsExam",
-    "Lungs",
     "NoduleType",
     "Peak",
     "Preprocessed",
@@ -199,11 +199,12 @@ class Detection(TypedDict):
     guidelines: NotRequired[Guidelines]  # once all nodules of the scan are known
 
 
-class Lungs(TypedDict):
-    """The aerated lung of a scan, and the marks left out because they lay away from it."""
+class LeftOut(TypedDict):
+    """Marks above the threshold that are not reported, by the reason; of those near each other, all count."""
 
-    litres: float
-    marks_outside: int
+    away_from_lungs: int
+    too_small: int  # than `size_filter.min_diameter`
+    too_large: int  # than `size_filter.max_diameter`
 
 
 class Report(TypedDict):

@@ -180,6 +180,13 @@ def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highes
     assert (lung_rads.NONE_FOUND in found["assumptions"]) == (categories == ())
 
 
+@pytest.mark.parametrize(("category", "expected"), [("2", None), ("4B", "4B")])
+def test_what_was_too_large_to_report_could_be_higher(category: str, expected: str | None) -> None:
+    found = lung_rads.exam(rated(category), Patient(), too_large=1)
+    assert found["category"] == expected
+    assert (found["reason"] is None) == (expected is not None)
+
+
 def test_the_exam_assumes_what_its_nodules_do_once_each() -> None:
     nodules = [lung_rads.lung_rads(nodule(kind, 9), Patient()) for kind in ("solid", "part-solid", "part-solid")]
     expected = [lung_rads.BASELINE, lung_rads.NOT_LOOKED_FOR, lung_rads.SPHERE]

@@ -77,6 +77,6 @@ def test_marks_away_from_the_lungs_are_counted_but_not_reported(monkeypatch: pyt
 
     monkeypatch.setattr(ready, "_infer", marks)
     results = ready.predict(scan)
-    assert results["metadata"]["lungs"]["marks_outside"] == 1
+    assert results["metadata"]["left_out"] == {"away_from_lungs": 1, "too_small": 0, "too_large": 0}
     (found,) = results["detections"]
     assert np.linalg.norm(np.subtract(found["coordinates"], truth[0].coordinates)) < 3

@@ -37,7 +37,7 @@ from ..triage.patient import Patient, load_patient
 from ..types import (
     Affine,
     Detection,
-    Lungs,
+    LeftOut,
     Peak,
     Preprocessed,
     Properties,
@@ -124,7 +124,7 @@ class InferencePipeline:
         inferred = time.perf_counter()
         scale = int(getattr(self.model, "output_stride", 1))
         heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
-        detections, lungs = self._describe(scan, predictions, heat_affine, placed=placed)
+        detections, search = self._describe(scan, predictions, heat_affine, placed=placed)
         detections = _ruled(detections, patient)
         heatmap = to_grid(predictions.maps[HEATMAP], heat_affine, scan.shape, scan.affine).clip(0, 1)
         end = time.perf_counter()
@@ -133,9 +133,9 @@ class InferencePipeline:
             scan_id=scan.scan_id,
             model=self.checkpoint.about.name,
             timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            metadata=self._metadata(scan, predictions, lungs, timings, patient),
+            metadata=self._metadata(scan, predictions, search, timings, patient),
             detections=detections,
-            summary=_summary(detections, end - start, patient),
+            summary=_summary(detections, search["left_out"], end - start, patient),
             heatmap=Volume(heatmap, scan.affine),
         )
 
@@ -201,29 +201,38 @@ class InferencePipeline:
 
     def _describe(
         self, scan: Scan, predictions: Predictions, heat_affine: Affine, *, placed: bool
-    ) -> tuple[list[Detection], Lungs | None]:
-        """The peaks in or at the lungs as measured nodules, strongest first, without those that the rules drop."""
+    ) -> tuple[list[Detection], dict[str, Any]]:
+        """The peaks beside the lungs as measured nodules, strongest first, and what was left out of them."""
         rules = self.config.post_processing.peak_detection
         spacing = spacing_of(heat_affine)
         peaks = detect_peaks(predictions.maps[HEATMAP], rules.threshold, rules.min_distance, spacing, rules.method)
         array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
         lungs = find_lungs(array, affine)
-        found, outside = [], 0
+        found, away = list[Detection](), 0
         for peak in peaks:
             guess = float(predictions.maps[(DIAMETER, *peak["coordinates_voxel"])])
             world = map_points(heat_affine, np.array(peak["coordinates"]) / spacing)
             if lungs is not None and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
-                outside += 1
+                away += 1
                 continue
             here = map_points(np.linalg.inv(affine), world) * spacing_of(affine)
             properties = extract_properties(array, _vec3(here), guess, spacing_of(affine))
             found.append(_detection(scan, peak, world, guess, properties, placed=placed))
         kept = filter_detections(found, self.config.post_processing)
-        where = None if lungs is None else Lungs(litres=lungs.litres, marks_outside=outside)
-        return [{**nodule, "id": number} for number, nodule in enumerate(kept)], where
+        about = {"lung_litres": None if lungs is None else lungs.litres, "left_out": self._left_out(found, away)}
+        return [{**nodule, "id": number} for number, nodule in enumerate(kept)], about
+
+    def _left_out(self, found: list[Detection], away: int) -> LeftOut:
+        size = self.config.post_processing.size_filter
+        diameters = [nodule["diameter_mm"] for nodule in found]
+        return LeftOut(
+            away_from_lungs=away,
+            too_small=sum(diameter < size.min_diameter for diameter in diameters),
+            too_large=sum(diameter > size.max_diameter for diameter in diameters),
+        )
 
     def _metadata(
-        self, scan: Scan, predictions: Predictions, lungs: Lungs | None, timings: dict[str, float], patient: Patient
+        self, scan: Scan, predictions: Predictions, search: dict[str, Any], timings: dict[str, float], patient: Patient
     ) -> dict[str, Any]:
         return {
             "spacing": [round(v, 6) for v in scan.spacing],
@@ -235,7 +244,7 @@ class InferencePipeline:
             "guidelines": {**SOURCES, "patient": patient != Patient()},  # whether anything was known, not what
             "device": str(self.device),
             "precision": str(precision(self.device, mixed=self.config.model.mixed_precision)).removeprefix("torch."),
-            "lungs": lungs,
+            **search,
             "windows": predictions.windows,
             "windows_retried": predictions.retried,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
@@ -307,7 +316,7 @@ def _ruled(detections: list[Detection], patient: Patient) -> list[Detection]:
     return [{**nodule, "guidelines": rules} for nodule, rules in zip(detections, ruled, strict=True)]
 
 
-def _summary(detections: list[Detection], seconds: float, patient: Patient) -> dict[str, Any]:
+def _summary(detections: list[Detection], left_out: LeftOut, seconds: float, patient: Patient) -> dict[str, Any]:
     risks = [found["triage"]["risk_category"] for found in detections]
     return {
         "num_detections": len(detections),
@@ -315,6 +324,6 @@ def _summary(detections: list[Detection], seconds: float, patient: Patient) -> d
         "intermediate_risk_count": risks.count("intermediate"),
         "low_risk_count": risks.count("low"),
         "unscored_count": risks.count(None),
-        "lung_rads": exam([found["guidelines"]["lung_rads"] for found in detections], patient),
+        "lung_rads": exam([found["guidelines"]["lung_rads"] for found in detections], patient, left_out["too_large"]),
         "processing_time_seconds": round(seconds, 3),
     }

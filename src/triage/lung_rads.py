@@ -77,8 +77,11 @@ def uncategorised(reason: str) -> LungRads:
     return LungRads(category=None, management=None, size_mm=None, solid_mm=None, assumptions=[], reason=reason)
 
 
-def exam(nodules: Sequence[LungRads], patient: Patient) -> LungRadsExam:
-    """The highest category of all nodules of an examination; null where one without a category could be higher."""
+def exam(nodules: Sequence[LungRads], patient: Patient, too_large: int = 0) -> LungRadsExam:
+    """The highest category of all nodules of an examination; null where one without a category could be higher.
+
+    `too_large` marks were left out for their size, so that they are not among the nodules.
+    """
     reason = _outside(patient)
     known = [nodule["category"] for nodule in nodules if nodule["category"] is not None]
     category = max(known, key=CATEGORIES.index, default=CATEGORIES[0])
@@ -86,6 +89,8 @@ def exam(nodules: Sequence[LungRads], patient: Patient) -> LungRadsExam:
     if not reason and unknown and category != CATEGORIES[-1]:
         others = f"the highest of the others is {category}" if known else "no other has one"
         reason = f"{unknown} of {len(nodules)} nodules without a category; {others}"
+    if not reason and too_large and category != CATEGORIES[-1]:
+        reason = f"{too_large} marks larger than size_filter.max_diameter were left out, and could be higher"
     if reason:
         return LungRadsExam(category=None, management=None, assumptions=[], reason=reason)
     assumed = dict.fromkeys(assumption for nodule in nodules for assumption in nodule["assumptions"])

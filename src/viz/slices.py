@@ -202,8 +202,13 @@ def axial_slices(wanted: Sequence[int], depth: int, count: int) -> list[int]:
     return sorted([*chosen, *(rest[index] for index in spread)], reverse=True)
 
 
-def draw_section(axes: Axes, section: Section, title: str) -> None:
-    """The slice in the lung window, with orientation letters, a scale bar and a title inside."""
+def draw_section(
+    axes: Axes, section: Section, title: str, view: tuple[float, float, float, float] | None = None
+) -> None:
+    """The slice in the lung window, with orientation letters, a scale bar and a title.
+
+    A `view`, in the order of `Section.extent`, shows only that part.
+    """
     axes.imshow(
         section.image,
         cmap="gray",
@@ -219,7 +224,7 @@ def draw_section(axes: Axes, section: Section, title: str) -> None:
     for letter, (x, y, ha, va) in zip(LETTERS[section.plane], (*places, (0.5, 0.015, "center", "bottom")), strict=True):
         axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, **text)
     axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3)
-    left, right, bottom, top = section.extent
+    left, right, bottom, top = view or section.extent
     bar = 50.0 if right - left > 120 else 10.0
     x, y = right - 0.04 * (right - left), bottom + 0.05 * (top - bottom)
     axes.plot([x - bar, x], [y, y], color="#f4f4f4", linewidth=2, solid_capstyle="butt", path_effects=OUTLINE)

@@ -15,7 +15,7 @@ from ..errors import BadConfig, BadOutput
 from ..files import whole_files
 from ..types import Results, Scan, Volume
 from ..viz.overlay import find_colormap, visualize_detections
-from ..viz.rendering_3d import render_3d_volume
+from ..viz.rendering_3d import write_3d
 from ..viz.report import write_report
 from .output_formatter import load_report, save_csv, save_heatmap, save_json
 
@@ -125,8 +125,7 @@ def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
         case ".png":
             _draw(scan, results, config, path)
         case ".html":
-            volume = Volume(scan.array, scan.affine)
-            render_3d_volume(volume, results["heatmap"], results, path)
+            write_3d(scan, results["heatmap"], results, path)
         case ".pdf":
             write_report(scan, results, path)
         case _:

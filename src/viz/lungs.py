@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ..types import Affine, Vec3
+from ..types import Affine, FloatArray, Vec3
+from .coarse import shrink
 from .slices import Stage
 
 __all__ = ["Lungs", "Mask", "Place", "find_lungs", "locate"]
@@ -22,18 +23,12 @@ MIDLINE = 10.0  # mm to either side where left and right are not told apart
 
 
 class Lungs(NamedTuple):
-    """The lungs on a coarse (X, Y, Z) grid that runs left, back, head; `start` and `step` place it on its stage."""
+    """The lungs on a coarse (X, Y, Z) grid that runs left, back, head, and where that lies on its stage."""
 
     mask: Mask
+    to_index: Affine  # from an index of `mask` to one of the stage's array
     start: Vec3  # mm of the first voxel's centre from that of the stage
     step: Vec3  # mm between voxels
-
-    @property
-    def to_stage(self) -> Affine:
-        """The matrix from an index of `mask` to millimetres on the stage."""
-        matrix: Affine = np.diag([*self.step, 1.0])
-        matrix[:3, 3] = self.start
-        return matrix
 
 
 class Place(NamedTuple):
@@ -45,9 +40,8 @@ class Place(NamedTuple):
 
 def find_lungs(on: Stage) -> Lungs | None:
     """Both lungs with their large airways, or None where the scan shows no lung of 100 ml."""
-    blocks = [min(n, max(1, round(STEP / step))) for n, step in zip(on.array.shape, on.spacing, strict=True)]
-    coarse = _shrink(on.array, blocks)
-    steps = np.multiply(blocks, on.spacing)
+    coarse, to_index = shrink(on.array, on.spacing, STEP)
+    steps = to_index.diagonal()[:3] * on.spacing
     air = (coarse < AIR) & ~_outside(coarse) & _within_body(coarse)
     labels, _ = ndimage.label(ndimage.binary_opening(air))
     sizes = np.bincount(labels.ravel())[1:] * steps.prod()
@@ -55,7 +49,7 @@ def find_lungs(on: Stage) -> Lungs | None:
     if not large:
         return None
     mask = ndimage.binary_closing(np.pad(np.isin(labels, large), 2), iterations=2)[2:-2, 2:-2, 2:-2]
-    return Lungs(mask, _vec3((steps - on.spacing) / 2), _vec3(steps))
+    return Lungs(mask, to_index, _vec3(to_index[:3, 3] * on.spacing), _vec3(steps))
 
 
 def locate(lungs: Lungs | None, position: Vec3) -> Place:
@@ -77,7 +71,7 @@ def _levels(mask: Mask) -> npt.NDArray[np.intp]:
     return np.flatnonzero(areas >= END * areas.max())
 
 
-def _outside(coarse: npt.NDArray[np.float32]) -> Mask:
+def _outside(coarse: FloatArray) -> Mask:
     """Air around the body: what is as thin as air and connected with the sides of the slices.
 
     Lungs that reach the border of a narrow field of view are denser, and stay.
@@ -89,21 +83,13 @@ def _outside(coarse: npt.NDArray[np.float32]) -> Mask:
     return with_skin
 
 
-def _within_body(coarse: npt.NDArray[np.float32]) -> Mask:
+def _within_body(coarse: FloatArray) -> Mask:
     """Where the body lies both in front and behind, as it does not around a mattress."""
     labels, _ = ndimage.label(ndimage.binary_opening(coarse >= AIR))
     body = labels == 1 + np.argmax(np.bincount(labels.ravel(), minlength=2)[1:])
     in_front, behind = (np.logical_or.accumulate(part, axis=1) for part in (body, body[:, ::-1]))
     within: Mask = in_front & behind[:, ::-1]
     return within
-
-
-def _shrink(array: npt.NDArray[np.generic], blocks: list[int]) -> npt.NDArray[np.float32]:
-    """The mean over blocks of voxels; what is left over at the far ends is cut off."""
-    whole = array[tuple(slice(n // block * block) for n, block in zip(array.shape, blocks, strict=True))]
-    shape = [part for n, block in zip(whole.shape, blocks, strict=True) for part in (n // block, block)]
-    means: npt.NDArray[np.float32] = whole.reshape(shape).mean(axis=(1, 3, 5), dtype=np.float32)
-    return means
 
 
 def _vec3(values: npt.NDArray[np.floating]) -> Vec3:

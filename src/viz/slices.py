@@ -36,6 +36,7 @@ __all__ = [
     "circles",
     "cut",
     "draw_section",
+    "heatmap_affine",
     "mark",
     "sample",
     "save_png",
@@ -157,21 +158,31 @@ def cut(on: Stage, plane: Plane, index: int) -> Section:
     return Section(plane, image, (across, down), index * on.spacing[axis], on.spacing[axis])
 
 
+def heatmap_affine(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any]) -> Affine:
+    """Where a heatmap's voxels are in the stage's world: it has the scan's grid, or an `affine` of its own.
+
+    Raises:
+        BadConfig: a heatmap that has neither.
+    """
+    own: Affine | None = getattr(heatmap, "affine", None) if on.in_world else None
+    if own is not None:
+        return own
+    if np.shape(heatmap) != np.shape(scan):
+        msg = (
+            f"the heatmap of shape {np.shape(heatmap)} cannot be laid over the scan of shape {np.shape(scan)}: "
+            "give both with an affine, or a heatmap on the scan's own grid"
+        )
+        raise BadConfig(msg)
+    return on.affine @ on.from_input
+
+
 def sample(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any], section: Section) -> FloatArray:
     """The heatmap on a section's pixels, 0 outside it; it has the scan's grid, or an `affine` of its own.
 
     Raises:
         BadConfig: a heatmap that is neither.
     """
-    own: Affine | None = getattr(heatmap, "affine", None) if on.in_world else None
-    if own is None:
-        if np.shape(heatmap) != np.shape(scan):
-            msg = (
-                f"the heatmap of shape {np.shape(heatmap)} cannot be laid over the scan of shape {np.shape(scan)}: "
-                "give both with an affine, or a heatmap on the scan's own grid"
-            )
-            raise BadConfig(msg)
-        own = on.affine @ on.from_input
+    own = heatmap_affine(heatmap, on, scan)
     to_heatmap = np.linalg.inv(own) @ on.affine
     axis = NORMAL[section.plane]
     index = np.indices([1 if other == axis else n for other, n in enumerate(on.array.shape)])

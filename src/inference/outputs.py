@@ -43,15 +43,8 @@ def check_outputs(config: Config) -> None:
         BadConfig: nothing is to be written, or the picture's colormap does not exist.
     """
     wanted = config.output
-    if not any(
-        (
-            wanted.save_detections,
-            wanted.save_heatmap,
-            wanted.save_visualization,
-            wanted.save_report,
-            config.visualization.save_3d,
-        )
-    ):
+    pictures = wanted.save_visualization or wanted.save_report or config.visualization.save_3d
+    if not (wanted.save_detections or wanted.save_heatmap or pictures):
         msg = (
             "output.save_detections, save_heatmap, save_visualization, save_report and visualization.save_3d are all "
             "false: nothing would be written"

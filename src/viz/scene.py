@@ -53,7 +53,7 @@ def nodule_traces(on: Stage, marks: Iterable[Mark], detections: Iterable[Detecti
         name = f"{nodule.number}: {2 * nodule.radius:.1f} mm"
         group: dict[str, Any] = {"legendgroup": str(nodule.number), "name": f"{name}, {_risk(found)}"}
         words = f"nodule {name}<br>confidence {nodule.confidence:.2f}<br>{_risk(found)}<extra></extra>"
-        look = {"color": nodule.color, "opacity": 0.75, "hovertemplate": words, **group}
+        look = {"color": nodule.color, "opacity": 1.0, "hovertemplate": words, **group}
         yield _mesh(centre + nodule.radius * ball, faces, **look)
         above = centre + np.array([0, 0, nodule.radius + 4])
         yield _words([above], [name], nodule.color, showlegend=False, **group)

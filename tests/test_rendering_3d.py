@@ -19,7 +19,7 @@ from src.inference.main import InferencePipeline
 from src.inference.output_formatter import load_heatmap, save_heatmap, save_json
 from src.inference.outputs import output_names, write_outputs
 from src.types import Scan, Vec3, Volume
-from src.viz.lungs import find_lungs
+from src.viz.lungs import lungs_of
 from src.viz.rendering_3d import render_3d_volume, write_3d
 from src.viz.report_blocks import RESEARCH_USE
 from src.viz.scene import heat_traces, letters, lung_trace, nodule_traces
@@ -30,10 +30,19 @@ from .small_scans import TURNS, block, save_nifti, tiny_checkpoint, turned
 LUNGS = ((-103.5, -232.0, -351.0), (118.5, -76.0))  # LPS mm: from the shape that `src.data.anatomy` draws
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader "
-    "--window-size=900,800 --virtual-time-budget=30000"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--window-size=900,800",
+    "--virtual-time-budget=30000",
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +78,9 @@ def test_everything_is_at_its_place_whatever_the_axes(
     np.testing.assert_allclose(np.diff(corners(ball), axis=0), truth[0].diameter_mm, atol=0.4)
     assert list(words.text) == ["7: 20.0 mm"]
     assert ball.name == "7: 20.0 mm, high risk"
-    lungs = find_lungs(on)
+    lungs = lungs_of(on)
     assert lungs is not None
-    surface = lung_trace(on, lungs)
+    surface = lung_trace(lungs)
     low, high = corners(surface)
     np.testing.assert_allclose(low, LUNGS[0], atol=4)
     np.testing.assert_allclose(high[:2], LUNGS[1], atol=4)  # above the lungs the windpipe goes on
@@ -144,7 +153,7 @@ def test_a_still_page_cannot_be_turned(files: dict[str, Any]) -> None:
 
 def test_a_hundred_nodules_keep_the_page_small(chest: tuple[Scan, list[PhantomNodule]], tmp_path: Path) -> None:
     scan, truth = chest
-    detections = [{**found(scan, np.eye(4), truth[n % 6], scan.spacing), "id": n} for n in range(100)]
+    detections: list[Any] = [{**found(scan, np.eye(4), truth[n % 6], scan.spacing), "id": n} for n in range(100)]
     write_3d(scan, np.zeros(scan.shape), detections, tmp_path / "3d.html")
     assert (tmp_path / "3d.html").stat().st_size < 8_000_000
     assert "99: 10.0 mm" in (tmp_path / "3d.html").read_text(encoding="utf-8")
@@ -191,7 +200,7 @@ def test_heatmaps_are_read_back(name: str, tmp_path: Path) -> None:
     again = load_heatmap(tmp_path / name)
     np.testing.assert_allclose(again, heatmap, atol=0.5 / 255 + 1e-6)
     if name == "h.nii.gz":
-        np.testing.assert_allclose(again.affine, heatmap.affine)  # type: ignore[attr-defined]
+        np.testing.assert_allclose(again.affine, np.diag([2.0, 3, 4, 1]))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("name", "content"), [("h.nii.gz", b"text"), ("h.npy", b"text"), ("h.npy", b"")])

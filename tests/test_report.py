@@ -20,7 +20,7 @@ from src.inference.main import InferencePipeline
 from src.inference.output_formatter import save_json
 from src.inference.outputs import is_complete, output_names, write_outputs
 from src.types import Scan, Volume
-from src.viz.lungs import find_lungs, locate
+from src.viz.lungs import locate, lungs_of
 from src.viz.model_card import model_card
 from src.viz.report import generate_report, write_report
 from src.viz.report_blocks import RESEARCH_USE, Text
@@ -238,15 +238,15 @@ def test_the_place_of_a_nodule_does_not_depend_on_the_axes(chest: tuple[Scan, An
     scan, truth = chest
     other, back = turned(scan, *turn)
     on = stage(Volume(other.array, other.affine), other.spacing)
-    lungs = find_lungs(on)
+    lungs = lungs_of(on)
     places = []
     for one in truth:
         index = np.linalg.inv(back) @ [*np.divide(one.coordinates, scan.spacing), 1]
         x, y, z = index[:3] * other.spacing
-        places.append(locate(lungs, on.place((x, y, z))))
+        places.append(locate(lungs, on, on.place((x, y, z))))
     assert [place.side for place in places] == ["right", "left", "right", "left", "right", "left"]
     assert places[4].third == "upper"  # at 198 mm; the lungs reach from about 28 to 246 mm
-    heights = [locate(lungs, (160.0, 120.0, z)) for z in (60.0, 140.0, 220.0)]
+    heights = [locate(lungs, on, (160.0, 120.0, z)) for z in (60.0, 140.0, 220.0)]
     assert heights == [("midline", third) for third in ("lower", "middle", "upper")]
 
 
@@ -254,9 +254,9 @@ def test_cut_lungs_have_no_thirds_and_a_crop_no_place(chest: tuple[Scan, Any]) -
     scan, _ = chest
     half = scan.array[:, :, : scan.shape[2] // 2]
     on = stage(Volume(half, scan.affine), scan.spacing)
-    assert locate(find_lungs(on), (70.0, 100.0, 60.0)) == ("right", None)
+    assert locate(lungs_of(on), on, (70.0, 100.0, 60.0)) == ("right", None)
     crop = stage(Volume(block()[0].array, block()[0].affine), block()[0].spacing)
-    assert locate(find_lungs(crop), (30.0, 30.0, 30.0)) == (None, None)
+    assert locate(lungs_of(crop), crop, (30.0, 30.0, 30.0)) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_cut_lungs_have_no_thirds_and_a_crop_no_place(chest: tuple[Scan, Any]) -
 )
 def test_real_lungs_are_found_without_the_couch(shared_data: Path, name: str, litres: tuple[float, float]) -> None:
     scan, spacing = load_scan(shared_data / "backgrounds" / f"{name}.nii.gz")
-    lungs = find_lungs(stage(scan, spacing))
+    lungs = lungs_of(stage(scan, spacing))
     assert lungs is not None
-    assert litres[0] < lungs.mask.sum() * np.prod(lungs.step) / 1e6 < litres[1]
+    assert litres[0] < lungs.mask.sum() * abs(np.linalg.det(lungs.affine)) / 1e6 < litres[1]
 
 
 def test_the_pipeline_writes_the_report_with_the_other_outputs(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..model.checkpoint import default_checkpoint
+from ..files import shipped
 from .report_blocks import Block, Heading, Rows, Text
 
 __all__ = ["model_card"]
@@ -19,9 +19,9 @@ def model_card(checkpoint: Mapping[str, Any]) -> list[Block]:
     if not checkpoint:
         return [Text("Not known: the detections were given without the report that names their model.")]
     name = f"{checkpoint.get('name')}, version {checkpoint.get('version')}, SHA-256 {checkpoint.get('sha256')}."
-    shipped = default_checkpoint()
-    card = shipped.with_name("MODEL_CARD.md")
-    ours = card.is_file() and hashlib.sha256(shipped.read_bytes()).hexdigest() == checkpoint.get("sha256")
+    weights, card = shipped("checkpoints/best_model.pth"), shipped("checkpoints/MODEL_CARD.md")
+    there = weights.is_file() and card.is_file()
+    ours = there and hashlib.sha256(weights.read_bytes()).hexdigest() == checkpoint.get("sha256")
     if not ours:
         return [Text(name), Text("This is not the model that PIVOT ships, and no measured quality of it is known.")]
     return [Text(name), *_blocks(card.read_text(encoding="utf-8"))]

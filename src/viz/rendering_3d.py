@@ -12,7 +12,7 @@ from ..errors import BadOutput, BadScan
 from ..files import whole_file
 from ..inference.output_formatter import load_heatmap
 from ..types import Affine, Scan, Volume
-from .lungs import find_lungs
+from .lungs import lungs_of
 from .report_blocks import RESEARCH_USE
 from .scene import Trace, heat_traces, letters, lung_trace, nodule_traces
 from .slices import Stage, heatmap_affine, mark, stage
@@ -103,8 +103,8 @@ def _as_scan(scan: npt.NDArray[Any] | str | Path) -> Scan:
 
 
 def _traces(on: Stage, heatmap: npt.NDArray[Any], affine: Affine, found: Found) -> list[Trace]:
-    lungs = find_lungs(on)
-    solid = [lung_trace(on, lungs)] if lungs else []
+    lungs = lungs_of(on)
+    solid = [lung_trace(lungs)] if lungs else []
     solid += [*nodule_traces(on, mark(on, found.detections), found.detections), *heat_traces(heatmap, affine)]
     return [*solid, letters(solid)] if solid else []
 

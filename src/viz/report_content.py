@@ -7,7 +7,7 @@ from typing import Any
 from .. import __version__
 from ..triage.model import default_model
 from ..types import Scan, Volume
-from .lungs import find_lungs, locate
+from .lungs import locate, lungs_of
 from .model_card import model_card
 from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Rows, Text
 from .report_nodule import SUMMARY_HEADER, Nodule, nodule_blocks, summary_row
@@ -51,10 +51,10 @@ LIMITS = (
 def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
     """The whole report of a scan with its detections; without `pictures` its words and tables alone."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
-    lungs = find_lungs(on) if found.detections else None
+    lungs = lungs_of(on) if found.detections else None
     marks = mark(on, found.detections)
     nodules = [
-        Nodule(one, nodule, locate(lungs, one.centre)) for one, nodule in zip(marks, found.detections, strict=True)
+        Nodule(one, nodule, locate(lungs, on, one.centre)) for one, nodule in zip(marks, found.detections, strict=True)
     ]
     return [
         Heading("Lung nodules on chest CT", 1),

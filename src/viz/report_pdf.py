@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 from xml.sax.saxutils import escape
 
-import matplotlib
+import matplotlib as mpl
 from reportlab.lib.colors import HexColor
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
@@ -73,7 +73,7 @@ def write_pdf(blocks: Iterable[Block], title: str, path: Path) -> int:
 @functools.cache
 def _load_fonts() -> None:
     """DejaVu Sans, which matplotlib ships: it has accents, Greek and Cyrillic."""
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    folder = Path(mpl.get_data_path()) / "fonts" / "ttf"
     for name, file in ((FONT, "DejaVuSans.ttf"), (BOLD, "DejaVuSans-Bold.ttf")):
         registerFont(TTFont(name, folder / file))
     registerFontFamily(FONT, normal=FONT, bold=BOLD, italic=FONT, boldItalic=BOLD)

@@ -8,11 +8,10 @@ import numpy.typing as npt
 from plotly import graph_objects as go
 from scipy import ndimage
 from scipy.spatial import ConvexHull
-from skimage.measure import marching_cubes
+from skimage.measure import block_reduce, marching_cubes
 
-from ..data.geometry import RAS_TO_LPS, map_points, spacing_of
+from ..data.geometry import spacing_of, to_lps
 from ..types import Affine, Detection
-from .coarse import shrink
 from .lungs import Lungs
 from .slices import Mark, Stage
 
@@ -28,21 +27,22 @@ LETTERS = ("R", "L", "A", "P", "F", "H")  # at the low and high end of each axis
 BALL_POINTS = 180
 
 
-def lung_trace(on: Stage, lungs: Lungs) -> Trace:
+def lung_trace(lungs: Lungs) -> Trace:
     """The surface of both lungs, to look through."""
     smooth = ndimage.gaussian_filter(np.pad(lungs.mask.astype(np.float32), 3), 0.8)
-    to_world = RAS_TO_LPS @ on.affine @ lungs.to_index
-    return _surface(smooth, 0.5, to_world, 3, color=LUNG, opacity=0.16, name="lungs", hoverinfo="skip")
+    return _surface(smooth, 0.5, lungs.affine, 3, color=LUNG, opacity=0.16, name="lungs", hoverinfo="skip")
 
 
 def heat_traces(heatmap: npt.NDArray[Any], affine: Affine) -> Iterator[Trace]:
     """Surfaces around what the model marks, at each level that the heatmap reaches; `affine` is its own (RAS+)."""
-    coarse, to_index = shrink(np.asarray(heatmap), spacing_of(affine), HEAT_STEP, np.max)
-    coarse = np.pad(coarse, 1)
+    blocks = tuple(max(1, round(HEAT_STEP / size)) for size in spacing_of(affine))
+    to_index = np.diag([*blocks, 1.0])
+    to_index[:3, 3] = np.subtract(blocks, 1) / 2
+    coarse = np.pad(block_reduce(np.asarray(heatmap), blocks, np.max), 1)
     for level, opacity in HEAT_LEVELS:
         if coarse.max() > level:
             look = {"color": HEAT, "opacity": opacity, "name": f"heatmap above {level:g}", "hoverinfo": "skip"}
-            yield _surface(coarse, level, RAS_TO_LPS @ affine @ to_index, 1, **look)
+            yield _surface(coarse, level, affine @ to_index, 1, **look)
 
 
 def nodule_traces(on: Stage, marks: Iterable[Mark], detections: Iterable[Detection]) -> Iterator[Trace]:
@@ -84,10 +84,10 @@ def _ball() -> tuple[Points, npt.NDArray[np.intp]]:
     return points, faces
 
 
-def _surface(volume: npt.NDArray[Any], level: float, to_world: Affine, pad: int, **look: Any) -> Trace:  # noqa: ANN401
+def _surface(volume: npt.NDArray[Any], level: float, affine: Affine, pad: int, **look: Any) -> Trace:  # noqa: ANN401
     """Where a volume, which was padded with `pad` voxels, crosses a level."""
     points, faces, *_ = marching_cubes(volume, level)
-    return _mesh(map_points(to_world, points - pad), faces, showlegend=True, **look)
+    return _mesh(to_lps(affine, points - pad), faces, showlegend=True, **look)
 
 
 def _mesh(points: Points, faces: npt.NDArray[Any], **look: Any) -> Trace:  # noqa: ANN401 - what plotly takes

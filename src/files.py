@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and finding those that come with PIVOT."""
 
 import os
 import shutil
@@ -9,7 +9,14 @@ from pathlib import Path
 
 from .errors import BadOutput
 
-__all__ = ["whole_file", "whole_files", "writable_folder"]
+__all__ = ["shipped", "whole_file", "whole_files", "writable_folder"]
+
+
+def shipped(name: str) -> Path:
+    """A file that comes with PIVOT: beside the package in a checkout, inside it in an installation."""
+    package = Path(__file__).resolve().parent
+    places = [folder / name for folder in (package.parent, package)]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 @contextmanager

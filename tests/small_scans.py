@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from src.data.phantom import PhantomNodule, chest_phantom
 from src.model.checkpoint import About, save_checkpoint
 from src.model.unet import UNet
-from src.types import Scan
+from src.types import Affine, Scan
 
-__all__ = ["block", "chest", "save_nifti", "tiny_checkpoint"]
+__all__ = ["TURNS", "block", "chest", "save_nifti", "tiny_checkpoint", "turned"]
 
 SIZE = 64.0  # mm
+TURNS = [*product(permutations(range(3)), product((False, True), repeat=3))]  # all orders and directions of axes
 
 
 @functools.cache
@@ -37,6 +39,17 @@ def block(number: int = 0) -> tuple[Scan, PhantomNodule]:
 def chest() -> tuple[Scan, list[PhantomNodule]]:
     """The whole synthetic chest on a coarse grid, and its nodules."""
     return chest_phantom(spacing=(2.0, 2.0, 2.5))
+
+
+def turned(scan: Scan, order: tuple[int, ...], flips: tuple[bool, ...]) -> tuple[Scan, Affine]:
+    """The same scan in the same place with other axes, and the matrix from its indices to those of `scan`."""
+    back = np.zeros((4, 4))
+    back[3, 3] = 1
+    for axis, (source, flip) in enumerate(zip(order, flips, strict=True)):
+        back[source, axis] = -1 if flip else 1
+        back[source, 3] = scan.shape[source] - 1 if flip else 0
+    array = scan.array.transpose(order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    return Scan(array, scan.affine @ back, scan.scan_id), back
 
 
 def save_nifti(scan: Scan, path: Path) -> Path:

@@ -149,7 +149,7 @@ def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
     scan, _ = block()
     ready = InferencePipeline(config={"output": {"formats": {"detections": "both"}}, "inference": {"batch_size": 2}})
     files = write_outputs(scan, ready.predict(scan), ready.config, tmp_path, seconds_to_read=1.5)
-    assert [file.name for file in files] == output_names("block_0", ready.config.output)
+    assert [file.name for file in files] == output_names("block_0", ready.config)
     assert {file.name for file in tmp_path.iterdir()} == {file.name for file in files}
     report = json.loads(files[-1].read_text())
     assert list(report) == ["scan_id", "model", "timestamp", "metadata", "detections", "summary"]

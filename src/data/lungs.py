@@ -10,7 +10,7 @@ from skimage.morphology import convex_hull_image
 from ..types import Affine
 from .geometry import map_points, spacing_of
 
-__all__ = ["LungRegion", "find_lungs"]
+__all__ = ["BODY", "LungRegion", "Mask", "coarse_means", "find_lungs", "inside_body"]
 
 COARSE = 3.0  # mm, about the width of a coarse voxel
 # Mean HU of a coarse voxel. Gas in the bowel and air around the body lie below, emphysema mostly above the limit.
@@ -37,11 +37,8 @@ class LungRegion:
 
 def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> LungRegion | None:
     """The aerated lung in (X, Y, Z) HU, z along the body, or None where too little is recognised to rely on."""
-    steps = [max(1, round(COARSE / size)) for size in spacing_of(affine)]
-    coarse = _block_means(array, steps)
-    wide = affine @ np.diag([*map(float, steps), 1.0])
-    wide[:3, 3] += affine[:3, :3] @ ((np.array(steps) - 1) / 2)  # the middle of the first block
-    aerated = (coarse > AERATED[0]) & (coarse < AERATED[1]) & _inside_body(coarse > BODY)
+    coarse, wide = coarse_means(array, affine)
+    aerated = (coarse > AERATED[0]) & (coarse < AERATED[1]) & inside_body(coarse > BODY)
     # The edge counts as lung, for a field of view may cut through it.
     lung = ndimage.binary_opening(np.pad(aerated, OPENING, mode="edge"), iterations=OPENING)
     lung = lung[(slice(OPENING, -OPENING),) * 3]
@@ -50,6 +47,14 @@ def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> LungRegion | N
     if litres < LEAST_LITRES:
         return None
     return LungRegion(ndimage.distance_transform_edt(~lung, sampling=spacing), wide, round(litres, 2))
+
+
+def coarse_means(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.NDArray[np.float32], Affine]:
+    """The mean HU of blocks of about 3 mm, and their affine (RAS+)."""
+    steps = [max(1, round(COARSE / size)) for size in spacing_of(affine)]
+    wide = affine @ np.diag([*map(float, steps), 1.0])
+    wide[:3, 3] += affine[:3, :3] @ ((np.array(steps) - 1) / 2)  # the middle of the first block
+    return _block_means(array, steps), wide
 
 
 def _block_means(array: npt.NDArray[np.generic], steps: list[int]) -> npt.NDArray[np.float32]:
@@ -62,7 +67,7 @@ def _block_means(array: npt.NDArray[np.generic], steps: list[int]) -> npt.NDArra
     return np.asarray(array, dtype=np.float32)
 
 
-def _inside_body(tissue: Mask) -> Mask:
+def inside_body(tissue: Mask) -> Mask:
     """What the convex hull of the largest piece of tissue holds in each slice: lungs cut by the border as well."""
     labels, count = ndimage.label(tissue)
     if not count:

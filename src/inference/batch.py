@@ -173,7 +173,7 @@ class _Run:
         return results
 
     def _skip(self, path: Path) -> bool:
-        complete = is_complete(scan_name(path), self.pipeline.config.output, self.folder, self.pipeline.origin)
+        complete = is_complete(scan_name(path), self.pipeline.config, self.folder, self.pipeline.origin)
         if complete:
             self.skipped.append(str(path))
             self.tell({"event": "skipped", "scan": str(path)})

@@ -28,7 +28,7 @@ def run_demo(pipeline: InferencePipeline, folder: Path, progress: Listener) -> l
     with whole_file(folder / "demo.nii.gz") as partial:
         nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), partial)
     infer_file(pipeline, folder / "demo.nii.gz", folder, progress=progress)
-    found = load_report(folder / output_names("demo", pipeline.config.output)[-1])["detections"]
+    found = load_report(folder / output_names("demo", pipeline.config)[-1])["detections"]
     nodules = [_compare(nodule, found) for nodule in truth]
     progress({"event": "demo", "nodules": nodules})
     return nodules

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,22 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
 
 from ..errors import BadOutput
 from ..files import whole_file
-from ..types import Detection, Report
+from ..types import Detection, Report, Volume
 
-__all__ = ["CSV_COLUMNS", "as_detections", "load_detections", "load_report", "save_csv", "save_heatmap", "save_json"]
+__all__ = [
+    "CSV_COLUMNS",
+    "as_detections",
+    "load_detections",
+    "load_heatmap",
+    "load_report",
+    "save_csv",
+    "save_heatmap",
+    "save_json",
+]
 
 CSV_COLUMNS = (
     "scan_id",
@@ -70,6 +81,30 @@ def save_heatmap(heatmap: npt.NDArray[Any], path: str | Path) -> None:
         image.header.set_slope_inter(1 / 255, 0)
         image.header.set_xyzt_units("mm")
         nibabel.save(image, partial)
+
+
+def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:
+    """The (X, Y, Z) heatmap in a file that `save_heatmap` wrote: a `Volume`, or a plain array of a `.npy`.
+
+    Raises:
+        BadOutput: no such file, or no volume.
+    """
+    try:
+        if Path(path).suffix == ".npy":
+            heatmap: npt.NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32)
+        else:
+            image: Any = nibabel.load(path)
+            heatmap = Volume(image.get_fdata(dtype=np.float32), image.affine)
+    except OSError as error:
+        msg = f"cannot read the heatmap {path}: {error.strerror or 'it is damaged or cut short'}"
+        raise BadOutput(msg) from None
+    except (ValueError, EOFError, zlib.error, ImageFileError) as error:
+        msg = f"{path} is no heatmap that PIVOT wrote ({error})"
+        raise BadOutput(msg) from None
+    if heatmap.ndim != 3:
+        msg = f"{path} holds an array of shape {heatmap.shape}, not a heatmap (X, Y, Z)"
+        raise BadOutput(msg)
+    return heatmap
 
 
 def load_report(path: str | Path) -> Report:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, Output
+from ..config import Config
 from ..errors import BadConfig, BadOutput
 from ..files import whole_files
 from ..types import Results, Scan, Volume
 from ..viz.overlay import find_colormap, visualize_detections
+from ..viz.rendering_3d import write_3d
+from ..viz.report import write_report
 from .output_formatter import load_report, save_csv, save_heatmap, save_json
 
 __all__ = ["check_outputs", "is_complete", "output_names", "write_outputs"]
@@ -41,22 +43,29 @@ def check_outputs(config: Config) -> None:
         BadConfig: nothing is to be written, or the picture's colormap does not exist.
     """
     wanted = config.output
-    if not (wanted.save_detections or wanted.save_heatmap or wanted.save_visualization):
-        msg = "output.save_detections, save_heatmap and save_visualization are all false: nothing would be written"
+    pictures = wanted.save_visualization or wanted.save_report or config.visualization.save_3d
+    if not (wanted.save_detections or wanted.save_heatmap or pictures):
+        msg = (
+            "output.save_detections, save_heatmap, save_visualization, save_report and visualization.save_3d are all "
+            "false: nothing would be written"
+        )
         raise BadConfig(msg)
     if wanted.save_visualization:
         find_colormap(config.visualization.colormap)
-    if wanted.save_report or config.visualization.save_3d:
-        log.warning("the PDF report and the 3D page are not built yet: output.save_report and save_3d are ignored")
 
 
-def output_names(scan_id: str, wanted: Output) -> list[str]:
-    """The names of a scan's files, in the order in which they are written; the report is the last."""
+def output_names(scan_id: str, config: Config) -> list[str]:
+    """The names of a scan's files, in the order in which they are written; the JSON report is the last."""
+    wanted = config.output
     names = []
     if wanted.save_heatmap:
         names.append(f"{scan_id}_heatmap{'.npy' if wanted.formats.heatmap == 'numpy' else '.nii.gz'}")
     if wanted.save_visualization:
         names.append(f"{scan_id}_visualization.png")
+    if config.visualization.save_3d:
+        names.append(f"{scan_id}_3d.html")
+    if wanted.save_report:
+        names.append(f"{scan_id}_report.pdf")
     formats = wanted.formats.detections if wanted.save_detections else "none"
     if formats in ("csv", "both"):
         names.append(f"{scan_id}_detections.csv")
@@ -72,25 +81,20 @@ def write_outputs(
         BadOutput: the folder cannot be written to.
     """
     start = time.perf_counter()
-    names = output_names(results["scan_id"], config.output)
+    names = output_names(results["scan_id"], config)
     with whole_files(folder, last=names[-1]) as draft:
         for path in (draft / name for name in names[:-1]):
-            if path.suffix == ".csv":
-                save_csv(results, path)
-            elif path.suffix == ".png":
-                _draw(scan, results, config, path)
-            else:
-                save_heatmap(results["heatmap"], path)
+            _write(scan, results, config, path)
         save_json(_timed(results, seconds_to_read, time.perf_counter() - start), draft / names[-1])
     return [Path(folder, name) for name in names]
 
 
-def is_complete(scan_id: str, wanted: Output, folder: Path, origin: Mapping[str, Any]) -> bool:
+def is_complete(scan_id: str, config: Config, folder: Path, origin: Mapping[str, Any]) -> bool:
     """Whether the scan's files are all in `folder`, made with the same model, version and settings.
 
     `origin` is that of `InferencePipeline`. Where the files are there but differ, a warning says in what.
     """
-    names = output_names(scan_id, wanted)
+    names = output_names(scan_id, config)
     if not all((folder / name).is_file() for name in names):
         return False
     try:
@@ -104,6 +108,21 @@ def is_complete(scan_id: str, wanted: Output, folder: Path, origin: Mapping[str,
     if changed:
         log.warning("%s is done again: its results were made with another %s", scan_id, ", ".join(sorted(changed)))
     return not changed
+
+
+def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
+    """The one output that the name at the end of `path` stands for."""
+    match path.suffix:
+        case ".csv":
+            save_csv(results, path)
+        case ".png":
+            _draw(scan, results, config, path)
+        case ".html":
+            write_3d(scan, results["heatmap"], results, path)
+        case ".pdf":
+            write_report(scan, results, path)
+        case _:
+            save_heatmap(results["heatmap"], path)
 
 
 def _draw(scan: Scan, results: Results, config: Config, path: Path) -> None:

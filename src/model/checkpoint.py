@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..errors import BadCheckpoint
-from ..files import whole_file
+from ..files import shipped, whole_file
 from .unet import UNet
 
 __all__ = ["EXTRA_FILE", "About", "Checkpoint", "default_checkpoint", "legacy_jit", "load_model", "save_checkpoint"]
@@ -71,10 +71,8 @@ class Checkpoint:
 
 
 def default_checkpoint() -> Path:
-    """The weights that ship with PIVOT: beside the package in a checkout, inside it in an installation."""
-    package = Path(__file__).resolve().parents[1]
-    places = [folder / "checkpoints" / "best_model.pth" for folder in (package.parent, package)]
-    return next((place for place in places if place.is_file()), places[0])
+    """The weights that ship with PIVOT."""
+    return shipped("checkpoints/best_model.pth")
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, torch.Tensor], about: About) -> None:

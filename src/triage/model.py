@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from ..config import explain
 from ..errors import BadCheckpoint
+from ..files import shipped
 from ..types import Properties, Triage
 
 __all__ = [
@@ -134,10 +135,8 @@ def load_triage_model(path: str | Path) -> TriageModel:
 
 @functools.cache
 def default_model() -> TriageModel:
-    """The triage model that ships with PIVOT: beside the package in a checkout, inside it in an installation."""
-    package = Path(__file__).resolve().parents[1]
-    places = [folder / "calibration" / "triage_model.json" for folder in (package.parent, package)]
-    return load_triage_model(next((place for place in places if place.is_file()), places[0]))
+    """The triage model that ships with PIVOT."""
+    return load_triage_model(shipped("calibration/triage_model.json"))
 
 
 def _invalid(properties: Properties, diameter_mm: float) -> str | None:

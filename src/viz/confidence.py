@@ -31,7 +31,7 @@ def plot_confidence_distribution(detections: DetectionSource, output_path: str |
     Raises:
         BadOutput: detections that are not PIVOT's, or a picture that cannot be written.
     """
-    found, metadata = read_detections(detections)
+    found, metadata, _ = read_detections(detections)
     many = len(found) > MANY
     shown = found[:SHOWN]
     width = max(7.0, 2.0 + 0.32 * len(shown))

@@ -35,7 +35,7 @@ from .slices import (
 )
 from .source import DetectionSource, read_detections
 
-__all__ = ["find_colormap", "visualize_detections"]
+__all__ = ["draw_circles", "find_colormap", "visualize_detections"]
 
 WIDTH, DPI = 15.0, 100  # inches, dots an inch
 
@@ -73,7 +73,7 @@ def visualize_detections(
         draw_section(axes, section, _title(on, section))
         if heatmap is not None:
             _draw_heatmap(axes, section, sample(heatmap, on, scan, section), colors, alpha)
-        _draw_circles(axes, section, marks)
+        draw_circles(axes, section, marks)
     if marks:
         for axes, view in zip(top, views, strict=True):
             _draw_crosshair(axes, view, marks[0])
@@ -161,7 +161,7 @@ def _draw_heatmap(axes: Axes, section: Section, values: npt.NDArray[Any], colors
     axes.imshow(pixels, extent=section.extent, origin="upper" if section.plane == "axial" else "lower")
 
 
-def _draw_circles(axes: Axes, section: Section, marks: list[Mark]) -> None:
+def draw_circles(axes: Axes, section: Section, marks: list[Mark]) -> None:
     """Each crossing nodule's outline, and its number beside it on the side away from the border."""
     left, right, bottom, top = section.extent
     up = 1 if top > bottom else -1

@@ -1,15 +1,38 @@
-# ruff: noqa: ARG001 - the documented arguments of what is not built
-"""The interactive page with the chest in three dimensions."""
+"""The page with the chest in three dimensions: one HTML file that needs no network."""
 
+import html
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from plotly import graph_objects as go
 
-from ..errors import not_built
-from .source import DetectionSource
+from ..data.loader import read_scan
+from ..errors import BadOutput, BadScan
+from ..files import whole_file
+from ..inference.output_formatter import load_heatmap
+from ..types import Affine, Scan, Volume
+from .lungs import lungs_of
+from .report_blocks import RESEARCH_USE
+from .scene import Trace, heat_traces, letters, lung_trace, nodule_traces
+from .slices import Stage, heatmap_affine, mark, stage
+from .source import DetectionSource, Found, read_detections
 
-__all__ = ["render_3d_volume"]
+__all__ = ["render_3d_volume", "write_3d"]
+
+BACKGROUND = "#12171c"
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+html, body {{ height: 100%; margin: 0; background: {background}; color: #f4f4f4; font: 14px sans-serif; }}
+body {{ display: flex; flex-direction: column; }}
+h1, p {{ margin: 0; padding: 10px 16px; font-size: 16px; }}
+p {{ font-size: 13px; }}
+main {{ flex: 1; position: relative; }}
+main > div {{ position: absolute; inset: 0; }}
+</style></head>
+<body><h1>{title}</h1><main>{chart}</main><p>{note}</p></body></html>
+"""
 
 
 def render_3d_volume(
@@ -19,9 +42,97 @@ def render_3d_volume(
     output_path: str | Path,
     interactive: bool = True,  # noqa: FBT001, FBT002 - the documented call
 ) -> None:
-    """Write an HTML page that shows a scan's nodules in three dimensions.
+    """Write an HTML page with the lungs, the nodules and the heatmap, which can be turned; at most 10 MB.
+
+    `scan` and `heatmap` are paths, or (X, Y, Z) arrays in HU and 0..1 as `load_scan` and `predict` give them. A page
+    that is not `interactive` is a still view from the front. Where the scan shows no lung, only the rest is drawn.
 
     Raises:
-        NotBuilt: always, until the page exists.
+        BadScan: the scan cannot be read, or is an array without an affine.
+        BadConfig: a heatmap that does not fit the scan.
+        BadOutput: a heatmap or detections that are not PIVOT's, or a page that cannot be written.
     """
-    not_built("the 3D page", "open the scan and its heatmap together in 3D Slicer or ITK-SNAP")
+    _check_suffix(output_path)
+    write_3d(_as_scan(scan), heatmap, detections, output_path, interactive=interactive)
+
+
+def write_3d(
+    scan: Scan,
+    heatmap: npt.NDArray[Any] | str | Path,
+    detections: DetectionSource,
+    output_path: str | Path,
+    *,
+    interactive: bool = True,
+) -> None:
+    """`render_3d_volume` for a scan that is in memory already.
+
+    Raises:
+        BadConfig, BadOutput: as there.
+    """
+    _check_suffix(output_path)
+    found = read_detections(detections)
+    heat = load_heatmap(heatmap) if isinstance(heatmap, str | Path) else heatmap
+    on = stage(Volume(scan.array, scan.affine), scan.spacing)
+    figure = _figure(_traces(on, heat, heatmap_affine(heat, on, scan.array), found), interactive=interactive)
+    count = len(found.detections)
+    title = f"{scan.scan_id}: {count or 'no'} nodule{'s' * (count != 1)}"
+    page = PAGE.format(
+        title=html.escape(title),
+        background=BACKGROUND,
+        chart=_chart(figure, interactive=interactive),
+        note=RESEARCH_USE,
+    )
+    with whole_file(output_path) as partial:
+        partial.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _check_suffix(path: str | Path) -> None:
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        msg = f"cannot write the 3D page {path}: its name must end in .html"
+        raise BadOutput(msg)
+
+
+def _as_scan(scan: npt.NDArray[Any] | str | Path) -> Scan:
+    if isinstance(scan, str | Path):
+        return read_scan(scan)
+    affine: Affine | None = getattr(scan, "affine", None)
+    if affine is None:
+        msg = "an array without an affine has no known size and sides: give the scan's path, or what load_scan returns"
+        raise BadScan(msg)
+    return Scan(scan, affine)
+
+
+def _traces(on: Stage, heatmap: npt.NDArray[Any], affine: Affine, found: Found) -> list[Trace]:
+    lungs = lungs_of(on)
+    solid = [lung_trace(lungs)] if lungs else []
+    solid += [*nodule_traces(on, mark(on, found.detections), found.detections), *heat_traces(heatmap, affine)]
+    return [*solid, letters(solid)] if solid else []
+
+
+def _figure(traces: list[Trace], *, interactive: bool) -> go.Figure:
+    hidden = {"visible": False}
+    camera = {"eye": {"x": 0.2, "y": -1.45, "z": 0.25}, "up": {"x": 0, "y": 0, "z": 1}}  # from the front
+    scene = {"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data", "camera": camera}
+    return go.Figure(
+        traces,
+        layout={
+            "scene": {**scene, "dragmode": "turntable" if interactive else False},
+            "paper_bgcolor": BACKGROUND,
+            "font": {"color": "#f4f4f4"},
+            "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
+            "legend": {"x": 0.01, "y": 0.99, "bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant"},
+            "autosize": True,
+        },
+    )
+
+
+def _chart(figure: go.Figure, *, interactive: bool) -> str:
+    chart: str = figure.to_html(
+        config={"displaylogo": False, "responsive": True, "staticPlot": not interactive},
+        include_plotlyjs=True,
+        include_mathjax=False,
+        full_html=False,
+        default_height="100%",
+        div_id="chest",
+    )
+    return chart

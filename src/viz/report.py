@@ -1,18 +1,59 @@
-# ruff: noqa: ARG001 - the documented arguments of what is not built
-"""The PDF report."""
+"""The report of one scan: facts, summary, a part for each nodule, method, model card, limits."""
 
+import dataclasses
 from pathlib import Path
 
-from ..errors import not_built
-from .source import DetectionSource
+from ..data.loader import read_scan
+from ..errors import BadOutput
+from ..files import whole_file
+from ..types import Scan
+from .report_content import report_blocks
+from .report_pdf import write_pdf
+from .report_text import as_markdown
+from .source import DetectionSource, read_detections
 
-__all__ = ["generate_report"]
+__all__ = ["generate_report", "write_report"]
 
 
 def generate_report(scan_path: str | Path, detections: DetectionSource, output_path: str | Path) -> None:
-    """Write a PDF report of a scan's nodules.
+    """Write the report of the scan at `scan_path`: a PDF, or its words alone where the path ends in .md or .txt.
+
+    `detections` are a list, a report, or the path of its JSON; of a list the report cannot say which model
+    found them. The same input gives the same bytes.
 
     Raises:
-        NotBuilt: always, until the report exists.
+        BadScan: the scan cannot be read.
+        BadOutput: detections that are not PIVOT's or of another scan, or a file that cannot be written.
     """
-    not_built("the PDF report", "draw a PNG with src.viz.overlay.visualize_detections")
+    _check_suffix(output_path)
+    write_report(read_scan(scan_path), detections, output_path)
+
+
+def write_report(scan: Scan, detections: DetectionSource, output_path: str | Path) -> None:
+    """`generate_report` for a scan that is in memory already.
+
+    Raises:
+        BadOutput: as there.
+    """
+    pdf = _check_suffix(output_path)
+    found = read_detections(detections)
+    shape = found.metadata.get("shape", scan.shape)
+    if list(shape) != list(scan.shape):
+        msg = f"the detections are of another scan: it has {shape} voxels, {scan.scan_id} has {list(scan.shape)}"
+        raise BadOutput(msg)
+    name = "".join(letter if letter.isprintable() else "?" for letter in scan.scan_id)
+    blocks = report_blocks(dataclasses.replace(scan, scan_id=name), found, pictures=pdf)
+    with whole_file(output_path) as partial:
+        if pdf:
+            write_pdf(blocks, f"Lung nodules on {name}", partial)
+        else:
+            partial.write_text(as_markdown(blocks), encoding="utf-8")
+
+
+def _check_suffix(path: str | Path) -> bool:
+    """Whether a PDF is wanted, by the name's end."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".pdf", ".md", ".txt"):
+        msg = f"cannot write the report {path}: its name must end in .pdf, .md or .txt"
+        raise BadOutput(msg)
+    return suffix == ".pdf"

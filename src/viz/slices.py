@@ -36,6 +36,7 @@ __all__ = [
     "circles",
     "cut",
     "draw_section",
+    "heatmap_affine",
     "mark",
     "sample",
     "save_png",
@@ -157,21 +158,31 @@ def cut(on: Stage, plane: Plane, index: int) -> Section:
     return Section(plane, image, (across, down), index * on.spacing[axis], on.spacing[axis])
 
 
+def heatmap_affine(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any]) -> Affine:
+    """Where a heatmap's voxels are in the stage's world: it has the scan's grid, or an `affine` of its own.
+
+    Raises:
+        BadConfig: a heatmap that has neither.
+    """
+    own: Affine | None = getattr(heatmap, "affine", None) if on.in_world else None
+    if own is not None:
+        return own
+    if np.shape(heatmap) != np.shape(scan):
+        msg = (
+            f"the heatmap of shape {np.shape(heatmap)} cannot be laid over the scan of shape {np.shape(scan)}: "
+            "give both with an affine, or a heatmap on the scan's own grid"
+        )
+        raise BadConfig(msg)
+    return on.affine @ on.from_input
+
+
 def sample(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any], section: Section) -> FloatArray:
     """The heatmap on a section's pixels, 0 outside it; it has the scan's grid, or an `affine` of its own.
 
     Raises:
         BadConfig: a heatmap that is neither.
     """
-    own: Affine | None = getattr(heatmap, "affine", None) if on.in_world else None
-    if own is None:
-        if np.shape(heatmap) != np.shape(scan):
-            msg = (
-                f"the heatmap of shape {np.shape(heatmap)} cannot be laid over the scan of shape {np.shape(scan)}: "
-                "give both with an affine, or a heatmap on the scan's own grid"
-            )
-            raise BadConfig(msg)
-        own = on.affine @ on.from_input
+    own = heatmap_affine(heatmap, on, scan)
     to_heatmap = np.linalg.inv(own) @ on.affine
     axis = NORMAL[section.plane]
     index = np.indices([1 if other == axis else n for other, n in enumerate(on.array.shape)])
@@ -202,8 +213,13 @@ def axial_slices(wanted: Sequence[int], depth: int, count: int) -> list[int]:
     return sorted([*chosen, *(rest[index] for index in spread)], reverse=True)
 
 
-def draw_section(axes: Axes, section: Section, title: str) -> None:
-    """The slice in the lung window, with orientation letters, a scale bar and a title inside."""
+def draw_section(
+    axes: Axes, section: Section, title: str, view: tuple[float, float, float, float] | None = None
+) -> None:
+    """The slice in the lung window, with orientation letters, a scale bar and a title.
+
+    A `view`, in the order of `Section.extent`, shows only that part.
+    """
     axes.imshow(
         section.image,
         cmap="gray",
@@ -219,7 +235,7 @@ def draw_section(axes: Axes, section: Section, title: str) -> None:
     for letter, (x, y, ha, va) in zip(LETTERS[section.plane], (*places, (0.5, 0.015, "center", "bottom")), strict=True):
         axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, **text)
     axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3)
-    left, right, bottom, top = section.extent
+    left, right, bottom, top = view or section.extent
     bar = 50.0 if right - left > 120 else 10.0
     x, y = right - 0.04 * (right - left), bottom + 0.05 * (top - bottom)
     axes.plot([x - bar, x], [y, y], color="#f4f4f4", linewidth=2, solid_capstyle="butt", path_effects=OUTLINE)

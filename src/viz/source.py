@@ -13,10 +13,11 @@ DetectionSource: TypeAlias = Iterable[Detection] | Mapping[str, Any] | str | Pat
 
 
 class Found(NamedTuple):
-    """Detections, strongest first, and the report's metadata (empty for a plain list)."""
+    """Detections, strongest first, with the report's metadata and time (empty for a plain list)."""
 
     detections: list[Detection]
     metadata: Mapping[str, Any]
+    timestamp: str
 
 
 def read_detections(source: DetectionSource) -> Found:
@@ -29,4 +30,5 @@ def read_detections(source: DetectionSource) -> Found:
     content = load_report(source) if isinstance(source, str | Path) else source
     report: Mapping[str, Any] = content if isinstance(content, Mapping) else {"detections": content}
     detections = as_detections(report.get("detections"), where)
-    return Found(sorted(detections, key=lambda found: -found["confidence"]), report.get("metadata") or {})
+    strongest_first = sorted(detections, key=lambda found: -found["confidence"])
+    return Found(strongest_first, report.get("metadata") or {}, str(report.get("timestamp") or ""))

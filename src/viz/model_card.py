@@ -1,0 +1,47 @@
+"""The model card in a report."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..files import shipped
+from .report_blocks import Block, Heading, Rows, Text
+
+__all__ = ["model_card"]
+
+
+def model_card(checkpoint: Mapping[str, Any]) -> list[Block]:
+    """What is known of a model: the shipped card, where the hash is that of the shipped weights.
+
+    `checkpoint` is `metadata.checkpoint` of a report: `name`, `version`, `sha256`.
+    """
+    if not checkpoint:
+        return [Text("Not known: the detections were given without the report that names their model.")]
+    name = f"{checkpoint.get('name')}, version {checkpoint.get('version')}, SHA-256 {checkpoint.get('sha256')}."
+    weights, card = shipped("checkpoints/best_model.pth"), shipped("checkpoints/MODEL_CARD.md")
+    there = weights.is_file() and card.is_file()
+    ours = there and hashlib.sha256(weights.read_bytes()).hexdigest() == checkpoint.get("sha256")
+    if not ours:
+        return [Text(name), Text("This is not the model that PIVOT ships, and no measured quality of it is known.")]
+    return [Text(name), *_blocks(card.read_text(encoding="utf-8"))]
+
+
+def _blocks(markdown: str) -> Iterator[Block]:
+    """The paragraphs, headings below the first and tables of a plain Markdown text."""
+    for part in re.split(r"\n\s*\n", markdown.strip()):
+        lines = [_plain(line) for line in part.splitlines()]
+        if lines[0].startswith("# "):
+            continue
+        if lines[0].startswith("#"):
+            yield Heading(lines[0].lstrip("# "), 3)
+        elif lines[0].startswith("|"):
+            header, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)
+            yield Rows(header, rows)
+        else:
+            items = re.split(r"^- ", "\n".join(lines), flags=re.MULTILINE)
+            yield from (Text(" ".join(item.split())) for item in items if item)
+
+
+def _plain(line: str) -> str:
+    return line.replace("**", "").replace("`", "")

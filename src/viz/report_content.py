@@ -1,0 +1,141 @@
+"""What a report says, in order."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .. import __version__
+from ..triage.model import default_model
+from ..types import Scan, Volume
+from .lungs import locate, lungs_of
+from .model_card import model_card
+from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Rows, Text
+from .report_nodule import SUMMARY_HEADER, Nodule, nodule_blocks, summary_row
+from .slices import WINDOW, Stage, mark, stage
+from .source import Found
+
+__all__ = ["report_blocks"]
+
+SHORT = (
+    "Score: how likely readers would rate the nodule malignant by eye, 0 to 1. It is not a probability of cancer. "
+    "Place: estimated from a rough outline of the lungs."
+)
+MEASURES = (
+    "Each nodule is segmented in the image. Diameter: of the sphere of the same volume; where nothing could be "
+    "segmented, the model's rough guess. Axes: the longest diameter of the largest axial section, and the longest "
+    "across it. Solid part: share of the volume denser than ground-glass. Density: mean ± standard deviation (least to "
+    "most). Position: to the left, back and head in the scanner's frame (LPS), or from the first voxel along the "
+    "file's axes (scan). Volumes of different programs, or of different versions of one, are not comparable."
+)
+PLACES = (
+    "Side and third are estimated from a rough outline of the lungs: the side by the middle between their outermost "
+    "points (within 10 mm of it no side is named), the third by their height. A third is not a lobe. Where the scan "
+    "does not show the whole height of the lungs no third is named."
+)
+PICTURES = (
+    f"Pictures: lung window, {WINDOW[0]:g} to {WINDOW[1]:g} HU. R, L, A, P, H, F: the patient's right, left, front, "
+    "back, head, feet. The circle has the nodule's diameter."
+)
+LIMITS = (
+    (
+        "Nodules can be missed, above all small and ground-glass ones, and marks can be false: vessels, scars, pleura. "
+        "No mark does not mean no nodule."
+    ),
+    (
+        "One scan is looked at alone: no earlier scan, no history, no other finding. Nothing here is a diagnosis or a "
+        "recommendation."
+    ),
+)
+
+
+def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
+    """The whole report of a scan with its detections; without `pictures` its words and tables alone."""
+    on = stage(Volume(scan.array, scan.affine), scan.spacing)
+    lungs = lungs_of(on) if found.detections else None
+    marks = mark(on, found.detections)
+    nodules = [
+        Nodule(one, nodule, locate(lungs, on, one.centre)) for one, nodule in zip(marks, found.detections, strict=True)
+    ]
+    return [
+        Heading("Lung nodules on chest CT", 1),
+        Text(RESEARCH_USE),
+        Heading("Scan"),
+        Facts(list(_scan_facts(scan, on, found))),
+        Heading("Summary"),
+        *_summary(nodules),
+        *([Heading("Nodules")] if nodules else []),
+        *(Part(nodule_blocks(nodule, on if pictures else None)) for nodule in nodules),
+        Heading("Method"),
+        *(Text(text) for text in _method(found.metadata)),
+        Heading("Model"),
+        *model_card(found.metadata.get("checkpoint") or {}),
+        Heading("Limits"),
+        *(Text(text) for text in LIMITS),
+    ]
+
+
+def _scan_facts(scan: Scan, on: Stage, found: Found) -> Iterator[tuple[str, str]]:
+    yield "Name", scan.scan_id
+    yield "Voxels", " x ".join(map(str, scan.shape))
+    yield "Spacing", _triple(scan.spacing, 2)
+    yield "Size", _triple([n * step for n, step in zip(scan.shape, scan.spacing, strict=True)], 0)
+    yield "Axial slices", f"{on.array.shape[2]}, {on.spacing[2]:.2f} mm apart"
+    checkpoint = found.metadata.get("checkpoint") or {}
+    yield "Model", f"{checkpoint['name']}, version {checkpoint.get('version')}" if "name" in checkpoint else "not known"
+    yield "Nodules found", found.timestamp or "at a time not known"
+    yield "PIVOT", str((found.metadata.get("versions") or {}).get("pivot", __version__))
+    for note in scan.notes:
+        yield "Note", note
+
+
+def _triple(values: Sequence[float], digits: int) -> str:
+    return f"{' x '.join(f'{value:.{digits}f}' for value in values)} mm"
+
+
+def _summary(nodules: Sequence[Nodule]) -> Iterator[Block]:
+    if not nodules:
+        yield Text("No nodule above the thresholds. This does not mean that there is none.")
+        return
+    risks = Counter(nodule.triage.get("risk_category") for nodule in nodules)
+    counts = ", ".join(f"{risks[risk]} {risk or 'without a score'}" for risk in ("high", "intermediate", "low", None))
+    yield Text(f"{len(nodules)} nodule{'s' * (len(nodules) > 1)}; by risk category: {counts}.")
+    yield Rows(SUMMARY_HEADER, [summary_row(nodule) for nodule in nodules])
+    yield Text(SHORT)
+
+
+def _method(metadata: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        "A neural network gives each point of the scan a value from 0 to 1: how much it looks like a nodule."
+        + _rules(metadata.get("config") or {})
+    )
+    yield "Confidence: the largest of these values in the nodule. It ranks nodules and is not a probability."
+    yield MEASURES
+    yield from _score(metadata)
+    yield PLACES
+    yield PICTURES
+
+
+def _rules(config: Mapping[str, Any]) -> str:
+    """The thresholds that were applied, where the report that was given holds them."""
+    rules = config.get("post_processing")
+    if not rules:
+        return ""
+    peaks, size = rules["peak_detection"], rules["size_filter"]
+    return (
+        f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, were kept where their "
+        f"confidence is at least {rules['confidence_filter']['min_confidence']:g} and the diameter from "
+        f"{size['min_diameter']:g} to {size['max_diameter']:g} mm."
+    )
+
+
+def _score(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """What the score means, for the triage model that gave it."""
+    model = default_model()
+    given = metadata.get("triage") or {"model": model.name, "score": model.label}
+    yield (
+        f"Score: how likely this is, from 0 to 1: {given['score']}. It is agreement with a visual rating, and not a "
+        f"probability of cancer. It comes from the nodule's axes and density alone (triage model {given['model']})."
+    )
+    if given["model"] == model.name:
+        low, high = model.cutoffs.low, model.cutoffs.high
+        yield f"Risk category: low below {low:g}, high from {high:g}, intermediate between."

@@ -1,0 +1,103 @@
+"""One nodule in a report."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..types import Detection
+from .lungs import Place
+from .report_blocks import Block, Facts, Heading
+from .report_views import nodule_views
+from .slices import Mark, Stage
+
+__all__ = ["SUMMARY_HEADER", "Nodule", "nodule_blocks", "summary_row"]
+
+SUMMARY_HEADER = ("No.", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
+UNKNOWN = "not measured"
+MEANING = {
+    "high": "most nodules of such a score were rated malignant by eye",
+    "intermediate": "readers were divided over nodules of such a score",
+    "low": "few nodules of such a score were rated malignant by eye",
+}
+
+
+class Nodule(NamedTuple):
+    """A detection with its mark on the stage and its estimated place; `properties` and `triage` may be absent."""
+
+    mark: Mark
+    found: Detection
+    place: Place
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """What was measured."""
+        return self.found.get("properties") or {}
+
+    @property
+    def triage(self) -> Mapping[str, Any]:
+        """The score."""
+        return self.found.get("triage") or {}
+
+
+def summary_row(nodule: Nodule) -> list[str]:
+    """The nodule in the summary's table."""
+    score = nodule.triage.get("malignancy_score")
+    return [
+        str(nodule.mark.number),
+        f"{nodule.found['diameter_mm']:.1f} mm",
+        str(nodule.properties.get("nodule_type") or UNKNOWN),
+        _place(nodule.place),
+        f"{nodule.mark.confidence:.2f}",
+        "none" if score is None else f"{score:.2f}",
+        str(nodule.triage.get("risk_category") or "none"),
+    ]
+
+
+def nodule_blocks(nodule: Nodule, on: Stage | None) -> list[Block]:
+    """The part of a nodule, with its picture where a stage to draw it from is given."""
+    views = [nodule_views(on, nodule.mark)] if on else []
+    return [Heading(f"Nodule {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)))]
+
+
+def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
+    measured, found = nodule.properties, nodule.found
+    source = {"segmentation": ", measured", "network": ", the model's guess"}.get(found.get("diameter_source", ""), "")
+    yield "Diameter", f"{found['diameter_mm']:.1f} mm{source}"
+    yield "Axes", _numbers(measured, "{long_axis_mm:.1f} x {short_axis_mm:.1f} mm")
+    yield "Volume", _numbers(measured, "{volume_mm3:.0f} mm³")
+    yield "Type", str(measured.get("nodule_type") or UNKNOWN)
+    yield "Solid part", _numbers(measured, "{solid_fraction:.0%}")
+    density = "{mean_intensity:.0f} ± {std_intensity:.0f} ({min_intensity:.0f} to {max_intensity:.0f}) HU"
+    yield "Density", _numbers(measured, density)
+    yield "Sphericity", _numbers(measured, "{sphericity:.2f} of 1")
+    yield "Confidence", f"{nodule.mark.confidence:.2f} of 1"
+    yield "Place (estimated)", _place(nodule.place)
+    yield "Position", _position(found)
+    yield "Score", _score(nodule.triage)
+
+
+def _numbers(measured: Mapping[str, Any], form: str) -> str:
+    """The form filled in, or that something in it could not be measured."""
+    try:
+        return form.format_map(measured)
+    except (KeyError, TypeError):  # absent, or None
+        return UNKNOWN
+
+
+def _place(place: Place) -> str:
+    if place.side is None:
+        return "not estimated: no whole lung"
+    side = "near the midline" if place.side == "midline" else f"{place.side} lung"
+    return f"{side}, {place.third} third" if place.third else f"{side}; third unknown, the lungs are cut"
+
+
+def _position(found: Detection) -> str:
+    lps = found.get("coordinates_lps")
+    values, system = (lps, "LPS") if lps else (found["coordinates"], "scan")
+    return f"{', '.join(f'{value:.1f}' for value in values)} mm ({system})"
+
+
+def _score(triage: Mapping[str, Any]) -> str:
+    score, risk = triage.get("malignancy_score"), triage.get("risk_category")
+    if score is None or risk not in MEANING:
+        return f"none: {triage.get('reason') or 'not scored'}"
+    return f"{score:.2f} of 1, {risk}: {MEANING[risk]}"

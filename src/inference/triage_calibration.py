@@ -4,7 +4,6 @@ The shipped `calibration/triage_calibration.json` is written by `python -m src.t
 score it speaks of agreement with readers' ratings, not of pathology: the file's `label` says so.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit, logit
 
-from ..config import explain
 from ..errors import BadConfig, BadOutput
-from ..triage.model import Cutoffs
+from ..triage.model import Cutoffs, read_json
 from ..types import Detection
 
 __all__ = ["Calibration", "Isotonic", "Mapping", "Platt", "Temperature", "calibrate_scores", "load_calibration"]
@@ -113,15 +111,7 @@ def load_calibration(path: str | Path) -> Calibration:
     Raises:
         BadConfig: no such file, not JSON, or a key or value is wrong.
     """
-    try:
-        return Calibration.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        msg = f"cannot read the calibration {path}: {error.strerror}; `python -m src.triage.fit` writes one"
-    except ValidationError as error:
-        msg = f"{path} is not a triage calibration:\n" + "\n".join(f"  {line}" for line in explain(error))
-    except ValueError as error:
-        msg = f"the calibration {path} is not JSON ({error})"
-    raise BadConfig(msg)
+    return read_json(Calibration, path, "triage calibration", BadConfig)
 
 
 def _calibrated(found: Detection, calibration: Calibration) -> Detection:

@@ -8,7 +8,7 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy.special import expit
 
 from ..config import explain
-from ..errors import BadCheckpoint
+from ..errors import BadCheckpoint, PivotError
 from ..files import shipped
 from ..types import Properties, Triage
 
@@ -28,9 +28,11 @@ __all__ = [
     "default_model",
     "features",
     "load_triage_model",
+    "read_json",
     "score",
 ]
 
+Model = TypeVar("Model", bound=BaseModel)
 Array = npt.NDArray[np.float64]
 VALID_MM = (3.0, 30.0)  # effective diameters that the ratings cover
 # Mean HU: uncalcified LIDC nodules lay below the first (50 HU at most); from the second on, Siegelman et al. (AJR
@@ -122,15 +124,24 @@ def load_triage_model(path: str | Path) -> TriageModel:
     Raises:
         BadCheckpoint: no such file, or not a triage model.
     """
+    return read_json(TriageModel, path, "triage model", BadCheckpoint)
+
+
+def read_json(kind: type[Model], path: str | Path, name: str, error: type[PivotError]) -> Model:
+    """The content of a JSON file that `python -m src.triage.fit` writes, called `name` in messages.
+
+    Raises:
+        PivotError: as `error`: no such file, not JSON, or a key or value is wrong.
+    """
     try:
-        return TriageModel.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        msg = f"cannot read the triage model {path}: {error.strerror}; fit one with `python -m src.triage.fit`"
-    except ValidationError as error:
-        msg = f"{path} is not a triage model:\n" + "\n".join(f"  {line}" for line in explain(error))
-    except ValueError as error:
-        msg = f"the triage model {path} is not JSON ({error})"
-    raise BadCheckpoint(msg)
+        return kind.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as problem:
+        msg = f"cannot read the {name} {path}: {problem.strerror}; `python -m src.triage.fit` writes one"
+    except ValidationError as problem:
+        msg = f"{path} is not a {name}:\n" + "\n".join(f"  {line}" for line in explain(problem))
+    except ValueError as problem:
+        msg = f"the {name} {path} is not JSON ({problem})"
+    raise error(msg)
 
 
 @functools.cache

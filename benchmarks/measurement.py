@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
+from benchmarks.repeatability import agreement, repeatability
 from src.inference.nodule_properties import extract_properties
+from src.train.crops import load_crops
 from src.types import NoduleType, Properties, Vec3
 from tests.synthetic_nodules import SETTINGS, Case, draw_case, misplaced, random_case
 
@@ -41,6 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--synthetic", action="store_true", help="nodules of known volume")
     parser.add_argument("--crops", type=Path, metavar="DIR", help="the folder with lidc_nodule_crops.npz")
+    parser.add_argument("--repeatability", type=Path, metavar="DIR", help="the folder with the crops and backgrounds/")
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/bland_altman.png"), help="of --crops")
     parser.add_argument("--repeats", type=int, default=8, help="cases for each setting, size and kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -49,7 +53,9 @@ def main() -> None:
         _repeatability()
         _speed()
     if options.crops:
-        _crops(options.crops)
+        _crops(options.crops, options.plot)
+    if options.repeatability:
+        repeatability(options.repeatability)
 
 
 def _synthetic(repeats: int, seed: int) -> None:
@@ -138,7 +144,7 @@ def _seconds(scan: Array, centre: Vec3, guess: float, spacing: Vec3) -> float:
     return float(np.median(times))
 
 
-def _crops(folder: Path) -> None:
+def _crops(folder: Path, plot: Path) -> None:
     data = np.load(folder / "lidc_nodule_crops.npz")
     with (folder / "lidc_nodule_crops.csv").open(newline="") as file:
         ratings = {row["crop_id"]: row for row in csv.DictReader(file)}
@@ -167,6 +173,7 @@ def _crops(folder: Path) -> None:
     ours_type = np.array([TYPES.index(found["nodule_type"]) if found["nodule_type"] else -1 for found in results])
     for name, part in (("even", even), ("odd", ~even), ("all", even | ~even)):
         _agreement(name, texture[part & (ours_type >= 0)], ours_type[part & (ours_type >= 0)])
+    agreement(load_crops(folder), results, plot)
 
 
 def _agreement(name: str, texture: npt.NDArray[np.float64], ours: npt.NDArray[np.intp]) -> None:

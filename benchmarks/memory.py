@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 
 from src.data.phantom import chest_phantom
-from src.types import Shape3
+from src.types import Shape3, Vec3
 
-__all__ = ["main"]
+__all__ = ["main", "write_chest"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE: Shape3 = (512, 512, 600)
@@ -35,18 +35,18 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pivot-memory-") as folder:
         path = Path(folder) / "large.nii.gz"
-        _write_chest(path)
+        write_chest(path, SHAPE, SPACING)
         seconds, most = _watch(path, options.interval)
     print(f"{' x '.join(map(str, SHAPE))} voxels: {seconds:.0f} s, at most {most / GIB:.2f} GiB")
     return int(most > options.limit * GIB)
 
 
-def _write_chest(path: Path) -> None:
+def write_chest(path: Path, shape: Shape3, spacing: Vec3) -> None:
     """The phantom amid air, stacked until it is long enough, as int16 NIfTI."""
-    scan, _ = chest_phantom(spacing=SPACING)
-    margins = [(extra // 2, extra - extra // 2) for extra in (SHAPE[0] - scan.shape[0], SHAPE[1] - scan.shape[1])]
+    scan, _ = chest_phantom(spacing=spacing)
+    margins = [(extra // 2, extra - extra // 2) for extra in (shape[0] - scan.shape[0], shape[1] - scan.shape[1])]
     wide = np.pad(scan.array, [*margins, (0, 0)], constant_values=AIR)
-    tall = np.take(wide, np.arange(SHAPE[2]) % wide.shape[2], axis=2)
+    tall = np.take(wide, np.arange(shape[2]) % wide.shape[2], axis=2)
     nibabel.save(nibabel.Nifti1Image(tall, scan.affine), path)
 
 

@@ -45,7 +45,7 @@ class ModelSection(Section):
     checkpoint: Path | None = None
     architecture: Literal["unet"] = "unet"
     device: Device = "auto"
-    mixed_precision: bool = True  # on CUDA; a CPU computes in float32
+    mixed_precision: bool = True  # float16 on CUDA, bfloat16 on a CPU that computes in it, else float32
 
 
 class InputSection(Section):
@@ -86,6 +86,9 @@ class InferenceSection(Section):
     patch_size: tuple[Voxels, Voxels, Voxels] = (128, 128, 128)
     stride: tuple[Voxels, Voxels, Voxels] | None = None  # voxels between patches
     overlap: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the patch size; 0.5 when neither is given
+    speed: Literal["accurate", "balanced", "fast"] = "accurate"  # others lay their own windows, see docs/performance.md
+    region: Literal["lungs", "everything"] = "lungs"  # where the network looks
+    engine: Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"] = "auto"
     batch_size: Count = 4
     blending: Blending = Blending()
     tta: Tta = Tta()
@@ -179,6 +182,7 @@ class Output(Section):
     save_detections: bool = True
     save_visualization: bool = True
     save_report: bool = False
+    save_dicom: bool = False  # results as DICOM objects; of DICOM series alone
     formats: Formats = Formats()
 
 

@@ -5,23 +5,18 @@
     ├── BadScan          3  422   unreadable, not a CT, not a volume, broken geometry
     ├── BadCheckpoint    4  500   not a PIVOT model, damaged, or at odds with the config
     ├── BadOutput        5  500   results cannot be written or read back
-    ├── NotBuilt         6  501   documented, but not part of this release
     └── SomeScansFailed  7  500   a batch finished, but not for every scan
 
 A message says what is wrong, where, and what to do about it.
 """
-
-from typing import NoReturn
 
 __all__ = [
     "BadCheckpoint",
     "BadConfig",
     "BadOutput",
     "BadScan",
-    "NotBuilt",
     "PivotError",
     "SomeScansFailed",
-    "not_built",
 ]
 
 
@@ -56,19 +51,6 @@ class BadOutput(PivotError):
     """Results that cannot be written, or that cannot be read back."""
 
     exit_code = 5
-
-
-class NotBuilt(PivotError):
-    """A documented feature that this release does not contain yet."""
-
-    exit_code = 6
-    status = 501
-
-
-def not_built(feature: str, instead: str) -> NoReturn:
-    """Raise `NotBuilt` for a documented `feature` that does not exist yet, with what to do instead."""
-    msg = f"{feature} is not built yet: {instead}"
-    raise NotBuilt(msg)
 
 
 class SomeScansFailed(PivotError):

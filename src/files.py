@@ -42,7 +42,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
-    """A hidden folder to write to; its files move into `folder` at the end, or none if anything fails.
+    """A hidden folder to write to; its files and folders move into `folder` at the end, or none if anything fails.
 
     The file called `last` arrives after all others, and an earlier one of that name goes before them:
     where it is, they are there and belong to it.
@@ -92,8 +92,19 @@ def _move_all(files: list[Path], folder: Path) -> None:
     moved: list[Path] = []
     try:
         for file in files:
-            moved.append(file.replace(folder / file.name))  # noqa: PERF401 - those before a failure count
+            target = folder / file.name
+            if file.is_dir() and target.is_dir():
+                shutil.rmtree(target)
+            moved.append(file.replace(target))
     except OSError:
         for file in moved:
-            file.unlink()
+            _remove(file)
         raise
+
+
+def _remove(path: Path) -> None:
+    """The file, or the folder with what is in it, is gone."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -22,6 +22,7 @@ __all__ = [
     "LeftOut",
     "LungRads",
     "LungRadsExam",
+    "NoduleMask",
     "NoduleType",
     "Peak",
     "Preprocessed",
@@ -218,10 +219,18 @@ class Report(TypedDict):
     summary: dict[str, Any]
 
 
+class NoduleMask(NamedTuple):
+    """A nodule on the input scan's grid: `voxels` (X, Y, Z) bool, the first of which has the index `origin`."""
+
+    voxels: npt.NDArray[np.bool_]
+    origin: Shape3
+
+
 class Results(Report):
     """A report with the heatmap: (X, Y, Z) float32 in 0..1 on the input scan's grid."""
 
     heatmap: Volume
+    masks: list[NoduleMask | None]  # one for each detection; None where no boundary was found
 
 
 class Preprocessed(NamedTuple):

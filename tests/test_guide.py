@@ -7,10 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import nibabel
@@ -20,17 +19,17 @@ import yaml
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
+from benchmarks.cluster import local_cluster
 from src.config import Config, load_config
 from src.data.loader import find_scans, scan_name
 from src.data.phantom import PhantomNodule, chest_phantom
-from src.errors import NotBuilt
 from src.inference.main import main
 from src.inference.output_formatter import load_detections
 from src.types import Scan
+from tests.api_service import free_port, wait_for
 from tests.guide_blocks import FENCE, commands, leaves, spans
 
-# Lines that need a cluster or a server, which the machine that runs the tests is not.
-ELSEWHERE = re.compile(r"^(import (ray|websockets)|ray\.init\(.*\)|asyncio\.run\(.*\))$", re.MULTILINE)
+PORT = "8000"  # in the guide; the tests take one that is free
 WIDTH, SPACING = 90.0, (1.5, 1.5, 2.0)  # mm
 Found = tuple[Scan, PhantomNodule]
 
@@ -79,8 +78,11 @@ class Reader:
 
     def __init__(self, place: Path, root: Path) -> None:
         self.place, self.root = place, root
-        self.names: dict[str, Any] = {"__name__": "guide", "scan_paths": ["scan.nii.gz"]}
-        self.not_built: set[str] = set()
+        self.port = str(free_port())
+        self.server: subprocess.Popen[bytes] | None = None
+        self.answers: list[dict[str, Any]] = []
+        scan_bytes = (place / "scan.nii.gz").read_bytes()
+        self.names: dict[str, Any] = {"__name__": "guide", "scan_paths": ["scan.nii.gz"], "scan_bytes": scan_bytes}
         self.reports: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.blocks = 0
@@ -118,22 +120,45 @@ class Reader:
         match words:
             case ["uv", "run", "python", "-m", "src.inference.main", *arguments]:
                 assert main(arguments) == 0
-            case ["uv", "run", "uvicorn", application, *_]:
-                module, name = application.split(":")
-                with pytest.raises(NotBuilt) as caught:
-                    getattr(import_module(module), name)
-                self.not_built.add(_origin(caught.tb))
+            case ["uv", "run", "uvicorn", *_]:
+                self._serve(words[2:])
             case ["curl", *_]:
-                pass  # asks the server of the block before
+                self._curl(words)
             case _:
                 pytest.fail(f"the tests do not know how to run {words}")
 
+    def _serve(self, command: list[str]) -> None:
+        """Start the server, as a process of its own that `stop` ends."""
+        variables = {"PIVOT_DATA": str(self.place / "service"), "PIVOT_FREE_BYTES": "1", "PYTHONPATH": str(self.root)}
+        words = [word.replace(PORT, self.port) for word in command]
+        with (self.place / "server.log").open("wb") as log:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", *words], env={**os.environ, **variables}, stdout=log, stderr=log
+            )
+        wait_for(f"http://localhost:{self.port}", self.server, self.place / "server.log")
+
+    def _curl(self, words: list[str]) -> None:
+        """Ask the server, of a job the one that was made last, until it has more to tell than that it runs."""
+        number = self.answers[-1]["job_id"] if self.answers else ""
+        command = [word.replace(PORT, self.port).replace("{job_id}", number) for word in words]
+        until = time.monotonic() + 300
+        while True:
+            answer = json.loads(subprocess.run([*command, "--silent"], check=True, capture_output=True).stdout)
+            if answer.get("status") != 409:
+                self.answers.append(answer)
+                return
+            assert time.monotonic() < until, answer
+            time.sleep(0.5)
+
+    def stop(self) -> None:
+        """Stop the server."""
+        if self.server:
+            self.server.terminate()
+            self.server.wait(60)
+
     def python(self, example: Example) -> None:
-        code = "\n" * example.line + ELSEWHERE.sub("", example.parsed)
-        try:
-            exec(compile(code, example.path, "exec"), self.names)  # noqa: S102 - what the guide is tested by
-        except NotBuilt as error:
-            self.not_built.add(_origin(error.__traceback__))
+        code = "\n" * example.line + example.parsed.replace(f"localhost:{PORT}", f"localhost:{self.port}")
+        exec(compile(code, example.path, "exec"), self.names)  # noqa: S102 - what the guide is tested by
 
     def yaml(self, example: Example) -> None:
         """Check a configuration; a block whose first line names its file becomes that file."""
@@ -150,15 +175,7 @@ class Reader:
         self.headers.append(example.parsed.splitlines()[0])
 
 
-def _origin(traceback: TracebackType | None) -> str:
-    """The module that said it is not built."""
-    modules = []
-    while traceback:
-        modules.append(traceback.tb_frame.f_globals["__name__"])
-        traceback = traceback.tb_next
-    return str(modules[-2])  # the last one is `src.errors`
-
-
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # within Ray
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.load` is deprecated")  # as the guide says
 def test_all_of_the_guide_can_be_done(
     place: Path,
@@ -166,16 +183,20 @@ def test_all_of_the_guide_can_be_done(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     scan, nodule = blocks[0]
     monkeypatch.setattr("src.data.phantom.chest_phantom", lambda: (scan, [nodule]))  # a whole chest takes a minute
     guide = root / "docs" / "guide.md"
     text = guide.read_text(encoding="utf-8")
     reader = Reader(place, root)
-    reader.read(guide)
+    try:
+        with local_cluster(1):
+            reader.read(guide)
+    finally:
+        reader.stop()
 
     assert reader.blocks == len(FENCE.findall(text)) == text.count("```") // 2
-    assert reader.not_built == set(re.findall(r"`(src\.[\w.]+)`", text.partition("## Not built yet")[2]))
     assert caplog.text.count("is not available here: running on the CPU") <= 1
 
     first = load_detections("results/scan_detections.json")[0]
@@ -183,14 +204,18 @@ def test_all_of_the_guide_can_be_done(
     _check_files(place, text)
     [report], [header] = reader.reports, reader.headers
     _check_contents(place, report, header)
+    submitted, answered = reader.answers
+    assert submitted["scan_id"] == "scan"
+    _same_keys(answered, report, "the service's results")
+    out = capfd.readouterr().out
+    assert "Progress: 100.0%\nDetections: [{" in out  # as the WebSocket tells
 
 
 def _check_files(place: Path, text: str) -> None:
     """Every result that the guide names was written, and those of each scan in a folder."""
-    built = text.partition("## Not built yet")[0]
-    for name in re.findall(r"results/[\w./]+\.\w+", built):
+    for name in re.findall(r"results/[\w./]+\.\w+", text):
         assert (place / name).is_file(), name
-    scripts = "".join(block for language, block in FENCE.findall(built) if language == "bash")
+    scripts = "".join(block for language, block in FENCE.findall(text) if language == "bash")
     for words in commands(scripts):
         if "--input-dir" in words:
             source, target = (words[words.index(option) + 1] for option in ("--input-dir", "--output-dir"))

@@ -64,10 +64,10 @@ def test_without_lungs_there_is_no_region(fill: int) -> None:
 
 def test_marks_away_from_the_lungs_are_counted_but_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     scan, truth = chest()
-    ready = InferencePipeline(device="cpu")
+    ready = InferencePipeline(config={"inference": {"region": "everything"}}, device="cpu")
     inside = map_points(RAS_TO_LPS, truth[0].coordinates_lps)
 
-    def marks(volume: Preprocessed, _progress: Any) -> Predictions:  # noqa: ANN401 - a callback
+    def marks(volume: Preprocessed, *_: Any) -> Predictions:  # noqa: ANN401 - a callback
         maps = np.zeros((3, *(-(-size // 2) for size in volume.array.shape)), dtype=np.float32)
         maps[1] = 20  # mm
         for world in (inside, _before_the_skin()):

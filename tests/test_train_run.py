@@ -9,10 +9,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from src.data.geometry import RAS_TO_LPS
 from src.errors import BadConfig
 from src.model.checkpoint import load_model
 from src.train.config import TrainConfig, load_train_config
@@ -20,8 +22,9 @@ from src.train.journal import Journal
 from src.train.main import main
 from src.train.parallel import Workers, workers
 from src.train.run import Run
+from src.train.sources import load_background
 from src.train.trainer import train
-from tests.training_data import tiny_config, write_crops, write_luna16
+from tests.training_data import chest, tiny_config, write_crops, write_luna16
 
 CPU = Workers(torch.device("cpu"))
 
@@ -114,7 +117,7 @@ def test_states_of_the_first_version_can_be_resumed(data: Path, tmp_path: Path) 
     assert [line["step"] for line in lines(chosen.run / "training.jsonl")] == [3]
 
 
-def test_crops_and_backgrounds_alone_train_from_given_weights(data: Path, tmp_path: Path) -> None:
+def test_crops_andload_backgrounds_alone_train_from_given_weights(data: Path, tmp_path: Path) -> None:
     source: dict[str, Any] = {
         "luna16": None,
         "luna16_validation_subset": None,
@@ -134,6 +137,18 @@ def test_crops_and_backgrounds_alone_train_from_given_weights(data: Path, tmp_pa
     other = config(data, tmp_path, features=[4, 8, 8], initial=first.config.checkpoint, **source)
     with pytest.raises(BadConfig, match=r"initial: .*\[4, 8, 8, 8\].*\[4, 8, 8\]"):
         Run(other, CPU, ["one"])
+
+
+def test_places_that_look_like_nodules_count_neither_way(data: Path, tmp_path: Path) -> None:
+    affine, voxel = chest()[0].affine, np.array([20.0, 30.0, 40.0])
+    point = (RAS_TO_LPS @ affine @ [*voxel, 1])[:3]
+    table = tmp_path / "unsure.csv"
+    table.write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\none,{','.join(map(str, point))},6\n")
+    setting = config(data, tmp_path, data=data / "crops", unsure=table)
+    assert load_background(setting, "two").excluded == ()
+    ((centre, diameter),) = load_background(setting, "one").excluded
+    assert diameter == 6
+    assert centre == pytest.approx(voxel * np.linalg.norm(affine[:3, :3], axis=0), abs=1)
 
 
 def test_patience_stops_the_run_and_exports_the_best_average(data: Path, tmp_path: Path) -> None:

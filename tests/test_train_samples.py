@@ -14,7 +14,7 @@ from src.errors import BadConfig
 from src.train.augmentation import degrade, turn
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient
-from src.train.dataset import Batches
+from src.train.dataset import SIZES, Batches, _from_crop
 from src.train.insertion import Nodule, insert, procedural_nodule, real_nodule, resample_crop
 from src.train.scans import LungScan
 from src.train.targets import Sample, Truth, heat_target, within
@@ -74,6 +74,15 @@ def test_what_is_denser_than_a_nodule_stays_and_borders_cut_it() -> None:
     insert(corner, nodule, np.array([0, 19, 10]))
     assert corner[0, 19, 10] > LUNG_HU + 100
     assert corner[19, 0, 10] == LUNG_HU
+
+
+@pytest.mark.parametrize(("surroundings", "is_seen"), [(LUNG_HU, True), (-400, True), (0, False), (700, False)])
+def test_a_nodule_that_nobody_could_see_is_not_put_in(surroundings: int, is_seen: bool) -> None:
+    ball = np.linalg.norm(np.indices((15, 15, 15)) - 7, axis=0) < 4
+    place = np.full((32, 32, 32), surroundings, np.float32)
+    nodule = Nodule(np.full(ball.shape, 40, np.float32), ball.astype(np.float32), 8)
+    assert insert(place, nodule, np.array([16, 16, 16])) == is_seen
+    assert (place == surroundings).all() != is_seen
 
 
 @given(CENTRES, st.floats(3, 40))
@@ -164,8 +173,9 @@ def test_a_batch_depends_on_seed_and_number_alone() -> None:
     assert len({digest(first, 4), digest(first, 5), digest(batches(scans, known, seed=4), 5)}) == 3
 
 
-@pytest.mark.parametrize(("number", "shape"), [(0, (1, 1, 96, 96, 96)), (1, (2, 1, 48, 48, 48))])
-def test_batches_hold_normalised_patches_and_targets_on_the_halved_grid(number: int, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("number", "count", "size"), [(0, 2, 48), (1, 1, 64), (2, 1, 96)])
+def test_batches_hold_normalised_patches_and_targets_on_the_halved_grid(number: int, count: int, size: int) -> None:
+    shape = (count, 1, size, size, size)
     image, heat, diameter, weight = batches([lung()], crops())[number]
     assert tuple(image.shape) == shape
     assert 0 <= image.min() <= image.max() <= 1
@@ -175,7 +185,7 @@ def test_batches_hold_normalised_patches_and_targets_on_the_halved_grid(number: 
 
 def test_every_patch_of_an_annotated_scan_carries_its_nodules() -> None:
     scan = lung((60, 60, 60), (Truth(np.array([30.0, 30, 30]), 10.0),))
-    data = batches([scan], [], numbers=range(1, 60, 3))
+    data = batches([scan], [], numbers=range(0, 60, 3))
     for item in range(len(data)):
         image, heat, _, _ = data[item]
         for patch, target in zip(image[:, 0].numpy(), heat.numpy(), strict=True):
@@ -185,11 +195,31 @@ def test_every_patch_of_an_annotated_scan_carries_its_nodules() -> None:
             assert patch[around].mean() > 0.25  # denser than lung, which is 0.1
 
 
+@given(SEEDS, st.sampled_from(SIZES))
+@settings(max_examples=30)
+def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: int) -> None:
+    crop = crops("abcd")[3]
+    sample = _from_crop(np.random.default_rng(seed), crop, size)
+    assert sample.ignore is not None
+    known = ndimage.binary_dilation(sample.ignore, iterations=4)  # 2 mm diagonally, for the blur of the turn
+    for centre, diameter in sample.truths:
+        assert sample.hu[tuple(np.round(centre).astype(int))] > -300
+        known |= np.linalg.norm(np.indices(known.shape).transpose(1, 2, 3, 0) - centre, axis=-1) < diameter / 2 + 2
+    assert (sample.hu[~known] < -300).all()
+
+
+def test_a_crop_s_nodule_lies_anywhere_in_the_patch() -> None:
+    rng, crop = np.random.default_rng(0), crops("a")[0]
+    nearest = [truth.centre for _ in range(200) for truth in _from_crop(rng, crop, 48).truths]
+    assert np.mean(nearest, axis=0) == pytest.approx([23.5] * 3, abs=3)
+    assert np.std(nearest, axis=0).min() > 10  # 12.1 if it is uniform
+
+
 def test_crops_and_annotated_nodules_are_drawn_alike() -> None:
     scan = lung((80, 80, 80), tuple(Truth(np.full(3, 30.0 + 10 * i), 6.0 + i) for i in range(3)))
     data = batches([scan], crops("a"))
     rng = np.random.default_rng(0)
-    taken = [min(data._positive(rng).truths, key=lambda t: np.linalg.norm(t.centre - 23.5)) for _ in range(160)]  # noqa: SLF001
+    taken = [min(data._positive(rng, 48).truths, key=lambda t: np.linalg.norm(t.centre - 23.5)) for _ in range(160)]  # noqa: SLF001
     from_crop = sum(truth.diameter not in (6.0, 7.0, 8.0) for truth in taken)
     assert from_crop == pytest.approx(40, abs=20)
 
@@ -205,7 +235,7 @@ def test_unsure_parts_of_a_scan_teach_nothing() -> None:
     assert truths == []
     assert ignore[22, 47, 22]  # the visible part of a nodule centred outside
     assert hu[22, 47, 22] == 40
-    *_, weight = batches([scan], [], numbers=range(1, 2))._arrays(np.random.default_rng(0), Sample(hu, truths, ignore))  # noqa: SLF001
+    *_, weight = batches([scan], [], numbers=range(1))._arrays(np.random.default_rng(0), Sample(hu, truths, ignore))  # noqa: SLF001
     assert weight[11, 11, 11] == 0
     assert weight[5, 5, 5] == 1
 

@@ -100,6 +100,15 @@ def test_planted_nodules_and_crops_are_judged_by_the_marks_of_the_bare_scan() ->
     )
 
 
+def test_a_mark_on_what_may_be_a_nodule_of_the_bare_scan_is_not_false() -> None:
+    held_out = crops("abc")
+    for excluded, marks in (((), 2), ((EXCLUDED,), 1)):
+        background = scan(*BALLS[:2], excluded=excluded, size=130)
+        data = ValidationSet(background, plant(held_out, background, copies=1), held_out, [])
+        figures = validate(Bright(), data, CLIP, CPU)
+        assert (figures["threshold_at_1"] > 0) == (marks > 1)
+
+
 def test_lungs_without_room_for_the_nodules_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.train.validation.TRIES", 100)
     with pytest.raises(BadScan, match="no room for"):

@@ -20,6 +20,7 @@ from src.errors import BadConfig, BadOutput, BadScan, PivotError
 from src.inference.output_formatter import save_json
 from src.types import Affine, Vec3, Volume
 from src.viz.confidence import plot_confidence_distribution
+from src.viz.outline import outline_of
 from src.viz.overlay import visualize_detections
 from src.viz.slices import (
     NORMAL,
@@ -222,6 +223,37 @@ def test_the_guides_call_draws_the_circle_around_the_nodule(chest: Volume, tmp_p
         inner, outer = (np.flatnonzero(mask.any(axis=axis)) for mask in (white, ring))
         assert (outer[0] + outer[-1]) / 2 == pytest.approx((inner[0] + inner[-1]) / 2, abs=8)  # a voxel is 12 pixels
         assert np.ptp(outer) == pytest.approx(np.ptp(inner), abs=16)
+
+
+@pytest.mark.parametrize("orientation", [ORIENTATIONS[0], ORIENTATIONS[29]])
+def test_the_outline_is_that_of_the_largest_section(orientation: tuple[Any, Any]) -> None:
+    centre, radius = (31.2, 22.7, 33.9), 9.0
+    turned, spacing, back = reoriented(ball(centre, radius), *orientation)
+    there = np.linalg.inv(back) @ [*np.divide(centre, SPACING), 1]
+    on = stage(turned, spacing)
+    place = tuple(there[:3] * spacing)
+    measured, guessed = (detection(place, 17.0, diameter_source=source) for source in ("segmentation", "network"))
+    [nodule] = mark(on, [measured])
+    outline = outline_of(on, nodule, measured)
+    assert outline is not None
+    assert outline.slice_index == on.index("axial", centre)
+    assert outline.line.mean(axis=0) == pytest.approx(centre[:2], abs=0.5)
+    assert np.ptp(outline.line, axis=0) == pytest.approx(2 * radius, abs=2)
+    assert np.linalg.norm(outline.ends[0] - outline.ends[1]) == pytest.approx(2 * radius, abs=2)
+    assert outline_of(on, nodule, guessed) is None
+
+
+def test_every_nodule_has_a_close_view(chest: Volume, tmp_path: Path) -> None:
+    place = (31.2, 22.7, 33.9)
+    heights = []
+    for count in (1, 5, 6, 15, 17):
+        found = [detection(place, 22.0, 0.9, id=number) for number in range(count)]
+        visualize_detections(chest, found, SPACING, tmp_path / "a.png", num_slices=1)
+        heights.append(pixels(tmp_path / "a.png").shape[0])
+    assert heights[0] == heights[1]
+    assert heights[2] - heights[1] == pytest.approx(325, abs=1)  # a row of five
+    assert heights[3] - heights[2] == pytest.approx(325, abs=1)
+    assert heights[4] == heights[3]  # the strongest 15
 
 
 def test_path_mapping_and_list_give_the_same_picture(chest: Volume, tmp_path: Path) -> None:

@@ -1,19 +1,25 @@
 """The wheel: what is in it, and that a nodule is found from an installation of it, far from the checkout."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 
+from src.api.client import InferenceClient
 from src.data.phantom import chest_phantom
 from src.types import Vec3
+
+from .api_service import free_port, wait_for
 
 
 def _run(*command: str | Path, folder: Path) -> str:
@@ -66,6 +72,16 @@ def test_the_wheel_holds_the_package_and_its_weights_and_nothing_else(wheel: Pat
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_the_wheel_holds_the_page(wheel: Path, root: Path) -> None:
+    static = root / "src" / "api" / "static"
+    if not static.is_dir():
+        pytest.skip("the page is not built: npm --prefix web ci && npm --prefix web run build")
+    built = {path.relative_to(root / "src").as_posix() for path in static.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.removeprefix("pivot/") for name in names if name.startswith("pivot/api/static/")} == built
+
+
 def test_help_needs_nothing_from_the_checkout(pivot: Path, tmp_path: Path) -> None:
     assert "--demo" in _run(pivot, "--help", folder=tmp_path)
 
@@ -78,6 +94,29 @@ def test_the_installed_command_finds_a_nodule(pivot: Path, chest: tuple[Path, Ve
     assert np.linalg.norm(np.subtract(found, place)) < 10
     assert (tmp_path / "results" / "block_heatmap.nii.gz").is_file()
     assert (tmp_path / "results" / "block_visualization.png").is_file()
+
+
+def test_the_installed_service_does_what_the_images_run(pivot: Path, chest: tuple[Path, Vec3], tmp_path: Path) -> None:
+    """Server and worker by the commands of `deploy/`."""
+    python, port, log = pivot.with_name("python"), free_port(), tmp_path / "log"
+    variables = {"PIVOT_DATA": str(tmp_path / "data"), "PIVOT_DEVICES": "none", "PIVOT_FREE_BYTES": "1"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, **variables}}
+    work: list[str | Path] = [python, "-m", "pivot.api.worker"]
+    serve: list[str | Path] = [python, "-m", "uvicorn", "pivot.api.app:app", "--port", str(port)]
+    with log.open("wb") as sink, ExitStack() as stack:
+        server, worker = (
+            stack.enter_context(subprocess.Popen(command, **options, stdout=sink, stderr=sink))
+            for command in (serve, work)
+        )
+        stack.callback(worker.terminate)
+        stack.callback(server.terminate)
+        wait_for(f"http://127.0.0.1:{port}", server, log)
+        with InferenceClient(f"http://127.0.0.1:{port}") as client:
+            number = client.submit_inference(chest[0])
+            report = client.wait_for_results(number, timeout=300)
+            names = {path.name for path in client.download_results(number, tmp_path / "results")}
+    assert np.linalg.norm(np.subtract(report["detections"][0]["coordinates_lps"], chest[1])) < 10
+    assert names == {"block_detections.json", "block_heatmap.nii.gz", "block_visualization.png"}
 
 
 def test_an_installation_has_no_package_called_src(pivot: Path, tmp_path: Path) -> None:

@@ -1,12 +1,72 @@
 """The HTTP service: `uvicorn src.api.app:app`."""
 
-from ..errors import not_built
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-__all__ = ["app"]  # noqa: F822 - see below
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import CollectorRegistry
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from .. import __version__
+from ..errors import BadConfig
+from . import health, routes, stream
+from .database import open_database
+from .pages import serve_page
+from .problems import handle_problems
+from .security import SecurityHeaders
+from .settings import Settings, load_settings
+from .submission import Service
+from .supervisor import supervised
+
+__all__ = ["app", "create_app"]
+
+ABOUT = "Lung nodules on chest CT: found, measured, triaged. Research software, not a medical device."
 
 
-def __getattr__(name: str) -> object:
-    # Told when the server asks for `app`, so that nothing starts that cannot answer.
-    if name == "app":
-        not_built("the HTTP and WebSocket service", "run `python -m src.inference.main` instead")
-    raise AttributeError(name)
+def create_app(settings: Settings) -> FastAPI:
+    """The service under these settings; its database and workers start with it, not before."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.make_folders()
+        app.state.service = Service(settings, open_database(settings.url))
+        try:
+            async with supervised(app.state.service):
+                yield
+        finally:
+            app.state.service.engine.dispose()
+
+    # No documentation pages: they load scripts from elsewhere.
+    app = FastAPI(
+        title="PIVOT", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.registry = CollectorRegistry()
+    for router in (routes.router, stream.router, health.router):
+        app.include_router(router)
+    handle_problems(app)
+    app.add_middleware(health.Figures, registry=app.state.registry)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Range"],
+            expose_headers=["ETag", "Location", "Retry-After", "Content-Range"],
+        )
+    app.add_middleware(SecurityHeaders)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
+    serve_page(app)
+    return app
+
+
+def _app() -> FastAPI:
+    try:
+        return create_app(load_settings())
+    except BadConfig as error:
+        sys.exit(f"error: {error}")
+
+
+app = _app()

@@ -1,16 +1,226 @@
-"""The client of the HTTP service. Loads no torch."""
+"""The client of the HTTP service, sync and async. Loads neither torch nor the server.
 
-from ..errors import not_built
+Every method raises `ServiceError` when the service refuses or stays away.
+"""
 
-__all__ = ["InferenceClient"]
+import asyncio
+import time
+import uuid
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from . import calls
+from .calls import Ask, Call, Came, Pause, ServiceError, Told, Watch
+
+__all__ = ["AsyncInferenceClient", "InferenceClient", "ServiceError"]
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # of each read and write, not of a whole upload
+T = TypeVar("T")
 
 
 class InferenceClient:
-    """A connection to the service at `base_url`.
+    """A connection to the service.
 
-    Raises:
-        NotBuilt: always, until the service exists.
+    Args:
+        base_url: such as `http://localhost:8000`.
+        api_key: is sent with every request; on the service's own machine, none is needed.
+        retries: how often a request is repeated when the service is away or asks to wait.
+        transport: of httpx, for tests and proxies.
     """
 
-    def __init__(self, base_url: str) -> None:
-        not_built(f"the service that {base_url} would be", "call src.inference.main.batch_inference")
+    def __init__(
+        self, base_url: str, api_key: str | None = None, retries: int = 5, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.retries = retries
+        self._http = httpx.Client(base_url=base_url, headers=_headers(api_key), timeout=TIMEOUT, transport=transport)
+        weakref.finalize(self, self._http.close)  # where nobody calls `close`
+
+    def submit_inference(
+        self,
+        scan_path: str | Path,
+        config: str | Path | None = None,
+        progress: Told | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Send a scan (a file, or a DICOM folder, which is zipped) and a YAML file; returns the job's id.
+
+        `progress` is called with the bytes sent and of all. However often it is tried, it is one job.
+
+        Raises:
+            BadScan, BadConfig: a file cannot be read, or the service refuses it.
+        """
+        return self._run(calls.submit(scan_path, config, progress, idempotency_key or uuid.uuid4().hex, self.retries))
+
+    def submit_study(self, study_uid: str, config: str | Path | None = None, idempotency_key: str | None = None) -> str:
+        """Have the service fetch the study with this StudyInstanceUID from its DICOMweb server; returns the job's id.
+
+        Raises:
+            BadConfig: the configuration cannot be read, or the service refuses it.
+            ServiceError: the service has no such server, or this is no UID.
+        """
+        return self._run(calls.submit_study(study_uid, config, idempotency_key or uuid.uuid4().hex, self.retries))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """State and progress of a job, as `docs/service.md` describes it."""
+        return self._run(calls.job(job_id, self.retries))
+
+    def wait_for_results(self, job_id: str, timeout: float = 300, progress: Watch | None = None) -> dict[str, Any]:
+        """The report of a job, once it is completed; `progress` is called with the job whenever it is looked at.
+
+        Raises:
+            TimeoutError: the job has not ended after `timeout` seconds; it goes on all the same.
+            BadScan, BadConfig, ServiceError: it failed, or was cancelled.
+        """
+        return self._run(calls.results(job_id, timeout, progress, self.retries))
+
+    def download_results(self, job_id: str, output_dir: str | Path, *, scan: bool = False) -> list[Path]:
+        """Write the job's files into a folder, under the names of the command line; with `scan`, the scan too.
+
+        Raises:
+            BadOutput: the folder cannot be written to.
+        """
+        return self._run(calls.download(job_id, Path(output_dir), self.retries, scan=scan))
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job that has not ended, or remove one that has."""
+        self._run(calls.cancel(job_id, self.retries))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self, call: Call[T]) -> T:
+        came: Came = None
+        try:
+            while True:
+                came = self._do(call.send(came))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            call.close()
+
+    def _do(self, step: Ask | Pause) -> Came:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        try:
+            with self._http.stream(step.method, step.url, headers=step.headers, files=step.files() or None) as answer:
+                if step.sink is None or not answer.is_success:
+                    answer.read()
+                    return answer
+                with step.sink.open("wb") as sink:
+                    for piece in answer.iter_bytes():
+                        sink.write(piece)
+                return answer
+        except httpx.TransportError as error:
+            return error
+
+
+class AsyncInferenceClient:
+    """`InferenceClient` with the same methods, to be awaited."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        retries: int = 5,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.retries = retries
+        self._http = httpx.AsyncClient(
+            base_url=base_url, headers=_headers(api_key), timeout=TIMEOUT, transport=transport
+        )
+
+    async def submit_inference(
+        self,
+        scan_path: str | Path,
+        config: str | Path | None = None,
+        progress: Told | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Send a scan; see `InferenceClient.submit_inference`."""
+        key = idempotency_key or uuid.uuid4().hex
+        return await self._run(calls.submit(scan_path, config, progress, key, self.retries))
+
+    async def submit_study(
+        self, study_uid: str, config: str | Path | None = None, idempotency_key: str | None = None
+    ) -> str:
+        """Have the service fetch a study; see `InferenceClient.submit_study`."""
+        key = idempotency_key or uuid.uuid4().hex
+        return await self._run(calls.submit_study(study_uid, config, key, self.retries))
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """State and progress of a job."""
+        return await self._run(calls.job(job_id, self.retries))
+
+    async def wait_for_results(
+        self,
+        job_id: str,
+        timeout: float = 300,  # noqa: ASYNC109 - as of the sync client; the job goes on
+        progress: Watch | None = None,
+    ) -> dict[str, Any]:
+        """The report of a job, once it is completed; see `InferenceClient.wait_for_results`."""
+        return await self._run(calls.results(job_id, timeout, progress, self.retries))
+
+    async def download_results(self, job_id: str, output_dir: str | Path, *, scan: bool = False) -> list[Path]:
+        """Write the job's files into a folder; see `InferenceClient.download_results`."""
+        return await self._run(calls.download(job_id, Path(output_dir), self.retries, scan=scan))
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job that has not ended, or remove one that has."""
+        await self._run(calls.cancel(job_id, self.retries))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, call: Call[T]) -> T:
+        came: Came = None
+        try:
+            while True:
+                came = await self._do(call.send(came))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            call.close()
+
+    async def _do(self, step: Ask | Pause) -> Came:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        request = {"headers": step.headers, "files": step.files() or None}
+        try:
+            async with self._http.stream(step.method, step.url, **request) as answer:  # type: ignore[arg-type]
+                if step.sink is None or not answer.is_success:
+                    await answer.aread()
+                    return answer
+                with step.sink.open("wb") as sink:
+                    async for piece in answer.aiter_bytes():
+                        sink.write(piece)
+                return answer
+        except httpx.TransportError as error:
+            return error
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}

@@ -22,7 +22,7 @@ from .checks import check_shape, padding_note
 from .geometry import RAS_TO_LPS
 from .slices import Slice, is_ct_image, is_dicom, read_header, read_pixels, slices_of
 
-__all__ = ["holds_dicom", "read_series"]
+__all__ = ["holds_dicom", "read_series", "series_slices"]
 
 MIN_SLICES = 3  # fewer are a localiser
 GAP, DUPLICATE = 1.5, 0.1  # of the median distance between slices
@@ -45,15 +45,21 @@ def read_series(path: Path) -> tuple[Voxels, Affine, str | None, tuple[str, ...]
 
     x runs along the columns, y along the rows, z along the slice normal.
     """
+    slices, uid, notes = series_slices(path)
+    array, padded = _decode(slices)
+    return array, _affine(slices), uid, (*notes, *padding_note(padded))
+
+
+def series_slices(path: Path) -> tuple[list[Slice], str | None, tuple[str, ...]]:
+    """The slices of the best CT series in a folder or file along their normal, its SeriesInstanceUID, notes."""
     files = _files(path) if path.is_dir() else [path]
     headers = [(file, header) for file in files if (header := read_header(file)) is not None]
     series, notes = _choose(headers)
     slices = [one for file, header in series for one in slices_of(file, header)]
     _check_uniform(slices)
     slices, repairs = _in_order(slices)
-    array, padded = _decode(slices)
     uid = series[0][1].get("SeriesInstanceUID")
-    return array, _affine(slices), str(uid) if uid else None, (*notes, *repairs, *padding_note(padded))
+    return slices, str(uid) if uid else None, (*notes, *repairs)
 
 
 def _files(folder: Path, *, nested: bool = True) -> Iterable[Path]:

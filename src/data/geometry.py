@@ -9,9 +9,9 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from ..types import Affine, Vec3, spacing_of
+from ..types import Affine, Shape3, Vec3, spacing_of
 
-__all__ = ["RAS_TO_LPS", "affine_from_spacing", "canonical", "map_points", "spacing_of", "to_lps"]
+__all__ = ["RAS_TO_LPS", "affine_from_spacing", "canonical", "map_points", "spacing_of", "to_lps", "turn_box"]
 
 RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -44,6 +44,18 @@ def canonical(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.NDArr
         step[source, 3] = array.shape[source] - 1 if flip else 0
     view = array.transpose(order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
     return view, affine @ step
+
+
+def turn_box(box: npt.NDArray[np.generic], origin: Shape3, matrix: Affine) -> tuple[npt.NDArray[np.generic], Shape3]:
+    """A box of voxels whose first one has the index `origin`, on a grid with the same voxels and other axes.
+
+    `matrix` leads from an index to the index of the same voxel there, as those of `canonical` do.
+    """
+    ends = [map_points(matrix, end) for end in (origin, np.add(origin, box.shape) - 1)]
+    x, y, z = (int(first) for first in np.round(np.min(ends, axis=0)))
+    order = np.abs(matrix[:3, :3]).argmax(axis=1)
+    steps = (-1 if matrix[axis, source] < 0 else 1 for axis, source in enumerate(order))
+    return box.transpose(order)[tuple(slice(None, None, step) for step in steps)], (x, y, z)
 
 
 def _closest_axes(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, ...], list[bool]]:

@@ -1,6 +1,8 @@
 """Reading a scan from any supported file: the one door through which volumes enter."""
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from ..errors import BadScan
 from ..types import Affine, Scan, Vec3, Volume
 from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
-from .dicom import holds_dicom, read_series
+from .dicom import holds_dicom, read_series, series_slices
+from .slices import Slice
 from .volumes import read_itk, read_nifti
 
-__all__ = ["find_scans", "load_scan", "read_scan", "scan_name"]
+__all__ = ["dicom_slices", "find_scans", "load_scan", "read_scan", "scan_name"]
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mhd", ".mha", ".nrrd")
@@ -48,6 +51,29 @@ def read_scan(path: str | Path) -> Scan:
         msg = f"{path}: {_plain(error)}"
         raise BadScan(msg) from error
     return Scan(array, affine, scan_name(path), uid, notes + straightened + changed)
+
+
+@contextmanager
+def dicom_slices(path: str | Path) -> Iterator[list[Slice]]:
+    """The slices of the DICOM series that `read_scan` reads at `path`, in the order of the scan's third axis.
+
+    Their files are there as long as the context: those of a zip are unpacked for it.
+
+    Raises:
+        BadScan: there is no DICOM series, or it cannot be read.
+    """
+    path = Path(path)
+    with ExitStack() as stack:
+        try:
+            content = _content(stack.enter_context(unpacked(path))) if _suffix(path) == ".zip" else path
+            if not content.is_dir() and _suffix(content) != DICOM_FILE:
+                msg = "is no DICOM series"
+                raise BadScan(msg)  # noqa: TRY301 - told like what reading finds
+            slices, _, _ = series_slices(content)
+        except BadScan as error:
+            msg = f"{path}: {error}"
+            raise BadScan(msg) from error.__cause__
+        yield slices
 
 
 def scan_name(path: str | Path) -> str:

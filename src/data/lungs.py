@@ -7,16 +7,18 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from ..types import Affine
+from ..types import Affine, Shape3
 from .geometry import map_points, spacing_of
 
-__all__ = ["BODY", "LungRegion", "Mask", "coarse_means", "find_lungs", "inside_body"]
+__all__ = ["BODY", "LungRegion", "Mask", "coarse_means", "find_lungs", "inside_body", "search_region"]
 
 COARSE = 3.0  # mm, about the width of a coarse voxel
 # Mean HU of a coarse voxel. Gas in the bowel and air around the body lie below, emphysema mostly above the limit.
 AERATED = (-975.0, -600.0)
 BODY = -300.0
 OPENING = 3  # coarse voxels; partial volume at skin and bowel walls has the HU of lung, but is thinner
+CERTAIN_LITRES = 1.0  # less may be what is left of lungs that disease has filled
+CERTAIN_SHARE = 0.15  # of the lung on either side of the body's middle; less, and one lung may not be recognised
 LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that this rule does not recognise
 Mask = npt.NDArray[np.bool_]
 
@@ -49,6 +51,34 @@ def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> LungRegion | N
     return LungRegion(ndimage.distance_transform_edt(~lung, sampling=spacing), wide, round(litres, 2))
 
 
+def search_region(lungs: LungRegion | None, shape: Shape3, affine: Affine, reach: float) -> Mask | None:
+    """Where in a grid of `shape` and `affine` (RAS+) nodules can be: up to `reach` mm from what the lungs enclose.
+
+    What they enclose is their convex hull in each slice, so that hila and masses that indent a lung belong to
+    it. The grid's axes run along those of the lungs. None means anywhere: too little lung is recognised, or
+    hardly any on one side.
+    """
+    if lungs is None or not _is_certain(lungs):
+        return None
+    lung = lungs.distance == 0
+    slices = [convex_hull_image(one) if one.any() else one for one in np.moveaxis(lung, 2, 0)]
+    distance = ndimage.distance_transform_edt(~np.stack(slices, axis=2), sampling=spacing_of(lungs.affine))
+    index = np.linalg.inv(lungs.affine) @ affine
+    axes = (
+        np.clip(np.rint(index[axis, axis] * np.arange(size) + index[axis, 3]), 0, lung.shape[axis] - 1).astype(int)
+        for axis, size in enumerate(shape)
+    )
+    region: Mask = (distance <= reach)[np.ix_(*axes)]
+    return region
+
+
+def _is_certain(lungs: LungRegion) -> bool:
+    across = (lungs.distance == 0).sum(axis=(1, 2))
+    filled = np.flatnonzero(across)
+    left = across[: (filled[0] + filled[-1] + 1) // 2].sum() / across.sum()
+    return lungs.litres >= CERTAIN_LITRES and CERTAIN_SHARE <= left <= 1 - CERTAIN_SHARE
+
+
 def coarse_means(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.NDArray[np.float32], Affine]:
     """The mean HU of blocks of about 3 mm, and their affine (RAS+)."""
     steps = [max(1, round(COARSE / size)) for size in spacing_of(affine)]
@@ -59,7 +89,7 @@ def coarse_means(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.ND
 
 def _block_means(array: npt.NDArray[np.generic], steps: list[int]) -> npt.NDArray[np.float32]:
     """Means of blocks of `steps` voxels; what is left over at the far ends is left out."""
-    for axis, step in enumerate(steps):
+    for axis, step in reversed(list(enumerate(steps))):  # whole slices are added fastest, and leave less to add
         count = array.shape[axis] // step
         kept = array[(slice(None),) * axis + (slice(0, count * step),)]
         shape = (*kept.shape[:axis], count, step, *kept.shape[axis + 1 :])

@@ -5,22 +5,32 @@ from typing import Literal
 import numpy as np
 
 from ..types import Preprocessed, Scan, Vec3
-from .geometry import canonical
+from .geometry import canonical, map_points
 from .intensity import normalize_intensity
-from .resample import resample
+from .resample import Box, resample
 
 __all__ = ["preprocess"]
 
 
 def preprocess(
-    scan: Scan, spacing: Vec3, clip_range: tuple[float, float], method: Literal["minmax", "zscore"] | None
+    scan: Scan,
+    spacing: Vec3,
+    clip_range: tuple[float, float],
+    method: Literal["minmax", "zscore"] | None,
+    box: Box | None = None,
 ) -> Preprocessed:
-    """The scan with axes to left, back and head, on a grid of `spacing` mm, clipped and normalised.
+    """The scan with axes to left, back and head, on a grid of `spacing` mm, clipped and normalised; or a box of it.
 
     Whatever order and direction the file's axes have, the network sees the same volume.
     """
     array, affine = canonical(scan.array, scan.affine)
-    resampled, affine = resample(array, affine, spacing)
+    whole = method == "zscore"  # its mean and deviation are those of the whole volume
+    resampled, moved = resample(array, affine, spacing, None if whole else box)
     if np.shares_memory(resampled, scan.array):
         resampled = resampled.copy()
-    return Preprocessed(normalize_intensity(resampled, clip_range, method), affine)
+    normalized = normalize_intensity(resampled, clip_range, method)
+    if whole and box is not None:
+        moved = moved.copy()
+        moved[:3, 3] = map_points(moved, [side.start for side in box])
+        normalized = normalized[box]
+    return Preprocessed(normalized, moved)

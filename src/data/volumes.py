@@ -106,7 +106,7 @@ def _nifti_kind(stream: BufferedIOBase) -> type[nib.Nifti1Image]:
     for kind in (nib.Nifti1Image, nib.Nifti2Image):
         if len(first) == 4 and kind.header_class.sizeof_hdr in sizes:
             return kind
-    msg = "is not a NIfTI file: its header is neither NIfTI-1 nor NIfTI-2"
+    msg = "not a NIfTI file, because its header is neither NIfTI-1 nor NIfTI-2"
     raise BadScan(msg)
 
 
@@ -178,7 +178,7 @@ def _stored_bytes_meta(path: Path) -> int:
     header, found, rest = _text_header(path).partition("\nElementDataFile")
     name = re.match(r"[ \t]*=[ \t]*(.*?)\s*(\n|$)", rest)
     if not found or not name:
-        msg = "is not a MetaImage file: its header has no ElementDataFile"
+        msg = "not a MetaImage file, because its header has no ElementDataFile"
         raise BadScan(msg)
     fields = dict(re.findall(r"(?m)^(\w+)[ \t]*=[ \t]*(.*?)\s*$", header))
     geometry = " ".join(value for key, value in fields.items() if key in META_GEOMETRY)

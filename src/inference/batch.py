@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,25 +16,45 @@ from typing import Any, NamedTuple, TypedDict
 
 from ..config import Config, load_config
 from ..data.loader import find_scans, read_scan, scan_name
-from ..errors import BadCheckpoint, BadConfig, BadOutput, NotBuilt, PivotError
+from ..errors import BadCheckpoint, BadConfig, BadOutput, PivotError
 from ..files import writable_folder
 from ..triage.patient import Patient
 from ..types import Results, Scan
-from .outputs import check_outputs, is_complete, write_outputs
+from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
 from .pipeline import InferencePipeline
 from .progress import Listener, silent
 from .read_ahead import executor, read_ahead
+from .sharding import shard_of
 
-__all__ = ["BatchResults", "batch_inference", "infer_file", "open_pipeline", "with_options"]
+__all__ = [
+    "FATAL",
+    "BatchResults",
+    "Turns",
+    "batch_inference",
+    "infer_file",
+    "open_pipeline",
+    "scans_of",
+    "with_options",
+]
 
 log = logging.getLogger("pivot")
 # What would go wrong with every other scan too; the pipe is that to whoever reads the progress.
-FATAL = (BadCheckpoint, BadConfig, BadOutput, NotBuilt, BrokenPipeError)
+FATAL = (BadCheckpoint, BadConfig, BadOutput, BrokenPipeError)
 
 
 class _Timed(NamedTuple):
     scan: Scan
     seconds: float  # that reading took
+
+
+class Turns(NamedTuple):
+    """What a scan waits for, where several are under way in one process; the waiting counts for none of them."""
+
+    infer: AbstractContextManager[object] = nullcontext()
+    write: AbstractContextManager[object] = nullcontext()
+
+
+AT_ONCE = Turns()
 
 
 class BatchResults(TypedDict):
@@ -58,6 +78,7 @@ def batch_inference(  # noqa: PLR0913 - the documented call
     device: str | None = None,
     resume: bool = False,
     progress: Listener = silent,
+    shard: tuple[int, int] = (0, 1),
 ) -> BatchResults:
     """Run over every scan in a folder; one that fails is reported in `failed` and does not stop the rest.
 
@@ -71,6 +92,7 @@ def batch_inference(  # noqa: PLR0913 - the documented call
         device: overrides `model.device`.
         resume: leave out scans whose outputs are complete and were made with the same model and settings.
         progress: is called with the events that `progress` describes, from two threads.
+        shard: index, from 0, and number of the parts that the folder is split into; only this one is done.
 
     Raises:
         BadConfig: the configuration is wrong, or contradicts the model.
@@ -78,14 +100,24 @@ def batch_inference(  # noqa: PLR0913 - the documented call
         BadCheckpoint: the model cannot be loaded, or answers with NaN.
         BadOutput: `output_dir` cannot be written to.
     """
-    if Path(input_dir).resolve() == Path(output_dir).resolve():
-        msg = f"the output folder {output_dir} is the input folder: heatmaps in it would be taken for scans"
-        raise BadConfig(msg)
     settings = with_options(load_config(config), batch_size=batch_size, num_workers=num_workers)
     pipeline = open_pipeline(checkpoint, settings, device, output_dir)
     run = _Run(pipeline, Path(output_dir), progress)
-    run.all(find_scans(input_dir), resume=resume)
+    run.all(scans_of(input_dir, output_dir, shard), resume=resume)
     return run.summary()
+
+
+def scans_of(input_dir: str | Path, output_dir: str | Path, shard: tuple[int, int] = (0, 1)) -> Sequence[Path]:
+    """The scans in a folder, or one part of them, as `batch_inference` does them.
+
+    Raises:
+        BadConfig: the output folder is the input folder, or there is no such part.
+        BadScan: the folder holds no scans, or two of the same name.
+    """
+    if Path(input_dir).resolve() == Path(output_dir).resolve():
+        msg = f"the output folder {output_dir} is the input folder: heatmaps in it would be taken for scans"
+        raise BadConfig(msg)
+    return shard_of(find_scans(input_dir), *shard)
 
 
 def infer_file(
@@ -96,13 +128,14 @@ def infer_file(
     resume: bool = False,
     progress: Listener = silent,
     patient: Patient | None = None,
+    turns: Turns = AT_ONCE,
 ) -> BatchResults:
     """Run over one scan, of this patient where one is given; its failure is raised, not reported.
 
     Raises:
         PivotError: whatever went wrong; the message begins with the path where it is this scan's fault.
     """
-    run = _Run(pipeline, Path(output_dir), progress, patient)
+    run = _Run(pipeline, Path(output_dir), progress, patient, turns)
     run.all([Path(path)], resume=resume)
     for failure in run.failures.values():
         raise failure
@@ -119,7 +152,12 @@ def open_pipeline(
 
 
 def with_options(
-    config: Config, batch_size: int | None = None, num_workers: int | None = None, detections: str | None = None
+    config: Config,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    detections: str | None = None,
+    *,
+    save_dicom: bool | None = None,
 ) -> Config:
     """The configuration with those of the values that are given.
 
@@ -129,6 +167,7 @@ def with_options(
     data = config.model_dump()
     data["inference"] |= _given(batch_size=batch_size, num_workers=num_workers)
     data["output"]["formats"] |= _given(detections=detections)
+    data["output"] |= _given(save_dicom=save_dicom)
     return load_config(data)
 
 
@@ -144,6 +183,7 @@ class _Run:
     folder: Path
     tell: Listener
     patient: Patient | None = None
+    turns: Turns = AT_ONCE
     failures: dict[str, PivotError] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     detections: int = 0
@@ -183,14 +223,19 @@ class _Run:
         """Infer the scan, and have its results written once those of the last are."""
         with self._failing(path):
             read = reading.result()
-            start = time.perf_counter()
-            results = self.pipeline.predict(read.scan, progress=partial(self._window, path), patient=self.patient)
-            seconds = time.perf_counter() - start
+            check_scan(read.scan, self.pipeline.config)
+            with self.turns.infer:
+                start = time.perf_counter()
+                results = self.pipeline.predict(
+                    read.scan, progress=partial(self._window, path, writer), patient=self.patient
+                )
+                seconds = time.perf_counter() - start
             self._wait()
             self.writing = writer.submit(self._write, path, read, results, seconds)
             self._check()
 
-    def _window(self, path: Path, done: int, total: int) -> None:
+    def _window(self, path: Path, writer: Executor, done: int, total: int) -> None:
+        self.writing = self.writing or writer.submit(load_writers, self.pipeline.config)  # while the network runs
         self.tell({"event": "windows", "scan": str(path), "done": done, "total": total})
         self._check()
 
@@ -204,9 +249,9 @@ class _Run:
             self.writing.result()
 
     def _write(self, path: Path, read: _Timed, results: Results, seconds: float) -> None:
-        with self._failing(path):
+        with self._failing(path), self.turns.write:
             start = time.perf_counter()
-            outputs = write_outputs(read.scan, results, self.pipeline.config, self.folder, read.seconds)
+            outputs = write_outputs(read.scan, results, self.pipeline.config, self.folder, read.seconds, path)
             self.seconds.append(read.seconds + seconds + time.perf_counter() - start)
             self.detections += len(results["detections"])
             self.tell(

@@ -18,12 +18,13 @@ class Cube:
     """The scan about a point: `hu` of shape (N, N, N), N odd, with the point in the middle voxel.
 
     The grid is isotropic with `step` millimetres and keeps the scan's axes; `inside` is false where
-    it leaves the scan.
+    it leaves the scan. `thickness` is the scan's largest voxel side in millimetres.
     """
 
     hu: FloatArray
     inside: Mask
     step: float
+    thickness: float
 
     @property
     def middle(self) -> Shape3:
@@ -47,7 +48,7 @@ def sample_cube(scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, half:
         weights = _spline(np.clip(target - low, 0, high - low - 1), high - low)
         hu = np.moveaxis(np.tensordot(weights, hu, axes=(1, axis)), 0, axis)
     x, y, z = (np.abs(target - (n - 1) / 2) < n / 2 for target, n in zip(targets, scan.shape, strict=True))
-    return Cube(np.ascontiguousarray(hu), x[:, None, None] & y[:, None] & z, step)
+    return Cube(np.ascontiguousarray(hu), x[:, None, None] & y[:, None] & z, step, max(spacing))
 
 
 def touches_border(body: Mask, cube: Cube) -> bool:

@@ -8,8 +8,10 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import BadConfig, PivotError, SomeScansFailed
@@ -85,8 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", type=_path, help="a scan: NIfTI, MHD, MHA, NRRD, a DICOM folder or a zip of one")
     source.add_argument("--input-dir", type=_path, help="a folder of scans")
+    source.add_argument("--dicomweb", metavar="URL", help="fetch the best chest CT series of --study from this server")
     source.add_argument("--demo", action="store_true", help="make a synthetic chest and find its nodules")
-    add("--output", type=_path, help="folder for the results of --input or --demo (default: results)")
+    add("--study", metavar="UID", help="the StudyInstanceUID that --dicomweb fetches")
+    add("--output", type=_path, help="folder for results, except of --input-dir (default: results)")
     add("--output-dir", type=_path, help="folder for the results of --input-dir (default: results)")
     add("--config", type=_path, help="YAML file, such as configs/inference.yaml")
     add("--patient", type=_path, help="YAML file about the patient of --input, for the guidelines; never written out")
@@ -94,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-workers", type=_count(0), help="threads that read scans ahead; 0: everything in turn")
     add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: model.device of the config)")
     add("--format", choices=("json", "csv", "both"), help="file format of the detections")
+    add("--dicom", action="store_true", help="write the results as DICOM objects too; the scan must be a DICOM series")
+    add("--deidentify", action="store_true", help="store nothing that tells who the patient is (DICOM PS3.15)")
     add("--resume", action="store_true", help="leave out scans that are complete, with the same model and settings")
+    add("--num-shards", type=_count(1), help="split --input-dir into so many parts, of which this command does one")
+    add("--shard-index", type=_count(0), help="which of the parts, from 0")
+    add("--distributed", nargs="?", const="auto", metavar="ADDRESS", help="run --input-dir on a Ray cluster")
     add("--progress", choices=("auto", "bar", "json", "none"), default="auto", help="bars, or JSON lines on stdout")
     return parser
 
@@ -104,17 +113,40 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.input_dir is None:
-        for name in ("output_dir", "num_workers"):
+        for name in ("output_dir", "num_workers", "num_shards", "shard_index", "distributed"):
             if getattr(options, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} goes with --input-dir, not with --input or --demo")
     elif options.output is not None:
         parser.error("--output goes with --input or --demo: with --input-dir, use --output-dir")
-    if options.demo and options.resume:
-        parser.error("--resume goes with --input or --input-dir, not with --demo")
-    if options.patient and (options.input is None or options.resume):
-        parser.error("--patient goes with --input alone: it is about one patient, and --resume cannot tell whom")
+    for holds, message in _contradictions(options):
+        if holds:
+            parser.error(message)
     options.output = options.output or options.output_dir or Path("results")
     return options
+
+
+def _contradictions(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
+    """What must not hold of the options, with what to say where it does."""
+    alone = options.input_dir or options.demo or options.resume
+    yield (options.num_shards is None) != (options.shard_index is None), "--num-shards and --shard-index go together"
+    yield (
+        bool(options.distributed and options.device),
+        "--device goes without --distributed, which uses the GPUs of the cluster, or its CPUs",
+    )
+    for name in ("resume", "dicom"):
+        yield options.demo and getattr(options, name), f"--{name} goes with --input or --input-dir, not with --demo"
+    yield (
+        bool(options.patient and alone),
+        "--patient goes with --input alone, or --dicomweb: it is about one patient, whom --resume cannot tell",
+    )
+    yield (
+        (options.dicomweb is None) != (options.study is None),
+        "--dicomweb and --study go together: where from, and which study",
+    )
+    yield (
+        bool(options.deidentify and alone),
+        "--deidentify goes with --input or --dicomweb, and not with --resume: names are new each time",
+    )
 
 
 def _path(text: str) -> Path:
@@ -152,17 +184,60 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
     config, patient = _config(options), load_patient(options.patient)
     shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
     if options.input_dir:
-        done = batch_inference(
-            options.checkpoint, options.input_dir, options.output, config, device=options.device, **shared
-        )
+        shard = (options.shard_index or 0, options.num_shards or 1)
+        if options.distributed:
+            done = _on_cluster(options, config, shard, shared)
+        else:
+            done = batch_inference(
+                options.checkpoint,
+                options.input_dir,
+                options.output,
+                config,
+                device=options.device,
+                shard=shard,
+                **shared,
+            )
         return [_told(done, options.output)], done["failed"]
     pipeline = open_pipeline(options.checkpoint, config, options.device, options.output)
     if options.demo:
         from .demo import run_demo
 
         return _table(run_demo(pipeline, options.output, tell)), {}
-    done = infer_file(pipeline, options.input, options.output, patient=patient, **shared)
+    with _scan(options) as path:
+        done = infer_file(pipeline, path, options.output, patient=patient, **shared)
     return [_told(done, options.output)], {}
+
+
+def _on_cluster(
+    options: argparse.Namespace, config: "Config", shard: tuple[int, int], shared: dict[str, Any]
+) -> "BatchResults":
+    from .batch import scans_of
+    from .distributed import connect, distributed_inference
+
+    scans = scans_of(options.input_dir, options.output, shard)
+    connect(options.distributed)
+    return distributed_inference(options.checkpoint, scans, output_dir=options.output, config=config, **shared)
+
+
+@contextmanager
+def _scan(options: argparse.Namespace) -> Iterator[Path]:
+    """The scan to run: fetched, and without what tells who the patient is, as the options ask."""
+    if not (options.dicomweb or options.deidentify):
+        yield options.input
+        return
+    from ..dicom_io.deidentify import deidentified, load_key
+
+    name = os.environ.get("PIVOT_DEIDENTIFY_KEY")
+    key = load_key(Path(name) if name else None) if options.deidentify else None
+    if options.dicomweb:
+        from ..dicom_io.web import pull_study
+
+        login = os.environ.get("PIVOT_DICOMWEB_LOGIN")
+        with TemporaryDirectory(prefix="pivot-") as folder:
+            yield pull_study(options.dicomweb, options.study, folder, key=key, login=login)
+    elif key is not None:
+        with deidentified(options.input, key) as copy:
+            yield copy
 
 
 def _config(options: argparse.Namespace) -> "Config":
@@ -173,7 +248,8 @@ def _config(options: argparse.Namespace) -> "Config":
     if options.format and not config.output.save_detections:
         msg = f"--format {options.format}, but output.save_detections is false in {options.config}"
         raise BadConfig(msg)
-    return with_options(config, options.batch_size, options.num_workers, options.format)
+    save_dicom = options.dicom or None
+    return with_options(config, options.batch_size, options.num_workers, options.format, save_dicom=save_dicom)
 
 
 def _told(done: "BatchResults", folder: Path) -> str:

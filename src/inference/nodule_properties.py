@@ -19,7 +19,7 @@ from ..types import FloatArray, NoduleType, Properties, Vec3
 from .masks import Mask, depth_of, rim_distance
 from .segmentation import Levels, Segmentation, segment_nodule
 
-__all__ = ["extract_properties", "measure_nodule"]
+__all__ = ["extract_properties", "measure_nodule", "segment_and_measure"]
 
 # HU above which tissue counts as solid: Scholten et al. Eur Radiol 2015;25:488-496.
 SOLID = -300.0
@@ -40,10 +40,17 @@ def extract_properties(
     `axial_axis` the array axis that runs from head to feet. Where the nodule cannot be segmented, the
     HU statistics are those of a ball of the guessed diameter, null outside the scan, and all else is null.
     """
+    return segment_and_measure(scan, coordinates, diameter, spacing, axial_axis)[0]
+
+
+def segment_and_measure(
+    scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
+) -> tuple[Properties, Segmentation | None]:
+    """`extract_properties` with the segmentation that was measured."""
     found = segment_nodule(scan, coordinates, diameter, spacing)
     if found is None:
-        return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing))
-    return measure_nodule(found, scan, spacing, axial_axis)
+        return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing)), None
+    return measure_nodule(found, scan, spacing, axial_axis), found
 
 
 def measure_nodule(

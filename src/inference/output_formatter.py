@@ -76,11 +76,18 @@ def save_heatmap(heatmap: npt.NDArray[Any], path: str | Path) -> None:
         if Path(path).suffix == ".npy":
             np.save(partial, np.asarray(heatmap))
             return
-        steps = np.round(np.asarray(heatmap) * 255).astype(np.uint8)
-        image = nibabel.Nifti1Image(steps, getattr(heatmap, "affine", None))
+        image = nibabel.Nifti1Image(_in_steps(np.asarray(heatmap)), getattr(heatmap, "affine", None))
         image.header.set_slope_inter(1 / 255, 0)
         image.header.set_xyzt_units("mm")
         nibabel.save(image, partial)
+
+
+def _in_steps(heatmap: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """0..1 as 0..255, slice by slice: no copy of the whole heatmap is made on the way."""
+    steps = np.empty(heatmap.shape, np.uint8, order="F")
+    for z in range(heatmap.shape[2]):
+        steps[..., z] = np.rint(heatmap[..., z] * 255)
+    return steps
 
 
 def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:

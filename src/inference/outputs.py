@@ -2,6 +2,8 @@
 
 The JSON report comes last, so where it is, the scan is done. It is kept even where it was not asked
 for (`formats.detections: csv`, `save_detections: false`), under a name that begins with a dot.
+
+What draws is imported where it is used: it takes seconds, for which the network need not wait.
 """
 
 import logging
@@ -10,18 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
-from ..errors import BadConfig, BadOutput
+from ..config import Config, Visualization
+from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_files
 from ..types import Results, Scan, Volume
-from ..viz.overlay import find_colormap, visualize_detections
-from ..viz.rendering_3d import write_3d
-from ..viz.report import write_report
 from .output_formatter import load_report, save_csv, save_heatmap, save_json
 
-__all__ = ["check_outputs", "is_complete", "output_names", "write_outputs"]
+__all__ = ["check_outputs", "check_scan", "is_complete", "load_writers", "output_names", "write_outputs"]
 
 log = logging.getLogger("pivot")
+DICOM = "_dicom"
 # What changes how fast results come, not what they are. The checkpoint is known by its hash.
 WITHOUT_EFFECT = {
     "versions.python",
@@ -44,18 +44,40 @@ def check_outputs(config: Config) -> None:
     """
     wanted = config.output
     pictures = wanted.save_visualization or wanted.save_report or config.visualization.save_3d
-    if not (wanted.save_detections or wanted.save_heatmap or pictures):
+    if not (wanted.save_detections or wanted.save_heatmap or wanted.save_dicom or pictures):
         msg = (
-            "output.save_detections, save_heatmap, save_visualization, save_report and visualization.save_3d are all "
-            "false: nothing would be written"
+            "output.save_detections, save_heatmap, save_visualization, save_report, save_dicom and "
+            "visualization.save_3d are all false: nothing would be written"
         )
         raise BadConfig(msg)
-    if wanted.save_visualization:
+    if wanted.save_visualization and config.visualization.colormap != Visualization().colormap:
+        from ..viz.overlay import find_colormap
+
         find_colormap(config.visualization.colormap)
 
 
+def load_writers(config: Config) -> None:
+    """Import what draws the picture, and measures what is drawn, beside other work."""
+    if config.output.save_visualization:
+        from ..viz import overlay  # noqa: F401
+
+
+def check_scan(scan: Scan, config: Config) -> None:
+    """Refuse, before any work is done, a scan whose outputs could not be written after it.
+
+    Raises:
+        BadScan: DICOM objects are wanted of a scan that was no DICOM series.
+    """
+    if config.output.save_dicom and scan.series_uid is None:
+        msg = "output.save_dicom (--dicom) needs a DICOM series, to whose study the results are added: give one"
+        raise BadScan(msg)
+
+
 def output_names(scan_id: str, config: Config) -> list[str]:
-    """The names of a scan's files, in the order in which they are written; the JSON report is the last."""
+    """The names of a scan's files, in the order in which they are written; the JSON report is the last.
+
+    The DICOM objects are in a folder, since how many there are depends on what was found.
+    """
     wanted = config.output
     names = []
     if wanted.save_heatmap:
@@ -66,6 +88,8 @@ def output_names(scan_id: str, config: Config) -> list[str]:
         names.append(f"{scan_id}_3d.html")
     if wanted.save_report:
         names.append(f"{scan_id}_report.pdf")
+    if wanted.save_dicom:
+        names.append(f"{scan_id}{DICOM}")
     formats = wanted.formats.detections if wanted.save_detections else "none"
     if formats in ("csv", "both"):
         names.append(f"{scan_id}_detections.csv")
@@ -73,18 +97,29 @@ def output_names(scan_id: str, config: Config) -> list[str]:
 
 
 def write_outputs(
-    scan: Scan, results: Results, config: Config, folder: str | Path, seconds_to_read: float | None = None
+    scan: Scan,
+    results: Results,
+    config: Config,
+    folder: str | Path,
+    seconds_to_read: float | None = None,
+    source: str | Path | None = None,
 ) -> list[Path]:
     """Write what the configuration asks for into `folder`: every file of the scan, or none.
 
+    `source`, from which the scan was read, is needed for DICOM objects.
+
     Raises:
         BadOutput: the folder cannot be written to.
+        BadScan: DICOM objects are wanted, and `source` is not the DICOM series of the scan.
     """
     start = time.perf_counter()
     names = output_names(results["scan_id"], config)
     with whole_files(folder, last=names[-1]) as draft:
         for path in (draft / name for name in names[:-1]):
-            _write(scan, results, config, path)
+            if path.name.endswith(DICOM):
+                _write_dicom(scan, results, path, source)
+            else:
+                _write(scan, results, config, path)
         save_json(_timed(results, seconds_to_read, time.perf_counter() - start), draft / names[-1])
     return [Path(folder, name) for name in names]
 
@@ -95,7 +130,7 @@ def is_complete(scan_id: str, config: Config, folder: Path, origin: Mapping[str,
     `origin` is that of `InferencePipeline`. Where the files are there but differ, a warning says in what.
     """
     names = output_names(scan_id, config)
-    if not all((folder / name).is_file() for name in names):
+    if not all((folder / name).exists() for name in names):
         return False
     try:
         metadata = load_report(folder / names[-1])["metadata"]
@@ -118,14 +153,33 @@ def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
         case ".png":
             _draw(scan, results, config, path)
         case ".html":
+            from ..viz.rendering_3d import write_3d
+
             write_3d(scan, results["heatmap"], results, path)
         case ".pdf":
+            from ..viz.report import write_report
+
             write_report(scan, results, path)
         case _:
             save_heatmap(results["heatmap"], path)
 
 
+def _write_dicom(scan: Scan, results: Results, folder: Path, source: str | Path | None) -> None:
+    """The results as DICOM objects, with the report where it has been written beside `folder`."""
+    from ..dicom_io.export import export_objects
+    from ..viz.key_images import key_images
+
+    if source is None:
+        msg = "output.save_dicom needs the path of the DICOM series: give it as `source`"
+        raise BadScan(msg)
+    folder.mkdir()
+    report = folder.with_name(f"{results['scan_id']}_report.pdf")
+    export_objects(source, results, folder, report if report.is_file() else None, key_images(scan, results))
+
+
 def _draw(scan: Scan, results: Results, config: Config, path: Path) -> None:
+    from ..viz.overlay import visualize_detections
+
     look = config.visualization
     visualize_detections(
         scan=Volume(scan.array, scan.affine),

@@ -3,10 +3,12 @@
 import platform
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +24,15 @@ from ..data.geometry import (
     map_points,
     spacing_of,
     to_lps,
+    turn_box,
 )
-from ..data.lungs import find_lungs
+from ..data.lungs import LungRegion, Mask, find_lungs, search_region
 from ..data.preprocessing import preprocess
-from ..data.resample import to_grid
+from ..data.resample import Box, new_grid, to_grid
 from ..errors import BadConfig, BadScan, PivotError
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
+from ..model.engines import open_engine
 from ..model.unet import DIAMETER, HEATMAP
 from ..triage.guidelines import SOURCES, apply_guidelines
 from ..triage.lung_rads import exam
@@ -38,25 +42,41 @@ from ..types import (
     Affine,
     Detection,
     LeftOut,
+    NoduleMask,
     Peak,
     Preprocessed,
     Properties,
     Results,
     Scan,
+    Shape3,
     Vec3,
     Volume,
 )
-from .nodule_properties import extract_properties
 from .output_formatter import save_csv, save_heatmap, save_json
 from .peak_detection import detect_peaks
 from .post_processing import filter_detections
-from .sliding_window import Predictions, predict_windows
+from .sliding_window import CONTEXT, Predictions, plan_box, plan_tiles, predict_windows
 from .tta import IDENTITY, views
+
+if TYPE_CHECKING:
+    from .segmentation import Segmentation
 
 __all__ = ["InferencePipeline"]
 
 BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; a mark further away is in bowel, skin or on the table
+SEARCHED = BESIDE_LUNG + 3.0  # mm around the lungs; they are known to about 3 mm
+# Voxels that neighbouring tiles share, and that the network sees around the lungs (docs/performance.md).
+TILES = {"balanced": (96, 16), "fast": (48, 0)}
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
+
+
+class _Plan(NamedTuple):
+    """Where the network looks: which windows, which part of the resampled scan, and where in it nodules can be."""
+
+    patch: Shape3
+    stride: Shape3
+    box: Box | None = None
+    region: Mask | None = None
 
 
 @contextmanager
@@ -90,12 +110,26 @@ class InferencePipeline:
         config: Config | dict[str, Any] | str | Path | None = None,
         device: str | None = None,
     ) -> None:
-        self.config = load_config(config)
-        self.device = pick_device(device or self.config.model.device)
-        self.checkpoint = load_model(checkpoint or self.config.model.checkpoint)
-        self.model = self.checkpoint.model.to(self.device)
-        torch.backends.cudnn.benchmark = self.config.inference.cudnn_benchmark
-        self._check_input()
+        config = load_config(config)
+        self.device = pick_device(device or config.model.device)
+        self.checkpoint = load_model(checkpoint or config.model.checkpoint)
+        self.config = self._usable(config)
+        self.model = self._engine()
+
+    def with_config(self, config: Config | dict[str, Any] | str | Path | None) -> Self:
+        """The same loaded weights, on the same device, under another configuration.
+
+        Raises:
+            BadConfig: the configuration is wrong, or contradicts the model's preprocessing.
+        """
+        other = copy(self)
+        other.config = self._usable(load_config(config))
+        other.model = other._engine()  # noqa: SLF001 - of the same class
+        return other
+
+    def _engine(self) -> torch.nn.Module:
+        mixed = self.config.model.mixed_precision
+        return open_engine(self.checkpoint, self.config.inference.engine, self.device, mixed=mixed)
 
     @_enough_memory()
     def predict(
@@ -118,15 +152,21 @@ class InferencePipeline:
         start = time.perf_counter()
         scan, placed = _as_scan(scan, spacing)
         patient = load_patient(patient)
-        volume = self._preprocess(scan)
+        array, affine = canonical(scan.array, scan.affine)
+        lungs = find_lungs(array, affine)
+        plan = self._plan(array.shape, affine, lungs)
+        volume = self._preprocess(scan, plan.box)
         ready = time.perf_counter()
-        predictions = self._infer(volume, progress)
+        predictions = self._infer(volume, plan, progress)
         inferred = time.perf_counter()
         scale = int(getattr(self.model, "output_stride", 1))
         heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
-        detections, search = self._describe(scan, predictions, heat_affine, placed=placed)
+        with ThreadPoolExecutor(1) as beside:
+            drawn = beside.submit(to_grid, predictions.maps[HEATMAP].clip(0, 1), heat_affine, scan.shape, scan.affine)
+            detections, masks, search = self._describe(scan, lungs, predictions, heat_affine, placed=placed)
+            heatmap = drawn.result()
+        search = {"searched": "everything" if plan.region is None else "lungs", **search}
         detections = _ruled(detections, patient)
-        heatmap = to_grid(predictions.maps[HEATMAP], heat_affine, scan.shape, scan.affine).clip(0, 1)
         end = time.perf_counter()
         timings = {"preprocess": ready - start, "inference": inferred - ready, "postprocess": end - inferred}
         return Results(
@@ -137,6 +177,7 @@ class InferencePipeline:
             detections=detections,
             summary=_summary(detections, search["left_out"], end - start, patient),
             heatmap=Volume(heatmap, scan.affine),
+            masks=masks,
         )
 
     def save_detections(self, results: Results, path: str | Path) -> None:
@@ -164,51 +205,74 @@ class InferencePipeline:
             },
         }
 
-    def _check_input(self) -> None:
+    def _usable(self, config: Config) -> Config:
+        """The configuration, which must not contradict the model's preprocessing, put into effect."""
         trained = self.checkpoint.about.preprocessing.model_dump()
-        for key, wanted in self.config.input.model_dump(exclude_none=True).items():
+        for key, wanted in config.input.model_dump(exclude_none=True).items():
             if wanted != trained[key]:
                 msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}: remove the key"
                 raise BadConfig(msg)
+        torch.backends.cudnn.benchmark = config.inference.cudnn_benchmark
+        return config
 
-    def _preprocess(self, scan: Scan) -> Preprocessed:
-        trained = self.checkpoint.about.preprocessing
-        method = trained.normalization_method if trained.normalize else None
-        return preprocess(scan, trained.spacing, trained.clip_range, method)  # type: ignore[arg-type]
-
-    def _infer(self, volume: Preprocessed, progress: Callable[[int, int], None] | None) -> Predictions:
+    def _plan(self, shape: Shape3, affine: Affine, lungs: LungRegion | None) -> _Plan:
         options = self.config.inference
         patch, stride = options.patch_size, options.step
+        scale, multiple = (int(getattr(self.model, name, 1)) for name in ("output_stride", "multiple"))
+        shape, affine = new_grid(shape, affine, self.checkpoint.about.preprocessing.spacing)
+        x, y, z = (-(-size // scale) for size in shape)
+        coarse = affine @ np.diag([scale, scale, scale, 1.0])
+        region = search_region(lungs, (x, y, z), coarse, SEARCHED) if options.region == "lungs" else None
+        anywhere = np.ones((x, y, z), bool) if region is None else region
         if options.mode == "whole_volume":
-            multiple = int(getattr(self.model, "multiple", 1))
-            x, y, z = (-(-size // multiple) * multiple for size in volume.array.shape)
-            patch = stride = (x, y, z)
+            a, b, c = (-(-size // multiple) * multiple for size in shape)
+            return _Plan((a, b, c), (a, b, c))
+        context = CONTEXT
+        if options.speed in TILES:
+            overlap, context = TILES[options.speed]
+            patch, stride = plan_tiles(anywhere, shape, overlap, scale=scale, multiple=multiple, context=context)
+        if region is None:
+            return _Plan(patch, stride)
+        box = plan_box(region, shape, patch, stride, scale=scale, multiple=multiple, context=context)
+        inside = tuple(slice(side.start // scale, -(-side.stop // scale)) for side in box)
+        return _Plan(patch, stride, box, region[inside])
+
+    def _preprocess(self, scan: Scan, box: Box | None) -> Preprocessed:
+        trained = self.checkpoint.about.preprocessing
+        method = trained.normalization_method if trained.normalize else None
+        return preprocess(scan, trained.spacing, trained.clip_range, method, box)  # type: ignore[arg-type]
+
+    def _infer(self, volume: Preprocessed, plan: _Plan, progress: Callable[[int, int], None] | None) -> Predictions:
+        options = self.config.inference
         tta = options.tta
         return predict_windows(
             self.model,
             volume.array,
-            patch,
-            stride,
+            plan.patch,
+            plan.stride,
             batch_size=options.batch_size,
             device=self.device,
-            blending=options.blending.method,
+            blending="linear" if options.speed in TILES else options.blending.method,
             sigma=options.blending.sigma,
             views=views(tta.num_augmentations, tta.augmentations) if tta.enabled else (IDENTITY,),
             mixed_precision=self.config.model.mixed_precision,
             clear_cache=options.clear_cache,
             progress=progress,
+            region=plan.region,
         )
 
     def _describe(
-        self, scan: Scan, predictions: Predictions, heat_affine: Affine, *, placed: bool
-    ) -> tuple[list[Detection], dict[str, Any]]:
-        """The peaks beside the lungs as measured nodules, strongest first, and what was left out of them."""
+        self, scan: Scan, lungs: LungRegion | None, predictions: Predictions, heat_affine: Affine, *, placed: bool
+    ) -> tuple[list[Detection], list[NoduleMask | None], dict[str, Any]]:
+        """The peaks beside the lungs as measured nodules, strongest first, their masks, and what was left out."""
+        from .nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
+
         rules = self.config.post_processing.peak_detection
         spacing = spacing_of(heat_affine)
         peaks = detect_peaks(predictions.maps[HEATMAP], rules.threshold, rules.min_distance, spacing, rules.method)
         array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
-        lungs = find_lungs(array, affine)
-        found, away = list[Detection](), 0
+        found, masks, away = list[Detection](), dict[Vec3, NoduleMask | None](), 0
+        to_input = np.linalg.inv(scan.affine) @ affine
         for peak in peaks:
             guess = float(predictions.maps[(DIAMETER, *peak["coordinates_voxel"])])
             world = map_points(heat_affine, np.array(peak["coordinates"]) / spacing)
@@ -216,11 +280,13 @@ class InferencePipeline:
                 away += 1
                 continue
             here = map_points(np.linalg.inv(affine), world) * spacing_of(affine)
-            properties = extract_properties(array, _vec3(here), guess, spacing_of(affine))
+            properties, body = segment_and_measure(array, _vec3(here), guess, spacing_of(affine))
             found.append(_detection(scan, peak, world, guess, properties, placed=placed))
+            masks[found[-1]["coordinates"]] = _mask(body, to_input)
         kept = filter_detections(found, self.config.post_processing)
         about = {"lung_litres": None if lungs is None else lungs.litres, "left_out": self._left_out(found, away)}
-        return [{**nodule, "id": number} for number, nodule in enumerate(kept)], about
+        numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(kept)]
+        return numbered, [masks[nodule["coordinates"]] for nodule in kept], about
 
     def _left_out(self, found: list[Detection], away: int) -> LeftOut:
         size = self.config.post_processing.size_filter
@@ -245,6 +311,7 @@ class InferencePipeline:
             "device": str(self.device),
             "precision": str(precision(self.device, mixed=self.config.model.mixed_precision)).removeprefix("torch."),
             **search,
+            "engine": getattr(self.model, "engine", "torch"),
             "windows": predictions.windows,
             "windows_retried": predictions.retried,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
@@ -303,6 +370,14 @@ def _detection(
         properties=properties,
         triage=score(properties, diameter),
     )
+
+
+def _mask(body: "Segmentation | None", to_input: Affine) -> NoduleMask | None:
+    """The segmented nodule on the input's grid."""
+    if body is None:
+        return None
+    voxels, origin = turn_box(body.mask, body.origin, to_input)
+    return NoduleMask(voxels.astype(bool), origin)
 
 
 def _vec3(values: npt.NDArray[np.float64]) -> Vec3:

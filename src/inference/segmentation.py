@@ -27,7 +27,8 @@ MIN_HALO = 80.0  # HU of such a rim above the lung
 AERATED = -500  # HU; lung lies below
 SOLID = -400.0  # HU, half-way between lung and soft tissue
 MARGIN = 5.0  # mm of surroundings that are kept for measuring
-BLUR_REACH = 1.5  # mm, beyond which the blur of an edge has faded
+SKIN, BLUR_REACH = 1.2, 1.5  # mm, how deep into a nodule the blur of an edge reaches, and how far beyond it
+THIN, THICKER = 1.0, 0.5  # mm of a slice that blurs no farther than that; each further mm adds half a mm
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -154,12 +155,13 @@ def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray) -> Levels:
     Where the shell next to the boundary is ground-glass itself, its level is the nodule's.
     """
     radius = float(depth[body].max())
-    skin = min(1.2, 0.5 * radius)
+    thicker = THICKER * max(0.0, cube.thickness - THIN)
+    skin = min(SKIN + thicker, 0.5 * radius)
     width = max(1.5, 2 * cube.step)
     layer = body & (depth >= skin) & (depth <= skin + width)
     rim = rim_distance(body, other, cube.step, 0.5 * radius + 4)
-    shell = np.isfinite(rim) & (rim > BLUR_REACH)
-    halo = shell & (rim <= BLUR_REACH + max(1.0, cube.step))
+    shell = np.isfinite(rim) & (rim > BLUR_REACH + thicker)
+    halo = shell & (rim <= BLUR_REACH + thicker + max(1.0, cube.step))
     nodule = float(np.median(cube.hu[layer]))
     ambient = _air(cube.hu)
     lung = float(np.median(cube.hu[shell])) if shell.any() else ambient

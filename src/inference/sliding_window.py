@@ -17,10 +17,24 @@ from ..types import FloatArray, Shape3
 from .blending import BlendMethod, blend_weights
 from .tta import IDENTITY, View
 
-__all__ = ["Predictions", "plan_windows", "predict_windows", "sliding_window_inference"]
+__all__ = [
+    "CONTEXT",
+    "Box",
+    "Predictions",
+    "plan_box",
+    "plan_tiles",
+    "plan_windows",
+    "predict_windows",
+    "sliding_window_inference",
+]
 
 log = logging.getLogger("pivot")
 Progress = Callable[[int, int], None]
+Box = tuple[slice, slice, slice]
+Region = npt.NDArray[np.bool_]
+CONTEXT = 8  # voxels that the network sees around the region at least, which itself reaches beyond the lungs
+LARGEST = 24e6  # voxels of a tile, about 1 GB of the network's memory
+LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that windows left out may hold
 
 
 @dataclass(frozen=True)
@@ -86,14 +100,21 @@ def predict_windows(  # noqa: PLR0913 - by name
     mixed_precision: bool = False,
     clear_cache: bool = False,
     progress: Progress | None = None,
+    region: Region | None = None,
 ) -> Predictions:
-    """`sliding_window_inference` with every option and its statistics; `model` is on `device`, in eval mode."""
+    """`sliding_window_inference` with every option and its statistics; `model` is on `device`, in eval mode.
+
+    With a `region`, a mask on the answer's grid, windows that matter nowhere in it are not run, and the
+    first channel is zero outside.
+    """
     scale, multiple = int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
     patch = _fit_patch(volume.shape, patch_size, multiple)
     _check(patch_size, stride, multiple)
     padded = _pad(volume, patch, scale)
-    windows = plan_windows(padded.shape, patch, stride, scale)
     weights = torch.from_numpy(blend_weights(_divide(patch, scale), blending, sigma))
+    windows = plan_windows(padded.shape, patch, stride, scale)
+    if region is not None:
+        windows = _needed(windows, weights.numpy(), region, scale)
     network = _Network(model, device, precision(device, mixed=mixed_precision), views)
     total: Tensor | None = None
     norm = torch.zeros(_divide(padded.shape, scale))
@@ -103,7 +124,7 @@ def predict_windows(  # noqa: PLR0913 - by name
         if total is None:
             total = torch.zeros((outputs.shape[1], *norm.shape))
         for window, output in zip(batch, outputs, strict=True):
-            target = tuple(slice(part.start // scale, part.stop // scale) for part in window)
+            target = _coarser(window, scale)
             total[(slice(None), *target)] += output * weights
             norm[target] += weights
         if clear_cache and device.type == "cuda":
@@ -111,14 +132,14 @@ def predict_windows(  # noqa: PLR0913 - by name
         if progress is not None:
             progress(first + len(batch), len(windows))
     assert total is not None  # noqa: S101 - a volume has at least one window
-    maps = total.div_(norm).numpy()
     x, y, z = (math.ceil(size / scale) for size in volume.shape)
-    return Predictions(maps[:, :x, :y, :z], len(windows), network.retried)
+    maps = total.div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny)).numpy()[:, :x, :y, :z]
+    if region is not None:
+        maps[0] *= region
+    return Predictions(maps, len(windows), network.retried)
 
 
-def plan_windows(
-    shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1
-) -> list[tuple[slice, slice, slice]]:
+def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1) -> list[Box]:
     """Windows of size `patch` that cover `shape`, evenly spread, no further apart than `stride`.
 
     They start at multiples of `multiple`; the last ends at the volume's last voxel.
@@ -131,6 +152,76 @@ def plan_windows(
         starts = [room * i // max(1, count - 1) * multiple for i in range(count)]
         spans.append([slice(start, start + window) for start in starts])
     return list(product(*spans))
+
+
+def plan_box(
+    region: Region, shape: Shape3, patch: Shape3, stride: Shape3, *, scale: int, multiple: int, context: int = CONTEXT
+) -> Box:
+    """The part of a volume of `shape` that has to be seen for the answer in `region`, in voxels.
+
+    It holds `context` voxels around the region, and on top of that as much as the fewest windows reach. It
+    starts at a multiple of `multiple`, so that the answer's grid is that of the whole volume.
+    """
+    spans = []
+    for (low, high), size, window, step in zip(
+        _needs(region, shape, scale, multiple, context), shape, patch, stride, strict=True
+    ):
+        length = max(0, math.ceil((high - low - window) / step)) * step + window
+        start = max(0, low - (low + length - high) // 2 // multiple * multiple)
+        spans.append(slice(start, min(size, start + length)))
+    return spans[0], spans[1], spans[2]
+
+
+def plan_tiles(
+    region: Region, shape: Shape3, overlap: int, *, scale: int, multiple: int, context: int = CONTEXT
+) -> tuple[Shape3, Shape3]:
+    """Patch and stride of the fewest tiles of at most `LARGEST` voxels for the region, which overlap by so much."""
+    need = [high - low for low, high in _needs(region, shape, scale, multiple, context)]
+    counts = [1, 1, 1]
+    while True:
+        tile = [
+            math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple
+            for length, count in zip(need, counts, strict=True)
+        ]
+        if math.prod(tile) <= LARGEST or max(tile) <= 2 * overlap:
+            stride = [size - overlap if count > 1 else size for size, count in zip(tile, counts, strict=True)]
+            return _shape(tile), _shape(stride)
+        counts[int(np.argmax(tile))] += 1
+
+
+def _needs(region: Region, shape: Shape3, scale: int, multiple: int, context: int) -> list[tuple[int, int]]:
+    """The first voxel that the region needs along each axis, a multiple of `multiple`, and the one behind its last."""
+    spans = []
+    for axis, size in enumerate(shape):
+        inside = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = int(inside[0]) * scale - context, (int(inside[-1]) + 1) * scale + context
+        spans.append((max(0, low) // multiple * multiple, min(size, high)))
+    return spans
+
+
+def _needed(windows: list[Box], weights: FloatArray, region: Region, scale: int) -> list[Box]:
+    """The windows without those that together hold at most `LOST_WEIGHT` of the weight of any voxel of the region."""
+    shape = [max(window[axis].stop for window in windows) // scale for axis in range(3)]
+    total = np.zeros(shape, np.float32)
+    for window in windows:
+        total[_coarser(window, scale)] += weights
+    inside = np.zeros(shape, bool)
+    inside[tuple(map(slice, region.shape))] = region
+    lost = np.where(inside, LOST_WEIGHT * total, np.inf)  # what may still be left out
+    shares = [float((weights / lost[_coarser(window, scale)]).max()) for window in windows]
+    kept = set(range(len(windows)))
+    for number in np.argsort(shares, kind="stable"):
+        target = _coarser(windows[number], scale)
+        if (weights <= lost[target]).all():
+            lost[target] -= weights
+            kept.remove(int(number))
+    return [windows[number] for number in sorted(kept)]
+
+
+def _coarser(window: Box, scale: int) -> Box:
+    """The window on a grid `scale` times as coarse."""
+    x, y, z = (slice(part.start // scale, part.stop // scale) for part in window)
+    return x, y, z
 
 
 class _Network:

@@ -26,6 +26,7 @@ class TrainConfig(Section):
     data: Path | None = None  # a folder with lidc_nodule_crops.npz and .csv, and backgrounds/
     train_backgrounds: tuple[BackgroundScan, ...] = ()
     validation_background: str | None = None
+    unsure: Path | None = None  # a table of places in these scans that look like nodules, which count neither way
     luna16: Path | None = None  # a folder with subset0 to subset9 (or scans) and annotations.csv
     luna16_validation_subset: Annotated[int, Field(ge=0, le=9)] | None = None
     luna16_leave_out: tuple[str, ...] = ()  # scans to keep out of everything, by name
@@ -34,7 +35,7 @@ class TrainConfig(Section):
     clip_range: tuple[float, float] = (-1000.0, 400.0)  # HU
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Positive
-    batch_size: Positive = 8  # patches of 48 mm; each third batch is one of 96 mm
+    batch_size: Positive = 8  # patches of 48 mm, or as many of 64 or 96 mm as have their volume
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup: Positive = 200  # steps
     decay: Annotated[float, Field(gt=0, le=1)] = 0.35  # share of the steps in which the rate falls to zero

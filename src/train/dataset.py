@@ -14,15 +14,14 @@ from .augmentation import degrade, turn
 from .chance import chance, log_uniform, rotation
 from .crops import Crop
 from .insertion import Nodule, insert, procedural_nodule, real_nodule, resample_crop
-from .scans import LungScan
-from .targets import Sample, Truth, heat_target
+from .scans import LungScan, balls
+from .targets import Points, Sample, Truth, heat_target
 
 __all__ = ["Batches"]
 
-SMALL, LARGE = 48, 96  # mm, the edges of a patch
-LARGE_EVERY = 3  # each third batch is one large patch, so that the network also learns from a wide view
-POSITIVE, PLANTED = 0.4, 0.75  # of the small patches, cumulated: a real nodule in place, one put into a scan
-DIAMETERS = (3.0, 32.0)  # mm
+SIZES = (48, 64, 96)  # mm, the edges of the patches, in turn: what depends on where a patch ends cannot be learnt
+POSITIVE, PLANTED = 0.4, 0.75  # of the patches, cumulated: a real nodule in place, some put into a scan
+DIAMETERS = (3.0, 28.0)  # mm
 RIM_SHARE = 0.35  # of the patches whose inserted nodules touch the pleura or a vessel
 PROCEDURAL_SHARE = 0.35  # of the inserted nodules
 LIKE = 0.7  # the largest logarithm of the ratio between the diameters of a crop and of what it becomes
@@ -31,11 +30,11 @@ HARD, ANY_LUNG = (
     0.85,
 )  # of the patches without a nodule, cumulated: at a false mark, in the lung; the rest anywhere
 KNOWN_HEAT = 0.05  # below it a voxel whose content is unknown has no weight
-OFF_CENTRE = 14.0  # mm, at most, of an annotated nodule
+MARGIN = 3  # voxels from the end of a patch in which no nodule is put
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Batch number i: `small` patches of 48 mm, or, each third one, a single patch of 96 mm.
+    """Batch number i: patches of 48, 64 or 96 mm in turn, of about the same volume together.
 
     Items are (N, 1, X, Y, Z) input in 0..1 and the targets (N, X/2, Y/2, Z/2): heatmap, log
     diameter, weight.
@@ -47,7 +46,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         indices: the numbers of the batches, for item 0, 1 and so on.
         clip_range: HU that become 0 and 1.
         seed: of everything random.
-        small: patches in a batch.
+        small: patches of 48 mm in a batch.
     """
 
     def __init__(
@@ -70,29 +69,29 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         index = self.indices[item]
         rng = np.random.default_rng([self.seed, index])
-        if index % LARGE_EVERY == 0:
-            samples = [self._background(rng, LARGE, nodules=int(rng.integers(0, 7)))]
-        else:
-            samples = [self._small(rng) for _ in range(self.small)]
+        size = SIZES[index % len(SIZES)]
+        count = max(1, round(self.small * (SIZES[0] / size) ** 3))
+        samples = [self._sample(rng, size) for _ in range(count)]
         parts = [self._arrays(rng, sample) for sample in samples]
         image, heat, diameter, weight = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
         return image[:, None], heat, diameter, weight
 
-    def _small(self, rng: Generator) -> Sample:
+    def _sample(self, rng: Generator, size: int) -> Sample:
         kind = rng.random()
         if kind < POSITIVE:
-            return self._positive(rng)
-        return self._background(rng, SMALL, nodules=1 if kind < PLANTED else 0)
+            return self._positive(rng, size)
+        most = size**3 // SIZES[0] ** 3
+        return self._background(rng, size, nodules=int(rng.integers(1, most + 1)) if kind < PLANTED else 0)
 
-    def _positive(self, rng: Generator) -> Sample:
+    def _positive(self, rng: Generator, size: int) -> Sample:
         """A real nodule where it grew; each one of the crops and of the annotated scans is as likely."""
         total = len(self.crops) + len(self.annotated)
         if not total:
-            return self._background(rng, SMALL, nodules=1)
+            return self._background(rng, size, nodules=1)
         which = int(rng.integers(total))
         if which < len(self.crops):
-            return _from_crop(rng, self.crops[which])
-        return _in_place(rng, *self.annotated[which - len(self.crops)])
+            return _from_crop(rng, self.crops[which], size)
+        return _in_place(rng, *self.annotated[which - len(self.crops)], size)
 
     def _background(self, rng: Generator, size: int, nodules: int) -> Sample:
         """A piece of a whole scan, with nodules put into its lung beside those that it has."""
@@ -101,12 +100,13 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         corner = self._corner(rng, which, size, wants_lung=nodules > 0)
         hu, ignore, truths = scan.patch(corner, size)
         places = scan.rim if chance(rng, RIM_SHARE) else scan.lung
-        places = places[((places >= corner + 3) & (places < corner + size - 3)).all(1)] - corner
+        inside = ((places >= corner + MARGIN) & (places < corner + size - MARGIN)).all(1)
+        places = places[inside] - corner
         for _ in range(nodules if len(places) else 0):
             diameter = log_uniform(rng, *DIAMETERS)
             centre = places[rng.integers(len(places))]
-            if all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 4 for t in truths):
-                insert(hu, self._nodule(rng, diameter), centre)
+            is_free = all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 4 for t in truths)
+            if is_free and insert(hu, self._nodule(rng, diameter), centre):
                 truths.append(Truth(centre.astype(np.float64), diameter))
         return turn(rng, Sample(hu, truths, ignore))
 
@@ -139,21 +139,36 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return image.astype(np.float32), heat, log_diameter, weight
 
 
-def _from_crop(rng: Generator, crop: Crop) -> Sample:
-    """A nodule in its own surroundings, turned, resized and off the centre."""
+def _from_crop(rng: Generator, crop: Crop, size: int) -> Sample:
+    """A nodule in its own surroundings, which are mirrored where they end, turned and resized.
+
+    It may lie anywhere in the patch, and its mirror images are nodules as well.
+    """
     low, high = max(0.8, 4.0 / crop.diameter), max(1.0, min(1.4, DIAMETERS[1] / crop.diameter))
     scale = log_uniform(rng, min(low, high), high)
-    shift = rng.uniform(-7, 7, 3)  # further, and the mirrored border would show the nodule twice
-    # Half of the samples only swap and flip axes: a full turn blurs and mirrors in the corners.
+    shift = rng.uniform(MARGIN - size / 2, size / 2 - MARGIN, 3)
+    # Half of the samples only swap and flip axes: a full turn blurs.
     turned = rotation(rng) if chance(rng, 0.5) else np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
-    hu, _ = resample_crop(crop, turned / scale, shift, SMALL)
-    return Sample(hu, [Truth((SMALL - 1) / 2 + shift, crop.diameter * scale)])
+    hu, _ = resample_crop(crop, turned / scale, shift, size)
+    centres = (_mirrored(crop) - crop.centre) @ turned * scale + (size - 1) / 2 + shift
+    seen = [Truth(centre, crop.diameter * scale) for centre in centres]
+    inside = np.asarray(((centres >= 0) & (centres <= size - 1)).all(axis=1))
+    truths = [truth for truth, whole in zip(seen, inside, strict=True) if whole]
+    return Sample(hu, truths, balls(size, [truth for truth, whole in zip(seen, inside, strict=True) if not whole]))
 
 
-def _in_place(rng: Generator, scan: LungScan, truth: Truth) -> Sample:
-    """A piece of an annotated scan around one of its nodules."""
-    middle = np.round(truth.centre + rng.uniform(-OFF_CENTRE, OFF_CENTRE, 3)).astype(np.intp)
-    hu, ignore, truths = scan.patch(_corner_around(scan, middle, SMALL), SMALL)
+def _mirrored(crop: Crop) -> Points:
+    """The nodule's centre and its mirror images (n, 3), where `resample_crop` shows them."""
+    period = 2 * (np.array(crop.hu.shape) - 1)
+    axes = [np.add.outer([c, -c], p * np.arange(-2, 3)).ravel() for c, p in zip(crop.centre, period, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _in_place(rng: Generator, scan: LungScan, truth: Truth, size: int) -> Sample:
+    """A piece of an annotated scan with one of its nodules anywhere in it."""
+    reach = size / 2 - MARGIN
+    middle = np.round(truth.centre + rng.uniform(-reach, reach, 3)).astype(np.intp)
+    hu, ignore, truths = scan.patch(_corner_around(scan, middle, size), size)
     return turn(rng, Sample(hu, truths, ignore))
 
 

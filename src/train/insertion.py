@@ -18,6 +18,7 @@ from .crops import Crop
 __all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop"]
 
 LUNG_HU = -860.0
+VISIBLE = 80.0  # HU by which a nodule must change its place in the mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +100,18 @@ def _texture(rng: Generator, size: int, scale: float) -> npt.NDArray[np.float64]
     return np.asarray(noise / (noise.std() + 1e-9))
 
 
-def insert(volume: FloatArray, nodule: Nodule, centre: npt.NDArray[np.intp]) -> None:
-    """Put a nodule into `volume` around voxel `centre`, in place; what is denser than it stays visible."""
+def insert(volume: FloatArray, nodule: Nodule, centre: npt.NDArray[np.intp]) -> bool:
+    """Put a nodule into `volume` around voxel `centre`, in place; what is denser than it stays visible.
+
+    Where it could hardly be seen, as inside a vessel, nothing is done and the answer is False.
+    """
     half = nodule.hu.shape[0] // 2
     low, high = np.maximum(centre - half, 0), np.minimum(centre + half + 1, volume.shape)
     target = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     source = tuple(slice(a, b) for a, b in zip(low - centre + half, high - centre + half, strict=True))
     old, weight = volume[target], nodule.weight[source]
-    np.maximum(old, old * (1 - weight) + nodule.hu[source] * weight, out=old)
+    new = np.maximum(old, old * (1 - weight) + nodule.hu[source] * weight)
+    if (new - old).sum() < VISIBLE * weight.sum():
+        return False
+    old[...] = new
+    return True

@@ -15,7 +15,7 @@ from .cache import cached_scan
 from .scans import LungScan
 from .targets import Points, Truth
 
-__all__ = ["Luna16", "annotated_scans", "list_scans"]
+__all__ = ["Luna16", "annotated_scans", "list_scans", "truths_of"]
 
 EVERY = 10  # of a folder without subsets, such a share is held out
 OUTSIDE = 3.0  # voxels by which a nodule's centre may lie outside its scan
@@ -71,13 +71,15 @@ def annotated_scans(paths: Sequence[Path], folder: Path, cache: Path) -> list[Lu
     scans = []
     for index, path in enumerate(paths):
         scan = cached_scan(path, cache)
-        truths = _truths(scan, nodules, index)
+        truths = truths_of(scan, nodules, index)
         _check_places(scan, truths, folder)
-        scans.append(replace(scan, truths=truths, excluded=() if excluded is None else _truths(scan, excluded, index)))
+        unsure = () if excluded is None else truths_of(scan, excluded, index)
+        scans.append(replace(scan, truths=truths, excluded=unsure))
     return scans
 
 
-def _truths(scan: LungScan, findings: Findings, index: int) -> tuple[Truth, ...]:
+def truths_of(scan: LungScan, findings: Findings, index: int) -> tuple[Truth, ...]:
+    """The findings of the scan with number `index` in the list that they were read for."""
     own = findings.scan == index
     centres: Points = scan.to_voxels(findings.point[own])
     diameters = treated_diameter(findings)[own].tolist()

@@ -16,7 +16,7 @@ from ..errors import BadScan
 from ..types import Affine, FloatArray
 from .targets import Mask, Points, Truth, within
 
-__all__ = ["LungScan", "Places", "load_scan"]
+__all__ = ["LungScan", "Places", "balls", "load_scan"]
 
 SPACING = (1.0, 1.0, 1.0)  # mm
 PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing; air outside the body lies below
@@ -64,8 +64,8 @@ class LungScan:
         unsure = [Truth(t.centre - corner, t.diameter) for t in self.excluded]
         unsure += [t for t, inside in zip(found, centred, strict=True) if not inside]
         if self.truths or self.excluded:
-            balls = _balls(size, unsure)
-            ignore = balls if ignore is None else ignore | balls
+            unknown = balls(size, unsure)
+            ignore = unknown if ignore is None else ignore | unknown
         truths = [t for t, inside in zip(found, centred, strict=True) if inside]
         return np.pad(hu, missing, constant_values=PADDING), ignore, truths
 
@@ -82,7 +82,7 @@ class LungScan:
         return map_points(np.asarray(np.linalg.inv(RAS_TO_LPS @ self.affine), dtype=np.float64), world)
 
 
-def _balls(size: int, findings: Sequence[Truth]) -> Mask:
+def balls(size: int, findings: Sequence[Truth]) -> Mask:
     """The voxels of a cube that lie in any of the findings."""
     mask = np.zeros((size, size, size), dtype=bool)
     for centre, diameter in findings:

@@ -1,19 +1,21 @@
 """Everything a run learns from and is judged by, as its configuration names it."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BadConfig
+from ..eval.tables import read_findings
 from .cache import fill_cache
 from .config import TrainConfig
 from .crops import Crop, load_crops, split_by_patient
-from .luna16 import annotated_scans, list_scans
+from .luna16 import annotated_scans, list_scans, truths_of
 from .parallel import Workers
 from .scans import LungScan, load_scan
 from .validation import ValidationSet, plant
 
-__all__ = ["Sources", "load_sources"]
+__all__ = ["Sources", "load_background", "load_sources"]
 
 log = logging.getLogger("pivot.train")
 
@@ -39,13 +41,13 @@ def load_sources(config: TrainConfig, workers: Workers) -> Sources:
         BadScan: a scan cannot be read.
     """
     crops, held_out = split_by_patient(load_crops(config.data)) if config.data else ([], [])
-    scans = [_background(config, scan.name, has_opacities=scan.has_opacities) for scan in config.train_backgrounds]
+    scans = [load_background(config, scan.name, has_opacities=scan.has_opacities) for scan in config.train_backgrounds]
     luna, luna_held_out = _luna16(config, config.luna16, workers) if config.luna16 else ([], [])
     if crops and luna_held_out:
         log.warning("the crops come from LIDC-IDRI, as LUNA16 does: held-out scans may show patients of the crops")
     validation = ValidationSet(None, [], [], luna_held_out)
     if config.validation_background:
-        background = _background(config, config.validation_background)
+        background = load_background(config, config.validation_background)
         validation = ValidationSet(background, plant(held_out, background), held_out, luna_held_out)
     sources = Sources(crops, scans + luna, validation)
     log.info(
@@ -57,8 +59,17 @@ def load_sources(config: TrainConfig, workers: Workers) -> Sources:
     return sources
 
 
-def _background(config: TrainConfig, name: str, *, has_opacities: bool = False) -> LungScan:
-    return load_scan(Path(config.data or "") / "backgrounds" / f"{name}.nii.gz", has_opacities=has_opacities)
+def load_background(config: TrainConfig, name: str, *, has_opacities: bool = False) -> LungScan:
+    """A scan of `backgrounds/`; the table `unsure` gives its excluded findings.
+
+    Raises:
+        BadConfig: the table is broken.
+        BadScan: the scan cannot be read.
+    """
+    scan = load_scan(Path(config.data or "") / "backgrounds" / f"{name}.nii.gz", has_opacities=has_opacities)
+    if config.unsure is None:
+        return scan
+    return replace(scan, excluded=truths_of(scan, read_findings(config.unsure, [scan.name]), 0))
 
 
 def _luna16(config: TrainConfig, folder: Path, workers: Workers) -> tuple[list[LungScan], list[LungScan]]:

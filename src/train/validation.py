@@ -28,7 +28,6 @@ PATCH, OVERLAP = 112, 32  # voxels
 LEAST = 0.02  # the confidence of the weakest mark
 APART = 6.0  # mm between two marks
 DEFAULT = 0.5  # the default threshold
-CORE = 48  # a crop, less the border that 51 voxels leave over
 RATES = (1, 4)  # false marks a scan
 GAP, TRIES = 15.0, 100_000  # mm between two planted nodules; draws for a place
 
@@ -59,8 +58,9 @@ def plant(
         rng = np.random.default_rng([seed, number])
         hu, truths = background.hu.astype(np.float32), list[Truth]()
         for crop in crops:
-            centre = _free_place(rng, background, truths, crop.diameter)
-            insert(hu, real_nodule(rng, crop, crop.diameter), centre)
+            nodule = real_nodule(rng, crop, crop.diameter)
+            while not insert(hu, nodule, centre := _free_place(rng, background, truths, crop.diameter)):
+                pass
             truths.append(Truth(centre.astype(np.float64), crop.diameter))
         planted.append((hu.astype(np.int16), truths))
     return planted
@@ -102,7 +102,8 @@ def validate(
 def _planted_figures(find: Find, background: LungScan, data: ValidationSet, workers: Workers) -> dict[str, float]:
     volumes = [background.hu, *(hu for hu, _ in data.planted)]
     marks = workers.map(find, volumes)
-    false = np.sort(marks[0][1])[::-1]
+    points, confidence = marks[0]
+    false = np.sort(confidence[background.teaches(points)])[::-1]
     planted = np.concatenate([best_hits(m, truths) for m, (_, truths) in zip(marks[1:], data.planted, strict=True)])
     crops = np.array(workers.map(lambda crop: _crop_confidence(find, crop), data.crops))
     figures = {}
@@ -177,6 +178,7 @@ def best_hits(marks: FoundMarks, truths: Sequence[Truth]) -> npt.NDArray[np.floa
 
 
 def _crop_confidence(find: Find, crop: Crop) -> float:
-    corner = (crop.hu.shape[0] - CORE) // 2
-    core = crop.hu[(slice(corner, corner + CORE),) * 3]
-    return float(best_hits(find(core), [Truth(crop.centre - corner, crop.diameter)])[0])
+    """The strongest hit in the crop, mirrored where it ends so that no border is near."""
+    added = (PATCH - np.array(crop.hu.shape)) // 2
+    wide = np.pad(crop.hu, [(n, n) for n in added], mode="reflect")
+    return float(best_hits(find(wide), [Truth(crop.centre + added, crop.diameter)])[0])

@@ -1,7 +1,7 @@
 """Lung-RADS v2022 for baseline screening: the size rules, and the highest category of an examination.
 
 Not applied, because PIVOT does not measure it: categories 0, 4X and S, benign calcification and fat
-(category 1), juxtapleural and airway nodules, cysts, and all that compares with an earlier examination.
+(category 1), juxtapleural and airway nodules, cysts. What compares with an earlier examination is in `prior`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,18 @@ from ..types import LungRads, LungRadsExam, NoduleType
 from .nodule import Nodule, round_half_up
 from .patient import Patient
 
-__all__ = ["CATEGORIES", "MANAGEMENT", "RULES", "SOURCE", "Category", "Rule", "exam", "lung_rads", "uncategorised"]
+__all__ = [
+    "CATEGORIES",
+    "MANAGEMENT",
+    "RULES",
+    "SOURCE",
+    "Category",
+    "Rule",
+    "exam",
+    "look_up",
+    "lung_rads",
+    "uncategorised",
+]
 
 SOURCE = "ACR Lung-RADS v2022"
 Category: TypeAlias = Literal["1", "2", "3", "4A", "4B"]
@@ -61,7 +72,7 @@ def lung_rads(nodule: Nodule, patient: Patient) -> LungRads:
         return uncategorised(reason)
     size = _mean(nodule)
     solid = round_half_up(nodule.solid_diameter_mm, 1) if nodule.nodule_type == "part-solid" else None
-    category = _look_up(nodule.nodule_type, size, solid or Decimal(0))
+    category = look_up(RULES, nodule.nodule_type, size, solid or Decimal(0))
     return LungRads(
         category=category,
         management=MANAGEMENT[category],
@@ -107,7 +118,7 @@ def _outside(patient: Patient) -> str | None:
     if patient.setting == "incidental":
         return "Lung-RADS is for screening, not for incidental nodules"
     if patient.prior_ct:
-        return "Lung-RADS compares with the prior examination, which PIVOT does not"
+        return "Lung-RADS compares with the prior examination: give both to src.inference.compare"
     return None
 
 
@@ -120,6 +131,7 @@ def _mean(nodule: Nodule) -> Decimal:
     return round_half_up(sum(axes) / 2, 1)
 
 
-def _look_up(nodule_type: NoduleType, size: Decimal, solid: Decimal) -> Category:
-    rules = [rule for rule in RULES if rule.nodule_type == nodule_type]
-    return [rule for rule in rules if rule.least_mm <= size and rule.least_solid_mm <= solid][-1].category
+def look_up(rules: Sequence[Rule], nodule_type: NoduleType, size: Decimal, solid: Decimal) -> Category:
+    """The category by the last of the type's rules whose sizes, rounded millimetres, are both reached."""
+    reached = [rule for rule in rules if rule.least_mm <= size and rule.least_solid_mm <= solid]
+    return [rule for rule in reached if rule.nodule_type == nodule_type][-1].category

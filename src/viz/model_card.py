@@ -1,4 +1,4 @@
-"""The model card in a report."""
+"""The most important of the model card in a report."""
 
 import hashlib
 import re
@@ -10,9 +10,11 @@ from .report_blocks import Block, Heading, Rows, Text
 
 __all__ = ["model_card"]
 
+KEPT = ("Validation", "Limits")  # how paragraphs begin that a report repeats, beside the first and the first table
+
 
 def model_card(checkpoint: Mapping[str, Any]) -> list[Block]:
-    """What is known of a model: the shipped card, where the hash is that of the shipped weights.
+    """What is known of a model: an extract of the shipped card, where the hash is that of the shipped weights.
 
     `checkpoint` is `metadata.checkpoint` of a report: `name`, `version`, `sha256`.
     """
@@ -24,7 +26,16 @@ def model_card(checkpoint: Mapping[str, Any]) -> list[Block]:
     ours = there and hashlib.sha256(weights.read_bytes()).hexdigest() == checkpoint.get("sha256")
     if not ours:
         return [Text(name), Text("This is not the model that PIVOT ships, and no measured quality of it is known.")]
-    return [Text(name), *_blocks(card.read_text(encoding="utf-8"))]
+    extract = _extract(list(_blocks(card.read_text(encoding="utf-8"))))
+    return [Text(name), *extract, Text("An extract; the whole model card comes with PIVOT.")]
+
+
+def _extract(card: list[Block]) -> list[Block]:
+    """What the model is, how good, and where it fails."""
+    texts = [block for block in card if isinstance(block, Text)]
+    tables = [block for block in card if isinstance(block, Rows)]
+    kept = [*texts[:1], *tables[:1], *(text for text in texts[1:] if text.text.startswith(KEPT))]
+    return [block for block in card if block in kept]
 
 
 def _blocks(markdown: str) -> Iterator[Block]:

@@ -10,11 +10,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle as CirclePatch
 
 from ..errors import BadConfig
-from ..types import Vec3
+from ..types import Detection, Vec3
+from .outline import draw_zoom, outline_of
 from .slices import (
     FOOTER,
     NORMAL,
@@ -38,6 +40,7 @@ from .source import DetectionSource, read_detections
 __all__ = ["draw_circles", "find_colormap", "visualize_detections"]
 
 WIDTH, DPI = 15.0, 100  # inches, dots an inch
+ZOOMS_A_ROW, MOST_ZOOMS = 5, 15
 
 
 def visualize_detections(
@@ -52,8 +55,9 @@ def visualize_detections(
 ) -> None:
     """Draw the (X, Y, Z) scan in HU with its nodules into a PNG of 1500 pixels width.
 
-    Three orthogonal views through the strongest detection, then `num_slices` axial slices through
-    the strongest ones, in radiological orientation. A `heatmap` (0 to 1) is laid over with
+    Three orthogonal views through the strongest detection, close views of the strongest with the
+    outline and the longest diameter of those that were measured, then `num_slices` axial slices
+    through the strongest ones, in radiological orientation and the lung window. A `heatmap` (0 to 1) is laid over with
     `colormap`, where it is 1 with the opacity `alpha`.
 
     Raises:
@@ -66,9 +70,10 @@ def visualize_detections(
         msg = f"num_slices {num_slices} must be at least 1, and alpha {alpha} from 0 to 1"
         raise BadConfig(msg)
     on = stage(scan, spacing)
-    marks = mark(on, read_detections(detections).detections)
+    found = read_detections(detections).detections
+    marks = mark(on, found)
     views, strip = _choose(on, marks, num_slices)
-    figure, top, below = _layout(views, strip)
+    figure, top, close, below = _layout(views, strip, len(marks[:MOST_ZOOMS]))
     for axes, section in zip([*top, *below], [*views, *strip], strict=True):
         draw_section(axes, section, _title(on, section))
         if heatmap is not None:
@@ -77,6 +82,8 @@ def visualize_detections(
     if marks:
         for axes, view in zip(top, views, strict=True):
             _draw_crosshair(axes, view, marks[0])
+    for axes, nodule, one in zip(close, marks, found, strict=False):
+        draw_zoom(axes, on, nodule, outline_of(on, nodule, one), _measured(nodule, one))
     _caption(figure, marks)
     save_png(figure, output_path)
 
@@ -115,28 +122,37 @@ def _wanted(on: Stage, marks: list[Mark]) -> list[int]:
     return first + later
 
 
-def _layout(views: list[Section], strip: list[Section]) -> tuple[Figure, list[Axes], list[Axes]]:
-    """A figure as high as its slices need, and the axes for both groups."""
+def _layout(
+    views: list[Section], strip: list[Section], zooms: int
+) -> tuple[Figure, list[Axes], list[Axes], list[Axes]]:
+    """A figure as high as its slices need, and the axes for the views, the close views and the slices."""
     columns = 6 if len(strip) > 10 else max(3, min(5, len(strip)))
-    rows = -(-len(strip) // columns)
+    rows, zoom_rows = -(-len(strip) // columns), -(-zooms // ZOOMS_A_ROW)
     top = min(5.4, WIDTH / 3 * max(_shape(view) for view in views))
     row = min(4.5, WIDTH / columns * _shape(strip[0]) + 0.25)
-    height = top + rows * row + 1.25
+    parts = [top, *([zoom_rows * (WIDTH / ZOOMS_A_ROW + 0.25)] if zooms else []), rows * row]
+    height = sum(parts) + 1.25
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="black")
-    outer = figure.add_gridspec(
-        2,
-        1,
-        height_ratios=(top, rows * row),
-        left=0.01,
-        right=0.99,
-        bottom=0.4 / height,
-        top=1 - 0.65 / height,
-        hspace=0.06,
-    )
-    upper = outer[0, 0].subgridspec(1, len(views), wspace=0.03)
-    above = [figure.add_subplot(upper[0, i]) for i in range(len(views))]
-    lower = outer[1, 0].subgridspec(rows, columns, wspace=0.03, hspace=0.12)
-    return figure, above, [figure.add_subplot(lower[i // columns, i % columns]) for i in range(len(strip))]
+    edges = {"left": 0.01, "right": 0.99, "bottom": 0.4 / height, "top": 1 - 0.65 / height}
+    outer = figure.add_gridspec(len(parts), 1, height_ratios=parts, hspace=0.06, **edges)
+    above = _grid(figure, outer[0, 0], 1, len(views), len(views))
+    close = _grid(figure, outer[1, 0], zoom_rows, ZOOMS_A_ROW, zooms) if zooms else []
+    return figure, above, close, _grid(figure, outer[len(parts) - 1, 0], rows, columns, len(strip))
+
+
+def _grid(figure: Figure, place: SubplotSpec, rows: int, columns: int, count: int) -> list[Axes]:
+    """The first `count` axes of a part of the figure."""
+    cells = place.subgridspec(rows, columns, wspace=0.03, hspace=0.12)
+    return [figure.add_subplot(cells[i // columns, i % columns]) for i in range(count)]
+
+
+def _measured(nodule: Mark, found: Detection) -> str:
+    """`0: 8.5 mm, solid, axes 9.1 x 7.8 mm`, as far as it is known."""
+    properties: Any = found.get("properties") or {}
+    words = [f"{2 * nodule.radius:.1f} mm", properties.get("nodule_type")]
+    if properties.get("long_axis_mm") and properties.get("short_axis_mm"):
+        words.append(f"axes {properties['long_axis_mm']:.1f} x {properties['short_axis_mm']:.1f} mm")
+    return f"{nodule.number}: {', '.join(word for word in words if word)}"
 
 
 def _shape(section: Section) -> float:

@@ -73,6 +73,34 @@ def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
     yield "Place (estimated)", _place(nodule.place)
     yield "Position", _position(found)
     yield "Score", _score(nodule.triage)
+    yield from _guidelines(found.get("guidelines") or {})
+
+
+def _guidelines(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The Lung-RADS category, or why there is none; of the other guidelines those that have a result."""
+    lung_rads = rules.get("lung_rads")
+    if lung_rads:
+        yield "Lung-RADS v2022", _ruled(lung_rads, lung_rads["category"])
+    fleischner = rules.get("fleischner") or {}
+    advice = [
+        f"{risk} risk: {fleischner[f'{risk}_risk']}" for risk in ("low", "high") if fleischner.get(f"{risk}_risk")
+    ]
+    if advice:
+        yield "Fleischner 2017", _ruled(fleischner, "; ".join(advice))
+    brock = rules.get("brock") or {}
+    if brock.get("2a"):
+        upper, other = (f"{brock['2a'][place]:.1%}" for place in ("upper_lobe", "other_lobe"))
+        yield "Brock 2a", _ruled(brock, f"{upper} probability of cancer in an upper lobe, {other} elsewhere")
+    bts = rules.get("bts") or {}
+    if bts.get("management"):
+        yield "BTS 2015", _ruled(bts, bts["management"])
+
+
+def _ruled(rule: Mapping[str, Any], result: str | None) -> str:
+    """A guideline's result with what it rests on."""
+    if result is None:
+        return f"none: {rule['reason']}"
+    return f"{result} (assuming: {'; '.join(rule['assumptions'])})" if rule["assumptions"] else result
 
 
 def _numbers(measured: Mapping[str, Any], form: str) -> str:

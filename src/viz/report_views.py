@@ -1,17 +1,15 @@
 """The picture of one nodule in a report: where it lies, and three orthogonal views through its centre."""
 
 import io
-from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
 from .overlay import draw_circles
 from .report_blocks import Picture
-from .slices import NORMAL, Mark, Plane, Section, Stage, cut, draw_section
+from .slices import Mark, Plane, Stage, around, cut, draw_section
 
 __all__ = ["nodule_views"]
 
-View: TypeAlias = tuple[float, float, float, float]
 PLANES: tuple[Plane, ...] = ("axial", "axial", "coronal", "sagittal")
 SIZE = (7.4, 1.8)  # inches
 
@@ -24,16 +22,9 @@ def nodule_views(on: Stage, nodule: Mark) -> Picture:
     half = max(25.0, 3 * nodule.radius)
     for number, (axes, plane) in enumerate(zip(panels, PLANES, strict=True)):
         section = cut(on, plane, on.index(plane, nodule.centre))
-        title, part = (f"{plane}, {2 * half:.0f} mm", _around(section, nodule, half)) if number else (plane, None)
+        title, part = (f"{plane}, {2 * half:.0f} mm", around(section, nodule, half)) if number else (plane, None)
         draw_section(axes, section, title, part)
         draw_circles(axes, section, [nodule])
     file = io.BytesIO()
     figure.savefig(file, format="jpeg", facecolor="black", pil_kwargs={"quality": 88})
     return Picture(file.getvalue(), SIZE[1] / SIZE[0])
-
-
-def _around(section: Section, nodule: Mark, half: float) -> View:
-    """The part of a section within `half` mm of the nodule, in the order of `Section.extent`."""
-    x, y = (value for axis, value in enumerate(nodule.centre) if axis != NORMAL[section.plane])
-    down = half if section.plane == "axial" else -half
-    return x - half, x + half, y + down, y - down

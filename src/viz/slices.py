@@ -32,6 +32,8 @@ __all__ = [
     "Plane",
     "Section",
     "Stage",
+    "View",
+    "around",
     "axial_slices",
     "circles",
     "cut",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
+View: TypeAlias = tuple[float, float, float, float]  # left, right, bottom and top edge in mm
 NORMAL: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom
 FOOTER = "Research use only. Not for diagnosis."
@@ -95,8 +98,8 @@ class Section(NamedTuple):
     thickness: float  # mm
 
     @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top edge in mm of the stage; y runs down in an axial slice."""
+    def extent(self) -> View:
+        """The edges in mm of the stage; y runs down in an axial slice."""
         (rows, columns), (dx, dy) = self.image.shape, self.pixel
         low, high = -dy / 2, (rows - 0.5) * dy
         return (-dx / 2, (columns - 0.5) * dx, *((high, low) if self.plane == "axial" else (low, high)))
@@ -213,13 +216,15 @@ def axial_slices(wanted: Sequence[int], depth: int, count: int) -> list[int]:
     return sorted([*chosen, *(rest[index] for index in spread)], reverse=True)
 
 
-def draw_section(
-    axes: Axes, section: Section, title: str, view: tuple[float, float, float, float] | None = None
-) -> None:
-    """The slice in the lung window, with orientation letters, a scale bar and a title.
+def around(section: Section, nodule: Mark, half: float) -> View:
+    """The part of a section within `half` mm of the nodule."""
+    x, y = (value for axis, value in enumerate(nodule.centre) if axis != NORMAL[section.plane])
+    down = half if section.plane == "axial" else -half
+    return x - half, x + half, y + down, y - down
 
-    A `view`, in the order of `Section.extent`, shows only that part.
-    """
+
+def draw_section(axes: Axes, section: Section, title: str, view: View | None = None) -> None:
+    """The slice in the lung window, with orientation letters, a scale bar and a title; of a `view` only that part."""
     axes.imshow(
         section.image,
         cmap="gray",

@@ -1,0 +1,242 @@
+"""What the clients say to the service, as steps, which the sync and the async client carry out each in its way.
+
+A call is a generator: it yields what to do next, is sent what came of it, and returns the call's result.
+"""
+
+import random
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, TypeVar
+
+import httpx
+
+from .. import errors
+from ..errors import BadConfig, BadOutput, BadScan, PivotError
+from ..files import whole_file
+
+__all__ = [
+    "Ask",
+    "Call",
+    "Came",
+    "Pause",
+    "ServiceError",
+    "Told",
+    "Watch",
+    "cancel",
+    "download",
+    "job",
+    "results",
+    "submit",
+    "submit_study",
+]
+
+JOBS = "/api/v1/inference"
+AGAIN = (429, 502, 503, 504)  # statuses that mean: later
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between tries
+POLL_SECONDS = 0.5
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request; what is answered goes to `sink`, where there is one and the answer is a success."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    files: Callable[[], dict[str, Any]] = dict  # anew for each try
+    sink: Path | None = None
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait."""
+
+    seconds: float
+
+
+Told: TypeAlias = Callable[[int, int], None]  # bytes sent, of all
+Watch: TypeAlias = Callable[[dict[str, Any]], None]  # a job
+Came: TypeAlias = httpx.Response | httpx.TransportError | None
+Call: TypeAlias = Generator[Ask | Pause, Came, T]
+
+
+class ServiceError(PivotError):
+    """An answer of the service that is no success, or none at all; `problem` holds its details.
+
+    What is wrong with a scan or a configuration is raised as `BadScan` and `BadConfig` instead.
+    """
+
+    def __init__(self, message: str, status: int = 503, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = dict(problem or {})
+
+
+def submit(scan: str | Path, config: str | Path | None, progress: Told | None, key: str, retries: int) -> Call[str]:
+    """Send a scan; returns the job's id."""
+    settings = _config_part(config)
+    with _opened(Path(scan)) as (file, name):
+
+        def files() -> dict[str, Any]:
+            return {"file": (name, _Watched(file, progress), "application/octet-stream"), **settings}
+
+        answer = yield from _insist(Ask("POST", JOBS, {"Idempotency-Key": key}, files), retries)
+    return str(answer.json()["job_id"])
+
+
+def submit_study(study: str, config: str | Path | None, key: str, retries: int) -> Call[str]:
+    """Have the service fetch a study; returns the job's id."""
+    parts = {"study": (None, study), **_config_part(config)}
+    answer = yield from _insist(Ask("POST", JOBS, {"Idempotency-Key": key}, lambda: parts), retries)
+    return str(answer.json()["job_id"])
+
+
+def job(number: str, retries: int) -> Call[dict[str, Any]]:
+    """The job."""
+    answer = yield from _insist(Ask("GET", f"{JOBS}/{number}"), retries)
+    state: dict[str, Any] = answer.json()
+    return state
+
+
+def results(number: str, timeout: float, progress: Watch | None, retries: int) -> Call[dict[str, Any]]:
+    """The report, once the job has ended."""
+    until = time.monotonic() + timeout
+    while True:
+        state = yield from job(number, retries)
+        if progress:
+            progress(state)
+        if state["status"] == "completed":
+            break
+        if state["status"] in ("failed", "cancelled"):
+            raise _error(state["error"] or {"status": 409, "detail": f"the job {number} was cancelled"})
+        if time.monotonic() > until:
+            msg = f"the job {number} is {state['status']} ({state['progress']} %) after {timeout:g} s; it goes on"
+            raise TimeoutError(msg)
+        yield Pause(POLL_SECONDS)
+    answer = yield from _insist(Ask("GET", f"{JOBS}/{number}/results"), retries)
+    report: dict[str, Any] = answer.json()
+    return report
+
+
+def download(number: str, folder: Path, retries: int, *, scan: bool) -> Call[list[Path]]:
+    """Write the job's files into a folder."""
+    listed = yield from _insist(Ask("GET", f"{JOBS}/{number}/files"), retries)
+    paths = []
+    for file in listed.json()["files"]:
+        if scan or file["kind"] != "scan":
+            path = _inside(folder, file["name"])
+            with whole_file(path) as partial:
+                yield from _insist(Ask("GET", file["url"], sink=partial), retries)
+            paths.append(path)
+    return paths
+
+
+def cancel(number: str, retries: int) -> Call[None]:
+    """Cancel or remove the job."""
+    yield from _insist(Ask("DELETE", f"{JOBS}/{number}"), retries)
+
+
+def _insist(ask: Ask, retries: int) -> Call[httpx.Response]:
+    """Ask until there is an answer other than to wait; each time after a longer pause."""
+    for past in range(retries + 1):
+        came = yield ask
+        if isinstance(came, httpx.Response) and came.is_success:
+            return came
+        if past == retries or (isinstance(came, httpx.Response) and came.status_code not in AGAIN):
+            break
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**past) * random.uniform(0.5, 1)  # noqa: S311 - so that clients part
+        yield Pause(max(pause, _asked_pause(came)))
+    if isinstance(came, httpx.Response):
+        raise _error(_problem(came))
+    msg = f"the service does not answer ({type(came).__name__}): is it running at this address?"
+    raise ServiceError(msg)
+
+
+def _asked_pause(came: Came) -> float:
+    asked = came.headers.get("retry-after", "") if isinstance(came, httpx.Response) else ""
+    return float(asked) if asked.isdecimal() else 0.0
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        details = answer.json()
+    except ValueError:
+        details = None
+    known = details if isinstance(details, dict) else {}
+    return {"status": answer.status_code, "detail": f"the service answered {answer.status_code}", **known}
+
+
+def _error(details: dict[str, Any]) -> PivotError:
+    """The error that a problem stands for."""
+    message, kind = str(details["detail"]), str(details.get("type")).removeprefix("urn:pivot:")
+    if kind in ("BadScan", "BadConfig"):
+        known: PivotError = getattr(errors, kind)(message)
+        return known
+    return ServiceError(message, int(details["status"]), details)
+
+
+def _config_part(path: str | Path | None) -> dict[str, Any]:
+    """The configuration as a part of a form; no part without one."""
+    if path is None:
+        return {}
+    try:
+        return {"config": ("config.yaml", Path(path).read_bytes(), "application/yaml")}
+    except OSError as error:
+        msg = f"cannot read the config {path}: {error.strerror}"
+        raise BadConfig(msg) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """The scan as one file, and its name; a folder is zipped."""
+    try:
+        if not path.is_dir():
+            with path.open("rb") as file:
+                yield file, path.name
+            return
+        with tempfile.TemporaryFile(prefix="pivot-") as packed:
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                for inner in sorted(inner for inner in path.rglob("*") if inner.is_file()):
+                    archive.write(inner, inner.relative_to(path))
+            yield packed, f"{path.resolve().name}.zip"
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror or error})"
+        raise BadScan(msg) from None
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a file in the folder, whatever name the service gives it."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        msg = f"the service names a file {name!r}, which would not be in {folder}"
+        raise BadOutput(msg)
+    return folder / name
+
+
+class _Watched:
+    """A file from its beginning, for httpx, that tells how much of it was read."""
+
+    def __init__(self, file: BinaryIO, tell: Told | None) -> None:
+        self.file, self.told = file, tell
+        self.size = file.seek(0, 2)
+        file.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        data = self.file.read(size)
+        if self.told and data:
+            self.told(self.file.tell(), self.size)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of files."""
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of files."""
+        return self.file.tell()

@@ -1,0 +1,211 @@
+"""The queue: jobs as rows, each taken by one worker at a time.
+
+A worker's turn at a job is a lease, a token that runs out unless it is renewed; then the job can be taken again. What
+a worker says counts only while it holds the lease, so a job ends once, whoever else still believes to work on it.
+Every change is one statement, hence atomic; PostgreSQL passes over rows that another claim has locked.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import Engine, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from .database import jobs, now
+
+__all__ = [
+    "ID",
+    "STATES",
+    "Job",
+    "State",
+    "beat",
+    "cancel",
+    "claim",
+    "counts",
+    "expired",
+    "find",
+    "finish",
+    "forget",
+    "known",
+    "new_id",
+    "page",
+    "release",
+    "submit",
+    "waiting",
+]
+
+State: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelled"]
+STATES: tuple[State, ...] = ("queued", "running", "completed", "failed", "cancelled")
+OPEN: tuple[State, ...] = ("queued", "running")
+ID = "[0-9a-f]{32}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A row of the table; see `database` for its columns."""
+
+    id: str
+    owner: str
+    state: State
+    file: str
+    size_bytes: int
+    config: dict[str, Any]
+    idempotency_key: str | None
+    fingerprint: str
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    attempts: int
+    lease: str | None
+    lease_until: float | None
+    windows_done: int
+    windows_total: int | None
+    result: str | None
+    error: dict[str, Any] | None
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in OPEN
+
+
+def new_id() -> str:
+    """An identifier that nobody can guess, later ones sorting after earlier ones."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def submit(engine: Engine, **columns: Any) -> tuple[Job, bool]:  # noqa: ANN401 - the columns that a new job has
+    """The new job and True; or that of the same owner and idempotency key, and False."""
+    values = {"state": "queued", "created_at": now(), "attempts": 0, "windows_done": 0, **columns}
+    try:
+        with engine.begin() as connection:
+            return _job(connection.execute(insert(jobs).values(values).returning(jobs)).one()), True
+    except IntegrityError:
+        same = and_(jobs.c.owner == columns["owner"], jobs.c.idempotency_key == columns["idempotency_key"])
+        with engine.connect() as connection:
+            return _job(connection.execute(select(jobs).where(same)).one()), False
+
+
+def find(engine: Engine, number: str, owner: str) -> Job | None:
+    """The job, if it is this owner's."""
+    if not re.fullmatch(ID, number):
+        return None
+    with engine.connect() as connection:
+        row = connection.execute(select(jobs).where(jobs.c.id == number, jobs.c.owner == owner)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def page(engine: Engine, owner: str, limit: int, before: str | None, state: State | None) -> list[Job]:
+    """The owner's newest jobs, at most `limit`; only those older than the job `before`."""
+    query = select(jobs).where(jobs.c.owner == owner).order_by(jobs.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(jobs.c.id < before)
+    if state is not None:
+        query = query.where(jobs.c.state == state)
+    with engine.connect() as connection:
+        return [_job(row) for row in connection.execute(query)]
+
+
+def waiting(engine: Engine, owner: str) -> int:
+    """How many jobs of the owner have not ended."""
+    query = select(func.count()).where(jobs.c.owner == owner, jobs.c.state.in_(OPEN))
+    with engine.connect() as connection:
+        return connection.execute(query).scalar_one()
+
+
+def counts(engine: Engine) -> Mapping[str, int]:
+    """The number of jobs in each state."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
+    found: dict[str, int] = dict(rows)
+    return {state: found.get(state, 0) for state in STATES}
+
+
+def claim(engine: Engine, lease_seconds: float) -> Job | None:
+    """The oldest job that waits or whose worker gave no sign of life, now under a lease of one's own."""
+    free = or_(jobs.c.state == "queued", and_(jobs.c.state == "running", jobs.c.lease_until < now()))
+    oldest = select(jobs.c.id).where(free).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
+    taken = (
+        update(jobs)
+        .where(jobs.c.id == oldest.scalar_subquery())
+        .values(
+            state="running",
+            started_at=func.coalesce(jobs.c.started_at, now()),
+            attempts=jobs.c.attempts + 1,
+            lease=secrets.token_hex(16),
+            lease_until=now() + lease_seconds,
+            windows_done=0,
+        )
+    )
+    with engine.begin() as connection:
+        row = connection.execute(taken.returning(jobs)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def beat(engine: Engine, job: Job, lease_seconds: float, done: int, total: int | None) -> bool:
+    """Renew the lease and tell the progress; False once the job is another's, or was cancelled."""
+    return _while_mine(
+        engine, job, lease_until=now() + lease_seconds, windows_done=done, windows_total=total or job.windows_total
+    )
+
+
+def release(engine: Engine, job: Job) -> bool:
+    """Give the job back unfinished, as if it had not been begun."""
+    return _while_mine(engine, job, state="queued", lease=None, lease_until=None, attempts=job.attempts - 1)
+
+
+def finish(engine: Engine, job: Job, error: dict[str, Any] | None = None, windows: int = 0) -> bool:
+    """End the job: with the results of so many windows in the folder of this lease, or with a problem.
+
+    False if it is not mine to end.
+
+    May be repeated after a lost connection: what the first call did is seen.
+    """
+    end: dict[str, Any] = {"state": "failed", "error": error}
+    if error is None:
+        end = {"state": "completed", "result": job.lease, "windows_done": windows, "windows_total": windows}
+    if _while_mine(engine, job, finished_at=now(), lease_until=None, **end):
+        return True
+    with engine.connect() as connection:
+        query = select(jobs.c.id).where(jobs.c.id == job.id, jobs.c.lease == job.lease, jobs.c.state == end["state"])
+        return connection.execute(query).one_or_none() is not None
+
+
+def cancel(engine: Engine, job: Job) -> bool:
+    """End a job that has not ended; False if it has."""
+    change = update(jobs).where(jobs.c.id == job.id, jobs.c.state.in_(OPEN))
+    with engine.begin() as connection:
+        done = connection.execute(change.values(state="cancelled", finished_at=now(), lease=None, lease_until=None))
+    return done.rowcount == 1
+
+
+def forget(engine: Engine, job: Job) -> None:
+    """Delete the row of a job that has ended."""
+    with engine.begin() as connection:
+        connection.execute(delete(jobs).where(jobs.c.id == job.id, jobs.c.state.not_in(OPEN)))
+
+
+def expired(engine: Engine, seconds: float) -> list[Job]:
+    """The jobs that ended longer ago than this."""
+    with engine.connect() as connection:
+        return [_job(row) for row in connection.execute(select(jobs).where(jobs.c.finished_at < now() - seconds))]
+
+
+def known(engine: Engine, numbers: list[str]) -> list[Job]:
+    """The jobs with these identifiers, as far as they exist."""
+    with engine.connect() as connection:
+        return [_job(row) for row in connection.execute(select(jobs).where(jobs.c.id.in_(numbers)))]
+
+
+def _while_mine(engine: Engine, job: Job, **values: Any) -> bool:  # noqa: ANN401 - any columns
+    mine = and_(jobs.c.id == job.id, jobs.c.lease == job.lease, jobs.c.state == "running")
+    with engine.begin() as connection:
+        return connection.execute(update(jobs).where(mine).values(**values)).rowcount == 1
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(**row._mapping)  # noqa: SLF001 - the documented access by name

@@ -1,0 +1,156 @@
+"""What the service answers when it cannot do as asked: RFC 9457 problem details, from errors and their statuses."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+
+from ..errors import PivotError
+
+__all__ = [
+    "BadRequest",
+    "Busy",
+    "Forbidden",
+    "NotCompleted",
+    "NotFound",
+    "Refused",
+    "TooLarge",
+    "TooMany",
+    "Unauthorized",
+    "handle_problems",
+    "problem",
+]
+
+log = logging.getLogger("pivot")
+RETRY_SECONDS = 10
+
+
+class Refused(PivotError):
+    """A request that the service does not carry out; `retry_after` is in seconds, `more` goes into the answer."""
+
+    status = 400
+
+    def __init__(self, message: str, retry_after: int | None = None, **more: object) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.more = more
+
+
+class BadRequest(Refused):
+    """No form, no file, a malformed parameter."""
+
+
+class Unauthorized(Refused):
+    """No API key, or a wrong one."""
+
+    status = 401
+
+
+class Forbidden(Refused):
+    """A request that another web site makes through somebody's browser."""
+
+    status = 403
+
+
+class NotFound(Refused):
+    """No such job, file or address; or another's."""
+
+    status = 404
+
+
+class NotCompleted(Refused):
+    """Results of a job that has none."""
+
+    status = 409
+
+
+class TooLarge(Refused):
+    """Above the upload limit."""
+
+    status = 413
+
+
+class TooMany(Refused):
+    """Too many submissions of one client."""
+
+    status = 429
+
+
+class Busy(Refused):
+    """The server has no room now."""
+
+    status = 503
+
+
+TITLES = {
+    "BadConfig": "Bad configuration",
+    "BadScan": "Unreadable scan",
+    "BadCheckpoint": "Unusable model",
+    "BadOutput": "Results cannot be written",
+    "PivotError": "Inference failed",
+    "NotCompleted": "No results",
+    "TooLarge": "Upload too large",
+    "TooMany": "Too many requests",
+}
+BY_STATUS = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 413: "TooLarge"}
+
+
+def problem(error: PivotError) -> dict[str, Any]:
+    """The problem details of an error."""
+    kind = type(error).__name__
+    title = TITLES.get(kind) or HTTPStatus(error.status).phrase
+    more = error.more if isinstance(error, Refused) else {}
+    return {"type": f"urn:pivot:{kind}", "title": title, "status": error.status, "detail": str(error), **more}
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Make every error of the app a problem."""
+    app.add_exception_handler(PivotError, _ours)
+    app.add_exception_handler(HTTPException, _starlettes)
+    app.add_exception_handler(RequestValidationError, _parameters)
+    app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _answer(details: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(details, details["status"], headers, media_type="application/problem+json")
+
+
+def _ours(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, PivotError)  # noqa: S101 - as registered above
+    headers = {}
+    if isinstance(error, Refused) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _answer(problem(error), headers)
+
+
+def _starlettes(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    phrase = HTTPStatus(error.status_code).phrase
+    kind = BY_STATUS.get(error.status_code)
+    details = {"type": f"urn:pivot:{kind}" if kind else "about:blank", "title": phrase, "status": error.status_code}
+    return _answer({**details, "detail": str(error.detail)}, dict(error.headers or {}))
+
+
+def _parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    wrong = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
+    return _ours(request, BadRequest(wrong))
+
+
+def _database(request: Request, error: Exception) -> Response:
+    log.warning("the database does not answer: %s", type(error).__name__)
+    return _ours(request, Busy("the database does not answer: try again", retry_after=RETRY_SECONDS))
+
+
+def _unexpected(_request: Request, error: Exception) -> Response:
+    # The traceback is in the server's log, where `ServerErrorMiddleware` raises it again.
+    detail = f"unexpected {type(error).__name__}; the server's log tells more"
+    return _answer({"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": detail})

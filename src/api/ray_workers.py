@@ -1,0 +1,102 @@
+"""The service's workers as actors of a Ray cluster, on any of its machines.
+
+`python -m src.api.ray_workers --address auto` beside servers with `PIVOT_DEVICES=none`, or `PIVOT_RAY=auto` for a
+server that starts it. The queue stays the database: an actor takes its jobs there, and sees the data folder.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import threading
+from types import ModuleType
+from typing import Any
+
+from ..errors import BadConfig, PivotError
+from ..inference.distributed import connect, demand
+from .settings import Settings
+from .worker import Worker, prepare, start_log, stop_on_signal
+
+__all__ = ["RayWorkers", "main"]
+
+log = logging.getLogger("pivot")
+STOP_SECONDS = 10.0  # for the actors to give their jobs back
+
+
+class _Actor:
+    """A worker in a process of Ray's, which calls `stop` in another thread than `run`."""
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        start_log(settings)
+        self.worker = Worker(settings, device)
+
+    def run(self) -> None:
+        self.worker.run()
+
+    def stop(self) -> None:
+        self.worker.stopping.set()
+
+
+class RayWorkers:
+    """An actor for each GPU of the cluster that this process has joined, or for each core where it has no GPU.
+
+    Ray starts an actor anew when it dies, elsewhere if its machine is gone; its job goes back into the queue when its
+    lease has run out.
+
+    Args:
+        ray: the module, as `connect` returns it.
+        settings: of the service; the machines see `data` and `checkpoint` under the same names.
+        most: start at most so many.
+
+    Raises:
+        BadConfig: the cluster has several machines, but the queue is a file of this one.
+    """
+
+    def __init__(self, ray: ModuleType, settings: Settings, most: int | None = None) -> None:
+        machines = {node["NodeManagerAddress"] for node in ray.nodes()}
+        if not settings.database_url and len(machines) > 1:
+            msg = "workers on several machines share one PostgreSQL: set PIVOT_DATABASE_URL"
+            raise BadConfig(msg)
+        count, gpus = demand(ray.cluster_resources(), "auto", most, gpus_per_actor=1, cpus_per_actor=1)
+        remote = ray.remote(_Actor).options(
+            num_gpus=gpus, num_cpus=1, max_concurrency=2, max_restarts=-1, max_task_retries=-1
+        )
+        self.ray = ray
+        self.actors: list[Any] = [remote.remote(settings, "cuda" if gpus else "cpu") for _ in range(count)]
+        self.runs = [actor.run.remote() for actor in self.actors]
+        log.info("%d workers on the Ray cluster", count)
+
+    def stop(self) -> None:
+        """Have the actors give their jobs back, and end them."""
+        for actor in self.actors:
+            actor.stop.remote()
+        self.ray.wait(self.runs, num_returns=len(self.runs), timeout=STOP_SECONDS)
+        for actor in self.actors:
+            self.ray.kill(actor)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Keep workers on the cluster until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(
+        prog="python -m src.api.ray_workers", description="infer the service's jobs on Ray"
+    )
+    parser.add_argument("--address", default="auto", help="of the Ray cluster (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="at most so many (default: one for each GPU, else each core)")
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        settings = prepare()
+        workers = RayWorkers(connect(options.address), settings, options.workers)
+    except PivotError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    stopping = threading.Event()
+    stop_on_signal(stopping)
+    while not stopping.wait(1) and options.parent in (None, os.getppid()):
+        pass
+    workers.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

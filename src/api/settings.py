@@ -1,0 +1,119 @@
+"""The settings of the service: environment variables that begin with `PIVOT_`, or files in /run/secrets."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ..config import Device
+from ..errors import BadConfig
+from ..files import shipped
+
+__all__ = ["Settings", "load_settings"]
+
+SECRETS = Path("/run/secrets")  # where Docker and Kubernetes mount them
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Names = Annotated[tuple[str, ...], NoDecode]  # written with commas
+
+
+def _default_data() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share", "pivot")
+
+
+class Settings(BaseSettings):
+    """What an operator may set; each field `x` is the variable `PIVOT_X`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PIVOT_",
+        frozen=True,
+        hide_input_in_errors=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
+
+    data: Path = Field(default_factory=_default_data)  # folder of the uploads, results and the SQLite file
+    database_url: str = ""  # postgresql+psycopg://...; empty: SQLite in the data folder
+    checkpoint: Path | None = None  # the model; None: the shipped weights
+    log: Literal["debug", "info", "warning", "error"] = "warning"  # of the workers
+    devices: Annotated[tuple[Device, ...], NoDecode] = ("auto",)  # a worker each, beside the server; empty: none
+    ray: str = ""  # address of a Ray cluster on whose machines the workers run, instead of `devices`
+
+    auth: Literal["loopback", "key", "none"] = "loopback"  # who needs no key: this machine, nobody, everybody
+    api_keys: dict[str, str] = {}  # name to `sha256:...`, as `python -m src.api.keys NAME` prints
+    trusted_proxies: Names = ()  # addresses or networks whose X-Forwarded-For counts
+    cors_origins: Names = ()  # web sites that may call the service from a browser
+
+    dicomweb_url: str = ""  # the DICOMweb server that studies are fetched from; empty: none
+    dicomweb_login: str | None = None  # there, `user:password` or a bearer token
+
+    upload_bytes: Positive = 2**30
+    upload_seconds: Seconds = 1800.0
+    uploads: Positive = 8  # at the same time, in one server process
+    streams: Positive = 200  # WebSockets that follow a job, in one server process
+    submissions_per_minute: Positive = 120  # of one key or address
+    queued_jobs: Positive = 200  # of one key
+    free_bytes: Positive = 2 * 2**30  # that must stay free on the disk
+    window_voxels: Positive = 2**25  # inference.batch_size x patch_size that a client may ask for
+
+    job_seconds: Seconds = 3600.0
+    lease_seconds: Seconds = 30.0  # without a sign of life, another worker takes the job
+    attempts: Positive = 5  # before a job that workers die over is given up
+    retention_hours: Seconds = 168.0  # after its end
+
+    @field_validator("devices", "trusted_proxies", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part for part in value.replace(",", " ").split() if part != "none"] if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _hashed(cls, keys: dict[str, str]) -> dict[str, str]:
+        if bad := [name for name, value in keys.items() if not re.fullmatch("sha256:[0-9a-f]{64}", value)]:
+            msg = f"the keys of {', '.join(bad)} are not hashed: `python -m src.api.keys NAME` prints what belongs here"
+            raise ValueError(msg)
+        return keys
+
+    @model_validator(mode="after")
+    def _keys_exist(self) -> Self:
+        if self.auth == "key" and not self.api_keys:
+            msg = "auth is `key`, but api_keys is empty, so that nobody could use the service"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where the jobs are."""
+        return self.database_url or f"sqlite:///{self.data.absolute() / 'jobs.sqlite'}"
+
+    @property
+    def model_file(self) -> Path:
+        """The checkpoint that jobs run on."""
+        return self.checkpoint or shipped("checkpoints/best_model.pth")
+
+    def make_folders(self) -> None:
+        """The data folder, for nobody else's eyes."""
+        for folder in (self.data, self.jobs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def jobs(self) -> Path:
+        """The folder with a folder for each job."""
+        return self.data / "jobs"
+
+
+def load_settings() -> Settings:
+    """The settings of the environment.
+
+    Raises:
+        BadConfig: a variable has a wrong value; the message names it, and shows no secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"  PIVOT_{'.'.join(map(str, item['loc'])).upper() or 'settings'}: {item['msg']}" for item in error.errors()
+        ]
+        raise BadConfig("\n".join(["the settings of the service cannot be used:", *lines])) from None

@@ -1,0 +1,193 @@
+"""The WebSocket interface; `docs/service.md` is its contract."""
+
+import asyncio
+import json
+import logging
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from sqlalchemy.exc import DBAPIError
+from starlette.types import Receive
+
+from ..errors import PivotError
+from . import jobs
+from .jobs import Job
+from .problems import BadRequest, Busy, NotFound, Refused, problem
+from .schemas import message
+from .security import owner_of
+from .storage import report_of
+from .submission import Arriving, Service, arriving, queue
+
+__all__ = ["router"]
+
+log = logging.getLogger("pivot")
+POLL_SECONDS = 0.25
+NORMAL, POLICY, TRY_LATER = 1000, 1008, 1013  # https://www.iana.org/assignments/websocket/websocket.xhtml
+
+router = APIRouter(prefix="/api/v1/inference")
+
+
+@router.websocket("/stream")
+async def submit(socket: WebSocket) -> None:
+    """Take a scan, then tell of its job until it ends."""
+    service: Service = socket.app.state.service
+    _allow_large_messages(socket._receive, service.settings.upload_bytes)  # noqa: SLF001 - has no public name
+    try:
+        owner = owner_of(socket, service.settings)
+        await _accept(socket)
+        client = owner if owner.startswith("key:") or not socket.client else socket.client.host
+        async with arriving(service, owner, client) as scan, asyncio.timeout(service.settings.upload_seconds):
+            name, config = await _receive(socket, scan)
+            job = await queue(service, scan, await scan.incoming.close(name), config, None)
+        await _follow(socket, service, job)
+    except WebSocketDisconnect:
+        pass
+    except (PivotError, TimeoutError, DBAPIError) as error:
+        await _refuse(socket, error)
+
+
+@router.websocket("/{job_id}/stream")
+async def follow(socket: WebSocket, job_id: str) -> None:
+    """Tell of a job, from its present state until it ends."""
+    service: Service = socket.app.state.service
+    try:
+        owner = owner_of(socket, service.settings)
+        await _accept(socket)
+        job = await asyncio.to_thread(jobs.find, service.engine, job_id, owner)
+        if job is None:
+            msg = "there is no such job: it never existed, has expired, or belongs to another key"
+            raise NotFound(msg)
+        await _follow(socket, service, job)
+    except WebSocketDisconnect:
+        pass
+    except (PivotError, DBAPIError) as error:
+        await _refuse(socket, error)
+
+
+def _allow_large_messages(receive: Receive, limit: int) -> None:
+    """Let this connection's one message be as large as an upload may be, and take as long.
+
+    Uvicorn has the limits on its command line only (16 MiB; a pong within 20 s, which cannot come in the middle of a
+    large message), but a connection's own protocol object, whose method `receive` is, can be told others.
+    """
+    protocol: Any = getattr(receive, "__self__", None)
+    connection: Any = getattr(protocol, "conn", None)
+    if hasattr(connection, "max_message_size"):
+        connection.max_message_size = limit
+    elif hasattr(protocol, "max_size"):  # uvicorn's older implementation
+        protocol.max_size = limit
+    else:
+        log.info("messages are limited by the server's own setting (uvicorn --ws-max-size)")
+    if hasattr(protocol, "ping_timeout"):
+        protocol.ping_timeout = None
+
+
+async def _accept(socket: WebSocket) -> None:
+    offered = socket.scope.get("subprotocols") or []
+    await socket.accept(subprotocol=offered[0] if offered else None)
+
+
+async def _receive(socket: WebSocket, scan: Arriving) -> tuple[str, bytes]:
+    """The name and configuration of the scan, whose bytes are now in `scan.incoming`."""
+    first = await _next(socket)
+    if isinstance(first, bytes):
+        scan.incoming.take(first)
+        return "", b""
+    start = _event(first, "start")
+    size = start.get("size")
+    if not (size is None or (isinstance(size, int) and size > 0)):
+        msg = "`size` must be a positive number of bytes"
+        raise BadRequest(msg)
+    while size is None or scan.incoming.size < size:
+        piece = await _next(socket)
+        if isinstance(piece, str):
+            _event(piece, "end")
+            break
+        scan.incoming.take(piece)
+        await scan.incoming.flush()
+    if size not in (None, scan.incoming.size):
+        msg = f"{scan.incoming.size} bytes arrived, but `size` is {size}"
+        raise BadRequest(msg)
+    return str(start.get("filename") or ""), str(start.get("config") or "").encode()
+
+
+async def _next(socket: WebSocket) -> str | bytes:
+    received = await socket.receive()
+    if received["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(received.get("code", NORMAL))
+    content: str | bytes = received["bytes"] if received.get("bytes") is not None else received["text"]
+    return content
+
+
+def _event(text: str, wanted: str) -> dict[str, Any]:
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict) or event.get("event") != wanted:
+        msg = f'send the scan as a binary message, or {{"event": "{wanted}"}} as text'
+        raise BadRequest(msg)
+    return event
+
+
+async def _follow(socket: WebSocket, service: Service, job: Job) -> None:
+    """Send the job's state whenever it changes, until it has ended; stop when the client leaves."""
+    if service.streams >= service.settings.streams:
+        msg = (
+            f"{service.streams} connections follow jobs, as many as this server takes: ask for the job's state instead"
+        )
+        raise Busy(msg, retry_after=10)
+    leaving = asyncio.ensure_future(_left(socket))
+    told: dict[str, Any] = {}
+    service.streams += 1
+    try:
+        while not leaving.done():
+            report = await asyncio.to_thread(_report, service, job) if job.state == "completed" else None
+            if (tell := message(job, report)) != told:
+                await socket.send_json(tell)
+                told = tell
+            if not job.open:
+                await socket.close(NORMAL)
+                return
+            await asyncio.wait([leaving], timeout=POLL_SECONDS)
+            job = await _again(service, job)
+    finally:
+        service.streams -= 1
+        leaving.cancel()
+
+
+async def _left(socket: WebSocket) -> None:
+    """Return once the client has; what it sends in the meantime means nothing."""
+    with suppress(WebSocketDisconnect):
+        while True:
+            await _next(socket)
+
+
+async def _again(service: Service, job: Job) -> Job:
+    found = await asyncio.to_thread(jobs.find, service.engine, job.id, job.owner)
+    if found is None:
+        msg = "the job was removed"
+        raise NotFound(msg)
+    return found
+
+
+def _report(service: Service, job: Job) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(report_of(service.settings.jobs, job).read_bytes())
+    return report
+
+
+async def _refuse(socket: WebSocket, error: Exception) -> None:
+    """Tell the problem, and close with the code that says whether to try again."""
+    match error:
+        case TimeoutError():
+            error = BadRequest("the upload took too long")
+        case DBAPIError():
+            error = Busy("the database does not answer: try again", retry_after=10)
+    assert isinstance(error, PivotError)  # noqa: S101 - all others are matched above
+    later = isinstance(error, Refused) and error.retry_after is not None
+    with suppress(WebSocketDisconnect, RuntimeError):  # it has gone
+        if socket.application_state.name == "CONNECTING":
+            await _accept(socket)  # a refused handshake could not say why
+        await socket.send_json(message(None, error=problem(error)))
+        await socket.close(TRY_LATER if later else POLICY)

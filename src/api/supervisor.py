@@ -1,0 +1,99 @@
+"""What goes on beside the requests: worker processes that are kept alive, and the removal of what has expired."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from . import jobs
+from .storage import orphans, remove, tidy
+from .submission import Service
+
+__all__ = ["supervised", "sweep"]
+
+log = logging.getLogger("pivot")
+SWEEP_SECONDS = 60.0
+STOP_SECONDS = 15.0  # for a worker to give its job back
+STEADY_SECONDS = 60.0  # after which a worker's end says nothing about the next one
+MOST_SECONDS = 30.0  # between two starts
+PACKAGES = Path(__file__).resolve().parents[2]  # where the package lies, under whichever name
+
+
+@asynccontextmanager
+async def supervised(service: Service) -> AsyncIterator[None]:
+    """A worker for each device or those of a Ray cluster, and regular sweeps, while the context lasts."""
+    ray, devices = service.settings.ray, service.settings.devices
+    commands = [("ray_workers", "--address", ray)] if ray else [("worker", "--device", device) for device in devices]
+    tasks = [asyncio.create_task(_keep_running(command)) for command in commands]
+    tasks.append(asyncio.create_task(_keep_sweeping(service)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def sweep(service: Service) -> None:
+    """Remove jobs whose time is over, folders that belong to none, and what a killed worker left of an ended one."""
+    settings = service.settings
+    for job in jobs.expired(service.engine, settings.retention_hours * 3600):
+        jobs.forget(service.engine, job)
+        remove(settings.jobs, job.id)
+    old = list(orphans(settings.jobs))
+    found = jobs.known(service.engine, old)
+    for number in set(old) - {job.id for job in found}:
+        remove(settings.jobs, number)
+    for job in found:
+        if not job.open:
+            tidy(settings.jobs, job.id, job.result)
+
+
+async def _keep_sweeping(service: Service) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(sweep, service)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("what has expired could not be removed: %s", type(error).__name__)
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _keep_running(command: Sequence[str]) -> None:
+    """Start a module of this package, with its arguments, and again whenever it ends."""
+    pause = 1.0
+    while True:
+        start = time.monotonic()
+        process = await _start(*command)
+        try:
+            code = await process.wait()
+        finally:
+            await _stop(process)
+        pause = 1.0 if time.monotonic() - start > STEADY_SECONDS else min(2 * pause, MOST_SECONDS)
+        log.warning("`%s` ended (%s): the next one starts in %.0f s", " ".join(command), code, pause)
+        await asyncio.sleep(pause)
+
+
+async def _start(module: str, *arguments: str) -> Process:
+    path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
+    command = (sys.executable, "-m", f"{__package__}.{module}", *arguments, "--parent", str(os.getpid()))
+    return await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": path})
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,255 @@
+"""Scans on their way from the network to the disk, in pieces, so that none is ever in memory as a whole."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from ..config import load_config
+from ..errors import BadConfig, BadScan
+from .problems import BadRequest, TooLarge
+from .settings import Settings
+from .storage import safe_name, study_name
+
+# Every form that it complains of is refused, with the reason, to whom it concerns.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
+__all__ = ["FORM", "Incoming", "client_config", "read_form"]
+
+PIECE = 2**20  # bytes written at once
+HEAD = 512  # bytes that tell the format
+CONFIG_BYTES = 2**16
+FORM_BYTES = 2**16  # of a form beside its contents
+# Of the request, for OpenAPI; the form is read by `read_form`.
+FORM = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "oneOf": [{"required": ["file"]}, {"required": ["study"]}],
+                "additionalProperties": False,
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "the scan"},
+                    "study": {
+                        "type": "string",
+                        "description": "instead of a scan, the StudyInstanceUID of one that the service fetches",
+                    },
+                    "config": {"type": "string", "description": "the configuration in YAML"},
+                },
+            },
+            "encoding": {"config": {"contentType": "application/yaml, text/plain"}},
+            "example": {"file": "scan.nii.gz", "config": "inference: {batch_size: 2}"},
+        }
+    },
+}
+
+
+class Incoming:
+    """A scan that arrives in `folder`; closed, it has its safe name.
+
+    Raises:
+        TooLarge: once more than `limit` bytes were taken.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.size = 0
+        self.accepted = False  # as a job, which then owns the folder
+        self.head = b""
+        self._hash = hashlib.sha256()
+        self._pending = bytearray()
+        self._path = folder / ".partial"
+        self._file: BinaryIO = self._path.open("wb")
+
+    def take(self, data: bytes) -> None:
+        """Take a piece, which `flush` writes."""
+        self.size += len(data)
+        if self.size > self.limit:
+            msg = f"the upload is larger than {self.limit} bytes, the limit of this service"
+            raise TooLarge(msg)
+        self.head += data[: HEAD - len(self.head)] if len(self.head) < HEAD else b""
+        self._pending += data
+
+    async def flush(self, least: int = PIECE) -> None:
+        """Write what was taken, if it is at least so much."""
+        if self._pending and len(self._pending) >= least:
+            data, self._pending = self._pending, bytearray()
+            await asyncio.to_thread(self._write, data)
+
+    async def close(self, name: str | None) -> str:
+        """The name of the whole file; None of a study to fetch."""
+        await self.flush(0)
+        self.abandon()
+        if not self.size:
+            msg = "the upload is empty: send the content of a scan as `file`"
+            raise BadScan(msg)
+        name = study_name(self.head) if name is None else safe_name(name, self.head)
+        self._path.rename(self.folder / name)
+        return name
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was written."""
+        return self._hash.hexdigest()
+
+    def _write(self, data: bytearray) -> None:
+        self._hash.update(data)
+        self._file.write(data)
+
+
+def client_config(text: bytes, settings: Settings) -> dict[str, Any]:
+    """The whole configuration that a client wrote, as far as it is the client's to choose.
+
+    Raises:
+        BadConfig: it is no configuration, names another model than the server's, or asks for too much memory.
+    """
+    data = _parsed(text)
+    if data is not None and not isinstance(data, dict):
+        msg = f"config must hold sections such as `inference:`, not a {type(data).__name__}"
+        raise BadConfig(msg)
+    config = load_config(data)
+    whole = config.model_dump(mode="json")
+    if re.search(r"\b(NaN|Infinity)\b", json.dumps(whole)):
+        msg = "config holds a number that is not finite"
+        raise BadConfig(msg)
+    wanted, model = config.model.checkpoint, settings.model_file
+    if wanted and wanted.name != model.name:
+        msg = f"model.checkpoint is {wanted.name}, but this service runs {model.name}: remove the key"
+        raise BadConfig(msg)
+    x, y, z = config.inference.patch_size
+    if x * y * z * config.inference.batch_size > settings.window_voxels:
+        msg = f"inference.batch_size x patch_size is above {settings.window_voxels} voxels, the limit of this service"
+        raise BadConfig(msg)
+    return whole
+
+
+def _parsed(text: bytes) -> Any:  # noqa: ANN401 - whatever the YAML holds
+    try:
+        content = text.decode("utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content)):
+            msg = "config holds an alias (*name), which a few lines of could make endless: write it out"
+            raise BadConfig(msg)
+        return yaml.safe_load(content)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        msg = f"config is not valid YAML: {' '.join(str(error).split())}"
+        raise BadConfig(msg) from None
+
+
+@dataclass
+class _Form:
+    """What the parser tells of a form: the scan goes to `incoming`, the configuration into memory."""
+
+    incoming: Incoming
+    source: str | None = None  # the part with the scan or study
+    name: str | None = None  # of the scan
+    config: bytearray | None = None
+    ended: bool = False
+    _field: str = ""
+    _header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+
+    def on_part_begin(self) -> None:
+        self._field = ""
+
+    def on_header_begin(self) -> None:
+        self._header = bytearray(), bytearray()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header[0].extend(data[start:end])
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1].extend(data[start:end])
+
+    def on_header_end(self) -> None:
+        name, value = self._header
+        if name.lower() == b"content-disposition":
+            _, options = parse_options_header(value.decode("latin-1"))
+            self._begin(options.get(b"name", b"").decode("latin-1"), options.get(b"filename", b""))
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._field and self._field == self.source:
+            self.incoming.take(data[start:end])
+        elif self.config is not None and self._field == "config":
+            self.config += data[start:end]
+            if len(self.config) > CONFIG_BYTES:
+                msg = f"config is larger than {CONFIG_BYTES} bytes"
+                raise TooLarge(msg)
+        else:
+            msg = "a part of the form has no name: send the parts `file` (or `study`) and `config`"
+            raise BadRequest(msg)
+
+    def on_end(self) -> None:
+        self.ended = True
+
+    def _begin(self, part: str, name: bytes) -> None:
+        if part in ("file", "study") and self.source is None:
+            self.source = part
+            self.name = name.decode("utf-8", errors="replace") if part == "file" else None
+        elif part == "config" and self.config is None:
+            self.config = bytearray()
+        else:
+            msg = f"the form has a part `{part[:40]}` too many: send one `file` or `study`, and `config` if you like"
+            raise BadRequest(msg)
+        self._field = part
+
+
+async def read_form(request: Request, incoming: Incoming, seconds: float) -> tuple[str, bytes]:
+    """The name of the scan (or study) in a multipart form, now in `incoming`, and the configuration beside it.
+
+    Raises:
+        BadRequest: the body is no such form.
+        TooLarge: it is above the limit.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        msg = "send a multipart/form-data form with the scan as `file`"
+        raise BadRequest(msg)
+    if int(request.headers.get("content-length") or 0) > incoming.limit + CONFIG_BYTES + FORM_BYTES:
+        msg = f"the upload is larger than {incoming.limit} bytes, the limit of this service"
+        raise TooLarge(msg)
+    form = _Form(incoming)
+    events = ("part_begin", "header_begin", "header_field", "header_value", "header_end", "part_data", "end")
+    try:
+        callbacks = {f"on_{name}": getattr(form, f"on_{name}") for name in events}
+        parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
+        async with asyncio.timeout(seconds):
+            await _feed(parser, request.stream(), incoming)
+    except FormParserError as error:
+        msg = f"the form is malformed: {error}"
+        raise BadRequest(msg) from None
+    except TimeoutError:
+        msg = f"the upload took longer than {seconds:.0f} s, the limit of this service"
+        raise BadRequest(msg) from None
+    except ClientDisconnect:
+        msg = "the client left before the end of the form"
+        raise BadRequest(msg) from None
+    if not form.ended or form.source is None:
+        msg = "the form was cut short" if not form.ended else "the form has no part `file` or `study`"
+        raise BadRequest(msg)
+    return await incoming.close(form.name), bytes(form.config or b"")
+
+
+async def _feed(parser: MultipartParser, body: AsyncIterator[bytes], incoming: Incoming) -> None:
+    total = 0
+    async for data in body:
+        total += len(data)
+        if total > incoming.limit + CONFIG_BYTES + FORM_BYTES:  # headers without end, or an epilogue
+            msg = f"the upload is larger than {incoming.limit} bytes, the limit of this service"
+            raise TooLarge(msg)
+        parser.write(data)
+        await incoming.flush()

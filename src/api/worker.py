@@ -1,0 +1,272 @@
+"""A process that infers: takes jobs from the queue, one after the other, on one device, with the model kept loaded.
+
+`python -m src.api.worker --device cuda:0` beside a server that starts none (`PIVOT_DEVICES=none`), as many as wanted.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+import nibabel
+from sqlalchemy.exc import DBAPIError
+
+from ..config import Config, load_config
+from ..data.loader import read_scan
+from ..dicom_io.web import pull_study
+from ..errors import PivotError
+from ..inference.outputs import check_outputs, write_outputs
+from ..inference.pipeline import InferencePipeline
+from ..types import Scan
+from . import jobs
+from .database import open_database
+from .jobs import Job
+from .problems import problem
+from .settings import Settings, load_settings
+from .storage import SCAN, STUDY, remove, scan_id, tidy
+
+__all__ = ["Worker", "main", "prepare", "start_log", "stop_on_signal"]
+
+log = logging.getLogger("pivot")
+IDLE_SECONDS = 0.3
+BEAT_SECONDS = 0.5
+HUNG_SECONDS = 60.0  # after its time limit, until a job that does not listen costs the process
+T = TypeVar("T")
+
+
+class Abandoned(BaseException):
+    """The job at hand is not to be finished here; like KeyboardInterrupt, no error to be caught on the way."""
+
+
+class Worker:
+    """One device, its loaded model, and the job at hand."""
+
+    def __init__(self, settings: Settings, device: str, parent: int | None = None) -> None:
+        self.settings, self.device, self.parent = settings, device, parent
+        self.engine = open_database(settings.url)
+        self.stopping = threading.Event()
+        self.pipeline: InferencePipeline | None = None
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        while not self.told_to_stop():
+            try:
+                job = jobs.claim(self.engine, self.settings.lease_seconds)
+                if job is not None:
+                    self.work(job)
+                    continue
+            except DBAPIError as error:  # a job at hand is done again once its lease has run out
+                log.warning("the database does not answer: %s", type(error).__name__)
+            self.stopping.wait(IDLE_SECONDS)
+
+    def told_to_stop(self) -> bool:
+        """Whether a signal came, or the server that started this process is gone."""
+        return self.stopping.is_set() or (self.parent is not None and os.getppid() != self.parent)
+
+    def work(self, job: Job) -> None:
+        """Do the job, and say how it ended."""
+        log.info("job %s: attempt %d", job.id, job.attempts)
+        turn = _Turn(self, job)
+        error = None
+        try:
+            with turn:
+                self._infer(job, turn)
+        except Abandoned:
+            if turn.give_back:
+                persistently(lambda: jobs.release(self.engine, job))
+            self._clear(job)
+            return
+        except DBAPIError:
+            raise
+        except Exception as caught:  # a fault in one job must not cost the others
+            log.info("job %s: %s", job.id, type(caught).__name__, exc_info=not isinstance(caught, PivotError))
+            error = problem(_plain(caught, self.settings.jobs / job.id))
+        finally:
+            tempfile.tempdir = None
+        if persistently(lambda: jobs.finish(self.engine, job, error, turn.done)):
+            tidy(self.settings.jobs, job.id, None if error else job.lease)
+        else:
+            self._clear(job)
+
+    def _infer(self, job: Job, turn: "_Turn") -> None:
+        """Everything that the command line does with a scan, into the folder of this turn."""
+        if job.attempts > self.settings.attempts:
+            msg = f"the job was given up: {self.settings.attempts} workers died over it, perhaps for want of memory"
+            raise PivotError(msg)
+        folder = self.settings.jobs / job.id
+        tempfile.tempdir = str(folder / _scratch(job))
+        Path(tempfile.tempdir).mkdir()
+        config = load_config(job.config)
+        check_outputs(config)
+        pipeline = self._pipeline(config)
+        upload = folder / "input" / job.file
+        source = self._fetched(upload) if upload.suffix == STUDY else upload
+        start = time.perf_counter()
+        scan = read_scan(source)
+        seconds = time.perf_counter() - start
+        results = pipeline.predict(scan, progress=turn.windows)
+        turn.check()
+        results_folder = folder / str(job.lease)
+        _keep_scan(scan, upload, results_folder / SCAN)
+        write_outputs(scan, results, config, results_folder, seconds, source)
+        turn.check()
+
+    def _fetched(self, study: Path) -> Path:
+        """The series of the study, in the folder for temporary files."""
+        settings = self.settings
+        return pull_study(settings.dicomweb_url, study.stem, tempfile.gettempdir(), login=settings.dicomweb_login)
+
+    def _pipeline(self, config: Config) -> InferencePipeline:
+        if self.pipeline is None:
+            self.pipeline = InferencePipeline(self.settings.model_file, Config(), self.device)
+        return self.pipeline.with_config(config)
+
+    def _clear(self, job: Job) -> None:
+        """Remove what this attempt at a job wrote; all else may be another's."""
+        for part in (str(job.lease), _scratch(job)):
+            remove(self.settings.jobs, job.id, part)
+
+
+class _Turn:
+    """A lease that a thread renews, with the progress, while the job is done; `check` raises once it is over."""
+
+    def __init__(self, worker: Worker, job: Job) -> None:
+        self.worker, self.job = worker, job
+        self.done = 0
+        self.total: int | None = None
+        self.lost = self.give_back = self.late = False
+        self.until = time.monotonic() + worker.settings.job_seconds
+        self.finished = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.finished.set()
+        self.thread.join()
+
+    def windows(self, done: int, total: int) -> None:
+        """The progress of the inference."""
+        self.done, self.total = done, total
+        self.check()
+
+    def check(self) -> None:
+        """Raise if this job is not to be finished, or not now."""
+        if self.late:
+            msg = f"the job took longer than {self.worker.settings.job_seconds:.0f} s, the limit of this service"
+            raise PivotError(msg)
+        self.give_back = not self.lost and self.worker.told_to_stop()
+        if self.lost or self.give_back:
+            raise Abandoned
+
+    def _beat(self) -> None:
+        settings = self.worker.settings
+        while not self.finished.wait(BEAT_SECONDS):
+            late_by = time.monotonic() - self.until
+            self.late = late_by > 0
+            if late_by > HUNG_SECONDS:
+                self._give_up()
+            try:
+                self.lost |= not jobs.beat(self.worker.engine, self.job, settings.lease_seconds, self.done, self.total)
+            except DBAPIError as error:  # the lease holds for a while
+                log.warning("the database does not answer: %s", type(error).__name__)
+
+    def _give_up(self) -> None:
+        """End the job, and the process with it: the thread that hangs cannot be ended alone."""
+        error = PivotError(f"the job hung beyond its limit of {self.worker.settings.job_seconds:.0f} s")
+        jobs.finish(self.worker.engine, self.job, problem(error))
+        os._exit(1)
+
+
+def persistently(action: Callable[[], T]) -> T:
+    """Do what must be done, however often the connection breaks."""
+    for pause in (0.1, 0.3, 1, 3, 10):
+        try:
+            return action()
+        except DBAPIError as error:
+            log.warning("the database does not answer: %s", type(error).__name__)
+            time.sleep(pause)
+    return action()
+
+
+def _scratch(job: Job) -> str:
+    return f"{job.lease}.tmp"
+
+
+def _keep_scan(scan: Scan, upload: Path, folder: Path) -> None:
+    """The scan as NIfTI, for viewers: the upload itself where it is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if upload.name.endswith((".nii", ".nii.gz")):
+        try:
+            os.link(upload, folder / upload.name)
+        except OSError:  # a file system without links
+            shutil.copyfile(upload, folder / upload.name)
+    else:
+        nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), folder / f"{scan_id(upload.name)}.nii.gz")
+
+
+def _plain(error: Exception, folder: Path) -> PivotError:
+    """The error in words for the user, without the paths of this machine."""
+    if isinstance(error, PivotError):
+        return type(error)(str(error).replace(f"{folder / 'input'}{os.sep}", "").replace(str(folder), "the job"))
+    if isinstance(error, MemoryError):
+        return PivotError("there is not enough memory for this scan")
+    return PivotError(f"unexpected {type(error).__name__}; the worker's log tells more")
+
+
+def prepare() -> Settings:
+    """The settings of a process that works, with their log and folders in place.
+
+    Raises:
+        BadConfig: a setting has a wrong value.
+    """
+    settings = load_settings()
+    start_log(settings)
+    settings.make_folders()
+    return settings
+
+
+def start_log(settings: Settings) -> None:
+    """Write what the settings want told to the standard error."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    log.setLevel(settings.log.upper())
+
+
+def stop_on_signal(stopping: threading.Event) -> None:
+    """Set the event when SIGTERM or SIGINT comes."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until SIGTERM or SIGINT; the job at hand goes back into the queue."""
+    parser = argparse.ArgumentParser(prog="python -m src.api.worker", description="infer the jobs of the service")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        worker = Worker(prepare(), options.device, options.parent)
+    except PivotError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    stop_on_signal(worker.stopping)
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""When a study has arrived: DICOM has no sign for it, so by silence, or by the number of instances that it states."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pydicom
+
+from .settings import Completeness
+
+__all__ = ["SeriesArrival", "arrivals", "has_arrived", "shortfalls"]
+
+STATED = ("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances")
+
+
+class SeriesArrival(NamedTuple):
+    """What has come of one series."""
+
+    folder: Path
+    instances: int
+    newest: float  # seconds since the epoch
+    interrupted: bool  # an association is still sending it, or broke off
+    stated: int | None  # instances of the series
+    stated_in_study: int | None  # instances of the whole study
+
+
+def arrivals(study: Path) -> list[SeriesArrival]:
+    """What has come of each series in the folder of a study."""
+    return [_arrival(folder) for folder in sorted(study.iterdir()) if folder.is_dir()]
+
+
+def has_arrived(series: list[SeriesArrival], rules: Completeness, now: float) -> bool:
+    """Whether a study can be run: all instances that it states are there, or nothing more came for long enough."""
+    silence = now - max((one.newest for one in series), default=now)
+    wait = rules.interrupted_seconds if shortfalls(series) else rules.quiet_seconds
+    return _as_stated(series) or silence >= wait
+
+
+def shortfalls(series: list[SeriesArrival]) -> dict[str, str]:
+    """The series that are not whole, as far as can be told, and why."""
+    reasons = {} if _as_stated(series) else {one.folder.name: _shortfall(one) for one in series}
+    return {uid: reason for uid, reason in reasons.items() if reason}
+
+
+def _as_stated(series: list[SeriesArrival]) -> bool:
+    total = sum(one.instances for one in series)
+    return any(one.stated_in_study is not None and total >= one.stated_in_study for one in series)
+
+
+def _shortfall(one: SeriesArrival) -> str | None:
+    if one.stated and one.instances < one.stated:
+        return f"only {one.instances} of the {one.stated} instances that it states have arrived"
+    if one.interrupted and not one.stated:
+        return f"its transfer was interrupted after {one.instances} instances, and not made up for"
+    return None
+
+
+def _arrival(folder: Path) -> SeriesArrival:
+    files = sorted(folder.glob("*.dcm"))
+    stated = _stated(files[0]) if files else (None, None)
+    return SeriesArrival(
+        folder=folder,
+        instances=len(files),
+        newest=folder.stat().st_mtime,
+        interrupted=any(folder.glob(".open-*")),
+        stated=stated[1],
+        stated_in_study=stated[0],
+    )
+
+
+def _stated(file: Path) -> tuple[int | None, int | None]:
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(STATED))
+    except (OSError, pydicom.errors.InvalidDicomError):
+        return None, None  # which choosing the series will tell
+    study, series = (_number(header.get(name)) for name in STATED)
+    return study, series
+
+
+def _number(value: object) -> int | None:
+    try:
+        return int(str(value)) or None
+    except ValueError:
+        return None

@@ -1,0 +1,195 @@
+"""What all objects of a scan share: the series they belong to, the results, their UIDs and their date."""
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import pydicom
+from highdicom.base import SOPClass
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DT
+
+from ..data.slices import Slice
+from ..errors import BadScan
+from ..types import Detection, Results
+
+__all__ = ["MANUFACTURER", "Context", "nodule_name", "open_context"]
+
+logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # it would log patients' names
+
+MANUFACTURER = "PIVOT"
+SERIES_NUMBERS = {"SR": 9001, "SEG": 9002, "PM": 9003, "SC": 9004, "PDF": 9005}
+DESCRIPTIONS = {
+    "SR": "Lung nodules: measurements",
+    "SEG": "Lung nodules: segmentation",
+    "PM": "Lung nodules: heatmap",
+    "SC": "Lung nodules: key images",
+    "PDF": "Lung nodules: report",
+}
+# Type 2 attributes of the patient and the study: an object has them, if only empty.
+IDENTITY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "ReferringPhysicianName",
+)
+DIGITS = 4  # of a float that tell one result from another; a last bit that threads change must not
+
+T = TypeVar("T", bound=SOPClass)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Context:
+    """A series, the results of its scan, and what their objects are called.
+
+    `images` are the headers of the slices in the order of the scan's third axis, without pixels and without what
+    names the patient: that is in `original`, the first slice's header as it was read.
+    """
+
+    images: Sequence[Dataset]
+    original: Dataset
+    results: Results
+    identity: str
+    when: datetime
+
+    @property
+    def frame_of_reference(self) -> str:
+        """The UID of the space in which the scanner's coordinates hold."""
+        return str(self.original.FrameOfReferenceUID)
+
+    @property
+    def versions(self) -> tuple[str, str]:
+        """The version of PIVOT, and the model's name with its version."""
+        about = self.results["metadata"]
+        model = about["checkpoint"]
+        return about["versions"]["pivot"], f"{model['name']} {model['version']}"
+
+    def uid(self, *what: object) -> str:
+        """The UID of a part of these results: the same for the same results of the same series."""
+        return _uid(self.identity, *what)
+
+    def tracking(self, nodule: Detection) -> tuple[str, str]:
+        """The tracking identifier and UID of a nodule; those of the same place in the same series are the same."""
+        series = self.original.SeriesInstanceUID
+        return nodule_name(nodule), _uid("nodule", series, nodule["id"], nodule["coordinates_voxel"])
+
+    def common(self, kind: str, instance: int = 1) -> dict[str, Any]:
+        """What every constructor of an object of this `kind` asks for."""
+        return {
+            "series_instance_uid": self.uid(kind, "series"),
+            "series_number": SERIES_NUMBERS[kind],
+            "series_description": DESCRIPTIONS[kind],
+            "sop_instance_uid": self.uid(kind, instance),
+            "instance_number": instance,
+            "manufacturer": MANUFACTURER,
+            "manufacturer_model_name": MANUFACTURER,
+            "software_versions": list(self.versions),
+            "device_serial_number": self.results["metadata"]["checkpoint"]["sha256"][:16],
+            "series_date": self.when.date(),
+            "series_time": self.when.time(),
+            "content_date": self.when.date(),
+            "content_time": self.when.time(),
+        }
+
+    def finished(self, made: T) -> T:
+        """The object with the patient and the study of the series, without private elements or random UIDs."""
+        made.copy_patient_and_study_information(self.original)
+        if "Rows" in made:
+            made.BodyPartExamined = "CHEST"
+        made.InstanceCreationDate, made.InstanceCreationTime = made.ContentDate, made.ContentTime
+        if "SpecificCharacterSet" in self.original:
+            made.SpecificCharacterSet = self.original.SpecificCharacterSet
+        for item in made.get("ContributingEquipmentSequence", ()):
+            item.ContributionDateTime = DT(self.when)
+        for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+            for item in made.get(sequence, ()):
+                item.DimensionOrganizationUID = self.uid(made.SOPInstanceUID, "dimensions")
+        made.remove_private_tags()
+        return made
+
+
+def open_context(slices: Sequence[Slice], results: Results) -> Context:
+    """The context of a scan's results, from the slices of its series in the order of the scan's third axis.
+
+    Raises:
+        BadScan: multi-frame files, another scan than that of the results, or a header that lacks what objects need.
+    """
+    _check_slices(slices, results)
+    headers = [pydicom.dcmread(one.path, stop_before_pixels=True) for one in slices]
+    _check_headers(headers, results)
+    identity = _identity(headers, results)
+    for header in headers:
+        _forget_patient(header)
+    return Context(
+        images=headers,
+        original=pydicom.dcmread(slices[0].path, stop_before_pixels=True),
+        results=results,
+        identity=identity,
+        when=datetime.fromisoformat(results["timestamp"]).astimezone().replace(tzinfo=None),  # local, as DICOM has it
+    )
+
+
+def nodule_name(nodule: Detection) -> str:
+    """What a nodule is called in every object."""
+    return f"Nodule {nodule['id']}"
+
+
+def _check_slices(slices: Sequence[Slice], results: Results) -> None:
+    if len({one.path for one in slices}) < len(slices):
+        msg = "DICOM objects of multi-frame CT are not written: convert the series to one file for each slice"
+        raise BadScan(msg)
+    shape = [*slices[0].size, len(slices)]
+    if shape != list(results["heatmap"].shape):
+        msg = f"the results are of another scan: it has {list(results['heatmap'].shape)} voxels, the series has {shape}"
+        raise BadScan(msg)
+
+
+def _check_headers(headers: Sequence[Dataset], results: Results) -> None:
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        values = {str(header.get(name) or "") for header in headers}
+        if len(values) > 1 or "" in values:
+            what = f"{len(values)} different values" if len(values) > 1 else "no value"
+            msg = f"has {what} of {name}, so DICOM objects cannot refer to it: export the series again"
+            raise BadScan(msg)
+    if headers[0].SeriesInstanceUID != results["metadata"]["series_uid"]:
+        msg = "the results are of another series: give the series that was searched"
+        raise BadScan(msg)
+
+
+def _forget_patient(header: Dataset) -> None:
+    """Empty what names the patient or the study: odd values must not stop the writing, or be told by its errors."""
+    for name in IDENTITY:
+        setattr(header, name, None)
+    header.pop("SpecificCharacterSet", None)
+
+
+def _identity(headers: Sequence[Dataset], results: Results) -> str:
+    """What makes these results differ from others: the images, the version, the model, what was found and how."""
+    about = results["metadata"]
+    config = about["config"]
+    how = {key: config["inference"][key] for key in ("mode", "patch_size", "stride", "overlap", "blending", "tta")}
+    images = sorted(str(header.SOPInstanceUID) for header in headers)
+    found = _rounded([images, how, config["post_processing"], results["detections"]])
+    return json.dumps([about["versions"]["pivot"], about["checkpoint"]["sha256"], found], sort_keys=True)
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    if isinstance(value, float):
+        return f"{value:.{DIGITS}g}"
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _uid(*what: object) -> str:
+    """A UID under the root 2.25 that depends on nothing else (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(what)).int}"

@@ -1,0 +1,89 @@
+"""The PACS service: `python -m src.dicom_io.listener --config configs/pacs.yaml`.
+
+It receives studies, runs the best chest CT series of each, and sends what it found back. It ends on SIGINT or
+SIGTERM, after the run at hand; what is left in the spool is done after the next start.
+"""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import PivotError
+from .audit import Audit, unforeseen
+from .deidentify import load_key
+from .outbox import Outbox
+from .processing import Processor
+from .receiver import Receiver
+from .settings import PacsConfig, load_pacs
+from .spool import Spool
+
+__all__ = ["listening", "main"]
+
+TICK = 0.25  # seconds between looks at the spool and the outbox
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until a signal; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="pivot-listener", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/pacs.yaml")
+    options = parser.parse_args(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        config = load_pacs(options.config)
+        with listening(config) as port:
+            sys.stdout.write(f"{config.listen.ae_title} listens on {config.listen.bind}:{port}\n")
+            sys.stdout.flush()
+            stop.wait()
+    except PivotError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+@contextmanager
+def listening(config: PacsConfig) -> Iterator[int]:
+    """A running service, and the port on which it listens.
+
+    Raises:
+        PivotError: the settings, the model, the spool or the port cannot be used.
+    """
+    spool, audit = Spool(config.spool), Audit(config.audit or config.spool / "audit.jsonl")
+    key = load_key(config.deidentify_key or config.spool / "deidentify.key") if config.deidentify else None
+    outbox = Outbox(spool.outbox, config, audit)
+    receiver, processor = Receiver(config.listen, spool, audit, key), Processor(config, spool, outbox, audit)
+    stop = threading.Event()
+    actions: tuple[Callable[[], None], ...] = (processor.work, outbox.send_due)
+    threads = [threading.Thread(target=_repeat, args=(action, stop, audit)) for action in actions]
+    try:
+        port = receiver.start()
+        audit.write("started", ae_title=config.listen.ae_title, port=port)
+        for thread in threads:
+            thread.start()
+        yield port
+    finally:
+        receiver.stop()
+        stop.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        processor.close()
+        audit.write("stopped")
+
+
+def _repeat(action: Callable[[], None], stop: threading.Event, audit: Audit) -> None:
+    """Do it again and again; an error that nobody foresaw is told, and does not end the service."""
+    while not stop.wait(TICK):
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - the service goes on
+            audit.write("error", reason=unforeseen(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

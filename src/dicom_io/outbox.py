@@ -1,0 +1,106 @@
+"""Results on their way to the PACS: kept on disk until each destination has each of them, over restarts too.
+
+outbox/<run>/*.dcm         the objects of a run
+outbox/<run>/state.json    what each destination still lacks, how often it was tried, and when it is next
+"""
+
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from ..errors import PivotError
+from ..files import whole_file, whole_files
+from .audit import Audit
+from .sending import PeerGone, check_peer, send
+from .settings import PacsConfig, Retry
+
+__all__ = ["Outbox", "wait_before"]
+
+STATE = "state.json"
+
+
+class _Way(TypedDict):
+    """The way to one destination."""
+
+    files: list[str]  # still to be sent
+    attempts: int  # since it last took a file
+    next: float  # seconds since the epoch
+
+
+class _State(TypedDict):
+    study: str
+    since: float
+    ways: dict[str, _Way]  # by the name of the destination
+
+
+def wait_before(attempt: int, retry: Retry) -> float:
+    """Seconds to wait after the first, second, ... attempt that failed: each time twice as long, up to a limit."""
+    return float(min(retry.first_seconds * 2.0 ** min(attempt - 1, 64), retry.most_seconds))
+
+
+class Outbox:
+    """The results below `folder`, for the destinations of `config`.
+
+    Raises:
+        BadConfig: the certificates, the login or the URL of one of them cannot be used.
+    """
+
+    def __init__(self, folder: Path, config: PacsConfig, audit: Audit) -> None:
+        for peer in config.destinations:
+            check_peer(peer)
+        self.folder, self.config, self.audit = folder, config, audit
+
+    def put(self, study: str, files: Sequence[Path]) -> None:
+        """Take over the objects of a run: all, or none if anything fails."""
+        names = [file.name for file in files]
+        ways = {peer.name: _Way(files=names, attempts=0, next=0.0) for peer in self.config.destinations}
+        with whole_files(self.folder / secrets.token_hex(8), last=STATE) as draft:
+            for file in files:
+                shutil.copyfile(file, draft / file.name)
+            state = _State(study=study, since=time.time(), ways=ways)
+            (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+    def send_due(self) -> None:
+        """Try each destination whose time has come, once; forget what has arrived, or was tried for too long."""
+        for place in sorted(self.folder.glob(f"*/{STATE}")):
+            run = place.parent
+            state: _State = json.loads(place.read_text(encoding="utf-8"))
+            for name, way in state["ways"].items():
+                if way["files"] and way["next"] <= time.time():
+                    self._try(run, state, name)
+            if not any(way["files"] for way in state["ways"].values()):
+                shutil.rmtree(run)
+
+    def _try(self, run: Path, state: _State, name: str) -> None:
+        way, about = state["ways"][name], {"study": state["study"], "destination": name}
+        peer = next((peer for peer in self.config.destinations if peer.name == name), None)
+        try:
+            if peer is None:
+                msg = "the configuration has no such destination any more"
+                raise PeerGone(msg)  # noqa: TRY301 - tried again like one that does not answer
+            for file, refusal in send([run / name for name in way["files"]], peer, self.config.listen.ae_title):
+                way["files"], way["attempts"] = [name for name in way["files"] if name != file.name], 0
+                outcome = {"reason": refusal} if refusal else {}
+                self.audit.write("result refused" if refusal else "result sent", **about, object=file.name, **outcome)
+        except (PeerGone, PivotError) as error:
+            self._later(state, way, about, str(error))
+        self._save(run, state)
+
+    def _later(self, state: _State, way: _Way, about: dict[str, str], reason: str) -> None:
+        retry = self.config.retry
+        way["attempts"] += 1
+        wait = wait_before(way["attempts"], retry)
+        if time.time() + wait - state["since"] > retry.give_up_after_seconds:
+            lost, way["files"] = way["files"], []
+            self.audit.write("results given up", **about, reason=reason, objects=lost)
+        else:
+            way["next"] = time.time() + wait
+            self.audit.write("sending failed", **about, reason=reason, attempt=way["attempts"], again_in_seconds=wait)
+
+    def _save(self, run: Path, state: _State) -> None:
+        with whole_file(run / STATE) as draft:
+            draft.write_text(json.dumps(state), encoding="utf-8")

@@ -1,0 +1,165 @@
+"""The C-STORE and C-ECHO provider: it acknowledges an instance once it is on disk, and knows not what follows."""
+
+import logging
+import threading
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import pydicom
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
+
+from ..errors import BadOutput, BadScan
+from .audit import Audit
+from .deidentify import deidentify
+from .settings import Listen, server_tls
+from .spool import Spool
+
+__all__ = ["Receiver"]
+
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its debug log shows datasets
+
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4 B.2.3
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+@dataclass
+class _Visit:
+    """An association, and what it sent of which study."""
+
+    peer: str
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    studies: Counter[str] = field(default_factory=Counter)
+    current: str = ""  # the study that it sends; the one before is taken to be sent to the end
+
+
+class Receiver:
+    """Listens from `start` to `stop`; with `key`, instances are de-identified before they are stored."""
+
+    def __init__(self, settings: Listen, spool: Spool, audit: Audit, key: bytes | None) -> None:
+        self.settings, self.spool, self.audit, self.key = settings, spool, audit, key
+        self._visits: dict[Association, _Visit] = {}
+        self._lock = threading.Lock()
+        self._server: ThreadedAssociationServer | None = None
+
+    def start(self) -> int:
+        """Listen in threads of its own; returns the port.
+
+        Raises:
+            BadOutput: the port cannot be listened on.
+            BadConfig: the certificates cannot be used.
+        """
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_C_ECHO, lambda _: SUCCESS),
+            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_RELEASED, self._released),
+            (evt.EVT_CONN_CLOSE, self._closed),
+        ]
+        address = (self.settings.bind, self.settings.port)
+        try:
+            server = self._entity().start_server(
+                address, block=False, ssl_context=server_tls(self.settings.tls), evt_handlers=handlers
+            )
+        except OSError as error:
+            msg = f"cannot listen on {address[0]}:{address[1]} ({error.strerror}): change listen.bind or listen.port"
+            raise BadOutput(msg) from None
+        assert isinstance(server, ThreadedAssociationServer)  # noqa: S101 - as it does not block
+        self._server = server
+        return int(server.server_address[1])
+
+    def stop(self) -> None:
+        """Take no more associations, and end those that are open."""
+        if self._server:
+            self._server.shutdown()
+
+    def _entity(self) -> AE:
+        entity = AE(self.settings.ae_title)
+        entity.maximum_pdu_size = 0  # no limit: large ones are faster
+        entity.maximum_associations = self.settings.max_associations
+        entity.network_timeout = entity.dimse_timeout = self.settings.network_timeout
+        entity.require_called_aet = True
+        entity.require_calling_aet = list(self.settings.allowed_ae_titles)
+        for context in AllStoragePresentationContexts:
+            entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+        entity.add_supported_context(Verification)
+        return entity
+
+    def _store(self, event: evt.Event) -> int:
+        visit = self._visit(event.assoc)
+        try:
+            content, (study, series, instance) = self._content(event)
+            self.spool.add(content, study, series, instance, visit.name)
+        except BadScan as error:
+            self.audit.write("instance refused", peer=visit.peer, reason=str(error))
+            return CANNOT_UNDERSTAND
+        except OSError as error:
+            self.audit.write("instance refused", peer=visit.peer, reason=f"cannot be stored: {error.strerror}")
+            return OUT_OF_RESOURCES
+        if visit.current and visit.current != study:
+            self.spool.close(visit.name, self._others(visit), visit.current)
+        visit.current = study
+        visit.studies[study] += 1
+        return SUCCESS
+
+    def _content(self, event: evt.Event) -> tuple[bytes, tuple[str, str, str]]:
+        """The file to keep, and the UIDs of study, series and instance."""
+        content = event.encoded_dataset()
+        try:
+            header = pydicom.dcmread(BytesIO(content), specific_tags=[*UIDS, "SOPClassUID"], stop_before_pixels=True)
+            study, series, instance = (str(header.get(name, "")) for name in UIDS)
+        except Exception as error:
+            msg = "is not a readable dataset: send it again"
+            raise BadScan(msg) from error
+        if instance != event.file_meta.MediaStorageSOPInstanceUID:
+            msg = "its SOPInstanceUID is another than the one that was announced, or missing"
+            raise BadScan(msg)
+        return (content, (study, series, instance)) if self.key is None else _deidentified(content, self.key)
+
+    def _visit(self, association: Association) -> _Visit:
+        with self._lock:
+            return self._visits.setdefault(association, _Visit(str(association.requestor.ae_title)))
+
+    def _others(self, visit: _Visit) -> set[str]:
+        with self._lock:
+            return {other.name for other in self._visits.values()} - {visit.name}
+
+    def _rejected(self, event: evt.Event) -> None:
+        self.audit.write("association rejected", peer=str(event.assoc.requestor.ae_title))
+
+    def _released(self, event: evt.Event) -> None:
+        self._end(event.assoc, interrupted=False)
+
+    def _closed(self, event: evt.Event) -> None:
+        """The connection is gone; where the association was not released before, it broke off."""
+        self._end(event.assoc, interrupted=True)
+
+    def _end(self, association: Association, *, interrupted: bool) -> None:
+        with self._lock:
+            visit = self._visits.pop(association, None)
+        if visit is None:
+            return
+        if not interrupted:
+            self.spool.close(visit.name, self._others(visit))
+        for study, instances in visit.studies.items():
+            event = "transfer interrupted" if interrupted else "received"
+            self.audit.write(event, study=study, peer=visit.peer, instances=instances)
+
+
+def _deidentified(content: bytes, key: bytes) -> tuple[bytes, tuple[str, str, str]]:
+    try:
+        dataset = pydicom.dcmread(BytesIO(content))
+        deidentify(dataset, key)
+        buffer = BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+    except BadScan:
+        raise
+    except Exception as error:
+        msg = f"cannot be de-identified ({type(error).__name__}), so it is not kept"
+        raise BadScan(msg) from error
+    study, series, instance = (str(dataset.get(name, "")) for name in UIDS)
+    return buffer.getvalue(), (study, series, instance)

@@ -1,0 +1,212 @@
+"""What configs/pacs.yaml may say: the listener, its rules for series, and where results go."""
+
+import socket
+import ssl
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ..config import Device, Section, load_section
+from ..errors import BadConfig
+
+__all__ = [
+    "Completeness",
+    "DicomPeer",
+    "DicomWebPeer",
+    "PacsConfig",
+    "Peer",
+    "Retry",
+    "SeriesRules",
+    "Tls",
+    "client_tls",
+    "load_pacs",
+    "server_tls",
+]
+
+AeTitle = Annotated[str, StringConstraints(pattern=r"^[^\\\s](?:[^\\]{0,14}[^\\\s])?$")]  # PS3.5: 16 characters
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
+Words = tuple[str, ...]
+HANDSHAKE = 30.0  # seconds that a peer may take for it, or for the rest of a message
+ObjectKind = Literal["sr", "seg", "pm", "sc", "pdf"]
+
+
+class Tls(Section):
+    """PEM files. With `ca`, the other side must show a certificate that was signed by it."""
+
+    certificate: Path | None = None  # needed by the listener
+    key: Path | None = None
+    ca: Path | None = None
+
+
+class Listen(Section):
+    """The listener's place in the network."""
+
+    ae_title: AeTitle = "PIVOT"
+    bind: str = "127.0.0.1"
+    port: Port = 11112  # 0: any free one
+    allowed_ae_titles: tuple[AeTitle, ...] = ()  # none: whoever can reach the port
+    max_associations: Annotated[int, Field(ge=1, le=1000)] = 10
+    network_timeout: Seconds = 60.0  # after which a silent peer is taken for gone
+    tls: Tls | None = None
+
+    @model_validator(mode="after")
+    def _has_a_certificate(self) -> "Listen":
+        if self.tls and not (self.tls.certificate and self.tls.key):
+            msg = "tls needs the listener's certificate and key"
+            raise ValueError(msg)
+        return self
+
+
+class Completeness(Section):
+    """When a study is taken to have arrived."""
+
+    quiet_seconds: Seconds = 30.0  # without a new instance
+    interrupted_seconds: Seconds = 900.0  # that the rest of an interrupted or short series is waited for
+
+
+class SeriesRules(Section):
+    """Which series of a study may be run, and which of them is the best; words match in any case."""
+
+    modality: Words = ("CT",)
+    body_part: Words = ("CHEST", "LUNG", "THORAX", "CHESTABDOMEN", "CHEST_TO_PELVIS")  # equal to one of these
+    body_part_missing: bool = True  # whether a series may run that does not say
+    exclude_image_type: Words = (
+        "LOCALIZER",
+        "DERIVED",
+        "SECONDARY",
+        "MPR",
+        "MIP",
+        "MINIP",
+        "AVERAGE",
+        "PROJECTION IMAGE",
+    )
+    slice_thickness: tuple[float, float] = (0.0, 3.0)  # mm, from and to
+    slice_thickness_missing: bool = True
+    slices: tuple[int, int] = (20, 5000)  # from and to
+    prefer_kernel: Words = ()  # regular expressions, best first, looked for in ConvolutionKernel
+    prefer: tuple[Literal["body_part", "kernel", "thin", "slices"], ...] = ("body_part", "kernel", "thin", "slices")
+
+
+class Inference(Section):
+    """How the chosen series is run."""
+
+    checkpoint: Path | None = None
+    config: Path | None = None
+    device: Device | None = None
+
+
+class _Peer(Section):
+    name: str
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0  # seconds
+
+
+class DicomPeer(_Peer):
+    """A node that takes C-STORE."""
+
+    kind: Literal["dicom"]
+    ae_title: AeTitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: Tls | None = None
+
+
+class DicomWebPeer(_Peer):
+    """A server that takes STOW-RS; the environment variable holds `user:password` or a bearer token."""
+
+    kind: Literal["dicomweb"]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    login_from: str | None = None
+
+
+Peer = Annotated[DicomPeer | DicomWebPeer, Field(discriminator="kind")]
+
+
+class Retry(Section):
+    """How often a peer that does not answer is tried again; each wait is twice the last."""
+
+    first_seconds: Seconds = 5.0
+    most_seconds: Seconds = 900.0
+    give_up_after_seconds: Annotated[float, Field(ge=0)] = 3 * 86400.0
+
+
+class PacsConfig(Section):
+    """The whole of configs/pacs.yaml."""
+
+    listen: Listen = Listen()
+    spool: Path = Path("spool")
+    audit: Path | None = None  # `audit.jsonl` in the spool
+    completeness: Completeness = Completeness()
+    series: SeriesRules = SeriesRules()
+    inference: Inference = Inference()
+    results: tuple[ObjectKind, ...] = ("sr", "seg", "sc", "pdf")
+    keep_results: Path | None = None  # a folder for the JSON report and its files; none: they are not kept
+    destinations: tuple[Peer, ...] = ()
+    retry: Retry = Retry()
+    deidentify: bool = False
+    deidentify_key: Path | None = None  # `deidentify.key` in the spool, made when it is missing
+
+    @model_validator(mode="after")
+    def _results_have_a_place(self) -> "PacsConfig":
+        names = [peer.name for peer in self.destinations]
+        if len(set(names)) < len(names):
+            msg = f"two destinations have the same name: {names}"
+            raise ValueError(msg)
+        if not names and self.keep_results is None:
+            msg = "results would go nowhere: give destinations or keep_results"
+            raise ValueError(msg)
+        return self
+
+
+def load_pacs(path: str | Path) -> PacsConfig:
+    """The settings of a YAML file.
+
+    Raises:
+        BadConfig: it cannot be read, or a key or value is wrong.
+    """
+    return load_section(PacsConfig, path)
+
+
+def server_tls(tls: Tls | None) -> ssl.SSLContext | None:
+    """The context of a listener, or None without `tls`; raises `BadConfig` for files that do not fit."""
+    if tls is None:
+        return None
+    context = _NoWaiting(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_files(context, tls)
+    if tls.ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_tls(tls: Tls | None) -> ssl.SSLContext | None:
+    """The context of a sender, or None without `tls`; raises `BadConfig` for files that do not fit.
+
+    Without `ca`, the peer's certificate must be one that the machine trusts.
+    """
+    if tls is None:
+        return None
+    context = ssl.create_default_context() if tls.ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_files(context, tls)
+    return context
+
+
+class _NoWaiting(ssl.SSLContext):
+    """Shakes hands at the first read, in the association's own thread: a silent peer must not keep others out."""
+
+    def wrap_socket(self, sock: socket.socket, *_: object, **__: object) -> ssl.SSLSocket:
+        sock.settimeout(HANDSHAKE)
+        return super().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+
+
+def _load_files(context: ssl.SSLContext, tls: Tls) -> None:
+    try:
+        if tls.ca:
+            context.load_verify_locations(tls.ca)
+        if tls.certificate:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        msg = f"tls: the certificate files cannot be used ({error}): give PEM files that fit together"
+        raise BadConfig(msg) from None

@@ -1,0 +1,123 @@
+"""Received instances on disk, by study and series, from their arrival to the end of their run.
+
+    partial/                          being written
+    incoming/<study>/<series>/*.dcm   arrived; `.open-*` beside them while an association is sending,
+                                      and after one that was interrupted
+    work/<study>/<series>/*.dcm       taken for a run; after a restart it is run again
+    done/<study>.json                 the instances of each series that was run
+
+Files appear by rename, and a study is taken by rename, so that a crash at any moment leaves no half of either.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import threading
+from pathlib import Path
+
+from ..errors import BadScan
+from ..files import whole_file, writable_folder
+
+__all__ = ["Spool"]
+
+UID = re.compile(r"(?=.{1,64}$)\d+(\.\d+)*")
+ATTEMPTS = ".attempts"
+
+
+class Spool:
+    """The folders below `root`, which are made if need be.
+
+    Raises:
+        BadOutput: `root` cannot be written to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.exists():
+            writable_folder(root).chmod(0o700)  # patients' images
+        self.incoming, self.work, self.outbox, self._partial, self._done = (
+            writable_folder(root / name) for name in ("incoming", "work", "outbox", "partial", "done")
+        )
+        self._moving = threading.Lock()
+        for leftover in self._partial.iterdir():
+            leftover.unlink()
+
+    def add(self, content: bytes, study: str, series: str, instance: str, association: str) -> None:
+        """Keep an instance that `association` sends; it is on disk when this returns.
+
+        Raises:
+            BadScan: a UID is no UID, and so no name for a file.
+            OSError: the disk is full or gone.
+        """
+        for name, uid in (("Study", study), ("Series", series), ("SOP", instance)):
+            if not UID.fullmatch(uid):
+                msg = f"its {name}InstanceUID is missing or malformed"
+                raise BadScan(msg)
+        draft = self._partial / secrets.token_hex(16)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            with self._moving:
+                folder = self.incoming / study / series
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f".open-{association}").touch()
+                draft.replace(folder / f"{instance}.dcm")
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def close(self, association: str, live: set[str], study: str = "*") -> None:
+        """Note that an association sent a study, or all of its studies, to the end; `live` are the others.
+
+        It makes up for associations that broke off while they sent the same series.
+        """
+        with self._moving:
+            for own in self.incoming.glob(f"{study}/*/.open-{association}"):
+                for marker in own.parent.glob(".open-*"):
+                    if marker.name.removeprefix(".open-") not in live:
+                        marker.unlink()
+
+    def take(self, study: str) -> Path:
+        """Take an arrived study for a run; instances that come later make a new one."""
+        with self._moving:
+            return (self.incoming / study).rename(self.work / study)
+
+    def waiting(self) -> list[Path]:
+        """The folders of the studies that arrive, or have arrived."""
+        with self._moving:
+            return [folder for folder in sorted(self.incoming.iterdir()) if not (self.work / folder.name).exists()]
+
+    def taken(self) -> list[Path]:
+        """The folders of the studies that were taken and not run to the end."""
+        return sorted(self.work.iterdir())
+
+    def attempt(self, study: Path) -> int:
+        """Count, on disk, the attempts to run a taken study: 1 for the first."""
+        counter = study / ATTEMPTS
+        number = int(counter.read_text()) + 1 if counter.exists() else 1
+        with whole_file(counter) as draft:
+            draft.write_text(str(number))
+        return number
+
+    def finish(self, study: Path) -> None:
+        """Remove a taken study."""
+        shutil.rmtree(study)
+
+    def was_run(self, series: Path) -> bool:
+        """Whether all instances of a series were part of an earlier run."""
+        earlier = self._read(series.parent.name).get(series.name, [])
+        return {file.stem for file in series.glob("*.dcm")} <= set(earlier)
+
+    def record_run(self, series: Path) -> None:
+        """Remember the instances of a series that was run."""
+        study = series.parent.name
+        record = {**self._read(study), series.name: sorted(file.stem for file in series.glob("*.dcm"))}
+        with whole_file(self._done / f"{study}.json") as draft:
+            draft.write_text(json.dumps(record))
+
+    def _read(self, study: str) -> dict[str, list[str]]:
+        file = self._done / f"{study}.json"
+        record: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
+        return record

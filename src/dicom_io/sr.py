@@ -1,0 +1,181 @@
+"""The nodules as a DICOM structured report: Comprehensive 3D SR with the template TID 1500."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from highdicom.seg import Segmentation
+from highdicom.sr import (
+    AlgorithmIdentification,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    GraphicTypeValues3D,
+    ImageRegion3D,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    ReferencedSegment,
+    RelationshipTypeValues,
+    Scoord3DContentItem,
+    SourceSeriesForSegmentation,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.sr.codedict import codes
+
+from ..types import Detection
+from .codes import (
+    ABSENT,
+    CENTER,
+    CERTAINTY,
+    COMMENT,
+    CT,
+    LUNG,
+    LUNG_RADS,
+    LUNG_RADS_CATEGORIES,
+    MEASURED,
+    NODULE,
+    PERCENT,
+    PRESENCE,
+    PROBABILITY,
+    REPORT,
+    SCORE_METHOD,
+)
+from .context import MANUFACTURER, Context
+from .seg import segmented
+
+__all__ = ["measurement_report"]
+
+Group = (
+    MeasurementsAndQualitativeEvaluations
+    | PlanarROIMeasurementsAndQualitativeEvaluations
+    | VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+
+
+def measurement_report(context: Context, seg: Segmentation | None) -> Comprehensive3DSR:
+    """One measurement group for each nodule; where there is none, one that says so.
+
+    A nodule with a mask refers to its segment in `seg` (TID 1411); any other is a point (TID 1410).
+    """
+    numbers = {nodule["id"]: number for number, (nodule, _) in enumerate(segmented(context), 1)}
+    nodules = context.results["detections"]
+    groups = [_group(context, nodule, seg, numbers.get(nodule["id"])) for nodule in nodules] or [_none(context)]
+    report = MeasurementReport(
+        observation_context=_observer(context),
+        procedure_reported=CT,
+        imaging_measurements=groups,
+        title=REPORT,
+    )
+    evidence = [*context.images, *([seg] if seg else [])]
+    made = Comprehensive3DSR(evidence=evidence, content=report, is_complete=True, **context.common("SR"))
+    return context.finished(made)
+
+
+def _observer(context: Context) -> ObservationContext:
+    """The program and the model: no person has looked at this."""
+    pivot, model = context.versions
+    device = DeviceObserverIdentifyingAttributes(
+        uid=context.uid("device"),
+        name=MANUFACTURER,
+        manufacturer_name=MANUFACTURER,
+        model_name=f"{pivot}, {model}",
+        serial_number=context.results["metadata"]["checkpoint"]["sha256"][:16],
+    )
+    return ObservationContext(
+        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    )
+
+
+def _none(context: Context) -> Group:
+    absent = QualitativeEvaluation(name=PRESENCE, value=ABSENT)
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=context.uid("none"), identifier="No nodule"),
+        finding_type=NODULE,
+        finding_sites=[FindingSite(LUNG)],
+        algorithm_id=_algorithm(context),
+        qualitative_evaluations=[absent],
+    )
+    group[0].ContentSequence.append(_comment("No nodule above the thresholds. This does not mean that there is none."))
+    return group
+
+
+def _group(context: Context, nodule: Detection, seg: Segmentation | None, segment: int | None) -> Group:
+    identifier, uid = context.tracking(nodule)
+    place = np.array([nodule["coordinates_lps"]], dtype=np.float64)
+    shared: dict[str, Any] = {
+        "tracking_identifier": TrackingIdentifier(uid=uid, identifier=identifier),
+        "finding_type": NODULE,
+        "finding_sites": [FindingSite(LUNG)],
+        "algorithm_id": _algorithm(context),
+        "measurements": list(_measurements(nodule)),
+        "qualitative_evaluations": list(_evaluations(nodule)),
+    }
+    point = (GraphicTypeValues3D.POINT, place, context.frame_of_reference)
+    if seg is None or segment is None:
+        group: Group = PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=ImageRegion3D(*point), **shared)
+    else:
+        reference = ReferencedSegment(
+            sop_class_uid=seg.SOPClassUID,
+            sop_instance_uid=seg.SOPInstanceUID,
+            segment_number=segment,
+            source_series=SourceSeriesForSegmentation(context.original.SeriesInstanceUID),
+        )
+        group = VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **shared)
+        # Beside its segment, since many viewers draw points only.
+        centre = Scoord3DContentItem(CENTER, *point, None, RelationshipTypeValues.CONTAINS)
+        group[0].ContentSequence.append(centre)
+    group[0].ContentSequence.extend(_comment(text) for text in _remarks(nodule))
+    return group
+
+
+def _algorithm(context: Context) -> AlgorithmIdentification:
+    pivot, model = context.versions
+    return AlgorithmIdentification(name=f"{MANUFACTURER} {model}", version=pivot, manufacturer=MANUFACTURER)
+
+
+def _measurements(nodule: Detection) -> Iterator[Measurement]:
+    """What was measured, then the certainty and the score, both in percent."""
+    values = {**nodule["properties"], "effective_diameter_mm": nodule["diameter_mm"]}
+    for key, (name, unit) in MEASURED.items():
+        value = values[key]
+        if isinstance(value, float):
+            yield Measurement(name=name, value=round(value, 2), unit=unit)
+    yield Measurement(name=CERTAINTY, value=round(100 * nodule["confidence"], 2), unit=PERCENT)
+    score = nodule["triage"]["malignancy_score"]
+    if score is not None:
+        yield Measurement(name=PROBABILITY, value=round(100 * score, 2), unit=PERCENT, method=SCORE_METHOD)
+
+
+def _evaluations(nodule: Detection) -> Iterator[QualitativeEvaluation]:
+    category = _lung_rads(nodule).get("category")
+    if category:
+        yield QualitativeEvaluation(name=LUNG_RADS, value=LUNG_RADS_CATEGORIES[category])
+
+
+def _lung_rads(nodule: Detection) -> Mapping[str, Any]:
+    return nodule["guidelines"]["lung_rads"] if "guidelines" in nodule else {}
+
+
+def _remarks(nodule: Detection) -> Iterator[str]:
+    """What the numbers cannot say."""
+    properties, triage, lung_rads = nodule["properties"], nodule["triage"], _lung_rads(nodule)
+    yield f"Type: {properties['nodule_type'] or 'not measured'}."
+    if nodule["diameter_source"] == "network":
+        yield "No boundary was found: the diameter is the model's rough guess."
+    if triage["malignancy_score"] is None:
+        yield f"No score: {triage['reason']}."
+    else:
+        yield f"Score: how likely readers would rate it malignant by eye, {triage['risk_category']}; not of cancer."
+    if lung_rads.get("category"):
+        yield f"Lung-RADS v2022, which assumes: {'; '.join(lung_rads['assumptions']) or 'nothing'}."
+
+
+def _comment(text: str) -> TextContentItem:
+    return TextContentItem(COMMENT, text, RelationshipTypeValues.CONTAINS)

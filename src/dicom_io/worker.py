@@ -1,0 +1,61 @@
+"""What the listener's second process does: read a series, find its nodules, and write them as DICOM objects."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config import Config, load_config
+from ..data.loader import read_scan
+from ..inference.outputs import check_outputs, write_outputs
+from ..inference.pipeline import InferencePipeline
+from .settings import Inference, ObjectKind, PacsConfig
+
+__all__ = ["Outcome", "open_model", "run_series"]
+
+FILES: dict[ObjectKind, str] = {
+    "sr": "nodules_sr.dcm",
+    "seg": "nodules_seg.dcm",
+    "pm": "heatmap.dcm",
+    "sc": "key_image_*.dcm",
+    "pdf": "report.dcm",
+}
+
+
+class Outcome(NamedTuple):
+    """What came of a series."""
+
+    nodules: int
+    objects: list[Path]
+
+
+@functools.cache
+def open_model(settings: Inference) -> InferencePipeline:
+    """The loaded model; raises `BadConfig` or `BadCheckpoint`, as `InferencePipeline` does."""
+    config = load_config(settings.config)
+    check_outputs(config)
+    return InferencePipeline(settings.checkpoint, config, settings.device)
+
+
+def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
+    """Find the nodules of the series in one folder; the results stay in `keep_results`, or in the `folder` given.
+
+    Raises:
+        BadScan: the series is no readable chest CT, or no DICOM objects can refer to it.
+        PivotError: whatever else went wrong.
+    """
+    pipeline = open_model(config.inference)
+    scan, folder = read_scan(series), config.keep_results or folder
+    results = pipeline.predict(scan)
+    outputs = write_outputs(scan, results, _outputs(pipeline.config, config), folder, source=series)
+    (objects,) = (path for path in outputs if path.is_dir())
+    wanted = [path for kind in config.results for path in sorted(objects.glob(FILES[kind]))]
+    return Outcome(len(results["detections"]), wanted)
+
+
+def _outputs(inference: Config, pacs: PacsConfig) -> Config:
+    """The inference settings with DICOM objects, and without what nobody would see."""
+    kept = pacs.keep_results is not None
+    output = inference.output.model_dump()
+    output |= {"save_dicom": True, "save_report": "pdf" in pacs.results or (kept and output["save_report"])}
+    output |= {name: kept and output[name] for name in ("save_heatmap", "save_visualization")}
+    return load_config({**inference.model_dump(), "output": output})

@@ -1,0 +1,99 @@
+"""One of the two examinations: a scan, its nodules, and what can be asked of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of, to_lps
+from ..inference.nodule_properties import measure_nodule
+from ..inference.segmentation import segment_nodule
+from ..types import Affine, Detection, Properties, Scan, Vec3
+from .registration import Lungs, Points, lungs_of
+
+__all__ = ["Exam", "Seen"]
+
+BESIDE_LUNG = 6.0  # mm from aerated lung to a nodule's edge; a place further away is no place in the lungs
+SAME_SIZE = 1.6  # the ratio of diameters within which what stands at a place may be the nodule
+SAME_PLACE = 8.0  # mm from the expected place to what stands there
+
+
+class Seen(TypedDict):
+    """A nodule in one of the examinations."""
+
+    id: int | None  # of the detection; null where only a second look found it
+    found_by: Literal["detector", "second look"]
+    coordinates_lps: Vec3
+    diameter_mm: float
+    properties: Properties
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """A scan with its detections; `about` is what the report says of it."""
+
+    scan: Scan
+    detections: Sequence[Detection]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def lungs(self) -> Lungs:
+        """The scan's lungs; raises `BadScan` where there are none."""
+        return lungs_of(self.scan)
+
+    @cached_property
+    def standard(self) -> tuple[npt.NDArray[np.generic], Affine]:
+        """The scan with its axes in standard order, and its affine (RAS+)."""
+        return canonical(self.scan.array, self.scan.affine)
+
+    def seen(self) -> list[Seen]:
+        """The detections as nodules."""
+        return [
+            Seen(
+                id=found["id"],
+                found_by="detector",
+                coordinates_lps=_vec3(to_lps(self.scan.affine, np.divide(found["coordinates"], self.scan.spacing))),
+                diameter_mm=found["diameter_mm"],
+                properties=found["properties"],
+            )
+            for found in self.detections
+        ]
+
+    def shows(self, point: Points, diameter: float) -> bool:
+        """Whether a nodule of that diameter at an LPS point would be in the picture, and in the lungs."""
+        array, affine = self.standard
+        world = map_points(RAS_TO_LPS, point)
+        index = map_points(np.linalg.inv(affine), world)
+        reach = diameter / 2 / np.array(spacing_of(affine))
+        inside = (index >= reach).all() and (index <= np.array(array.shape) - 1 - reach).all()
+        return bool(inside) and self.lungs.region.distance_to(world) <= diameter / 2 + BESIDE_LUNG
+
+    def look(self, point: Points, diameter: float) -> Seen | None:
+        """What stands at an LPS point, if it is about as large as a nodule of that diameter."""
+        array, affine = self.standard
+        spacing = spacing_of(affine)
+        index = map_points(np.linalg.inv(affine), map_points(RAS_TO_LPS, point))
+        body = segment_nodule(array, _vec3(index * spacing), diameter, spacing)
+        if body is None:
+            return None
+        centre = to_lps(affine, np.argwhere(body.mask).mean(axis=0) + body.origin)
+        properties = measure_nodule(body, array, spacing)
+        size = properties["effective_diameter_mm"]
+        alike = size is not None and 1 / SAME_SIZE <= size / diameter <= SAME_SIZE
+        if size is None or not alike or np.linalg.norm(centre - point) > SAME_PLACE:
+            return None
+        return Seen(
+            id=None,
+            found_by="second look",
+            coordinates_lps=_vec3(centre),
+            diameter_mm=round(size, 2),
+            properties=properties,
+        )
+
+
+def _vec3(values: npt.NDArray[np.float64]) -> Vec3:
+    x, y, z = (round(float(v), 3) for v in values)
+    return x, y, z

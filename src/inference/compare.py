@@ -1,0 +1,101 @@
+"""The command line: `python -m src.inference.compare --baseline A --followup B`.
+
+A and B are scans, or results of earlier runs with their scans. The exit code is 0, or that of the error.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PivotError
+from ..files import writable_folder
+
+# All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
+if TYPE_CHECKING:
+    from ..followup.source import Source
+    from ..types import Report
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare two examinations, print a table and write all files; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        print(_compare(options))
+    except PivotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> str:
+    from ..followup.comparison import compare
+    from ..followup.exam import Exam
+    from ..followup.output import text_table, write_comparison
+    from ..followup.source import about, interval_between, open_source, version_notes
+    from ..triage.patient import load_patient
+
+    patient = load_patient(options.patient)
+    writable_folder(options.output)
+    sources = (
+        open_source(options.baseline, options.baseline_scan),
+        open_source(options.followup, options.followup_scan),
+    )
+    interval = interval_between(*sources, options.interval_days)
+    reports = _reports(sources, options)
+    baseline, followup = (
+        Exam(source.scan, report["detections"], about(source.scan, report))
+        for source, report in zip(sources, reports, strict=True)
+    )
+    too_large = reports[1]["metadata"].get("left_out", {}).get("too_large", 0)
+    notes = version_notes(baseline.about, followup.about)
+    result = compare(baseline, followup, interval, patient, too_large, notes)
+    write_comparison(result, baseline, followup, options.output)
+    return f"{text_table(result)}\nresults in {options.output}"
+
+
+def _reports(sources: "Sequence[Source]", options: argparse.Namespace) -> "list[Report]":
+    """The nodules of both scans; those without a report of an earlier run are searched now."""
+    if all(source.report for source in sources):
+        return [source.report for source in sources if source.report]
+    from .pipeline import InferencePipeline
+
+    pipeline = InferencePipeline(options.checkpoint, options.config, options.device)
+    return [source.report or pipeline.predict(source.scan) for source in sources]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="src.inference.compare",
+        description="Compare the nodules of two chest CT scans of a patient. Research software, not a medical device.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    what = "a scan, or a *_detections.json or results folder of an earlier run"
+    add("--baseline", type=Path, required=True, help=f"the earlier examination: {what}")
+    add("--followup", type=Path, required=True, help=f"the later examination: {what}")
+    add("--baseline-scan", type=Path, help="the scan of the baseline's results, where it is not beside them")
+    add("--followup-scan", type=Path, help="the scan of the follow-up's results, where it is not beside them")
+    add("--output", type=Path, default=Path("results"), help="folder for the files (default: %(default)s)")
+    add("--interval-days", type=_days, help="between the scans (default: from their DICOM dates)")
+    add("--patient", type=Path, help="YAML file about the patient, for the guidelines; never written out")
+    add("--checkpoint", type=Path, help="model file (default: model.checkpoint of the config, or the shipped one)")
+    add("--config", type=Path, help="YAML file, such as configs/inference.yaml")
+    add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: model.device of the config)")
+    return parser
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        msg = f"{text!r} is not a whole number of days of at least 1"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What an actor does on its machine: hold one loaded model, fetch, read, infer and write the scans it is sent.
+
+Several scans are under way at once, each in a thread: while one is inferred, others are read and written.
+"""
+
+import glob
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from ..config import Config
+from ..data.loader import scan_name
+from ..errors import BadScan, PivotError
+from ..files import writable_folder
+from .batch import FATAL, Turns, infer_file
+from .outputs import is_complete
+from .pipeline import InferencePipeline
+from .progress import Event
+
+__all__ = ["Worker", "local_copy"]
+
+
+class Worker:
+    """An actor of `ray_pool`. Results go to `output_dir`, which every machine must see under this name."""
+
+    def __init__(self, config: Config, device: str, output_dir: str, resume: bool) -> None:  # noqa: FBT001 - Ray passes positions
+        self.config, self.device, self.folder, self.resume = config, device, Path(output_dir), resume
+        self.turns = Turns(threading.Lock(), threading.Lock())
+
+    def load(self, name: str, content: bytes) -> str:
+        """Load the model, given as a file's name and content; returns the id of the machine.
+
+        Raises:
+            PivotError: this machine can neither load it nor write results.
+        """
+        import ray  # noqa: PLC0415 - only where there is an actor
+
+        writable_folder(self.folder)
+        with tempfile.TemporaryDirectory(prefix="pivot-") as folder:
+            path = Path(folder, name)
+            path.write_bytes(content)
+            self.pipeline = InferencePipeline(path, self.config, self.device)
+        return str(ray.get_runtime_context().get_node_id())
+
+    def infer(self, source: str) -> Event:
+        """The `finished`, `skipped` or `failed` event of the scan at a path or URL; its message names no path.
+
+        Raises:
+            PivotError: what would go wrong here with every other scan too.
+        """
+        if self.resume and is_complete(scan_name(source), self.config, self.folder, self.pipeline.origin):
+            return {"event": "skipped"}
+        told: list[Event] = []
+        try:
+            with local_copy(source) as path:
+                infer_file(self.pipeline, path, self.folder, progress=told.append, turns=self.turns)
+        except FATAL:
+            raise
+        except PivotError as error:
+            failed = {"event": "failed", "scan": source, "error": type(error).__name__, "message": str(error)}
+            failed = next((event for event in told if event["event"] == "failed"), failed)
+            return {**failed, "message": failed["message"].removeprefix(f"{failed['scan']}: ")}
+        return next(event for event in told if event["event"] == "finished")
+
+
+@contextmanager
+def local_copy(source: str) -> Iterator[Path]:
+    """The scan as a file or folder of this machine; what was fetched from elsewhere is gone afterwards.
+
+    Raises:
+        BadScan: it cannot be fetched.
+    """
+    if "://" not in source:
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="pivot-") as folder:
+        yield _fetch(source, Path(folder))
+
+
+def _fetch(source: str, folder: Path) -> Path:
+    """Download the scan into `folder`, unless its file system is this machine's own."""
+    import fsspec  # noqa: PLC0415 - comes with the extra `ray`
+    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415
+
+    try:
+        system, path = fsspec.url_to_fs(source)
+        if isinstance(system, LocalFileSystem):
+            return Path(path)
+        name = PurePosixPath(path).name
+        if system.isdir(path):
+            system.get(path, str(folder / name), recursive=True)
+        elif name.lower().endswith(".mhd"):  # its voxels are in a file beside it
+            for file in system.glob(f"{glob.escape(path[: -len('.mhd')])}.*"):
+                system.get(file, str(folder / PurePosixPath(file).name))
+        else:
+            system.get(path, str(folder / name))
+    except Exception as error:  # whatever the driver of a store throws
+        msg = f"{source}: cannot be fetched ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        raise BadScan(msg) from error
+    return folder / name

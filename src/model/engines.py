@@ -1,0 +1,127 @@
+"""What computes a network: PyTorch, or another engine that is installed, behind one call."""
+
+import ctypes
+import functools
+import importlib.util
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadConfig
+from .checkpoint import Checkpoint
+from .device import precision
+from .graphs import PACKAGES, Answer, GraphKind, Source, fold_batch_norms, in_bfloat16, open_graph
+
+__all__ = ["Engine", "Network", "open_engine", "pick_engine"]
+
+Engine = Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"]
+REUSED_BYTES = 2**28  # freed blocks of up to this size are used again
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+class Network(nn.Module):
+    """A checkpoint's network as fast as its engine makes it: (N, 1, X, Y, Z) to (N, C, X/s, Y/s, Z/s), float32.
+
+    Under `torch.autocast` it computes in half precision, as any network would.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, kind: GraphKind | None, device: torch.device, *, half: bool) -> None:
+        super().__init__()
+        self.engine = kind or "torch"
+        self.kind = kind
+        self.output_stride, self.multiple = (
+            int(getattr(checkpoint.model, name, 1)) for name in ("output_stride", "multiple")
+        )
+        self.difference: float | None = None  # from PyTorch in float32, of graphs that were opened
+        self.reduced = half and kind != "onnx"  # ONNX Runtime has no bfloat16 on CPUs
+        plain = checkpoint.model
+        if not isinstance(plain, torch.jit.ScriptModule):
+            plain = fold_batch_norms(plain).to(memory_format=torch.channels_last_3d)
+        self.source = Source(plain.to(device), checkpoint.sha256, self.reduced)
+        self.plain = self.source.network
+        foldable = half and kind is None and not isinstance(plain, torch.jit.ScriptModule)
+        self.quick = in_bfloat16(plain) if foldable else None
+        self.graphs: dict[torch.Size, Answer] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The channels in their own units."""
+        half = torch.is_autocast_enabled(x.device.type)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        if x.device.type != "cpu":
+            return self._plain(x)
+        # One patch after the other: more at once are no faster on a CPU, and take more memory.
+        return torch.cat([self._one(patch, half=half) for patch in x.split(1)])
+
+    def _one(self, x: Tensor, *, half: bool) -> Tensor:
+        if self.reduced and not half:  # what overflowed in half precision is repeated by PyTorch in float32
+            return self._plain(x)
+        if self.kind is not None:
+            with torch.autocast("cpu", enabled=False):  # the graph's precision is its own
+                return self._graph(self.kind, x.shape)(x)
+        if half and self.quick is not None:
+            with torch.autocast("cpu", enabled=False):
+                quick: Tensor = self.quick(x)
+                return quick
+        return self._plain(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.plain(x)
+        return answer
+
+    def _graph(self, kind: GraphKind, shape: torch.Size) -> Answer:
+        if shape not in self.graphs:
+            self.graphs[shape], difference = open_graph(kind, self.source, shape)
+            self.difference = max(self.difference or 0.0, difference)
+        return self.graphs[shape]
+
+
+def open_engine(checkpoint: Checkpoint, engine: Engine, device: torch.device, *, mixed: bool) -> Network:
+    """The checkpoint's network on `device`, computed by `engine`; `mixed` is the setting `mixed_precision`.
+
+    Raises:
+        BadConfig: the engine is not installed, or not for this device or kind of checkpoint.
+    """
+    scripted = isinstance(checkpoint.model, torch.jit.ScriptModule)
+    kind = pick_engine(engine, device, mixed=mixed, scripted=scripted)
+    if device.type == "cpu":
+        _reuse_freed_memory()
+    half = precision(device, mixed=mixed) == torch.bfloat16
+    return Network(checkpoint, kind, device, half=half).eval()
+
+
+def pick_engine(engine: Engine, device: torch.device, *, mixed: bool, scripted: bool = False) -> GraphKind | None:
+    """The kind of graph to compute with, or None for PyTorch itself; `auto` is what was fastest when measured.
+
+    On CPUs that compute in bfloat16 PyTorch is as fast as OpenVINO, and starts sooner (docs/performance.md).
+
+    Raises:
+        BadConfig: the engine cannot be had; the message says how to.
+    """
+    if engine == "auto":
+        full = device.type == "cpu" and precision(device, mixed=mixed) == torch.float32
+        return "openvino" if full and not scripted and _installed("openvino") else None
+    if engine == "torch":
+        return None
+    if device.type != "cpu" or scripted:
+        what = "a TorchScript checkpoint" if scripted else f"device {device}"
+        msg = f"inference.engine {engine} is not for {what}: use auto or torch"
+        raise BadConfig(msg)
+    if not _installed(PACKAGES[engine]):
+        msg = f"inference.engine {engine} needs the package {PACKAGES[engine]}: run `pip install 'pivot-ct[{engine}]'` "
+        msg += f"(in a checkout: `uv sync --extra {engine}`), or use auto"
+        raise BadConfig(msg)
+    return engine
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+@functools.cache
+def _reuse_freed_memory() -> None:
+    """Have glibc keep what is freed; else the kernel maps and clears the memory of each layer's output anew."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if hasattr(ctypes, "CDLL") else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)

@@ -1,0 +1,143 @@
+"""Lung-RADS v2022 for a nodule that is compared with an earlier examination: new, growing, slowly growing, stable.
+
+Not applied beyond what `lung_rads` leaves out: category 4X for ground-glass that doubles in a year, and the
+return of a 4B nodule to category 2 once it is proven benign.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Literal, NamedTuple
+
+from ..types import LungRads, LungRadsExam
+from .lung_rads import CATEGORIES, MANAGEMENT, Category, Rule, exam, look_up, lung_rads, uncategorised
+from .nodule import Nodule
+from .patient import Patient
+
+__all__ = ["GROWING", "GROWTH_MM", "NEW", "STEPPED_DOWN", "exam_with_prior", "lung_rads_with_prior"]
+
+# Of a type's rules the last one holds whose sizes are both reached.
+NEW = (
+    Rule("solid", 0, 0, "2"),
+    Rule("solid", 4, 0, "3"),
+    Rule("solid", 6, 0, "4A"),
+    Rule("solid", 8, 0, "4B"),
+    Rule("part-solid", 0, 0, "3"),
+    Rule("part-solid", 6, 0, "4A"),
+    Rule("part-solid", 6, 4, "4B"),
+    Rule("ground-glass", 0, 0, "2"),
+    Rule("ground-glass", 30, 0, "3"),
+)
+GROWING = (
+    Rule("solid", 0, 0, "4A"),
+    Rule("solid", 8, 0, "4B"),
+    Rule("part-solid", 0, 0, "4A"),
+    Rule("part-solid", 0, 4, "4B"),
+    Rule("ground-glass", 0, 0, "2"),
+    Rule("ground-glass", 30, 0, "3"),
+)
+GROWTH_MM = 1.5  # of the mean diameter, or of a solid component, within a year: more is growth
+YEAR = 365.25  # days
+
+
+class _Step(NamedTuple):
+    """Where a stable nodule of an earlier category goes after so many days."""
+
+    category: Category
+    days: int
+
+
+STEPPED_DOWN: dict[Category, _Step] = {"3": _Step("2", 180), "4A": _Step("3", 90)}
+SCREENED = Patient(setting="screening", prior_ct=False)  # under which sizes alone decide
+SCREENING = "screening assumption"
+INCIDENTAL = "Lung-RADS is for screening, not for incidental nodules"
+Pace = Literal["growing", "slow", "stable"]
+
+
+def lung_rads_with_prior(nodule: Nodule, prior: Nodule | None, days: int | None, patient: Patient) -> LungRads:
+    """The category of a nodule of the present examination.
+
+    `prior` is the same nodule `days` earlier; None means that it is new: that its place was seen then, and
+    was empty. Sizes are compared as Lung-RADS rounds them.
+    """
+    if patient.setting == "incidental":
+        return uncategorised(INCIDENTAL)
+    now = lung_rads(nodule, SCREENED)
+    assumed = [SCREENING] if patient.setting is None else []
+    if prior is None:
+        category = _by(NEW, nodule, now)
+        return _ruled(now, category, [*assumed, "new: not seen on the earlier examination"])
+    before = lung_rads(prior, SCREENED)
+    pace, why = _pace(round(_extent(nodule, now) - _extent_then(nodule, prior, before), 1), days)
+    if pace == "growing":
+        return _ruled(now, _by(GROWING, nodule, now), [*assumed, *why])
+    if pace == "slow" and nodule.nodule_type != "ground-glass":
+        return _ruled(now, "4B", [*assumed, *why])
+    category, more = _stable(nodule, now, before, days if pace == "stable" else None)
+    return _ruled(now, category, [*assumed, *why, *more])
+
+
+def exam_with_prior(nodules: Sequence[LungRads], patient: Patient, too_large: int = 0) -> LungRadsExam:
+    """The highest category of all nodules of the present examination, as `lung_rads.exam` gives it."""
+    if patient.setting == "incidental":
+        return LungRadsExam(category=None, management=None, assumptions=[], reason=INCIDENTAL)
+    return exam(nodules, SCREENED, too_large)
+
+
+def _pace(increase: float, days: int | None) -> tuple[Pace, list[str]]:
+    """How fast it grew by an `increase` in millimetres, and what that assumes."""
+    if increase <= GROWTH_MM:
+        return "stable", []
+    if days is None:
+        return "growing", ["the interval is unknown, and taken to be at most 12 months"]
+    if days <= YEAR:
+        return "growing", []
+    if increase * YEAR / days > GROWTH_MM:
+        return "growing", ["it grew evenly over the interval"]
+    return "slow", ["slow growth between two examinations counts as growth over several"]
+
+
+def _stable(nodule: Nodule, now: LungRads, before: LungRads, days: int | None) -> tuple[Category, list[str]]:
+    """The category of a nodule that did not grow: by its size, or lower where it was watched for long enough."""
+    size, earlier = _category(now), _category(before)
+    if nodule.nodule_type == "ground-glass":
+        return "2", []  # stable or slowly growing, whatever its size
+    step = STEPPED_DOWN.get(earlier)
+    if step is None or CATEGORIES.index(size) > CATEGORIES.index(earlier):
+        return size, []
+    if days is None:
+        return size, [f"not lowered from category {earlier} as stable: the interval is unknown"]
+    lower = step.category if days >= step.days else size
+    return min(size, lower, key=CATEGORIES.index), []
+
+
+def _by(rules: Sequence[Rule], nodule: Nodule, sized: LungRads) -> Category:
+    solid = Decimal(str(sized["solid_mm"] or 0))
+    return look_up(rules, nodule.nodule_type, Decimal(str(sized["size_mm"])), solid)
+
+
+def _extent(nodule: Nodule, sized: LungRads) -> float:
+    """The rounded diameter in which growth counts: of the solid component of a part-solid nodule, else of the whole."""
+    return (sized["solid_mm"] if nodule.nodule_type == "part-solid" else sized["size_mm"]) or 0.0
+
+
+def _extent_then(nodule: Nodule, prior: Nodule, sized: LungRads) -> float:
+    """The same of the earlier nodule, which may have been of another type."""
+    if nodule.nodule_type == "part-solid" and prior.nodule_type == "ground-glass":
+        return 0.0  # what is solid now is new
+    return _extent(prior if nodule.nodule_type == "part-solid" else nodule, sized)
+
+
+def _category(ruled: LungRads) -> Category:
+    category = ruled["category"]
+    if category is None:
+        raise AssertionError  # sizes alone always give one
+    return category
+
+
+def _ruled(sized: LungRads, category: Category, assumptions: list[str]) -> LungRads:
+    return {
+        **sized,
+        "category": category,
+        "management": MANAGEMENT[category],
+        "assumptions": [*assumptions, *sized["assumptions"]],
+    }

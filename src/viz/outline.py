@@ -1,0 +1,53 @@
+"""The measured outline of a nodule in its largest axial section, and a close view of it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import cdist
+from skimage.measure import find_contours
+
+from ..inference.segmentation import segment_nodule
+from ..types import Detection
+from .slices import OUTLINE, Mark, Stage, around, cut, draw_section
+
+__all__ = ["Outline", "draw_zoom", "outline_of"]
+
+FINER = 4  # parts of a pixel in which an outline is drawn
+
+
+class Outline(NamedTuple):
+    """A closed `line` (n, 2) in an axial slice and the `ends` (2, 2) of its longest diameter, in mm of the stage."""
+
+    slice_index: int
+    line: npt.NDArray[np.float64]
+    ends: npt.NDArray[np.float64]
+
+
+def outline_of(on: Stage, nodule: Mark, found: Detection) -> Outline | None:
+    """The outline of a nodule that was measured, by the segmentation that measured it; None for any other."""
+    if found.get("diameter_source") != "segmentation":
+        return None
+    body = segment_nodule(on.array, nodule.centre, 2 * nodule.radius, on.spacing)
+    if body is None:
+        return None
+    largest = int(body.mask.sum(axis=(0, 1)).argmax())
+    section = np.pad(body.mask[..., largest].astype(np.float32), 1)
+    line = max(find_contours(ndimage.zoom(section, FINER, order=1, grid_mode=True, mode="nearest"), 0.5), key=len)
+    line = ((line + 0.5) / FINER - 1.5 + body.origin[:2]) * on.spacing[:2]
+    corners = line[ConvexHull(line).vertices]
+    lengths = cdist(corners, corners)
+    return Outline(body.origin[2] + largest, line, corners[list(np.unravel_index(lengths.argmax(), lengths.shape))])
+
+
+def draw_zoom(axes: Axes, on: Stage, nodule: Mark, outline: Outline | None, title: str) -> None:
+    """An axial slice around the nodule, with its outline and longest diameter, or a circle where it has none."""
+    index = outline.slice_index if outline else on.index("axial", nodule.centre)
+    section = cut(on, "axial", index)
+    draw_section(axes, section, title, around(section, nodule, max(12.0, 2.5 * nodule.radius)))
+    if outline:
+        axes.plot(*outline.line.T, color=nodule.color, linewidth=1.3)
+        axes.plot(*outline.ends.T, color="white", linewidth=1.1, linestyle=(0, (3, 1.5)), path_effects=OUTLINE)

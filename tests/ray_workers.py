@@ -1,0 +1,79 @@
+"""Actors to which things happen that happen to machines; they run in processes of their own."""
+
+import os
+import time
+from typing import Any
+
+import ray
+
+from src.inference import outputs
+from src.inference.progress import Event
+from src.inference.ray_worker import Worker
+
+__all__ = ["Full", "FullOnOne", "Noted", "Poisoned", "Slow"]
+
+
+class Noted(Worker):
+    """Tells which machine did a scan."""
+
+    def infer(self, source: str) -> Event:
+        return {**super().infer(source), "machine": ray.get_runtime_context().get_node_id()}
+
+
+class Slow(Noted):
+    """Takes a second longer on one of the machines; all begin at the same time."""
+
+    def load(self, name: str, content: bytes) -> str:
+        node = super().load(name, content)
+        (self.folder.parent / f"ready-{os.getpid()}").touch()
+        while len(list(self.folder.parent.glob("ready-*"))) < len(_working()):
+            time.sleep(0.1)
+        return node
+
+    def infer(self, source: str) -> Event:
+        with self.turns.infer:
+            time.sleep(_on_one_machine())
+        return super().infer(source)
+
+
+class Poisoned(Worker):
+    """Dies of a scan, as when a library crashes on it or memory runs out."""
+
+    def infer(self, source: str) -> Event:
+        if "poison" in source:
+            os._exit(1)
+        return super().infer(source)
+
+
+class Full(Worker):
+    """Has no room for the last file of a scan."""
+
+    def load(self, name: str, content: bytes) -> str:
+        _fill_the_disk()
+        return super().load(name, content)
+
+
+class FullOnOne(Noted):
+    """Has no room on one of the machines."""
+
+    def load(self, name: str, content: bytes) -> str:
+        if _on_one_machine():
+            _fill_the_disk()
+        return super().load(name, content)
+
+
+def _fill_the_disk() -> None:
+    setattr(outputs, "save_json", _full)  # noqa: B010 - this process ends with its actor
+
+
+def _full(*_: Any) -> None:  # noqa: ANN401
+    raise OSError(28, "No space left on device")
+
+
+def _on_one_machine() -> bool:
+    return bool(ray.get_runtime_context().get_node_id() == min(_working()))
+
+
+def _working() -> list[str]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]

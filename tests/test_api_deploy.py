@@ -1,0 +1,90 @@
+"""The deployment files: well-formed, and true to the settings and modules that they name."""
+
+import configparser
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src.api.settings import Settings
+
+KNOWN = {f"PIVOT_{name.upper()}" for name in Settings.model_fields}
+FILES = ("Dockerfile", "compose.yaml", "pivot.service", "kubernetes/pivot.yaml")
+
+
+def _documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def test_yaml_is_tidy(root: Path) -> None:
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "yamllint",
+        "--strict",
+        "-c",
+        root / ".yamllint.yaml",
+        root / "deploy",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_settings_and_modules_that_exist_are_named(root: Path, name: str) -> None:
+    text = (root / "deploy" / name).read_text(encoding="utf-8")
+    assert set(re.findall(r"PIVOT_[A-Z_]+", text)) <= KNOWN
+    assert {f"PIVOT_{secret.upper()}" for secret in re.findall(r"pivot_(\w*(?:url|keys))", text)} <= KNOWN
+    modules = re.findall(r"pivot\.api\.\w+", text)
+    assert modules
+    for module in modules:
+        assert importlib.util.find_spec(module.replace("pivot", "src", 1)), module
+
+
+def test_every_setting_is_documented_and_nothing_else(root: Path) -> None:
+    text = (root / "docs" / "deployment.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"PIVOT_[A-Z_]+", text)) == KNOWN
+
+
+def test_services_find_their_pods_and_pods_their_volumes(root: Path) -> None:
+    documents = _documents(root / "deploy" / "kubernetes" / "pivot.yaml")
+    pods = [document["spec"]["template"] for document in documents if document["kind"] == "Deployment"]
+    claims = {document["metadata"]["name"] for document in documents if document["kind"] == "PersistentVolumeClaim"}
+    (service,) = (document["spec"] for document in documents if document["kind"] == "Service")
+    (served,) = (pod for pod in pods if service["selector"].items() <= pod["metadata"]["labels"].items())
+    ports = [port["name"] for port in served["spec"]["containers"][0]["ports"]]
+    assert [port["targetPort"] for port in service["ports"]] == ports
+    for document, pod in zip((d for d in documents if d["kind"] == "Deployment"), pods, strict=True):
+        assert document["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        assert volumes["data"]["persistentVolumeClaim"]["claimName"] in claims
+        for container in pod["spec"]["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
+            assert container["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_composed_services_have_their_secrets_and_volumes(root: Path) -> None:
+    (composed,) = _documents(root / "deploy" / "compose.yaml")
+    for service in composed["services"].values():
+        assert set(service["secrets"]) <= composed["secrets"].keys()
+        assert {volume.partition(":")[0] for volume in service["volumes"]} <= composed["volumes"].keys()
+    assert (root / "deploy" / composed["x-pivot"]["build"]["context"] / "deploy" / "Dockerfile").is_file()
+
+
+def test_systemd_can_read_its_unit(root: Path, tmp_path: Path) -> None:
+    unit = root / "deploy" / "pivot.service"
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read_string(unit.read_text(encoding="utf-8"))
+    assert parser["Service"]["ExecStart"].startswith("/opt/pivot/bin/python -m uvicorn pivot.api.app:app")
+    verify = shutil.which("systemd-analyze")
+    if verify:
+        copy = tmp_path / "pivot.service"
+        copy.write_text(unit.read_text(encoding="utf-8").replace("/opt/pivot/bin/python", sys.executable))
+        done = subprocess.run([verify, "verify", copy], capture_output=True, text=True, check=False)
+        assert "pivot.service:" not in done.stderr, done.stderr

@@ -1,0 +1,153 @@
+"""The queue, on SQLite and, where there is one, on PostgreSQL."""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, create_engine, text
+
+from src.api import jobs
+from src.api.database import metadata, open_database
+from src.api.jobs import Job
+
+POSTGRES = os.environ.get("PIVOT_TEST_POSTGRES", "")  # postgresql+psycopg://user:password@host/database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    if request.param == "sqlite":
+        made = open_database(f"sqlite:///{tmp_path}/jobs.sqlite")
+        yield made
+        made.dispose()
+        return
+    if not POSTGRES:
+        pytest.skip("needs PIVOT_TEST_POSTGRES, the URL of a PostgreSQL database")
+    schema, admin = f"test_{uuid.uuid4().hex}", create_engine(POSTGRES)
+    with admin.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    made = open_database(f"{POSTGRES}?options=-csearch_path%3D{schema}")
+    yield made
+    made.dispose()
+    with admin.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+    admin.dispose()
+
+
+def _submit(engine: Engine, **columns: Any) -> Job:  # noqa: ANN401
+    values = {"owner": "a", "file": "scan.nii", "size_bytes": 1, "config": {}, "fingerprint": "f", **columns}
+    return jobs.submit(engine, id=jobs.new_id(), **values)[0]
+
+
+def _claim(engine: Engine, seconds: float = 60) -> Job:
+    job = jobs.claim(engine, seconds)
+    assert job is not None
+    return job
+
+
+def _state(engine: Engine, job: Job) -> Job:
+    found = jobs.find(engine, job.id, job.owner)
+    assert found is not None
+    return found
+
+
+def test_jobs_are_taken_in_order_and_once(engine: Engine) -> None:
+    sent = [_submit(engine) for _ in range(3)]
+    taken = [_claim(engine) for _ in range(3)]
+    assert [job.id for job in taken] == [job.id for job in sent]
+    assert {(job.state, job.attempts) for job in taken} == {("running", 1)}
+    assert len({job.lease for job in taken}) == 3
+    assert jobs.claim(engine, 60) is None
+    assert abs(taken[0].created_at - time.time()) < 60
+
+
+def test_many_workers_take_each_job_once(engine: Engine) -> None:
+    sent = {_submit(engine).id for _ in range(24)}
+    start, taken = threading.Barrier(6), []
+
+    def work() -> None:
+        start.wait()
+        while job := jobs.claim(engine, 60):
+            taken.append(job.id)
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work) for _ in range(6)]:
+            done.result()
+    assert sorted(taken) == sorted(sent)
+
+
+def test_a_silent_worker_loses_its_job_and_what_it_says_later_means_nothing(engine: Engine) -> None:
+    _submit(engine)
+    first = _claim(engine, 0.05)
+    assert jobs.beat(engine, first, 0.05, 3, 9)
+    assert (_state(engine, first).windows_done, _state(engine, first).windows_total) == (3, 9)
+    time.sleep(0.1)
+    second = _claim(engine)
+    assert (second.id, second.attempts, second.windows_done) == (first.id, 2, 0)
+    assert not jobs.beat(engine, first, 60, 5, 9)
+    assert not jobs.release(engine, first)
+    assert not jobs.finish(engine, first)
+    assert _state(engine, first).state == "running"
+    assert jobs.finish(engine, second)
+    assert jobs.finish(engine, second)  # as after a lost connection
+    assert not jobs.finish(engine, second, {"status": 500})
+    done = _state(engine, second)
+    assert (done.state, done.result, done.error) == ("completed", second.lease, None)
+    assert jobs.claim(engine, 60) is None
+
+
+def test_a_job_given_back_has_not_been_tried(engine: Engine) -> None:
+    _submit(engine)
+    assert jobs.release(engine, _claim(engine))
+    assert _claim(engine).attempts == 1
+
+
+def test_a_cancelled_job_stays_so(engine: Engine) -> None:
+    waiting, running = _submit(engine), _submit(engine)
+    assert jobs.cancel(engine, waiting)
+    taken = _claim(engine)
+    assert taken.id == running.id
+    assert jobs.cancel(engine, taken)
+    assert not jobs.cancel(engine, taken)
+    assert not jobs.beat(engine, taken, 60, 1, 2)
+    assert not jobs.finish(engine, taken)
+    assert jobs.counts(engine)["cancelled"] == 2
+    assert jobs.waiting(engine, "a") == 0
+    jobs.forget(engine, taken)
+    assert jobs.find(engine, taken.id, "a") is None
+
+
+def test_an_idempotency_key_is_its_owners(engine: Engine) -> None:
+    one = _submit(engine, idempotency_key="k")
+    with ThreadPoolExecutor(4) as pool:
+        again = [pool.submit(_submit, engine, idempotency_key="k") for _ in range(8)]
+    assert {job.result().id for job in again} == {one.id}
+    assert _submit(engine, owner="b", idempotency_key="k").id != one.id
+    assert len({_submit(engine).id for _ in range(3)}) == 3
+
+
+def test_an_open_job_is_not_forgotten(engine: Engine) -> None:
+    job = _submit(engine)
+    jobs.forget(engine, job)
+    assert [one.id for one in jobs.known(engine, [job.id, "other"])] == [job.id]
+    assert jobs.expired(engine, -60) == []
+
+
+def test_migrations_make_the_table_that_the_code_describes(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_servers_that_start_at_once_migrate_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        engines = [pool.submit(open_database, f"sqlite:///{tmp_path}/jobs.sqlite") for _ in range(4)]
+    for made in engines:
+        assert jobs.counts(made.result())["queued"] == 0
+        made.result().dispose()

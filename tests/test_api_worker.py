@@ -1,0 +1,167 @@
+"""The worker: cancelled, late, told to stop, left alone; and what it leaves behind."""
+
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from src.api import jobs, worker
+from src.api.worker import Worker
+from src.inference import pipeline
+from src.model.checkpoint import Checkpoint, load_model
+from src.types import Preprocessed
+
+from .api_service import JOBS, Api, api_on, nifti
+
+QUICK = b"inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}"
+Hook = Callable[[Callable[[], object]], None]
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.02)
+    with api_on(tmp_path) as api:
+        yield api
+
+
+@pytest.fixture
+def during(monkeypatch: pytest.MonkeyPatch) -> Hook:
+    """Have something happen in the middle of an inference, after which the worker had time to notice."""
+
+    def hook(happen: Callable[[], object]) -> None:
+        original = pipeline.InferencePipeline._preprocess  # noqa: SLF001
+
+        def preprocess(self: pipeline.InferencePipeline, *arguments: Any) -> Preprocessed:  # noqa: ANN401
+            happen()
+            time.sleep(0.2)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(pipeline.InferencePipeline, "_preprocess", preprocess)
+
+    return hook
+
+
+def test_a_cancelled_job_stops_and_leaves_nothing(api: Api, during: Hook) -> None:
+    number = api.submit(config=QUICK).json()["job_id"]
+    during(lambda: api.client.delete(f"{JOBS}/{number}"))
+    assert api.work().state == "cancelled"
+    assert api.left() == []
+
+
+def test_a_job_has_limited_time(api: Api, during: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = api.submit(config=QUICK).json()["job_id"]
+    monkeypatch.setattr(api.worker, "settings", api.settings.model_copy(update={"job_seconds": 0.01}))
+    during(lambda: None)
+    assert api.work().state == "failed"
+    assert "took longer than 0 s" in api.state(number)["error"]["detail"]
+    assert api.left() == []
+
+
+def test_a_worker_told_to_stop_gives_its_job_back(api: Api, during: Hook) -> None:
+    api.submit(config=QUICK)
+    signals = [api.worker.stopping.set]
+    during(lambda: signals and signals.pop()())
+    job = api.work()
+    assert (job.state, job.attempts) == ("queued", 0)
+    assert api.left() == ["scan.nii"]
+    api.worker.stopping.clear()
+    assert api.work().state == "completed"
+
+
+def test_a_worker_without_its_server_stops(api: Api) -> None:
+    orphan = Worker(api.settings, "cpu", parent=os.getppid() + 1)
+    assert orphan.told_to_stop()
+    orphan.run()  # returns
+    assert not Worker(api.settings, "cpu", parent=os.getppid()).told_to_stop()
+
+
+def test_a_job_that_workers_die_over_is_given_up(api: Api) -> None:
+    api.submit(config=QUICK)
+    for _ in range(api.settings.attempts):
+        assert jobs.claim(api.service.engine, -1) is not None  # and never heard of again
+    job = api.work()
+    assert job.state == "failed"
+    assert job.error is not None
+    assert "5 workers died over it" in job.error["detail"]
+    assert api.left() == []
+
+
+def test_an_overtaken_worker_changes_nothing(api: Api, during: Hook) -> None:
+    """It was silent for too long; another one has done its job in the meantime."""
+    number = api.submit(config=QUICK).json()["job_id"]
+    slow = jobs.claim(api.service.engine, -1)
+    assert slow is not None
+    done = api.work()
+    assert (done.state, done.result != slow.lease) == ("completed", True)
+    before = api.client.get(f"{JOBS}/{number}/results").content
+    during(lambda: None)
+    api.worker.work(slow)
+    assert api.client.get(f"{JOBS}/{number}/results").content == before
+    assert api.left() == ["scan.nii", "scan_detections.json", "scan_heatmap.nii.gz"]
+
+
+def test_the_model_is_loaded_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = list[object]()
+
+    def load(path: Path) -> Checkpoint:
+        loaded.append(path)
+        return load_model(path)
+
+    monkeypatch.setattr(pipeline, "load_model", load)
+    for config in (QUICK, QUICK + b"\npost_processing: {peak_detection: {threshold: 0.9}}"):
+        number = api.submit(config=config).json()["job_id"]
+        assert api.work().state == "completed"
+    assert len(loaded) == 1
+    report = api.client.get(f"{JOBS}/{number}/results").json()
+    assert report["metadata"]["config"]["post_processing"]["peak_detection"]["threshold"] == 0.9
+    api.submit(config=b"input: {spacing: [3, 3, 3]}")
+    job = api.work()
+    assert job.error is not None
+    assert job.error == {**job.error, "type": "urn:pivot:BadConfig", "status": 422}
+
+
+def test_a_fault_of_ours_is_told_without_details(api: Api, during: Hook) -> None:
+    def fault() -> None:
+        raise ZeroDivisionError(str(api.settings.data))
+
+    during(fault)
+    api.submit(config=QUICK)
+    job = api.work()
+    assert job.error is not None
+    assert job.error == {
+        **job.error,
+        "status": 500,
+        "detail": "unexpected ZeroDivisionError; the worker's log tells more",
+    }
+    assert api.left() == []
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".zip"])
+def test_every_format_becomes_nifti_for_viewers(api: Api, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"ct{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("inner.nii", nifti())
+    else:
+        values = np.full((40, 40, 40), -800, np.int16)
+        values[10:30] = 40
+        image = sitk.GetImageFromArray(values)
+        image.SetSpacing((2, 2, 2))
+        sitk.WriteImage(image, path)
+    links = api.submit(path.read_bytes(), path.name, config=QUICK).json()["links"]
+    assert api.work().state == "completed"
+    files = api.client.get(links["files"]).json()["files"]
+    (url,) = (file["url"] for file in files if file["kind"] == "scan")
+    assert url.endswith("/files/scan.nii.gz")
+    kept = tmp_path / "kept.nii.gz"
+    kept.write_bytes(api.client.get(url).content)
+    heat = next(path for path in api.settings.jobs.rglob("*_heatmap.nii.gz"))
+    assert np.allclose(nibabel.load(kept).affine, nibabel.load(heat).affine)  # type: ignore[attr-defined]
+    assert nibabel.load(kept).shape == (40, 40, 40)  # type: ignore[attr-defined]

@@ -1,0 +1,291 @@
+"""Batches on a Ray cluster of separate nodes: the files of a local batch, whatever dies meanwhile."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+
+from benchmarks.cluster import add_node, local_cluster
+from src.api.client import InferenceClient
+from src.api.ray_workers import RayWorkers
+from src.api.settings import Settings
+from src.errors import BadCheckpoint, BadConfig, BadOutput, BadScan
+from src.inference import distributed
+from src.inference.batch import BatchResults, batch_inference
+from src.inference.distributed import distributed_inference
+from src.inference.main import main
+from src.inference.ray_worker import Worker, local_copy
+
+from . import ray_workers
+from .api_service import nifti, served
+from .pacs import until
+from .small_scans import block, save_nifti, tiny_checkpoint
+
+QUICK = {"output": {"save_visualization": False}}
+Events = list[dict[str, Any]]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # within Ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without cores and two nodes of one core each, which this process has joined."""
+    ray = pytest.importorskip("ray")
+    with local_cluster(2) as nodes:
+        ray.init(address="auto", log_to_driver=False)
+        yield nodes
+
+
+class Job:
+    """Scans, a model and a folder for results; runs them on the cluster and keeps the events."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.monkeypatch = folder, monkeypatch
+        self.checkpoint = tiny_checkpoint(folder / "tiny.pth")
+        self.out = folder / "out"
+        self.events: Events = []
+
+    def scans(self, count: int) -> list[Path]:
+        return [save_nifti(block()[0], self.folder / "scans" / f"{number}.nii.gz") for number in range(count)]
+
+    def run(self, paths: Any, worker: type[Worker] = ray_workers.Noted, **options: Any) -> BatchResults:  # noqa: ANN401
+        self.monkeypatch.setattr(distributed, "Worker", worker)
+        given: dict[str, Any] = {"output_dir": self.out, "config": QUICK, "progress": self.events.append}
+        return distributed_inference(self.checkpoint, paths, **{**given, **options})
+
+    def of(self, kind: str) -> Events:
+        return [event for event in self.events if event["event"] == kind]
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    return Job(tmp_path, monkeypatch)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_results_are_those_of_a_local_batch_and_are_not_made_twice(job: Job, tmp_path: Path) -> None:
+    good = job.scans(5)
+    broken = tmp_path / "scans" / "broken.nii.gz"
+    broken.write_text("text")
+    local = batch_inference(job.checkpoint, tmp_path / "scans", tmp_path / "local", QUICK, device="cpu")
+    paths = [broken, *good[1:], f"file://{good[0]}", tmp_path / "other" / "1.nii.gz"]
+    done = job.run(iter(paths), batch_size=4)
+
+    assert (done["num_scans"], done["total_detections"]) == (5, local["total_detections"])
+    assert done["failed"][str(broken)] == local["failed"][str(broken)]
+    assert done["failed"][str(paths[-1])].startswith(f"{paths[-1]}: an earlier scan of this run is called 1 too")
+    assert {path.name for path in job.out.iterdir()} == {path.name for path in (tmp_path / "local").iterdir()}
+    for path in job.out.iterdir():
+        _same_content(path, tmp_path / "local" / path.name)
+    assert [event["index"] for event in job.of("start")] == [1, 2, 3, 4, 5, 6]
+    assert job.events[-1] == {"event": "summary", **done}
+
+    (job.out / "3_heatmap.nii.gz").unlink()
+    again = job.run(good, resume=True, num_gpus=1)
+    assert again["num_scans"] == 1
+    assert sorted(again["skipped"]) == [str(path) for path in good if path.name != "3.nii.gz"]
+
+
+def _same_content(path: Path, other: Path) -> None:
+    if path.suffix == ".json":
+        one, two = (json.loads(file.read_text(encoding="utf-8")) for file in (path, other))
+        for report in (one, two):
+            del report["timestamp"], report["metadata"]["timings_seconds"]
+            del report["summary"]["processing_time_seconds"]
+        assert one == two
+    else:
+        one, two = (np.asarray(nibabel.load(file).dataobj) for file in (path, other))  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_node_that_is_killed_loses_no_scan(job: Job, cluster: Any) -> None:  # noqa: ANN401
+    extra = add_node(cluster)
+    killed: list[str] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        job.events.append(event)
+        if event.get("machine") == extra.node_id and not killed:
+            killed.append(extra.node_id)
+            cluster.remove_node(extra, allow_graceful=False)
+
+    paths = job.scans(24)
+    done = job.run(paths, ray_workers.Slow, progress=kill)
+    assert killed
+    assert (done["num_scans"], done["failed"]) == (24, {})
+    reports = {path.name for path in job.out.glob("*_detections.json")}
+    assert reports == {f"{number}_detections.json" for number in range(24)}
+    assert len(job.of("start")) == len(job.of("finished")) == 24
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_scan_that_kills_its_process_is_reported_and_costs_no_other(job: Job, tmp_path: Path) -> None:
+    paths = job.scans(5)
+    poison = save_nifti(block()[0], tmp_path / "scans" / "poison.nii.gz")
+    done = job.run([poison, *paths], ray_workers.Poisoned)
+    assert done["num_scans"] == 5
+    assert list(done["failed"]) == [str(poison)]
+    assert "the process that worked on it died 3 times" in done["failed"][str(poison)]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_full_disk_ends_the_run_and_leaves_no_half_scan(job: Job) -> None:
+    with pytest.raises(BadOutput, match=r"cannot write .*out: No space left on device"):
+        job.run(job.scans(6), ray_workers.Full)
+    assert list(job.out.iterdir()) == []
+    assert not job.of("finished")
+    assert not job.of("summary")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_machine_that_cannot_write_is_left_out(job: Job) -> None:
+    done = job.run(job.scans(6), ray_workers.FullOnOne)
+    assert (done["num_scans"], done["failed"]) == (6, {})
+    assert len({event["machine"] for event in job.of("finished")}) == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_slow_machine_gets_fewer_scans(job: Job) -> None:
+    done = job.run(job.scans(16), ray_workers.Slow, config={**QUICK, "inference": {"num_workers": 0}})
+    machines = [event["machine"] for event in job.of("finished")]
+    assert done["num_scans"] == 16
+    assert 0 < min(machines.count(machine) for machine in set(machines)) < 6
+    assert len(set(machines)) == 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_concerns_every_scan_is_told_before_any_actor_starts(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"inference\.batch_size"):
+        job.run(job.scans(1), batch_size=0)
+    job.checkpoint = tmp_path / "none.pth"
+    with pytest.raises(BadCheckpoint, match="cannot read the checkpoint"):
+        job.run(job.scans(1))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_command_line_sends_the_code_and_the_weights_of_the_checkout(job: Job) -> None:
+    import ray  # noqa: PLC0415
+
+    ray.shutdown()
+    distributed.connect()
+    here = ray.get(ray.remote(lambda: sorted(path.as_posix() for path in Path.cwd().rglob("*"))).remote())
+    assert {path.split("/runtime_resources/")[1].split("/")[2] for path in here} == {
+        "calibration",
+        "checkpoints",
+        "src",
+    }
+    assert any(path.endswith("/checkpoints/best_model.pth") for path in here)
+    ray.shutdown()
+    config = job.folder / "quick.yaml"
+    config.write_text("output: {save_visualization: false}")
+    places = {"--checkpoint": job.checkpoint, "--output-dir": job.out, "--config": config}
+    command = [str(part) for place in places.items() for part in place]
+    assert main([*command, "--input-dir", str(job.scans(2)[0].parent), "--distributed"]) == 0
+    assert len(list(job.out.glob("*_detections.json"))) == 2
+    ray.shutdown()
+    ray.init(address="auto", log_to_driver=False)  # as the other tests have it
+
+
+def test_the_services_workers_run_on_the_cluster_and_outlive_its_machines(cluster: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    extra = add_node(cluster)
+    (tmp_path / "ct.nii").write_bytes(nifti())
+    (tmp_path / "quick.yaml").write_text("inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}")
+    settings = {"PIVOT_RAY": cluster.address, "PIVOT_LEASE_SECONDS": "2", "PIVOT_LOG": "info"}
+    with served(tmp_path, None, **settings) as (address, server), InferenceClient(base_url=address) as client:
+        numbers = [client.submit_inference(tmp_path / "ct.nii", tmp_path / "quick.yaml") for _ in range(12)]
+        client.wait_for_results(numbers[0], timeout=120)
+        cluster.remove_node(extra, allow_graceful=False)
+        for number in numbers:
+            assert client.wait_for_results(number, timeout=120)["scan_id"] == "ct"
+        children = [child.cmdline() for child in psutil.Process(server.pid).children()]
+    assert [command[2] for command in children] == ["src.api.ray_workers"]
+    assert "3 workers on the Ray cluster" in (tmp_path / "server.log").read_text()
+    folders = [tmp_path / "data" / "jobs" / number for number in numbers]
+    for folder in folders:
+        os.utime(folder, (0, 0))
+    with served(tmp_path, None, PIVOT_DEVICES="none"):  # sweeps what the killed ones left
+        until(lambda: [len(list(folder.iterdir())) for folder in folders] == [1] * len(folders))
+
+
+def test_the_services_workers_name_what_they_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    nodes = [{"NodeManagerAddress": address} for address in ("192.0.2.1", "192.0.2.2")]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    with pytest.raises(BadConfig, match="set PIVOT_DATABASE_URL"):
+        RayWorkers(ray, Settings(data=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("resources", "device", "num_gpus", "per_actor", "expected"),
+    [
+        ({"CPU": 64.0, "GPU": 8.0}, "auto", 8, (1, 1), (8, 1)),
+        ({"CPU": 64.0, "GPU": 8.0}, "auto", None, (0.25, 2), (32, 0.25)),
+        ({"CPU": 64.0, "GPU": 2.0}, "cuda", 8, (1, 1), (8, 1)),  # the others come with the autoscaler
+        ({"CPU": 64.0, "GPU": 8.0}, "cpu", None, (1, 16), (4, 0)),
+        ({"CPU": 2.0}, "cuda", 8, (1, 1), (2, 0)),
+        ({"CPU": 8.0}, "auto", 3, (1, 2), (3, 0)),
+        ({}, "auto", None, (1, 1), (1, 0)),
+    ],
+)
+def test_actors_follow_what_the_cluster_has(
+    resources: dict[str, float],
+    device: str,
+    num_gpus: int | None,
+    per_actor: tuple[float, float],
+    expected: tuple[int, float],
+) -> None:
+    assert distributed.demand(resources, device, num_gpus, *per_actor) == expected
+
+
+def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BadConfig, match=r"pip install 'pivot-ct\[ray\]'"):
+        distributed_inference(input_paths=[tmp_path / "a.nii.gz"])
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "copied"),
+    [
+        (["a.nii.gz"], "a.nii.gz", ["a.nii.gz"]),
+        (["b.mhd", "b.raw", "c.raw"], "b.mhd", ["b.mhd", "b.raw"]),
+        (["d/1.dcm", "d/2.dcm", "e/1.dcm"], "d", ["d/1.dcm", "d/2.dcm"]),
+    ],
+)
+def test_scans_are_fetched_from_an_object_store_and_do_not_stay(
+    files: list[str], source: str, copied: list[str]
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    for name in files:
+        store.pipe(f"/bucket/{name}", name.encode())
+    with local_copy(f"memory://bucket/{source}") as path:
+        there = [file for file in path.parent.rglob("*") if file.is_file()]
+        assert sorted(file.relative_to(path.parent).as_posix() for file in there) == copied
+        assert [file.read_text(encoding="utf-8") for file in sorted(there)] == copied
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("source", ["memory://bucket/none.nii.gz", "nowhere://bucket/a.nii.gz"])
+def test_what_cannot_be_fetched_is_a_scan_that_failed(source: str) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(BadScan, match=f"^{source}: cannot be fetched"), local_copy(source):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "a.nii.gz", "--distributed"], "--distributed goes with --input-dir"),
+        (["--input-dir", "a", "--distributed", "auto", "--device", "cuda"], "--device goes without --distributed"),
+    ],
+)
+def test_the_command_line_refuses_what_has_no_effect(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""Engines: the same answers as PyTorch, kept for the next run, and a clear word where one is missing."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from src.config import load_config
+from src.errors import BadConfig
+from src.model import engines
+from src.model.checkpoint import Checkpoint, load_model
+from src.model.device import autocast
+from src.model.engines import Engine, open_engine, pick_engine
+from src.model.graphs import PACKAGES, GraphKind
+
+from .small_scans import tiny_checkpoint
+
+CPU = torch.device("cpu")
+GRAPHS: tuple[GraphKind, ...] = get_args(GraphKind)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return load_model(tiny_checkpoint(tmp_path / "tiny.pth"))
+
+
+def _answer(tiny: Checkpoint, engine: Engine, x: torch.Tensor, *, mixed: bool) -> tuple[torch.Tensor, engines.Network]:
+    network = open_engine(tiny, engine, CPU, mixed=mixed)
+    with torch.inference_mode(), autocast(CPU, torch.bfloat16 if mixed else torch.float32):
+        return network(x).float(), network
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_pytorch_folded_answers_as_the_checkpoint_does(tiny: Checkpoint, mixed: bool) -> None:
+    x = torch.rand(3, 1, 8, 12, 16)
+    answer, network = _answer(tiny, "torch", x, mixed=mixed)
+    with torch.inference_mode():
+        expected = tiny.model(x)
+    torch.testing.assert_close(answer, expected, atol=0.05 if mixed else 1e-5, rtol=0.02 if mixed else 1e-5)
+    assert (network.output_stride, network.multiple) == (2, 4)
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_a_graph_answers_as_pytorch_does_and_is_made_once(
+    kind: GraphKind, tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip(PACKAGES[kind])
+    x = torch.rand(2, 1, 8, 12, 16)
+    answer, network = _answer(tiny, kind, x, mixed=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(answer, tiny.model(x), atol=1e-4, rtol=1e-4)
+    assert network.difference is not None
+    assert network.difference < 1e-4
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "pivot" / "graphs").iterdir()}
+    assert len(files) == 2
+    assert caplog.text.count("once") == 1
+    again, other = _answer(tiny, kind, x, mixed=False)
+    torch.testing.assert_close(again, answer)
+    assert other.difference == network.difference
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    assert caplog.text.count("once") == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "installed", "scripted", "message"),
+    [
+        ("openvino", "cpu", False, False, r"pip install 'pivot-ct\[openvino\]'"),
+        ("onnx", "cpu", False, False, r"uv sync --extra onnx"),
+        ("onnx", "cuda", True, False, "not for device cuda"),
+        ("export", "cpu", True, True, "not for a TorchScript checkpoint"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_refused(
+    engine: Engine, device: str, installed: bool, scripted: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
+    with pytest.raises(BadConfig, match=message):
+        pick_engine(engine, torch.device(device), mixed=False, scripted=scripted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "installed", "expected"),
+    [(torch.bfloat16, True, None), (torch.float32, True, "openvino"), (torch.float32, False, None)],
+)
+def test_auto_takes_the_fastest_that_is_present(
+    dtype: torch.dtype, installed: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "precision", lambda *_, **__: dtype)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
+    assert pick_engine("auto", CPU, mixed=True) == expected
+
+
+@pytest.mark.parametrize("given", [{"engine": "tensorrt"}, {"speed": "faster"}, {"region": "brain"}])
+def test_settings_that_do_not_exist_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(BadConfig, match=f"inference.{next(iter(given))}"):
+        load_config({"inference": given})

@@ -1,0 +1,185 @@
+"""The PACS service beside a real Orthanc: studies go out, results come back into the same study."""
+
+import io
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import highdicom
+import pydicom
+import pytest
+from highdicom.sr import MeasurementReport
+from pydicom.dataset import Dataset
+
+from src.api.client import InferenceClient
+from src.dicom_io.audit import Audit
+from src.dicom_io.listener import listening
+from src.dicom_io.outbox import Outbox
+from src.dicom_io.settings import PacsConfig
+from src.dicom_io.web import pull_study
+from src.errors import BadConfig, BadScan, PivotError
+from src.inference.main import main
+from tests.api_service import served
+from tests.pacs import Orthanc, at_once, audit_of, orthanc, series_of, settings, until
+from tests.small_scans import block
+
+RESULTS = {"SR", "SEG", "OT", "DOC"}
+
+
+class Place(NamedTuple):
+    pacs: Orthanc
+    config: PacsConfig
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Place]:
+    """An Orthanc, and the service that sends its results there."""
+    folder = tmp_path_factory.mktemp("pacs")
+    with orthanc(folder / "orthanc") as pacs:
+        peer = {"name": "pacs", "kind": "dicom", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": pacs.dicom_port}
+        config = settings(folder, root, destinations=[peer])
+        with listening(config) as port:
+            pacs.know(port)
+            yield Place(pacs, config, folder)
+
+
+def test_a_study_goes_out_and_its_results_come_back(place: Place) -> None:
+    slices = series_of(block()[0])
+    study = place.pacs.push(slices, place.folder / "round")
+    place.pacs.send(study)
+    uid = slices[0].StudyInstanceUID
+    until(lambda: audit_of(place.config, "run finished", study=uid))
+    found = until(lambda: place.pacs.instances(study).keys() >= RESULTS and place.pacs.instances(study))
+    made = {modality: _read(place.pacs, names[0]) for modality, names in found.items()}
+
+    assert {one.StudyInstanceUID for one in made.values()} == {uid}
+    assert {one.PatientID for one in made.values()} == {"SECRET-ID"}  # results belong to the patient's study
+    [run] = audit_of(place.config, "run finished", study=uid)
+    report = highdicom.sr.srread(io.BytesIO(place.pacs.file(found["SR"][0])))
+    assert isinstance(report.content, MeasurementReport)
+    assert len(report.content.get_volumetric_roi_measurement_groups()) == run["nodules"] >= 1
+    assert len(made["SEG"].SegmentSequence) <= run["nodules"]
+    assert made["DOC"].EncapsulatedDocument.startswith(b"%PDF")
+    sources = {one.SOPInstanceUID for one in slices}
+    assert _references(made["SEG"]) <= sources
+    assert not any("secret" in line.lower() for line in _lines(place.config))
+
+    place.pacs.send(study)  # with the results in it
+    until(lambda: audit_of(place.config, "duplicate", study=uid))
+    assert len(audit_of(place.config, "run started", study=uid)) == 1
+
+
+def test_two_studies_at_once(place: Place) -> None:
+    pushed = {}
+    for name in ("one", "other"):
+        slices = series_of()
+        pushed[slices[0].StudyInstanceUID] = place.pacs.push(slices, place.folder / name)
+    at_once(*(partial(place.pacs.send, study) for study in pushed.values()))
+    for uid, study in pushed.items():
+        until(partial(audit_of, place.config, "run finished", study=uid))
+        [report] = until(partial(_reports, place.pacs, study))
+        assert _read(place.pacs, report).StudyInstanceUID == uid
+
+
+def test_a_study_is_fetched_by_dicomweb(place: Place, tmp_path: Path) -> None:
+    best, thick = series_of(number=2), series_of(number=1)
+    for one in thick:
+        one.StudyInstanceUID, one.SliceThickness = best[0].StudyInstanceUID, "5"
+    place.pacs.push([*best, *thick], place.folder / "web")
+    url, uid = _web(place), best[0].StudyInstanceUID
+
+    folder = pull_study(url, uid, tmp_path, rules=place.config.series)
+    assert folder == tmp_path / uid
+    fetched = [pydicom.dcmread(file) for file in folder.iterdir()]
+    assert {one.SOPInstanceUID for one in fetched} == {one.SOPInstanceUID for one in best}
+
+    hidden = pull_study(url, uid, tmp_path / "hidden", rules=place.config.series, key=b"k" * 32)
+    assert uid not in str(hidden)
+    assert all("SECRET" not in str(pydicom.dcmread(file)) for file in hidden.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("url", "study", "kind", "message"),
+    [
+        (None, "1.2.3.4.5", BadScan, "no such study"),
+        (None, "1.2.x", PivotError, "DICOMweb"),
+        ("http://127.0.0.1:9/dicom-web", "1.2.3", PivotError, "does not answer"),
+        ("nothing", "1.2.3", BadConfig, "not the URL"),
+    ],
+)
+def test_what_cannot_be_fetched_is_told(
+    place: Place, tmp_path: Path, url: str | None, study: str, kind: type[PivotError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        pull_study(url or _web(place), study, tmp_path)
+
+
+def test_the_command_line_fetches_and_hides(place: Place, tmp_path: Path, root: Path) -> None:
+    slices = series_of(block()[0])
+    place.pacs.push(slices, place.folder / "cli")
+    uid, output = slices[0].StudyInstanceUID, tmp_path / "results"
+    config = ["--config", str(place.config.inference.config), "--checkpoint", str(root / "checkpoints/best_model.pth")]
+    source = ["--dicomweb", _web(place), "--study", uid, "--output", str(output), "--dicom", *config]
+    assert main(source) == 0
+    assert (output / f"{uid}_detections.json").is_file()
+    assert main([*source, "--deidentify"]) == 0
+    hidden = [path for path in output.rglob("*") if uid not in str(path)]
+    assert any(path.name == "nodules_sr.dcm" for path in hidden)
+    for path in hidden:
+        assert path.is_dir() or b"SECRET" not in path.read_bytes(), path
+
+
+def test_the_service_fetches_a_study_and_makes_its_objects(place: Place, tmp_path: Path, root: Path) -> None:
+    slices = series_of(block()[0])
+    place.pacs.push(slices, place.folder / "api")
+    uid = str(slices[0].StudyInstanceUID)
+    (tmp_path / "dicom.yaml").write_text("output: {save_dicom: true, save_visualization: false}")
+    weights = str(root / "checkpoints/best_model.pth")
+    server = served(tmp_path, PIVOT_DICOMWEB_URL=_web(place), PIVOT_CHECKPOINT=weights)
+    with server as (address, _), InferenceClient(base_url=address) as client:
+        number = client.submit_study(uid, tmp_path / "dicom.yaml")
+        assert client.wait_for_results(number)["scan_id"] == uid
+        paths = {path.name: path for path in client.download_results(number, tmp_path / "out")}
+        with pytest.raises(BadScan, match="no such study"):
+            client.wait_for_results(client.submit_study("1.2.3"))
+        with pytest.raises(BadScan, match="StudyInstanceUID"):
+            client.submit_study("1.2.x")
+    assert pydicom.dcmread(paths[f"{uid}_dicom.nodules_sr.dcm"]).StudyInstanceUID == uid
+
+
+def test_results_go_out_by_stow_too(place: Place, root: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path, root, destinations=[{"name": "web", "kind": "dicomweb", "url": _web(place)}])
+    first, *others = series_of()
+    study = place.pacs.push(others, tmp_path / "stow")
+    first.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    outbox = Outbox(tmp_path / "outbox", config, Audit(config.spool / "audit.jsonl"))
+    outbox.put(first.StudyInstanceUID, [tmp_path / "one.dcm"])
+    outbox.send_due()
+    assert audit_of(config, "result sent", destination="web", object="one.dcm")
+    assert len(place.pacs.instances(study)["CT"]) == len(others) + 1
+    assert not list(outbox.folder.iterdir())
+
+
+def _web(place: Place) -> str:
+    if place.pacs.web is None:
+        pytest.skip("needs Orthanc's DICOMweb plugin (Debian package orthanc-dicomweb)")
+    return place.pacs.web
+
+
+def _reports(pacs: Orthanc, study: str) -> list[str]:
+    return pacs.instances(study).get("SR", [])
+
+
+def _read(pacs: Orthanc, instance: str) -> Dataset:
+    return pydicom.dcmread(io.BytesIO(pacs.file(instance)))
+
+
+def _references(dataset: Dataset) -> set[str]:
+    series = dataset.ReferencedSeriesSequence[0]
+    return {str(item.ReferencedSOPInstanceUID) for item in series.ReferencedInstanceSequence}
+
+
+def _lines(config: PacsConfig) -> list[str]:
+    return (config.audit or config.spool / "audit.jsonl").read_text().splitlines()

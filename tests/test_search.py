@@ -1,0 +1,178 @@
+"""Where the network looks: around the lungs, without losing weight, and everywhere when in doubt."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from src.data.geometry import canonical, map_points
+from src.data.lungs import LungRegion, find_lungs, search_region
+from src.data.preprocessing import preprocess
+from src.data.resample import new_grid, resample, to_grid
+from src.inference.main import InferencePipeline
+from src.inference.sliding_window import LARGEST, LOST_WEIGHT, plan_box, plan_tiles, predict_windows
+from src.types import Affine, Scan, Shape3
+
+from .small_scans import block, chest, tiny_checkpoint
+
+CPU = torch.device("cpu")
+
+
+class Twice(nn.Module):
+    """Every second voxel, doubled in windows that start at 0, so that a window left out shows."""
+
+    output_stride = multiple = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., ::2, ::2, ::2] * (1 + (x[:, :, :1, :1, :1] == 0))
+
+
+@pytest.fixture(scope="module")
+def grid() -> tuple[LungRegion, Shape3, Affine]:
+    array, affine = canonical(chest()[0].array, chest()[0].affine)
+    lungs = find_lungs(array, affine)
+    assert lungs is not None
+    return lungs, *new_grid(chest()[0].shape, affine, (2.0, 2.0, 2.0))
+
+
+def test_every_nodule_and_the_middle_between_the_lungs_are_searched(grid: tuple[LungRegion, Shape3, Affine]) -> None:
+    region = search_region(*grid, reach=15)
+    assert region is not None
+    assert 0.1 < region.mean() < 0.8
+    for nodule in chest()[1]:
+        world = np.array([-1, -1, 1]) * nodule.coordinates_lps
+        assert region[tuple(np.rint(map_points(np.linalg.inv(grid[2]), world)).astype(int))]
+    x, y, z = region.shape
+    assert region[x // 2, y // 2, z // 2]
+    assert not region[:, 0].any()
+
+
+def _lungs(litres: float, right: float) -> LungRegion:
+    distance = np.ones((10, 10, 10))
+    distance[1:4], distance[6:9] = 0, 0
+    distance[6:9, : round(10 * (1 - right))] = 1
+    return LungRegion(distance, np.diag([10.0, 10.0, 10.0, 1.0]), litres)
+
+
+@pytest.mark.parametrize(
+    ("lungs", "certain"),
+    [(_lungs(3, 1), True), (_lungs(3, 0.5), True), (_lungs(3, 0.1), False), (_lungs(0.9, 1), False), (None, False)],
+)
+def test_in_doubt_everything_is_searched(lungs: LungRegion | None, certain: bool) -> None:
+    region = search_region(lungs, (20, 20, 20), np.diag([5.0, 5.0, 5.0, 1.0]), 15)
+    assert (region is not None) == certain
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> npt.NDArray[np.bool_]:
+    shape = draw(st.tuples(*[st.integers(4, 24)] * 3))
+    region = np.zeros(shape, bool)
+    low = [draw(st.integers(0, size - 1)) for size in shape]
+    region[tuple(slice(a, draw(st.integers(a + 1, size))) for a, size in zip(low, shape, strict=True))] = True
+    return region
+
+
+@given(regions(), st.sampled_from([(16, 8), (32, 16), (64, 48)]))
+def test_the_box_holds_the_region_and_its_surroundings(region: npt.NDArray[np.bool_], sizes: tuple[int, int]) -> None:
+    x, y, z = (2 * size for size in region.shape)
+    patch, step = sizes
+    box = plan_box(region, (x, y, z), (patch,) * 3, (step,) * 3, scale=2, multiple=4, context=4)
+    for axis, side in enumerate(box):
+        inside = 2 * np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
+        assert side.start % 4 == 0
+        assert side.start <= max(0, inside[0] - 4)
+        assert min(2 * region.shape[axis], inside[-1] + 2 + 4) <= side.stop <= 2 * region.shape[axis]
+
+
+@given(regions(), st.sampled_from(["gaussian", "linear", "average"]))
+def test_what_is_left_out_holds_little_weight(region: npt.NDArray[np.bool_], blending: Any) -> None:  # noqa: ANN401
+    volume = np.random.default_rng(0).random([2 * size for size in region.shape], dtype=np.float32)
+    options: dict[str, Any] = {"batch_size": 4, "device": CPU, "blending": blending}
+    whole = predict_windows(Twice(), volume, (16, 16, 16), (8, 8, 8), **options)
+    part = predict_windows(Twice(), volume, (16, 16, 16), (8, 8, 8), region=region, **options)
+    assert part.windows <= whole.windows
+    np.testing.assert_allclose(part.maps[0][region], whole.maps[0][region], rtol=2 * LOST_WEIGHT)
+    assert not part.maps[0][~region].any()
+
+
+@given(st.tuples(*[st.integers(40, 500)] * 3), st.sampled_from([48, 96]))
+def test_tiles_cover_what_is_needed_and_stay_small(shape: Shape3, overlap: int) -> None:
+    region = np.ones([-(-size // 2) for size in shape], bool)
+    tile, stride = plan_tiles(region, shape, overlap, scale=2, multiple=16)
+    assert np.prod(tile) <= LARGEST
+    for size, length, step in zip(shape, tile, stride, strict=True):
+        assert length % 16 == 0
+        assert length - step in {0, overlap}
+        assert step < length or length >= size
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 2.0, 1.0), (0.5, 0.6, 0.7)])
+def test_resampling_agrees_with_simpleitk(spacing: tuple[float, float, float]) -> None:
+    scan, _ = block()
+    array, affine = canonical(scan.array[:40, :50, :30], scan.affine)
+    new, grid = resample(array, affine, spacing)
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0).astype(np.float32))
+    old = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(old.tolist())
+    for axis, (a, b) in enumerate(zip(old, spacing, strict=True)):
+        if b > a + 1e-3:
+            image = sitk.RecursiveGaussian(image, float(np.sqrt(b**2 - a**2)) / 2.3548, direction=axis)
+    origin = (map_points(np.linalg.inv(affine), grid[:3, 3]) * old).tolist()
+    expected = sitk.GetArrayFromImage(
+        sitk.Resample(
+            image, new.shape, sitk.Transform(), sitk.sitkLinear, origin, spacing, np.eye(3).ravel().tolist(),
+            float(array.min()), sitk.sitkFloat32,
+        )
+    ).transpose(2, 1, 0)  # fmt: skip
+    difference = np.abs(new - expected)
+    assert difference.max() < 25  # HU; the recursive filter is an approximation itself
+    assert difference.mean() < 1
+
+
+@pytest.mark.parametrize("method", ["minmax", "zscore", None])
+def test_a_box_is_a_part_of_the_whole(method: Any) -> None:  # noqa: ANN401
+    scan, _ = block()
+    box = (slice(4, 40), slice(8, 30), slice(0, 21))
+    whole, affine = preprocess(scan, (1.0, 1.0, 1.0), (-1000, 400), method)
+    part, moved = preprocess(scan, (1.0, 1.0, 1.0), (-1000, 400), method, box)
+    np.testing.assert_allclose(part, whole[box], atol=1e-3)
+    np.testing.assert_allclose(map_points(moved, (0, 0, 0)), map_points(affine, (4, 8, 0)))
+
+
+def test_a_map_keeps_its_place_on_another_grid() -> None:
+    heat = np.zeros((8, 9, 10), np.float32)
+    heat[4, 5, 6] = 1
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (10, -4, 6)
+    finer = to_grid(heat, affine, (60, 40, 50), np.diag([1.0, 1.0, 1.0, 1.0]))
+    assert [int(i) for i in np.unravel_index(finer.argmax(), finer.shape)] == [18, 6, 18]
+    assert finer.max() == 1
+    assert finer.sum() == pytest.approx(8, abs=1e-3)
+    assert not to_grid(heat, affine, (5, 5, 5), np.diag([1.0, 1.0, 1.0, 1.0])).any()
+
+
+@pytest.mark.parametrize("speed", ["accurate", "balanced"])
+def test_looking_at_the_lungs_alone_gives_the_same_there(speed: str, tmp_path: Path) -> None:
+    """The heatmap near the lungs, with windows or tiles, is that of all windows."""
+    scan = chest()[0]
+    checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
+    common = {"mixed_precision": False}
+    shape = {"patch_size": [64, 64, 64], "stride": [32, 32, 32]}
+    everything = InferencePipeline(checkpoint, {"model": common, "inference": {"region": "everything", **shape}})
+    lungs = InferencePipeline(checkpoint, {"model": common, "inference": {"speed": speed, **shape}})
+    small = Scan(scan.array[::2, ::2, ::2], scan.affine @ np.diag([2.0, 2.0, 2.0, 1.0]), "small")
+    whole, part = everything.predict(small), lungs.predict(small)
+    assert whole["metadata"]["searched"] == "everything"
+    assert part["metadata"]["searched"] == "lungs"
+    assert part["metadata"]["windows"] < whole["metadata"]["windows"]
+    seen = np.asarray(part["heatmap"]) > 0
+    assert 0.1 < seen.mean() < 0.9
+    centre = tuple(size // 2 for size in small.shape)
+    assert part["heatmap"][centre] == pytest.approx(float(whole["heatmap"][centre]), abs=0.02)

@@ -1,0 +1,318 @@
+"""The page, in a browser, against a server process with the shipped model: what people see, and that all can use it.
+
+With PIVOT_SCREENSHOTS set to a folder, pictures of the page go there.
+"""
+
+import io
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from src.api.security import hashed
+from src.data.phantom import PhantomNodule
+
+from .api_service import JOBS, served
+from .dicom_files import CHEST, write_series
+from .small_scans import block, save_nifti
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "src" / "api" / "static" / "index.html"
+AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+CHROMIUM = shutil.which("chromium")
+# Without a graphics card; nothing of its own goes to the network.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+]
+DESKTOP, TABLET = (1280, 800), (820, 1180)
+SLOW = 120_000  # ms, on a busy machine
+COMPUTER = {"PIVOT_CHECKPOINT": str(ROOT / "checkpoints" / "best_model.pth"), "PIVOT_DEVICES": "cpu"}
+
+pytestmark = [
+    pytest.mark.skipif(
+        not PAGE.is_file(), reason="the page is not built: npm --prefix web ci && npm --prefix web run build"
+    ),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
+]
+
+
+@dataclass
+class Seen:
+    """What a page asked for and complained about."""
+
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service with the shipped model."""
+    with served(tmp_path_factory.mktemp("service"), None, **COMPUTER) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PhantomNodule]:
+    """64 mm of the synthetic chest, and the nodule of 20 mm in it."""
+    volume, nodule = block()
+    return save_nifti(volume, tmp_path_factory.mktemp("scan") / "block.nii.gz"), nodule
+
+
+@pytest.fixture(scope="module")
+def done(server: str, scan: tuple[Path, PhantomNodule]) -> dict[str, Any]:
+    """A completed job with all files."""
+    config = "output: {save_report: true, formats: {detections: both}}"
+    return finished(server, submit(server, scan[0].name, scan[0].read_bytes(), config))
+
+
+@pytest.fixture
+def opened(browser: Browser, server: str) -> Iterator[Callable[..., tuple[Page, Seen]]]:
+    """Opens the page at a fragment; in the end it must have asked nobody else, and complained of nothing."""
+    contexts = []
+
+    def open_page(fragment: str = "", size: tuple[int, int] = DESKTOP, scheme: Any = "light") -> tuple[Page, Seen]:  # noqa: ANN401
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+        context.set_default_timeout(SLOW)
+        page, seen = context.new_page(), Seen()
+        page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+        page.on(
+            "console", lambda said: seen.complaints.append(said.text) if said.type in {"error", "warning"} else None
+        )
+        page.goto(f"{server}/{fragment}")
+        contexts.append((context, seen))
+        return page, seen
+
+    yield open_page
+    for context, seen in contexts:
+        context.close()
+        assert not [url for url in seen.requests if not url.startswith((server, "blob:", "data:"))]
+        assert not [text for text in seen.complaints if "GPU stall" not in text and "GroupMarkerNotSet" not in text]
+
+
+def submit(server: str, name: str, content: bytes, config: str | None = None) -> dict[str, Any]:
+    """A job of the service."""
+    data = {"config": config} if config else {}
+    job: dict[str, Any] = (
+        httpx.post(f"{server}{JOBS}", files={"file": (name, content)}, data=data).raise_for_status().json()
+    )
+    return job
+
+
+def finished(server: str, job: dict[str, Any]) -> dict[str, Any]:
+    """The job once it ended."""
+    until = time.monotonic() + SLOW / 1000
+    while job["status"] in {"queued", "running"} and time.monotonic() < until:
+        time.sleep(0.3)
+        job = httpx.get(f"{server}{JOBS}/{job['job_id']}").json()
+    return job
+
+
+def ready(page: Page) -> Page:
+    """The page with its image drawn."""
+    page.locator(".stage[data-ready]").wait_for()
+    return page
+
+
+def picture(page: Page, name: str) -> np.ndarray[Any, Any]:
+    """The page as RGB of shape (height, width, 3); kept where the reader of the tests wants to look."""
+    content = page.screenshot(timeout=SLOW, animations="disabled")
+    if folder := os.environ.get("PIVOT_SCREENSHOTS"):
+        Path(folder, f"{name}.png").write_bytes(content)
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe finds serious or worse, with the elements."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
+    return [
+        f"{item['id']}: {node['html'][:200]}: {node['failureSummary']}"
+        for item in found
+        if item["impact"] in {"serious", "critical"}
+        for node in item["nodes"]
+    ]
+
+
+def test_a_dropped_scan_is_searched_and_read(
+    opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule], tmp_path: Path
+) -> None:
+    path, nodule = scan
+    page, seen = opened(scheme="dark")
+    page.get_by_label("Scan files").set_input_files(path)
+    expect(page.get_by_role("progressbar", name="Progress of the analysis")).to_be_visible(timeout=SLOW)
+    picture(page, "progress-dark")
+    row = page.locator("tr[data-nodule]").first
+    row.wait_for()
+    ready(page)
+    number = page.url.rsplit("/", 1)[-1]
+    report = httpx.get(f"{server}{JOBS}/{number}/results").json()
+    first = max(report["detections"], key=lambda each: each["confidence"])
+    assert first["diameter_mm"] == pytest.approx(nodule.diameter_mm, abs=2)
+    for shown in (f"{first['confidence']:.0%}".replace("%", " %"), f"{first['diameter_mm']:.1f}"):
+        expect(row).to_contain_text(shown)
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Findings (JSON)").click()
+    saved.value.save_as(tmp_path / "saved.json")
+    assert json.loads((tmp_path / "saved.json").read_text()) == report
+    assert saved.value.suggested_filename == "block_detections.json"
+    for name in ("Table (CSV)", "Report (PDF)", "Slices (PNG)", "Heatmap", "Scan (NIfTI)"):
+        expect(page.get_by_role("link", name=name)).to_be_visible()
+    assert any(url.endswith(("scan.nii.gz", "scan.nii")) for url in seen.requests)
+
+
+def test_the_image_shows_the_nodule_and_the_keys_work(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str
+) -> None:
+    page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
+    ready(page)
+    place = page.get_by_label("At the crosshair")
+    first = max(httpx.get(server + done["links"]["results"]).json()["detections"], key=lambda each: each["confidence"])
+    x, y, z = first["coordinates_lps"]
+    pairs = zip((x, y, z), ("RL", "AP", "IS"), strict=True)
+    words = "  ".join(f"{letters[value >= 0]} {abs(value):.1f}" for value, letters in pairs)
+    expect(place).to_contain_text(words)
+    before = picture(page, "results-dark")
+    stage = page.locator(".stage").bounding_box()
+    assert stage
+    image = before[int(stage["y"]) : int(stage["y"] + stage["height"]), : int(stage["width"])]
+    ringed = (abs(image - (255, 180, 84)) < 12).all(axis=2).sum()
+    assert ringed > 100  # the selected nodule's rings
+    grey = (np.ptp(image, axis=2) < 4) & (image[..., 0] > 20)
+    assert grey.mean() > 0.1  # the CT
+    page.keyboard.press("]")  # a slice towards the head
+    expect(place).not_to_contain_text(words)
+    row = page.get_by_role("button", name=f"Show nodule {first['id']}")
+    row.focus()
+    page.keyboard.press("Enter")
+    expect(place).to_contain_text(words)
+    page.keyboard.press("h")
+    expect(page.get_by_label("Heatmap", exact=True)).to_have_value("0")
+    page.keyboard.press("2")
+    expect(page.get_by_role("button", name="Axial")).to_have_attribute("aria-pressed", "true")
+    page.get_by_label("Confidence at least").fill("100")
+    expect(page.locator("tr[data-nodule]")).to_have_count(0)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", TABLET)], ids=["desktop", "tablet"])
+def test_nothing_keeps_anybody_out(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], scheme: str, size: tuple[int, int]
+) -> None:
+    if not AXE.is_file():
+        pytest.skip("needs axe-core: npm --prefix web ci")
+    page, _ = opened("", size, scheme)
+    page.locator(".joblist a").first.wait_for()
+    name = f"{scheme}-{size[0]}"
+    picture(page, f"start-{name}")
+    assert not barriers(page)
+    page.goto(f"{page.url.split('#')[0]}#/jobs/{done['job_id']}")
+    ready(page)
+    picture(page, f"results-{name}")
+    assert not barriers(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(page.get_by_text("Research use only.")).to_be_in_viewport()
+    page.keyboard.press("?")
+    assert not barriers(page)
+
+
+def test_the_theme_can_be_chosen_and_is_kept(opened: Callable[..., tuple[Page, Seen]]) -> None:
+    page, _ = opened()
+    ground = "getComputedStyle(document.documentElement).backgroundColor"
+    light = page.evaluate(ground)
+    page.get_by_role("button", name="Dark theme").click()
+    dark = page.evaluate(ground)
+    page.reload()
+    assert page.evaluate(ground) == dark != light
+
+
+def test_what_cannot_be_read_is_said_in_the_services_words(opened: Callable[..., tuple[Page, Seen]]) -> None:
+    page, _ = opened()
+    page.get_by_label("Scan files").set_input_files({"name": "notes.nii", "mimeType": "", "buffer": b"no scan"})
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("notes", timeout=SLOW)
+    picture(page, "failed-light")
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_role("button", name="Remove it").click()
+    page.locator(".jobs").wait_for()
+    expect(page.get_by_role("link", name="notes")).to_have_count(0)
+
+
+def test_a_folder_of_dicom_becomes_one_job(opened: Callable[..., tuple[Page, Seen]], tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    write_series(folder, CHEST)
+    page, _ = opened()
+    page.get_by_label("DICOM folder").set_input_files(folder)
+    expect(page.get_by_role("heading", name="series")).to_be_visible(timeout=SLOW)
+    ready(page)
+    expect(page.locator(".heading")).to_contain_text("24 \u00d7 20 \u00d7 12 voxels of 1.5 \u00d7 2 \u00d7 2.5 mm")
+
+
+def test_a_key_is_asked_for_and_many_jobs_come_in_pages(browser: Browser, tmp_path: Path) -> None:
+    key = f"pivot_{secrets.token_urlsafe(32)}"
+    keys = json.dumps({"reader": hashed(key)})
+    with served(tmp_path, PIVOT_AUTH="key", PIVOT_API_KEYS=keys, PIVOT_DEVICES="none") as (address, _):
+        for number in range(10):
+            files = {"file": (f"scan{number}.nii", b"waits")}
+            httpx.post(address + JOBS, files=files, headers={"X-API-Key": key}).raise_for_status()
+        page = browser.new_page()
+        page.set_default_timeout(SLOW)
+        page.goto(address)
+        page.get_by_label("Key", exact=True).fill("wrong")
+        page.get_by_role("button", name="Continue").click()
+        page.get_by_label("Key", exact=True).fill(key)
+        page.get_by_role("button", name="Continue").click()
+        links = page.locator(".joblist a")
+        expect(links).to_have_text([f"scan{number}" for number in range(9, 1, -1)])
+        page.get_by_role("button", name="Older", exact=True).click()
+        expect(links).to_have_text(["scan1", "scan0"])
+        with page.expect_websocket() as followed:
+            links.first.click()
+        with followed.value.expect_event("framereceived"):
+            expect(page.get_by_role("status")).to_have_text("Waiting for its turn")
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Cancel it").click()
+        expect(page.get_by_role("status")).to_have_text("This job was cancelled.")
+        page.close()
+
+
+def test_a_scan_dropped_on_the_zone_is_taken(
+    opened: Callable[..., tuple[Page, Seen]], scan: tuple[Path, PhantomNodule]
+) -> None:
+    page, _ = opened()
+    content = list(scan[0].read_bytes())
+    drop = page.evaluate_handle(
+        """content => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(content)], "dropped.nii.gz"));
+            return data;
+        }""",
+        content,
+    )
+    page.locator(".zone").dispatch_event("drop", {"dataTransfer": drop})
+    expect(page.get_by_role("heading", name="dropped")).to_be_visible(timeout=SLOW)

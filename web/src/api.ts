@@ -1,0 +1,142 @@
+/** Requests to the service, with its key where one is needed, and its errors as they are. */
+
+import type { Job, JobFile, JobPage, Limits, Problem, Report } from "./contract";
+import { askForKey } from "./key";
+
+const KEY = "pivot-key";
+export const INFERENCE = "/api/v1/inference";
+
+/** What the service, or the way to it, objects to. */
+export class Refused extends Error {
+  constructor(
+    readonly problem: Problem,
+    readonly retryAfter: number | null = null,
+  ) {
+    super(problem.detail);
+  }
+}
+
+/** The API key of this tab, where it has one. */
+export const key = (): string | null => sessionStorage.getItem(KEY);
+
+const headers = (): Record<string, string> => {
+  const value = key();
+  return value ? { Authorization: `Bearer ${value}` } : {};
+};
+
+/** An error of the way to the service. */
+export const unreachable = (): Refused =>
+  new Refused({
+    type: "about:blank",
+    title: "No connection",
+    status: 0,
+    detail: "The service does not answer. Check that it runs and that this machine can reach it, then try again.",
+  });
+
+/** The problem that a response with an error status holds. */
+export function problemOf(status: number, body: string, retryAfter: string | null): Refused {
+  const seconds = Number(retryAfter);
+  const wait = retryAfter && Number.isFinite(seconds) ? seconds : null;
+  try {
+    const problem = JSON.parse(body) as Partial<Problem>;
+    if (typeof problem.detail === "string")
+      return new Refused({ type: "about:blank", title: "Refused", ...problem, detail: problem.detail, status }, wait);
+  } catch {
+    // A proxy in between answers in words of its own.
+  }
+  const detail = `The service, or a proxy before it, answered with status ${status}.`;
+  return new Refused({ type: "about:blank", title: "Refused", status, detail }, wait);
+}
+
+/** A successful response; asks for the key where it is missing or wrong. */
+export async function request(url: string, init: RequestInit = {}): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(url, { ...init, headers: headers() });
+  } catch (error) {
+    throw init.signal?.aborted ? error : unreachable();
+  }
+  if (response.ok) return response;
+  const refused = problemOf(response.status, await response.text(), response.headers.get("Retry-After"));
+  if (response.status !== 401) throw refused;
+  const entered = await askForKey(refused.problem.detail);
+  if (entered === null) throw refused;
+  sessionStorage.setItem(KEY, entered);
+  return request(url, init);
+}
+
+async function json<T>(url: string, signal?: AbortSignal): Promise<T> {
+  const response = await request(url, signal ? { signal } : {});
+  return (await response.json()) as T;
+}
+
+export const limits = (): Promise<Limits> => json("/api/v1/limits");
+export const jobPage = (url: string, signal?: AbortSignal): Promise<JobPage> => json(url, signal);
+export const job = (id: string, signal?: AbortSignal): Promise<Job> => json(`${INFERENCE}/${encodeURIComponent(id)}`, signal);
+export const report = (of: Job, signal?: AbortSignal): Promise<Report> => json(of.links.results, signal);
+export const files = async (of: Job, signal?: AbortSignal): Promise<JobFile[]> =>
+  (await json<{ files: JobFile[] }>(of.links.files, signal)).files;
+
+/** Cancel a job that waits or runs, remove one that ended. */
+export const cancelOrRemove = (of: Job): Promise<Response> => request(of.links.self, { method: "DELETE" });
+
+/** The bytes at `url`; `progress` gets how many of them are there. */
+export async function download(url: string, progress: (got: number) => void, signal?: AbortSignal): Promise<Uint8Array[]> {
+  const response = await request(url, signal ? { signal } : {});
+  const reader = response.body?.getReader();
+  const parts: Uint8Array[] = [];
+  for (let got = 0; reader; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    progress((got += value.length));
+  }
+  return parts;
+}
+
+/** Save a file under its own name, with the key that a plain link would not send. */
+export async function save(file: JobFile): Promise<void> {
+  const response = await request(file.url);
+  const url = URL.createObjectURL(await response.blob());
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+/** The socket that follows a job; browsers can send the key only as a subprotocol. */
+export function socket(of: Job): WebSocket {
+  const url = new URL(of.links.stream, location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  const value = key();
+  return new WebSocket(url, value ? ["pivot", value] : []);
+}
+
+/** Upload a scan; `progress` gets the bytes sent. The same `idempotency` again is the same job. */
+export function submit(
+  scan: File,
+  config: string | null,
+  idempotency: string,
+  progress: (sent: number) => void,
+  signal: AbortSignal,
+): Promise<Job> {
+  const form = new FormData();
+  if (config) form.append("config", config);
+  form.append("file", scan);
+  return new Promise((resolve, reject) => {
+    const sending = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+    sending.open("POST", INFERENCE);
+    for (const [name, value] of Object.entries(headers())) sending.setRequestHeader(name, value);
+    sending.setRequestHeader("Idempotency-Key", idempotency);
+    sending.upload.onprogress = (event) => progress(event.loaded);
+    sending.onload = () => {
+      if (sending.status === 202 || sending.status === 200) resolve(JSON.parse(sending.responseText) as Job);
+      else reject(problemOf(sending.status, sending.responseText, sending.getResponseHeader("Retry-After")));
+    };
+    sending.onerror = () => reject(unreachable());
+    sending.onabort = () => reject(new DOMException("The upload was stopped.", "AbortError"));
+    signal.addEventListener("abort", () => sending.abort());
+    sending.send(form);
+  });
+}

@@ -1,0 +1,103 @@
+/** The JSON of the service, as docs/service.md and docs/guide.md describe it. */
+
+export type Status = "queued" | "running" | "completed" | "failed" | "cancelled";
+export type Vec3 = [number, number, number];
+export type Risk = "low" | "intermediate" | "high";
+
+export interface Problem {
+  type: string;
+  title: string;
+  status: number;
+  detail: string;
+}
+
+export interface Progress {
+  status: Status;
+  progress: number; // percent
+  windows_done: number;
+  windows_total: number | null;
+  error?: Problem | null;
+}
+
+export interface Job extends Progress {
+  job_id: string;
+  scan_id: string;
+  size_bytes: number;
+  created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
+  expires_at: string | null;
+  links: { self: string; results: string; files: string; stream: string };
+}
+
+export interface JobPage {
+  jobs: Job[];
+  next: string | null;
+}
+
+export type Kind = "detections" | "table" | "heatmap" | "visualization" | "report" | "3d" | "scan";
+
+export interface JobFile {
+  kind: Kind;
+  name: string;
+  url: string;
+  media_type: string;
+  size_bytes: number;
+}
+
+export interface Limits {
+  upload_bytes: number;
+}
+
+interface Ruled {
+  assumptions: string[];
+  reason: string | null;
+}
+
+export interface LungRads extends Ruled {
+  category: string | null;
+  management: string | null;
+}
+
+export interface Guidelines {
+  lung_rads: LungRads;
+  fleischner: Ruled & { low_risk: string | null; high_risk: string | null };
+  brock: Ruled & { "2a": { upper_lobe: number; other_lobe: number } | null; "2b": number | null };
+  bts: Ruled & { management: string | null };
+}
+
+export interface Detection {
+  id: number;
+  coordinates_voxel: Vec3;
+  coordinates_lps: Vec3 | null;
+  diameter_mm: number;
+  diameter_source?: "segmentation" | "network";
+  confidence: number;
+  properties: {
+    volume_mm3: number | null;
+    mean_intensity: number | null;
+    long_axis_mm?: number | null;
+    short_axis_mm?: number | null;
+    sphericity?: number | null;
+    solid_fraction?: number | null;
+    nodule_type?: string | null;
+  };
+  triage: { malignancy_score: number | null; risk_category: Risk | null; reason?: string | null };
+  guidelines?: Guidelines;
+}
+
+export interface Report {
+  scan_id: string;
+  model: string;
+  timestamp: string;
+  metadata: { spacing: Vec3; shape: Vec3; notes?: string[]; left_out?: Record<string, number> };
+  detections: Detection[];
+  summary: {
+    num_detections: number;
+    processing_time_seconds: number;
+    lung_rads?: LungRads;
+  };
+}
+
+/** Whether nothing will change any more. */
+export const ended = (status: Status): boolean => status !== "queued" && status !== "running";

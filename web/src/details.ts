@@ -1,0 +1,60 @@
+/** All that is known of the selected nodule. */
+
+import type { Detection } from "./contract";
+import { el } from "./dom";
+import { fixed, percent, place } from "./format";
+
+type Fact = [string, string | null | undefined];
+
+/** Measurements, triage and guidelines of a nodule, or what to do to see them. */
+export function details(nodule: Detection | null): HTMLElement {
+  if (!nodule) return el("div", { class: "details empty" }, "Choose a nodule to see its measurements and guidelines.");
+  return el(
+    "div",
+    { class: "details" },
+    el("h3", {}, `Nodule ${nodule.id}`),
+    facts(measured(nodule)),
+    nodule.guidelines && el("h4", {}, "Guidelines"),
+    nodule.guidelines && facts(guided(nodule.guidelines)),
+    nodule.guidelines && assumptions(nodule.guidelines),
+  );
+}
+
+function measured(nodule: Detection): Fact[] {
+  const { properties, triage } = nodule;
+  const axes = properties.long_axis_mm == null ? null : `${fixed(properties.long_axis_mm, 1)} × ${fixed(properties.short_axis_mm, 1)} mm`;
+  return [
+    ["Position", nodule.coordinates_lps ? `${place(nodule.coordinates_lps)} mm` : null],
+    ["Voxel", nodule.coordinates_voxel.join(", ")],
+    ["Axes", axes],
+    ["Mean", properties.mean_intensity == null ? null : `${fixed(properties.mean_intensity)} HU`],
+    ["Sphericity", properties.sphericity == null ? null : fixed(properties.sphericity, 2)],
+    ["Solid part", properties.solid_fraction == null ? null : percent(properties.solid_fraction)],
+    ["Triage score", triage.malignancy_score == null ? triage.reason : fixed(triage.malignancy_score, 2)],
+    ["Diameter from", nodule.diameter_source === "network" ? "the network, as it could not be segmented" : null],
+  ];
+}
+
+function guided({ lung_rads, fleischner, bts, brock }: NonNullable<Detection["guidelines"]>): Fact[] {
+  const category = lung_rads.category && `${lung_rads.category}: ${lung_rads.management ?? ""}`;
+  const by = [fleischner.low_risk && `low risk: ${fleischner.low_risk}`, fleischner.high_risk && `high risk: ${fleischner.high_risk}`];
+  const lobes = brock["2a"];
+  const probability = lobes && `upper lobe ${percent(lobes.upper_lobe)}, other lobe ${percent(lobes.other_lobe)}`;
+  return [
+    ["Lung-RADS", category ?? lung_rads.reason],
+    ["Fleischner", by.filter(Boolean).join("; ") || fleischner.reason],
+    ["BTS", bts.management ?? bts.reason],
+    ["Brock", probability ?? brock.reason],
+  ];
+}
+
+function assumptions(guidelines: NonNullable<Detection["guidelines"]>): HTMLElement | null {
+  const all = new Set((["lung_rads", "fleischner", "bts", "brock"] as const).flatMap((name) => guidelines[name].assumptions));
+  return all.size > 0 ? el("p", { class: "hint" }, `Assumed: ${[...all].join("; ")}.`) : null;
+}
+
+/** A list of the facts that are known. */
+export function facts(all: Fact[]): HTMLElement {
+  const known = all.filter((fact): fact is [string, string] => Boolean(fact[1]));
+  return el("dl", { class: "facts" }, ...known.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+}

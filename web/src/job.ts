@@ -1,0 +1,175 @@
+/** One job: its progress, and its results once they are there. */
+
+import * as api from "./api";
+import { ended, type Job, type JobFile, type Kind, type Progress, type Report } from "./contract";
+import { details } from "./details";
+import { button, el, icon } from "./dom";
+import { follow } from "./follow";
+import { bytes, duration, fixed, moment } from "./format";
+import { noduleTable } from "./nodules";
+import { problemBox } from "./problem";
+import { reader } from "./reader";
+import { confirmRemoval } from "./removal";
+import { onKeys } from "./shortcuts";
+
+/** Fill `view` with the job, and keep it up to date until the signal. */
+export async function jobView(id: string, view: HTMLElement, signal: AbortSignal): Promise<void> {
+  document.title = "PIVOT";
+  view.replaceChildren(el("p", { class: "waiting", role: "status" }, "Loading …"));
+  try {
+    let job = await api.job(id, signal);
+    document.title = `${job.scan_id} – PIVOT`;
+    if (!ended(job.status)) {
+      const panel = progressPanel(job, () => void jobView(id, view, signal));
+      view.replaceChildren(panel.element);
+      await follow(job, panel.tell, signal);
+      job = await api.job(id, signal);
+    }
+    if (job.status !== "completed") {
+      view.replaceChildren(endPanel(job));
+      return;
+    }
+    const [report, files] = await Promise.all([api.report(job, signal), api.files(job, signal)]);
+    view.replaceChildren(...results(job, report, files, signal));
+  } catch (error) {
+    if (signal.aborted) return;
+    const again = button("Try again", () => void jobView(id, view, signal), { class: "button small" });
+    view.replaceChildren(el("div", { class: "card single" }, problemBox(error, again, allScans())));
+  }
+}
+
+const allScans = (): HTMLElement => el("a", { class: "button small", href: "#/" }, icon("back"), "All scans");
+
+/** The seconds until 100 %, from the first progress that was seen; null until there is a rate. */
+export function secondsLeft(first: { at: number; progress: number }, at: number, progress: number): number | null {
+  const rate = (progress - first.progress) / (at - first.at);
+  return rate > 0 && Number.isFinite(rate) ? (100 - progress) / rate : null;
+}
+
+function progressPanel(job: Job, again: () => void): { element: HTMLElement; tell: (progress: Progress) => void } {
+  const bar = el("progress", { max: 100, "aria-label": "Progress of the analysis" });
+  const stage = el("p", { role: "status" });
+  const words = el("span", { class: "hint" });
+  let first: { at: number; progress: number } | null = null;
+  const tell = (now: Progress): void => {
+    const at = performance.now() / 1000;
+    if (now.status === "running") first ??= { at, progress: now.progress };
+    const left = first && secondsLeft(first, at, now.progress);
+    if (now.status === "running") bar.value = now.progress;
+    const name = now.status === "queued" ? "Waiting for its turn" : now.progress < 100 ? "Searching for nodules" : "Writing the results";
+    if (stage.textContent !== name) stage.textContent = name;
+    const windows = now.windows_total ? `${fixed(now.progress)} % · ${now.windows_done} of ${now.windows_total} parts` : "";
+    words.textContent = windows + (left === null || now.progress >= 100 ? "" : ` · about ${duration(left)} left`);
+  };
+  tell(job);
+  const cancel = (): void => void confirmRemoval(job).then((done) => done && again());
+  const element = el(
+    "section",
+    { class: "card single" },
+    allScans(),
+    el("h1", {}, job.scan_id),
+    stage,
+    bar,
+    el("div", { class: "spread" }, words, button("Cancel", cancel, { class: "button small" })),
+    el("p", { class: "hint" }, "It goes on if you leave this page."),
+  );
+  return { element, tell };
+}
+
+function endPanel(job: Job): HTMLElement {
+  const problem = job.error ? problemBox(new api.Refused(job.error)) : el("p", { role: "status" }, `This job was ${job.status}.`);
+  return el("section", { class: "card single" }, allScans(), el("h1", {}, job.scan_id), problem, el("div", { class: "actions" }, remove(job)));
+}
+
+const remove = (job: Job): HTMLElement =>
+  button(
+    "Remove",
+    () => void confirmRemoval(job).then((done) => done && (location.hash = "#/")),
+    { class: "button small" },
+    icon("trash"),
+  );
+
+function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal): HTMLElement[] {
+  const image = reader(files, signal);
+  const about = el("div", { "aria-live": "polite" }, details(null));
+  const table = noduleTable(report.detections, (visible, selected, chosen) => {
+    image.show(visible, selected);
+    about.replaceChildren(details(selected));
+    if (selected && chosen) image.goTo(selected);
+  });
+  onKeys({ j: () => table.move(1), k: () => table.move(-1) }, signal);
+  table.move(1);
+  const side = el(
+    "section",
+    { class: "side", "aria-label": "Findings" },
+    heading(job, report),
+    report.detections.length > 0 ? table.element : el("p", { class: "empty" }, "No nodule was found."),
+    report.detections.length > 0 && about,
+    downloads(files),
+    remarks(job, report),
+  );
+  return [el("div", { class: "results" }, image.element, side)];
+}
+
+function heading(job: Job, report: Report): HTMLElement {
+  const { metadata, summary } = report;
+  const count = report.detections.length;
+  const exam = summary.lung_rads?.category;
+  const spacing = metadata.spacing.map((value) => String(Number(value.toFixed(2)))).join(" × ");
+  return el(
+    "div",
+    { class: "heading" },
+    el("div", { class: "spread" }, allScans(), remove(job)),
+    el("h1", {}, job.scan_id),
+    el("p", { class: "hint" }, `${metadata.shape.join(" × ")} voxels of ${spacing} mm`),
+    el(
+      "ul",
+      { class: "figures" },
+      figure(String(count), count === 1 ? "nodule" : "nodules"),
+      ...(["high", "intermediate", "low"] as const).map((risk) =>
+        figure(String(report.detections.filter((nodule) => nodule.triage.risk_category === risk).length), risk === "intermediate" ? risk : `${risk} risk`, risk),
+      ),
+      exam ? figure(exam, "Lung-RADS") : null,
+    ),
+  );
+}
+
+const figure = (value: string, name: string, kind = ""): HTMLElement =>
+  el("li", { class: kind }, el("strong", {}, value), " ", el("span", {}, name));
+
+const LABELS: Record<Kind, string> = {
+  detections: "Findings (JSON)",
+  table: "Table (CSV)",
+  report: "Report (PDF)",
+  visualization: "Slices (PNG)",
+  heatmap: "Heatmap",
+  "3d": "3D view (HTML)",
+  scan: "Scan (NIfTI)",
+};
+
+function downloads(files: JobFile[]): HTMLElement {
+  const trouble = el("div", {});
+  const link = (file: JobFile): HTMLElement => {
+    const click = (event: Event): void => {
+      event.preventDefault(); // a plain link would send no key
+      trouble.replaceChildren();
+      api.save(file).catch((error: unknown) => trouble.replaceChildren(problemBox(error)));
+    };
+    const href = `${file.url}?download=1`;
+    return el("a", { class: "button small", href, download: file.name, click, title: file.name }, icon("download"), LABELS[file.kind], el("small", {}, bytes(file.size_bytes)));
+  };
+  const order = Object.keys(LABELS);
+  const sorted = files.toSorted((one, other) => order.indexOf(one.kind) - order.indexOf(other.kind));
+  return el("div", { class: "downloads" }, el("h2", {}, "Downloads"), el("div", { class: "links" }, ...sorted.map(link)), trouble);
+}
+
+function remarks(job: Job, report: Report): HTMLElement {
+  const left = Object.entries(report.metadata.left_out ?? {}).filter(([, count]) => count > 0);
+  const lines = [
+    ...(report.metadata.notes ?? []),
+    ...left.map(([why, count]) => `${count} weaker marks left out: ${why.replaceAll("_", " ")}.`),
+    `Model ${report.model}; ${moment(report.timestamp)}; analysed in ${duration(report.summary.processing_time_seconds)}.`,
+    job.expires_at ? `Will be removed ${moment(job.expires_at)}.` : "",
+  ];
+  return el("ul", { class: "remarks hint" }, ...lines.filter(Boolean).map((line) => el("li", {}, line)));
+}

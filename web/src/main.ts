@@ -1,0 +1,52 @@
+/** The page: a start with the upload and the jobs, and one view for each job, by the address's fragment. */
+
+import "./style.css";
+import { byId, el, icon } from "./dom";
+import { jobView } from "./job";
+import { jobsPanel } from "./jobs";
+import { onKeys, showShortcuts } from "./shortcuts";
+import { setUpTheme } from "./theme";
+import { uploadPanel } from "./upload";
+
+const view = byId("view");
+let leaving = new AbortController();
+
+function start(signal: AbortSignal): void {
+  const jobs = jobsPanel(signal);
+  const upload = uploadPanel((accepted) => {
+    const [only] = accepted;
+    if (only && accepted.length === 1) location.hash = `#/jobs/${only.job_id}`;
+    else show();
+  }, signal);
+  document.title = "PIVOT";
+  view.replaceChildren(el("div", { class: "start" }, upload, jobs.element));
+}
+
+function show(): void {
+  leaving.abort();
+  leaving = new AbortController();
+  const id = /^#\/jobs\/([\w-]+)$/.exec(location.hash)?.[1];
+  document.body.classList.toggle("reading", id !== undefined);
+  if (id === undefined) start(leaving.signal);
+  else void jobView(id, view, leaving.signal);
+}
+
+function moved(): void {
+  show();
+  view.focus(); // a new view is read from its top
+}
+
+byId("theme").append(icon("theme"));
+byId("shortcuts").prepend(icon("keyboard"));
+byId("shortcuts").addEventListener("click", showShortcuts);
+byId("notice").prepend(icon("warning"));
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the fragment is the address of a view
+  view.focus();
+});
+setUpTheme(byId("theme"));
+// A file dropped beside the zone must not replace the page.
+for (const event of ["dragover", "drop"]) document.addEventListener(event, (drag) => drag.preventDefault());
+onKeys({ "?": showShortcuts }, new AbortController().signal);
+window.addEventListener("hashchange", moved);
+show();

@@ -1,0 +1,201 @@
+/** The image with its controls. */
+
+import * as api from "./api";
+import type { Detection, JobFile } from "./contract";
+import { button, el } from "./dom";
+import { bytes, fixed, percent, place } from "./format";
+import { problemBox } from "./problem";
+import { onKeys } from "./shortcuts";
+import type { Viewer, View, WindowName } from "./viewer";
+
+const STEP = 0.1; // of the opacity, by key
+const VIEW_NAMES: View[] = ["All planes", "Axial", "Coronal", "Sagittal"];
+const WINDOW_NAMES: WindowName[] = ["Lung", "Soft tissue", "Bone"];
+
+export interface Reader {
+  element: HTMLElement;
+  show: (nodules: Detection[], selected: Detection | null) => void;
+  goTo: (nodule: Detection) => void;
+}
+
+/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. */
+export function reader(files: JobFile[], signal: AbortSignal): Reader {
+  let viewer: Viewer | null = null;
+  let wanted: Detection | null = null; // before the image is there
+  let shown: [Detection[], number | null] = [[], null];
+  const canvas = el("canvas", {
+    tabindex: 0,
+    role: "application",
+    "aria-roledescription": "image",
+    "aria-label": "CT: arrow keys move the crosshair, [ and ] change the slice",
+  });
+  const overlay = el("canvas", { class: "overlay", "aria-hidden": "true" });
+  const curtain = el("div", { class: "curtain" });
+  const readout = el("p", { class: "readout", "aria-label": "At the crosshair" });
+  const windowing = el("span", { class: "readout" });
+  const stage = el("div", { class: "stage" }, canvas, overlay, curtain);
+  const tools = controls(() => viewer, signal, stage);
+  const element = el(
+    "section",
+    { class: "reader", "aria-label": "Image" },
+    tools,
+    stage,
+    el("div", { class: "under" }, readout, windowing),
+  );
+  // NiiVue has keys of its own, which would do other things than the page says.
+  for (const event of ["keydown", "keyup"]) stage.addEventListener(event, (key) => key.stopPropagation(), { capture: true });
+
+  const open = async (): Promise<void> => {
+    const { Viewer } = await import("./viewer");
+    const [scan, heatmap] = await volumes(files, curtain, signal);
+    viewer = await Viewer.open(canvas, overlay);
+    signal.addEventListener("abort", () => viewer?.close());
+    if (signal.aborted) {
+      viewer.close();
+      return;
+    }
+    viewer.onPlace = ({ lps, hu, heat }) =>
+      (readout.textContent = `${place(lps)} mm · ${fixed(hu)} HU${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`);
+    viewer.onWindow = (level, width) => (windowing.textContent = `Level ${fixed(level)} · width ${fixed(width)} HU`);
+    await viewer.load(scan, heatmap);
+    viewer.show(...shown);
+    if (wanted) viewer.goTo(wanted);
+    curtain.remove();
+    stage.dataset.ready = "true";
+  };
+  open().catch((error: unknown) => {
+    if (!signal.aborted) curtain.replaceChildren(problemBox(error));
+  });
+  return {
+    element,
+    show: (nodules, selected) => {
+      shown = [nodules, selected?.id ?? null];
+      viewer?.show(...shown);
+    },
+    goTo: (nodule) => (viewer ? viewer.goTo(nodule) : (wanted = nodule)),
+  };
+}
+
+/** The scan and, where the job has one as NIfTI, the heatmap. */
+async function volumes(files: JobFile[], place: HTMLElement, signal: AbortSignal): Promise<[ArrayBuffer, ArrayBuffer | null]> {
+  const scan = files.find((file) => file.kind === "scan");
+  if (!scan) throw new Error("The scan of this job is not there any more, so that only its numbers can be read.");
+  const heatmap = files.find((file) => file.kind === "heatmap" && !file.url.endsWith(".npy"));
+  const all = heatmap ? [scan, heatmap] : [scan];
+  const total = all.reduce((sum, file) => sum + file.size_bytes, 0);
+  const bar = el("progress", { max: total, value: 0, "aria-label": "Loading the image" });
+  const words = el("p", {}, "Loading the image …");
+  place.replaceChildren(words, bar);
+  const got = all.map(() => 0);
+  const load = async (file: JobFile, index: number): Promise<ArrayBuffer> => {
+    const parts = await api.download(
+      file.url,
+      (count) => {
+        got[index] = count;
+        bar.value = got.reduce((sum, one) => sum + one, 0);
+        words.textContent = `Loading the image: ${bytes(bar.value)} of ${bytes(total)}`;
+      },
+      signal,
+    );
+    return new Blob(parts as BlobPart[]).arrayBuffer();
+  };
+  const [first, second] = await Promise.all(all.map(load));
+  if (!first) throw new Error("The scan is empty.");
+  words.textContent = "Drawing …";
+  return [first, second ?? null];
+}
+
+function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLElement): HTMLElement {
+  const views = choice("Planes", VIEW_NAMES, (view) => viewer()?.setView(view));
+  const windows = choice("Window", WINDOW_NAMES, (name) => viewer()?.setWindow(name));
+  const heat = slider((opacity) => viewer()?.setOpacity(opacity));
+  const rings = toggle("Rings", (on) => viewer()?.showMarks(on));
+  const inImage = (act: () => void) => () => {
+    if (stage.contains(document.activeElement)) act();
+  };
+  onKeys(
+    {
+      ...Object.fromEntries(VIEW_NAMES.map((view, index) => [String(index + 1), () => views.pick(view)])),
+      w: windows.next,
+      h: heat.toggle,
+      m: rings.toggle,
+      "+": () => heat.change(STEP),
+      "=": () => heat.change(STEP),
+      "-": () => heat.change(-STEP),
+      "[": () => viewer()?.step(0, 0, -1),
+      "]": () => viewer()?.step(0, 0, 1),
+    },
+    signal,
+  );
+  const arrows = { arrowleft: [-1, 0, 0], arrowright: [1, 0, 0], arrowup: [0, 1, 0], arrowdown: [0, -1, 0] } as const;
+  for (const [key, [x, y, z]] of Object.entries(arrows))
+    stage.addEventListener(
+      "keydown",
+      (event) => {
+        if (event.key.toLowerCase() !== key) return;
+        event.preventDefault();
+        inImage(() => viewer()?.step(-x, y, z))(); // the patient's right is on the left
+      },
+      { capture: true },
+    );
+  return el("div", { class: "controls" }, views.element, windows.element, heat.element, rings.element);
+}
+
+interface Choice<T> {
+  element: HTMLElement;
+  pick: (value: T) => void;
+  next: () => void;
+}
+
+/** One of several, as a row of buttons. */
+function choice<T extends string>(name: string, values: T[], change: (value: T) => void): Choice<T> {
+  let now = values[0];
+  const buttons = values.map((value) => button(value, () => pick(value), { "aria-pressed": String(value === now) }));
+  const pick = (value: T): void => {
+    now = value;
+    buttons.forEach((one, index) => one.setAttribute("aria-pressed", String(values[index] === value)));
+    change(value);
+  };
+  const next = (): void => {
+    const following = values[(values.findIndex((value) => value === now) + 1) % values.length];
+    if (following) pick(following);
+  };
+  return { element: el("div", { class: "choice", role: "group", "aria-label": name }, ...buttons), pick, next };
+}
+
+function toggle(name: string, change: (on: boolean) => void): { element: HTMLElement; toggle: () => void } {
+  let on = true;
+  const flip = (): void => {
+    on = !on;
+    element.setAttribute("aria-pressed", String(on));
+    change(on);
+  };
+  const element = button(name, flip, { class: "button toggle", "aria-pressed": "true" });
+  return { element, toggle: flip };
+}
+
+/** The heatmap's opacity; hiding it keeps the value for when it is shown again. */
+function slider(change: (opacity: number) => void): {
+  element: HTMLElement;
+  toggle: () => void;
+  change: (by: number) => void;
+} {
+  let before = 0.5;
+  const value = el("span", { class: "value" }, percent(before));
+  const input = el("input", { type: "range", id: "opacity", min: 0, max: 1, step: 0.05, value: before });
+  const set = (opacity: number): void => {
+    input.valueAsNumber = opacity;
+    value.textContent = percent(input.valueAsNumber);
+    change(input.valueAsNumber);
+  };
+  input.addEventListener("input", () => set(input.valueAsNumber));
+  return {
+    element: el("div", { class: "opacity" }, el("label", { for: "opacity" }, "Heatmap"), input, value),
+    toggle: () => {
+      const now = input.valueAsNumber;
+      if (now > 0) before = now;
+      set(now > 0 ? 0 : before);
+    },
+    change: (by) => set(input.valueAsNumber + by),
+  };
+}

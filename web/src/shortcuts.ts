@@ -1,0 +1,61 @@
+/** Keys: what they do, the dialog that says so, and the switch that turns them off. */
+
+import { button, el } from "./dom";
+
+const OFF = "pivot-keys-off";
+
+const KEYS: [string[], string][] = [
+  [["J", "K"], "next, previous nodule"],
+  [["Enter"], "show the nodule of the table's row; ↑ ↓ move between rows"],
+  [["1", "2", "3", "4"], "all planes, axial, coronal, sagittal"],
+  [["W"], "next window: lung, soft tissue, bone"],
+  [["H"], "heatmap on and off"],
+  [["−", "+"], "heatmap weaker, stronger"],
+  [["M"], "rings on and off"],
+  [["[", "]"], "one slice towards the feet, the head"],
+  [["← → ↑ ↓"], "move the crosshair, with the image in focus"],
+  [["?"], "this list"],
+  [["Esc"], "close a dialog"],
+];
+const POINTER: [string, string][] = [
+  ["Click, drag", "move the crosshair"],
+  ["Wheel", "slices of the plane under the pointer"],
+  ["Right drag", "window: level and width"],
+  ["Middle drag", "pan; with the wheel, zoom"],
+  ["Shift drag", "measure a distance"],
+];
+
+/** Run `actions` by `event.key` (in lower case) until the signal; never while the reader types or a dialog is open. */
+export function onKeys(actions: Record<string, () => void>, signal: AbortSignal): void {
+  const listen = (event: KeyboardEvent): void => {
+    const typing = event.target instanceof HTMLElement && event.target.closest("input:not([type=range]), select, textarea, dialog");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || localStorage.getItem(OFF)) return;
+    const action = actions[event.key.toLowerCase()];
+    if (!action) return;
+    event.preventDefault();
+    event.stopPropagation();
+    action();
+  };
+  document.addEventListener("keydown", listen, { capture: true, signal });
+}
+
+/** The dialog with all keys. */
+export function showShortcuts(): void {
+  const on = el("input", { type: "checkbox", checked: !localStorage.getItem(OFF) });
+  on.addEventListener("change", () => (on.checked ? localStorage.removeItem(OFF) : localStorage.setItem(OFF, "1")));
+  const keys = KEYS.map(([names, what]) => line(names.map((name) => el("kbd", {}, name)), what));
+  const pointer = POINTER.map(([name, what]) => line([el("span", {}, name)], what));
+  const dialog = el(
+    "dialog",
+    { class: "dialog wide", "aria-labelledby": "keys-title", close: () => dialog.remove() },
+    el("h2", { id: "keys-title" }, "Shortcuts"),
+    el("div", { class: "columns" }, part("Keys", keys), part("Mouse", pointer)),
+    el("label", { class: "check" }, on, "Single keys are on"),
+    el("div", { class: "actions" }, button("Close", () => dialog.close(), { class: "button primary", autofocus: true })),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+const part = (name: string, lines: HTMLElement[]): HTMLElement => el("section", {}, el("h3", {}, name), el("dl", { class: "keys" }, ...lines));
+const line = (names: HTMLElement[], what: string): HTMLElement => el("div", {}, el("dt", {}, ...names), el("dd", {}, what));

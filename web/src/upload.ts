@@ -1,0 +1,114 @@
+/** The place to drop scans, and their way to the service. */
+
+import * as api from "./api";
+import type { Job } from "./contract";
+import { button, el, icon } from "./dom";
+import { bytes } from "./format";
+import { type Options, options } from "./options";
+import { problemBox } from "./problem";
+import { dropped, scansOf } from "./scans";
+
+/** The upload panel; `accepted` gets the jobs of what was dropped at once. */
+export function uploadPanel(accepted: (jobs: Job[]) => void, signal: AbortSignal): HTMLElement {
+  const wishes = options();
+  const below = el("div", { class: "uploads" });
+  const take = async (gathering: Promise<{ files: File[]; name: string }>): Promise<void> => {
+    try {
+      const { files, name } = await gathering;
+      if (files.length === 0) return;
+      below.replaceChildren(el("p", { role: "status" }, files.length > 1 ? `Reading ${files.length} files …` : ""));
+      const scans = await scansOf(files, name);
+      if (scans.length === 0) throw new Error("There is no scan among these files.");
+      accepted(await sendAll(scans, wishes, below, signal));
+    } catch (error) {
+      if (!signal.aborted) below.replaceChildren(problemBox(error));
+    }
+  };
+  return el("section", { class: "card upload", "aria-labelledby": "upload-title" }, zone(take), below, wishes.element);
+}
+
+type Take = (gathering: Promise<{ files: File[]; name: string }>) => Promise<void>;
+
+function zone(take: Take): HTMLElement {
+  const file = picker({ "aria-label": "Scan files", multiple: true }, take);
+  const folder = picker({ "aria-label": "DICOM folder", webkitdirectory: true }, take);
+  const over = (on: boolean) => (event: DragEvent) => {
+    event.preventDefault();
+    area.classList.toggle("over", on);
+  };
+  const area = el(
+    "div",
+    {
+      class: "zone",
+      dragover: over(true),
+      dragleave: over(false),
+      drop: (event: DragEvent) => {
+        over(false)(event);
+        if (event.dataTransfer) void take(dropped(event.dataTransfer));
+      },
+    },
+    icon("upload"),
+    el("h1", { id: "upload-title" }, "Drop a chest CT here"),
+    el("p", {}, "NIfTI, MetaImage, NRRD, a zip of DICOM, or a DICOM folder as it is"),
+    el(
+      "div",
+      { class: "actions" },
+      button("Choose files", () => file.click(), { class: "button primary" }),
+      button("Choose a DICOM folder", () => folder.click(), { class: "button" }),
+    ),
+    file,
+    folder,
+  );
+  return area;
+}
+
+function picker(props: Record<string, string | boolean>, take: Take): HTMLInputElement {
+  const input = el("input", { type: "file", hidden: true, ...props });
+  input.addEventListener("change", () => {
+    const files = [...(input.files ?? [])];
+    const name = files[0]?.webkitRelativePath.split("/")[0];
+    void take(Promise.resolve({ files, name: name === undefined || name === "" ? "series" : name }));
+    input.value = ""; // the same choice again is a choice
+  });
+  return input;
+}
+
+async function sendAll(scans: File[], wishes: Options, place: HTMLElement, signal: AbortSignal): Promise<Job[]> {
+  const config = await wishes.config();
+  const { upload_bytes: most } = await api.limits();
+  const large = scans.find((scan) => scan.size > most);
+  if (large) throw new Error(`${large.name} has ${bytes(large.size)}; this service accepts up to ${bytes(most)}.`);
+  const jobs: Job[] = [];
+  for (const scan of scans) jobs.push(await send(scan, config, place, signal));
+  return jobs;
+}
+
+/** Upload one scan; a failed attempt can be repeated, and stays the same job. */
+function send(scan: File, config: string | null, place: HTMLElement, leaving: AbortSignal): Promise<Job> {
+  const idempotency = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16)).join("");
+  const attempt = async (): Promise<Job> => {
+    const stop = new AbortController();
+    const bar = el("progress", { max: scan.size, value: 0, "aria-label": `Upload of ${scan.name}` });
+    const words = el("span", { class: "hint" }, `0 of ${bytes(scan.size)}`);
+    const sent = (count: number): void => {
+      bar.value = count;
+      words.textContent = count < scan.size ? `${bytes(count)} of ${bytes(scan.size)}` : "Sent; waiting for the service …";
+    };
+    place.replaceChildren(
+      el("p", { role: "status" }, el("strong", {}, scan.name)),
+      bar,
+      el("div", { class: "spread" }, words, button("Stop", () => stop.abort(), { class: "button small" })),
+    );
+    return api.submit(scan, config, idempotency, sent, AbortSignal.any([stop.signal, leaving]));
+  };
+  return new Promise((resolve, reject) => {
+    const run = (): void => {
+      attempt().then(resolve, (error: unknown) => {
+        const again = error instanceof api.Refused && [0, 429, 502, 503, 504].includes(error.problem.status);
+        if (!again) reject(error instanceof Error ? error : new Error(String(error)));
+        else place.replaceChildren(problemBox(error, button("Try again", run, { class: "button small" })));
+      });
+    };
+    run();
+  });
+}

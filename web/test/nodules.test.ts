@@ -1,0 +1,38 @@
+import { expect, test } from "vitest";
+import type { Detection, Risk } from "../src/contract";
+import { centre, ringRadius } from "../src/geometry";
+import { arranged, type Column } from "../src/nodules";
+
+const nodule = (id: number, confidence: number, volume: number | null, risk: Risk | null): Detection => ({
+  id,
+  confidence,
+  coordinates_voxel: [10, 20, 30],
+  coordinates_lps: [1, 2, 3],
+  diameter_mm: 5 + id,
+  properties: { volume_mm3: volume, mean_intensity: null },
+  triage: { malignancy_score: risk && 0.5, risk_category: risk },
+});
+const ALL = [nodule(0, 0.9, 100, "low"), nodule(1, 0.5, null, null), nodule(2, 0.7, 300, "high"), nodule(3, 0.7, 50, "intermediate")];
+
+test.each<[number, Column, boolean, number[]]>([
+  [0, "confidence", true, [0, 2, 3, 1]], // equal ones by number
+  [0.6, "confidence", false, [2, 3, 0]],
+  [0.7, "id", false, [0, 2, 3]], // the limit itself counts
+  [0, "volume", true, [2, 0, 3, 1]], // unknown is last
+  [0, "volume", false, [3, 0, 2, 1]], // either way
+  [0, "risk", true, [2, 3, 0, 1]],
+  [0.95, "id", true, []],
+])("at least %s, by %s, falling %s", (least, column, falling, ids) =>
+  expect(arranged(ALL, least, column, falling).map(({ id }) => id)).toEqual(ids));
+
+test("a nodule's centre is in RAS, from the world point or else from the voxel", () => {
+  const affine = [[-2, 0, 0, 5], [0, -2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]];
+  expect(centre(nodule(0, 1, 1, null), affine)).toEqual([-1, -2, 3]);
+  expect(centre({ ...nodule(0, 1, 1, null), coordinates_lps: null }, affine)).toEqual([-15, -34, 97]);
+});
+
+test("a ring is where the slice cuts the nodule", () => {
+  expect(ringRadius(10, 0)).toBe(7);
+  expect(ringRadius(10, 4.9)).toBe(7);
+  expect(ringRadius(10, 5)).toBeNull();
+});

@@ -110,19 +110,20 @@ def predict_windows(  # noqa: PLR0913 - by name
     scale, multiple = int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
     patch = _fit_patch(volume.shape, patch_size, multiple)
     _check(patch_size, stride, multiple)
-    padded = _pad(volume, patch, scale)
-    weights = torch.from_numpy(blend_weights(_divide(patch, scale), blending, sigma))
+    blend = blend_weights(_divide(patch, scale), blending, sigma)
+    # The volume goes to the device once and the maps come back once: windows are cut and blended there.
+    padded, weights = _pad(volume, patch, scale).to(device), torch.from_numpy(blend).to(device)
     windows = plan_windows(padded.shape, patch, stride, scale)
     if region is not None:
-        windows = _needed(windows, weights.numpy(), region, scale)
+        windows = _needed(windows, blend, region, scale)
     network = _Network(model, device, precision(device, mixed=mixed_precision), views)
     total: Tensor | None = None
-    norm = torch.zeros(_divide(padded.shape, scale))
+    norm = torch.zeros(_divide(padded.shape, scale), device=device)
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         outputs = network(torch.stack([padded[window][None] for window in batch]))
         if total is None:
-            total = torch.zeros((outputs.shape[1], *norm.shape))
+            total = torch.zeros((outputs.shape[1], *norm.shape), device=device)
         for window, output in zip(batch, outputs, strict=True):
             target = _coarser(window, scale)
             total[(slice(None), *target)] += output * weights
@@ -133,7 +134,7 @@ def predict_windows(  # noqa: PLR0913 - by name
             progress(first + len(batch), len(windows))
     assert total is not None  # noqa: S101 - a volume has at least one window
     x, y, z = (math.ceil(size / scale) for size in volume.shape)
-    maps = total.div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny)).numpy()[:, :x, :y, :z]
+    maps = total.div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny)).cpu().numpy()[:, :x, :y, :z]
     if region is not None:
         maps[0] *= region
     return Predictions(maps, len(windows), network.retried)
@@ -225,7 +226,7 @@ def _coarser(window: Box, scale: int) -> Box:
 
 
 class _Network:
-    """The model with its precision, views and retries: (N, 1, X, Y, Z) in, (N, C, ...) float32 on the CPU out."""
+    """The model with its precision, views and retries: (N, 1, X, Y, Z) in, (N, C, ...) float32 out, on its device."""
 
     def __init__(self, model: torch.nn.Module, device: torch.device, dtype: torch.dtype, views: Sequence[View]) -> None:
         self.model, self.device, self.dtype, self.views = model, device, dtype, views
@@ -233,7 +234,6 @@ class _Network:
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
-        batch = batch.to(self.device)
         output = self._run(batch, self.dtype)
         if not output.isfinite().all() and self.dtype != torch.float32:
             self.retried += 1
@@ -242,7 +242,7 @@ class _Network:
         if not output.isfinite().all():
             msg = "the model answers with NaN or infinity: its weights are damaged"
             raise BadCheckpoint(msg)
-        return output.cpu()
+        return output
 
     def _run(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
         with autocast(self.device, dtype):

@@ -21,7 +21,7 @@ __all__ = ["Batches"]
 
 SIZES = (48, 64, 96)  # mm, the edges of the patches, in turn: what depends on where a patch ends cannot be learnt
 POSITIVE, PLANTED = 0.4, 0.75  # of the patches, cumulated: a real nodule in place, some put into a scan
-DIAMETERS = (3.0, 28.0)  # mm
+DIAMETERS = (3.0, 36.0)  # mm; nodules end at 30, masses begin
 RIM_SHARE = 0.35  # of the patches whose inserted nodules touch the pleura or a vessel
 PROCEDURAL_SHARE = 0.35  # of the inserted nodules
 LIKE = 0.7  # the largest logarithm of the ratio between the diameters of a crop and of what it becomes

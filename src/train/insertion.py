@@ -54,7 +54,7 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float) -> Nodule:
     hu, mask = resample_crop(crop, matrix, np.zeros(3), size)
     # The blurred outline lets the nodule's own edge through and hides the seam to the new lung.
     weight = ndimage.gaussian_filter(mask, 0.8)
-    if chance(rng, 0.25):
+    if chance(rng, 0.35):
         hu = _to_ground_glass(rng, hu)
     return Nodule(hu, weight, diameter)
 

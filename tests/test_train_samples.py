@@ -199,7 +199,7 @@ def test_every_patch_of_an_annotated_scan_carries_its_nodules() -> None:
 @settings(max_examples=30)
 def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: int) -> None:
     crop = crops("abcd")[3]
-    sample = _from_crop(np.random.default_rng(seed), crop, size)
+    sample = _from_crop(np.random.default_rng(seed), crop, size, 36.0)
     assert sample.ignore is not None
     known = ndimage.binary_dilation(sample.ignore, iterations=4)  # 2 mm diagonally, for the blur of the turn
     for centre, diameter in sample.truths:
@@ -210,7 +210,7 @@ def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: in
 
 def test_a_crop_s_nodule_lies_anywhere_in_the_patch() -> None:
     rng, crop = np.random.default_rng(0), crops("a")[0]
-    nearest = [truth.centre for _ in range(200) for truth in _from_crop(rng, crop, 48).truths]
+    nearest = [truth.centre for _ in range(200) for truth in _from_crop(rng, crop, 48, 36.0).truths]
     assert np.mean(nearest, axis=0) == pytest.approx([23.5] * 3, abs=3)
     assert np.std(nearest, axis=0).min() > 10  # 12.1 if it is uniform
 

@@ -6,13 +6,13 @@ thread writes the results of the last. With no workers, everything happens in tu
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..config import Config, load_config
 from ..data.loader import find_scans, read_scan, scan_name
@@ -21,18 +21,22 @@ from ..files import writable_folder
 from ..triage.patient import Patient
 from ..types import Results, Scan
 from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
-from .pipeline import InferencePipeline
 from .progress import Listener, silent
 from .read_ahead import executor, read_ahead
 from .sharding import shard_of
 
+if TYPE_CHECKING:
+    from .pipeline import InferencePipeline
+
 __all__ = [
     "FATAL",
     "BatchResults",
+    "Timed",
     "Turns",
     "batch_inference",
     "infer_file",
     "open_pipeline",
+    "read_timed",
     "scans_of",
     "with_options",
 ]
@@ -42,7 +46,9 @@ log = logging.getLogger("pivot")
 FATAL = (BadCheckpoint, BadConfig, BadOutput, BrokenPipeError)
 
 
-class _Timed(NamedTuple):
+class Timed(NamedTuple):
+    """A scan as it was read."""
+
     scan: Scan
     seconds: float  # that reading took
 
@@ -121,7 +127,7 @@ def scans_of(input_dir: str | Path, output_dir: str | Path, shard: tuple[int, in
 
 
 def infer_file(
-    pipeline: InferencePipeline,
+    pipeline: "InferencePipeline",
     path: str | Path,
     output_dir: str | Path,
     *,
@@ -129,13 +135,16 @@ def infer_file(
     progress: Listener = silent,
     patient: Patient | None = None,
     turns: Turns = AT_ONCE,
+    read: Callable[[Path], Timed] | None = None,
 ) -> BatchResults:
     """Run over one scan, of this patient where one is given; its failure is raised, not reported.
+
+    `read` gives the scan, if it is not to be read now.
 
     Raises:
         PivotError: whatever went wrong; the message begins with the path where it is this scan's fault.
     """
-    run = _Run(pipeline, Path(output_dir), progress, patient, turns)
+    run = _Run(pipeline, Path(output_dir), progress, patient, turns, read or read_timed)
     run.all([Path(path)], resume=resume)
     for failure in run.failures.values():
         raise failure
@@ -144,10 +153,12 @@ def infer_file(
 
 def open_pipeline(
     checkpoint: str | Path | None, config: Config, device: str | None, output_dir: str | Path
-) -> InferencePipeline:
+) -> "InferencePipeline":
     """The loaded model, after a look at whether its results can be written."""
     check_outputs(config)
     writable_folder(output_dir)
+    from .pipeline import InferencePipeline  # noqa: PLC0415 - torch takes seconds, in which a scan can be read
+
     return InferencePipeline(checkpoint, config, device)
 
 
@@ -179,11 +190,12 @@ def _given(**values: object) -> dict[str, object]:
 class _Run:
     """What happens to each scan, and what came of those so far."""
 
-    pipeline: InferencePipeline
+    pipeline: "InferencePipeline"
     folder: Path
     tell: Listener
     patient: Patient | None = None
     turns: Turns = AT_ONCE
+    read: Callable[[Path], Timed] = field(default_factory=lambda: read_timed)
     failures: dict[str, PivotError] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     detections: int = 0
@@ -195,7 +207,7 @@ class _Run:
         workers = self.pipeline.config.inference.num_workers
         most = workers * self.pipeline.config.inference.prefetch_factor
         with executor(workers) as readers, executor(min(1, workers)) as writer:
-            with closing(read_ahead(readers, _read, todo, most)) as scans:
+            with closing(read_ahead(readers, self.read, todo, most)) as scans:
                 for index, (path, reading) in enumerate(scans, start=1):
                     self.tell({"event": "start", "scan": str(path), "index": index, "total": len(todo)})
                     self._one(path, reading, writer)
@@ -219,7 +231,7 @@ class _Run:
             self.tell({"event": "skipped", "scan": str(path)})
         return complete
 
-    def _one(self, path: Path, reading: Future[_Timed], writer: Executor) -> None:
+    def _one(self, path: Path, reading: Future[Timed], writer: Executor) -> None:
         """Infer the scan, and have its results written once those of the last are."""
         with self._failing(path):
             read = reading.result()
@@ -248,7 +260,7 @@ class _Run:
         if self.writing:
             self.writing.result()
 
-    def _write(self, path: Path, read: _Timed, results: Results, seconds: float) -> None:
+    def _write(self, path: Path, read: Timed, results: Results, seconds: float) -> None:
         with self._failing(path), self.turns.write:
             start = time.perf_counter()
             outputs = write_outputs(read.scan, results, self.pipeline.config, self.folder, read.seconds, path)
@@ -292,7 +304,12 @@ def _plain(path: Path, error: Exception) -> PivotError:
     return kind(message if message.startswith(f"{path}: ") else f"{path}: {message}")
 
 
-def _read(path: Path) -> _Timed:
+def read_timed(path: Path) -> Timed:
+    """The scan at `path`, and the seconds that reading it took.
+
+    Raises:
+        BadScan: it cannot be read as a chest CT.
+    """
     start = time.perf_counter()
     scan = read_scan(path)
-    return _Timed(scan, time.perf_counter() - start)
+    return Timed(scan, time.perf_counter() - start)

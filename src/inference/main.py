@@ -9,7 +9,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -179,7 +181,7 @@ def _show_log() -> None:
 def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[str, str]]:
     """What to tell at the end, and what failed."""
     from ..triage.patient import load_patient
-    from .batch import batch_inference, infer_file, open_pipeline
+    from .batch import batch_inference, infer_file, open_pipeline, read_timed
 
     config, patient = _config(options), load_patient(options.patient)
     shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
@@ -198,13 +200,16 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
                 **shared,
             )
         return [_told(done, options.output)], done["failed"]
-    pipeline = open_pipeline(options.checkpoint, config, options.device, options.output)
+    opened = cache(partial(open_pipeline, options.checkpoint, config, options.device, options.output))
     if options.demo:
         from .demo import run_demo
 
-        return _table(run_demo(pipeline, options.output, tell)), {}
-    with _scan(options) as path:
-        done = infer_file(pipeline, path, options.output, patient=patient, **shared)
+        return _table(run_demo(opened(), options.output, tell)), {}
+    if options.dicomweb or options.deidentify:
+        opened()  # what is wrong with it is told before anything is fetched
+    with _scan(options) as path, ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(read_timed, path)  # while torch is imported and the model loaded
+        done = infer_file(opened(), path, options.output, patient=patient, read=lambda _: reading.result(), **shared)
     return [_told(done, options.output)], {}
 
 

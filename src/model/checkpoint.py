@@ -76,18 +76,22 @@ def default_checkpoint() -> Path:
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, torch.Tensor], about: About) -> None:
-    """Write weights (stored as float16) to `.pth` or `.safetensors`, whole or not at all.
+    """Write weights to `.pth` or `.safetensors`, whole or not at all.
+
+    Kernels are stored as float16; vectors, which are small, as they are, since variances may lie beyond its 65504.
 
     Raises:
+        BadCheckpoint: a weight is NaN, infinite, or too large for what it is stored as.
         BadOutput: the file cannot be written.
     """
-    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    stored = {key: value.half() if _is_kernel(value) else value for key, value in state.items()}
+    _check_finite(path, stored)
     if Path(path).suffix == ".safetensors":
-        tensors = {key: value.contiguous() for key, value in half.items()}
+        tensors = {key: value.contiguous() for key, value in stored.items()}
         content = save(tensors, {"pivot": about.model_dump_json()})
     else:
         buffer = io.BytesIO()
-        torch.save({**about.model_dump(mode="json"), "state_dict": half}, buffer)
+        torch.save({**about.model_dump(mode="json"), "state_dict": stored}, buffer)
         content = buffer.getvalue()
     with whole_file(path) as partial:
         partial.write_bytes(content)
@@ -201,7 +205,19 @@ def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> nn.Mo
     except (RuntimeError, TypeError, ValueError) as error:
         msg = f"the weights in {path} do not fit its hyper-parameters {about.hyperparameters} ({_first_line(error)})"
         raise BadCheckpoint(msg) from None
+    _check_finite(path, state)
     return model.eval()
+
+
+def _is_kernel(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.ndim > 1
+
+
+def _check_finite(path: str | Path, state: Mapping[str, torch.Tensor]) -> None:
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        msg = f"{path}: weights that are NaN or infinite ({broken[0]}): the model is damaged"
+        raise BadCheckpoint(msg)
 
 
 def _first_line(error: Exception) -> str:

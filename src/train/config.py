@@ -36,11 +36,14 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Positive
     batch_size: Positive = 8  # patches of 48 mm, or as many of 64 or 96 mm as have their volume
+    diameters: tuple[float, float] = (3.0, 36.0)  # mm, of the nodules put into scans
+    mixed: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of those from crops that becomes ground-glass
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup: Positive = 200  # steps
     decay: Annotated[float, Field(gt=0, le=1)] = 0.35  # share of the steps in which the rate falls to zero
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # of the running average, a step
+    freeze_norms: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps that change the norms' statistics
     validate_every: Positive = 1000  # steps
     mine_every: Positive = 1000
     mine_scans: Positive = 64  # at most so many scans are searched for false marks each time
@@ -79,6 +82,10 @@ class TrainConfig(Section):
                 "validation_background is one of the train_backgrounds: hold one of your scans out",
             ),
             (low >= high, f"clip_range {[low, high]} is empty: the first value must be the smaller one"),
+            (
+                not 0 < self.diameters[0] < self.diameters[1],
+                f"diameters {list(self.diameters)} must be two lengths in mm, the first the smaller one",
+            ),
             (self.checkpoint.suffix not in CHECKPOINTS, f"checkpoint must end in {' or '.join(CHECKPOINTS)}"),
         )
         for holds, message in problems:

@@ -1,6 +1,7 @@
 """Training samples, each a function of the seed and its number alone."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,10 @@ from .insertion import Nodule, insert, procedural_nodule, real_nodule, resample_
 from .scans import LungScan, balls
 from .targets import Points, Sample, Truth, heat_target
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "Inserted"]
 
 SIZES = (48, 64, 96)  # mm, the edges of the patches, in turn: what depends on where a patch ends cannot be learnt
 POSITIVE, PLANTED = 0.4, 0.75  # of the patches, cumulated: a real nodule in place, some put into a scan
-DIAMETERS = (3.0, 36.0)  # mm; nodules end at 30, masses begin
 RIM_SHARE = 0.35  # of the patches whose inserted nodules touch the pleura or a vessel
 PROCEDURAL_SHARE = 0.35  # of the inserted nodules
 LIKE = 0.7  # the largest logarithm of the ratio between the diameters of a crop and of what it becomes
@@ -31,6 +31,16 @@ HARD, ANY_LUNG = (
 )  # of the patches without a nodule, cumulated: at a false mark, in the lung; the rest anywhere
 KNOWN_HEAT = 0.05  # below it a voxel whose content is unknown has no weight
 MARGIN = 3  # voxels from the end of a patch in which no nodule is put
+
+
+class Inserted(NamedTuple):
+    """What nodules are put into scans."""
+
+    diameters: tuple[float, float] = (3.0, 36.0)  # mm
+    mixed: float = 0.35  # the share of those from crops that becomes ground-glass
+
+
+AS_USUAL = Inserted()
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -47,6 +57,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         clip_range: HU that become 0 and 1.
         seed: of everything random.
         small: patches of 48 mm in a batch.
+        inserted: what is put into scans.
     """
 
     def __init__(
@@ -58,9 +69,11 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         clip_range: tuple[float, float],
         seed: int,
         small: int = 8,
+        inserted: Inserted = AS_USUAL,
     ) -> None:
         self.crops, self.scans, self.hard = crops, scans, hard
         self.indices, self.clip_range, self.seed, self.small = indices, clip_range, seed, small
+        self.inserted = inserted
         self.annotated = [(scan, truth) for scan in scans for truth in scan.truths]
 
     def __len__(self) -> int:
@@ -90,7 +103,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             return self._background(rng, size, nodules=1)
         which = int(rng.integers(total))
         if which < len(self.crops):
-            return _from_crop(rng, self.crops[which], size)
+            return _from_crop(rng, self.crops[which], size, self.inserted.diameters[1])
         return _in_place(rng, *self.annotated[which - len(self.crops)], size)
 
     def _background(self, rng: Generator, size: int, nodules: int) -> Sample:
@@ -103,7 +116,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         inside = ((places >= corner + MARGIN) & (places < corner + size - MARGIN)).all(1)
         places = places[inside] - corner
         for _ in range(nodules if len(places) else 0):
-            diameter = log_uniform(rng, *DIAMETERS)
+            diameter = log_uniform(rng, *self.inserted.diameters)
             centre = places[rng.integers(len(places))]
             is_free = all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 4 for t in truths)
             if is_free and insert(hu, self._nodule(rng, diameter), centre):
@@ -116,7 +129,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         # A nodule of like size: shrinking a mass to 4 mm would give a texture that no small nodule has.
         ratio = np.array([abs(np.log(crop.diameter / diameter)) for crop in self.crops])
         nearest = np.argsort(ratio)[: max(15, int((ratio < LIKE).sum()))]
-        return real_nodule(rng, self.crops[rng.choice(nearest)], diameter)
+        return real_nodule(rng, self.crops[rng.choice(nearest)], diameter, self.inserted.mixed)
 
     def _corner(self, rng: Generator, which: int, size: int, *, wants_lung: bool) -> npt.NDArray[np.intp]:
         scan, hard = self.scans[which], self.hard[which]
@@ -139,12 +152,12 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return image.astype(np.float32), heat, log_diameter, weight
 
 
-def _from_crop(rng: Generator, crop: Crop, size: int) -> Sample:
+def _from_crop(rng: Generator, crop: Crop, size: int, largest: float) -> Sample:
     """A nodule in its own surroundings, which are mirrored where they end, turned and resized.
 
     It may lie anywhere in the patch, and its mirror images are nodules as well.
     """
-    low, high = max(0.8, 4.0 / crop.diameter), max(1.0, min(1.4, DIAMETERS[1] / crop.diameter))
+    low, high = max(0.8, 4.0 / crop.diameter), max(1.0, min(1.4, largest / crop.diameter))
     scale = log_uniform(rng, min(low, high), high)
     shift = rng.uniform(MARGIN - size / 2, size / 2 - MARGIN, 3)
     # Half of the samples only swap and flip axes: a full turn blurs.

@@ -45,8 +45,11 @@ def resample_crop(
     return hu, mask
 
 
-def real_nodule(rng: Generator, crop: Crop, diameter: float) -> Nodule:
-    """The crop's nodule at a new diameter (mm), turned at random and stretched by up to 15 % along its axes."""
+def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25) -> Nodule:
+    """The crop's nodule at a new diameter (mm), turned at random and stretched by up to 15 % along its axes.
+
+    A share `mixed` of them becomes ground-glass.
+    """
     stretch = np.exp(rng.normal(0, 0.08, 3))
     stretch /= np.cbrt(np.prod(stretch))
     matrix = rotation(rng) @ np.diag(crop.diameter / diameter / stretch)
@@ -54,7 +57,7 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float) -> Nodule:
     hu, mask = resample_crop(crop, matrix, np.zeros(3), size)
     # The blurred outline lets the nodule's own edge through and hides the seam to the new lung.
     weight = ndimage.gaussian_filter(mask, 0.8)
-    if chance(rng, 0.35):
+    if chance(rng, mixed):
         hu = _to_ground_glass(rng, hu)
     return Nodule(hu, weight, diameter)
 

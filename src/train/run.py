@@ -90,6 +90,7 @@ class Run:
 
     def learn(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """One optimisation step on this process's batch; its losses."""
+        self._set_mode()
         image, *targets = (tensor.to(self.workers.device) for tensor in batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -104,6 +105,17 @@ class Run:
         self.step += 1
         self._follow()
         return {key: value.detach() for key, value in losses.items()}
+
+    def _set_mode(self) -> None:
+        """Training, but once the norms are frozen the network sees with their statistics, as it will when it is used.
+
+        The statistics of a batch hide what it would answer to a patch of nothing but air.
+        """
+        self.model.train()
+        if self.step >= self.config.freeze_norms * self.config.steps:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm3d):
+                    module.eval()
 
     def _dtype(self) -> torch.dtype:
         # bfloat16 on CUDA too: float16 would need loss scaling.

@@ -34,14 +34,14 @@ class Sample:
 def heat_target(shape: Sequence[int], truths: Sequence[Truth]) -> tuple[FloatArray, FloatArray]:
     """The heatmap (0..1) and log diameter that a patch of `shape` voxels should give, on the halved grid.
 
-    A bump has a standard deviation of a sixth of the diameter, 2.2 to 3 mm; voxel j of the halved
+    A bump has a standard deviation of a sixth of the diameter, 2.2 to 5 mm; voxel j of the halved
     grid lies on input voxel 2j.
     """
     small = tuple((size + 1) // 2 for size in shape)
     heat, log_diameter = np.zeros(small, np.float32), np.zeros(small, np.float32)
     grid = np.indices(small, dtype=np.float32) * 2
     for centre, diameter in truths:
-        sigma = float(np.clip(diameter / 6, 2.2, 3.0))
+        sigma = float(np.clip(diameter / 6, 2.2, 5.0))
         squared = ((grid - centre[:, None, None, None].astype(np.float32)) ** 2).sum(0)
         bump = np.exp(-squared / (2 * sigma**2))
         log_diameter[bump > heat] = np.log(diameter)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..files import writable_folder
 from ..model.checkpoint import About, Preprocessing, save_checkpoint
 from .config import TrainConfig
-from .dataset import Batches
+from .dataset import Batches, Inserted
 from .journal import Journal
 from .parallel import Workers
 from .run import Kept, Run
@@ -61,7 +61,6 @@ def _learn(run: Run, sources: Sources, journal: Journal) -> None:
     config = run.config
     stop = min(config.steps, *((run.step // n + 1) * n for n in (config.mine_every, config.validate_every)))
     losses: list[dict[str, torch.Tensor]] = []
-    run.model.train()
     last = time.monotonic()
     for batch in _batches(run, sources, stop):
         rate = run.learning_rate
@@ -80,7 +79,16 @@ def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.T
     """This process's batches up to the step `stop`: of every `count` numbers it takes the one of its rank."""
     config, count = run.config, run.workers.count
     indices = range(run.step * count + run.workers.rank, stop * count, count)
-    data = Batches(sources.crops, sources.scans, run.hard, indices, config.clip_range, config.seed, config.batch_size)
+    data = Batches(
+        sources.crops,
+        sources.scans,
+        run.hard,
+        indices,
+        config.clip_range,
+        config.seed,
+        config.batch_size,
+        Inserted(config.diameters, config.mixed),
+    )
     ahead = PREFETCH if config.workers else None
     return DataLoader(data, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
 

@@ -197,7 +197,7 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "another format": (saved(format="pivot-checkpoint-9"), 4, "has format 'pivot-checkpoint-9', this version"),
     "no format": (saved(format=None), 4, "has format None"),
     "odd preprocessing": (saved(preprocessing={"spacing": "fine"}), 4, "describes itself wrongly: see preprocessing"),
-    "NaN weights": (checkpoint(damaged_weights), 4, "weights that are NaN or infinite (head.2.bias): the model is damaged"),
+    "NaN weights": (checkpoint(damaged_weights), 4, "weights that are NaN or infinite (head.2.bias)"),
     # configurations
     "no such config": (good("--config", "{}/none.yaml"), 2, "cannot read the config"),
     "folder as config": (good("--config", "{}"), 2, "cannot read the config"),

@@ -1,5 +1,6 @@
 """The loaded model and all its steps, from a scan to described nodules."""
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,7 @@ BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; a mark further aw
 SEARCHED = BESIDE_LUNG + 3.0  # mm around the lungs; they are known to about 3 mm
 # Voxels that neighbouring tiles share, and that the network sees around the lungs (docs/performance.md).
 TILES = {"balanced": (96, 16), "fast": (48, 0)}
+MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
 
@@ -271,20 +273,25 @@ class InferencePipeline:
         spacing = spacing_of(heat_affine)
         peaks = detect_peaks(predictions.maps[HEATMAP], rules.threshold, rules.min_distance, spacing, rules.method)
         array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
-        found, masks, away = list[Detection](), dict[Vec3, NoduleMask | None](), 0
-        to_input = np.linalg.inv(scan.affine) @ affine
-        for peak in peaks:
+        to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)
+
+        def describe(peak: Peak) -> tuple[Detection, NoduleMask | None] | None:
             guess = float(predictions.maps[(DIAMETER, *peak["coordinates_voxel"])])
             world = map_points(heat_affine, np.array(peak["coordinates"]) / spacing)
             if lungs is not None and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
-                away += 1
-                continue
-            here = map_points(np.linalg.inv(affine), world) * spacing_of(affine)
+                return None
+            here = map_points(to_voxels, world) * spacing_of(affine)
             properties, body = segment_and_measure(array, _vec3(here), guess, spacing_of(affine))
-            found.append(_detection(scan, peak, world, guess, properties, placed=placed))
-            masks[found[-1]["coordinates"]] = _mask(body, to_input)
+            return _detection(scan, peak, world, guess, properties, placed=placed), _mask(body, to_input)
+
+        with ThreadPoolExecutor(MEASURED_AT_ONCE) as pool:
+            described = [one for one in pool.map(describe, peaks) if one is not None]
+        found, masks = [nodule for nodule, _ in described], {nodule["coordinates"]: mask for nodule, mask in described}
         kept = filter_detections(found, self.config.post_processing)
-        about = {"lung_litres": None if lungs is None else lungs.litres, "left_out": self._left_out(found, away)}
+        about = {
+            "lung_litres": None if lungs is None else lungs.litres,
+            "left_out": self._left_out(found, len(peaks) - len(found)),
+        }
         numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(kept)]
         return numbered, [masks[nodule["coordinates"]] for nodule in kept], about
 

@@ -11,11 +11,6 @@ settings.load_profile("pivot")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs on Ray comes last: its threads outlive `ray.shutdown`, and have ended the process a minute later."""
-    items.sort(key=lambda item: item.path.name == "test_distributed.py")
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

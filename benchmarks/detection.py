@@ -49,6 +49,7 @@ __all__ = [
 
 LOW = 0.1  # the lowest confidence that the curve follows, which must reach 8 false marks a scan
 DEFAULT = PeakDetection().threshold
+ANY = 1000  # mm; what is measured too large is left out of a report, but was found
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine (RAS+) of a 1 mm grid whose index is its LPS point
 MIRRORED = 40  # voxels on each side of a crop
 GAP = 15.0  # mm between the surfaces of two nodules
@@ -129,10 +130,14 @@ def held_out(options: argparse.Namespace) -> tuple[LungScan, list[Crop]]:
 
 
 def low_threshold(inference: dict[str, Any]) -> dict[str, Any]:
-    """The defaults, but for this `inference` and the two thresholds."""
+    """The defaults, but for this `inference`, the two thresholds, and that no mark is left out for its size."""
     return {
         "inference": inference,
-        "post_processing": {"peak_detection": {"threshold": LOW}, "confidence_filter": {"min_confidence": LOW}},
+        "post_processing": {
+            "peak_detection": {"threshold": LOW},
+            "confidence_filter": {"min_confidence": LOW},
+            "size_filter": {"min_diameter": 0, "max_diameter": ANY},
+        },
     }
 
 

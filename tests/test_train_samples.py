@@ -14,7 +14,7 @@ from src.errors import BadConfig
 from src.train.augmentation import degrade, turn
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient
-from src.train.dataset import SIZES, Batches, _from_crop
+from src.train.dataset import SIZES, Batches, Inserted, _from_crop
 from src.train.insertion import Nodule, insert, procedural_nodule, real_nodule, resample_crop
 from src.train.scans import LungScan
 from src.train.targets import Sample, Truth, heat_target, within
@@ -43,7 +43,7 @@ def lung(shape: tuple[int, int, int] = (60, 110, 100), truths: tuple[Truth, ...]
 
 def batches(scans: list[LungScan], known: list[Crop], seed: int = 3, numbers: range = range(8)) -> Batches:
     hard = [np.empty((0, 3), dtype=np.intp) for _ in scans]
-    return Batches(known, scans, hard, numbers, (-1000.0, 400.0), seed, small=2)
+    return Batches(known, scans, hard, numbers, (-1000.0, 400.0), seed, 2, Inserted((3.0, 36.0), 0.35))
 
 
 @pytest.mark.parametrize("make", [procedural_nodule, lambda rng, diameter: real_nodule(rng, crops()[4], diameter)])

@@ -36,11 +36,8 @@ MARGIN = 3  # voxels from the end of a patch in which no nodule is put
 class Inserted(NamedTuple):
     """What nodules are put into scans."""
 
-    diameters: tuple[float, float] = (3.0, 36.0)  # mm
-    mixed: float = 0.35  # the share of those from crops that becomes ground-glass
-
-
-AS_USUAL = Inserted()
+    diameters: tuple[float, float]  # mm
+    mixed: float  # the share of those from crops that becomes ground-glass
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -68,8 +65,8 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         indices: range,
         clip_range: tuple[float, float],
         seed: int,
-        small: int = 8,
-        inserted: Inserted = AS_USUAL,
+        small: int,
+        inserted: Inserted,
     ) -> None:
         self.crops, self.scans, self.hard = crops, scans, hard
         self.indices, self.clip_range, self.seed, self.small = indices, clip_range, seed, small

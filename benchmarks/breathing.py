@@ -11,8 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
 from src.data.lungs import LungRegion, find_lungs
-from src.data.resample import as_image
-from src.followup.registration import Points
+from src.followup.registration import Points, as_image
 from src.types import FloatArray, Scan
 
 __all__ = ["Breath", "breathe", "lung_places", "noisy", "random_breath", "to_mm"]

@@ -1,22 +1,23 @@
 """From one voxel grid to another, with every voxel keeping its place in the world."""
 
 import math
-from itertools import product
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 from scipy import sparse
 
 from ..types import Affine, FloatArray, Shape3, Vec3
-from .geometry import RAS_TO_LPS, map_points, spacing_of
+from .geometry import map_points, spacing_of
 
-__all__ = ["Box", "as_image", "new_grid", "resample", "to_grid"]
+__all__ = ["Box", "new_grid", "resample", "to_grid"]
 
 SAME = 1e-3  # mm; spacings closer than this are one
 FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 REACH = 4  # standard deviations of a Gaussian that count
-SLAB = 16  # slices at a time, so that no copy of the whole volume is made on the way
+SLAB = 16  # rows or slices at a time in each thread, so that no copy of the whole volume is made on the way
 Box = tuple[slice, slice, slice]
 
 
@@ -56,43 +57,72 @@ def resample(
     )
     air = float(array.min())
     plane = np.empty((to_x.shape[0], to_y.shape[0], z), np.float32)
-    for first in range(0, z, SLAB):
-        slab = array[:, :, first : first + SLAB].astype(np.float32)
-        plane[:, :, first : first + SLAB] = _along(1, to_y, _along(0, to_x, slab - air))
     result = np.empty((*plane.shape[:2], to_z.shape[0]), np.float32)
-    for first in range(0, len(result), SLAB):
-        result[first : first + SLAB] = _along(2, to_z, plane[first : first + SLAB]) + air
+
+    def in_plane(slices: slice) -> None:
+        plane[:, :, slices] = _along(1, to_y, _along(0, to_x, array[:, :, slices].astype(np.float32) - air))
+
+    def across(rows: slice) -> None:
+        result[rows] = _along(2, to_z, plane[rows]) + air
+
+    _by_slabs(in_plane, z)
+    _by_slabs(across, len(result))
     return result, moved
 
 
 def to_grid(array: npt.NDArray[np.generic], affine: Affine, shape: Shape3, target: Affine) -> FloatArray:
-    """An (X, Y, Z) map on another grid given by `shape` and its affine, linearly; zero outside the map."""
-    corners = np.array(list(product(*((-1, size) for size in array.shape))))
-    index = map_points(np.linalg.inv(target) @ affine, corners)
-    low = np.clip(np.floor(index.min(axis=0)), 0, shape).astype(int)
-    high = np.clip(np.ceil(index.max(axis=0)) + 1, low, shape).astype(int)
-    whole = np.zeros(shape, np.float32, order="F")  # as files have it, and SimpleITK
-    image = as_image(array, affine)
-    for first in range(low[2], high[2], SLAB):
-        slab = whole[low[0] : high[0], low[1] : high[1], first : min(first + SLAB, high[2])]
-        moved = target.copy()
-        moved[:3, 3] = map_points(target, (low[0], low[1], first))
-        slab[...] = _sample(image, slab.shape, moved)
-    return whole
+    """An (X, Y, Z) map on another grid, given by `shape` and its affine, linearly; zero outside the map.
+
+    The two grids' axes are parallel, in any order and direction.
+    """
+    index = np.linalg.inv(affine) @ target
+    order = np.abs(index[:3, :3]).argmax(axis=0)  # the map's axis that runs along each of the target's
+    turned = np.asarray(array, np.float32).transpose(order)
+    to_x, to_y, to_z = (
+        _linear(turned.shape[axis], index[own, axis] * np.arange(shape[axis]) + index[own, 3])
+        for axis, own in enumerate(order)
+    )
+    flipped = turned.transpose(2, 1, 0)
+    whole = np.zeros(shape[::-1], np.float32)  # z, y, x: as files have it
+
+    def fill(slices: slice) -> None:
+        rows = to_z[slices]
+        if rows.nnz:  # memory beyond the map stays untouched
+            used = slice(rows.indices.min(), rows.indices.max() + 1)
+            whole[slices] = _along(0, rows[:, used], _along(1, to_y, _along(2, to_x, flipped[used])))
+
+    _by_slabs(fill, shape[2])
+    return whole.transpose(2, 1, 0)
+
+
+def _by_slabs(work: Callable[[slice], None], size: int) -> None:
+    """Have the work done on all of `size` rows, `SLAB` of them at a time, by as many threads as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(work, slice(first, first + SLAB)) for first in range(0, size, SLAB)]:
+            done.result()
 
 
 def _interpolation(old: int, new: int, a: float, b: float) -> sparse.csr_array:
     """From `old` samples `a` mm apart to `new` samples `b` mm apart with the same centre: (new, old)."""
-    place = (np.arange(new) - (new - 1) / 2) * b / a + (old - 1) / 2
-    rows = np.flatnonzero(abs(place - (old - 1) / 2) <= old / 2)  # others lie beyond the old grid
-    place = place[rows].clip(0, old - 1)
-    left = np.minimum(np.floor(place).astype(int), max(0, old - 2))
-    right = np.minimum(left + 1, old - 1)
-    weight = place - left
-    linear = sparse.csr_array(
-        (np.r_[1 - weight, weight], (np.r_[rows, rows], np.r_[left, right])), shape=(new, old), dtype=np.float32
-    )
+    linear = _linear(old, (np.arange(new) - (new - 1) / 2) * b / a + (old - 1) / 2)
     return linear @ _gaussian(old, math.sqrt(b**2 - a**2) * FWHM_TO_SIGMA / a) if b > a + SAME else linear
+
+
+def _linear(old: int, places: npt.NDArray[np.float64]) -> sparse.csr_array:
+    """From `old` samples to places between them, in samples from the first: (len(places), old).
+
+    Up to half a sample beyond the ends the last sample holds; further out, 0.
+    """
+    rows = np.flatnonzero(abs(places - (old - 1) / 2) <= old / 2)
+    inside = places[rows].clip(0, old - 1)
+    left = np.minimum(np.floor(inside).astype(int), max(0, old - 2))
+    right = np.minimum(left + 1, old - 1)
+    weight = inside - left
+    return sparse.csr_array(
+        (np.r_[1 - weight, weight], (np.r_[rows, rows], np.r_[left, right])),
+        shape=(len(places), old),
+        dtype=np.float32,
+    )
 
 
 def _gaussian(size: int, sigma: float) -> sparse.csr_array:
@@ -111,28 +141,3 @@ def _along(axis: int, matrix: sparse.csr_array, block: FloatArray) -> FloatArray
     first = np.moveaxis(block, axis, 0)
     product_: FloatArray = matrix @ first.reshape(len(first), -1)
     return np.moveaxis(product_.reshape(-1, *first.shape[1:]), 0, axis)
-
-
-def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:
-    """An (X, Y, Z) volume as SimpleITK has it, in its place in the world (LPS)."""
-    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))  # SimpleITK's arrays are z, y, x
-    origin, spacing, direction = _geometry(affine)
-    image.SetOrigin(origin)
-    image.SetSpacing(spacing)
-    image.SetDirection(direction)
-    return image
-
-
-def _sample(image: sitk.Image, shape: tuple[int, ...], affine: Affine) -> FloatArray:
-    origin, spacing, direction = _geometry(affine)
-    result = sitk.Resample(
-        image, shape, sitk.Transform(), sitk.sitkLinear, origin, spacing, direction, 0.0, sitk.sitkFloat32
-    )
-    return sitk.GetArrayFromImage(result).transpose(2, 1, 0)
-
-
-def _geometry(affine: Affine) -> tuple[list[float], list[float], list[float]]:
-    """Origin, spacing and direction as SimpleITK wants them (LPS)."""
-    lps = RAS_TO_LPS @ affine
-    spacing = np.array(spacing_of(affine))
-    return lps[:3, 3].tolist(), spacing.tolist(), (lps[:3, :3] / spacing).ravel().tolist()

@@ -13,13 +13,12 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..data.geometry import canonical
+from ..data.geometry import RAS_TO_LPS, canonical, spacing_of
 from ..data.lungs import LungRegion, Mask, coarse_means, find_lungs
-from ..data.resample import as_image
 from ..errors import BadScan
-from ..types import Scan
+from ..types import Affine, Scan
 
-__all__ = ["Lungs", "Points", "Quality", "Registration", "lungs_of", "register"]
+__all__ = ["Lungs", "Points", "Quality", "Registration", "as_image", "lungs_of", "register"]
 
 log = logging.getLogger("pivot")
 Points = npt.NDArray[np.float64]  # (n, 3), LPS mm
@@ -101,6 +100,17 @@ def _filled(region: LungRegion) -> Mask:
 
 def _steps(region: LungRegion) -> list[float]:
     return [float(step) for step in np.linalg.norm(region.affine[:3, :3], axis=0)]
+
+
+def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:
+    """An (X, Y, Z) volume as SimpleITK has it, in its place in the world (LPS)."""
+    lps = RAS_TO_LPS @ affine
+    spacing = np.array(spacing_of(affine))
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))  # SimpleITK's arrays are z, y, x
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    return image
 
 
 def register(baseline: Lungs, followup: Lungs) -> Registration:

@@ -9,8 +9,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from src.data.aeration import find_lungs
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
-from src.data.lungs import LungRegion, find_lungs
+from src.data.lungs import LungRegion
 from src.followup.registration import Points, as_image
 from src.types import FloatArray, Scan
 

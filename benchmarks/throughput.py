@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.memory import write_chest
 from benchmarks.speed import CHESTS, LIDC, ROOT, command_line, start_side
+from src.data.aeration import find_lungs
 from src.data.geometry import canonical
 from src.data.loader import read_scan
-from src.data.lungs import find_lungs
 from src.files import whole_file
 from src.types import Vec3
 

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from src.data.aeration import find_lungs
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
-from src.data.lungs import LungRegion, find_lungs
+from src.data.lungs import LungRegion
 from src.inference.main import InferencePipeline
 from src.inference.sliding_window import Predictions
 from src.types import Preprocessed

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from src.data.aeration import find_lungs
 from src.data.geometry import canonical, map_points
-from src.data.lungs import LungRegion, find_lungs, search_region
+from src.data.lungs import LungRegion, search_region
 from src.data.preprocessing import preprocess
 from src.data.resample import new_grid, resample, to_grid
 from src.inference.main import InferencePipeline
@@ -55,10 +56,10 @@ def test_every_nodule_and_the_middle_between_the_lungs_are_searched(grid: tuple[
 
 
 def _lungs(litres: float, right: float) -> LungRegion:
-    distance = np.ones((10, 10, 10))
+    distance = np.ones((10, 10, 10), np.float32)
     distance[1:4], distance[6:9] = 0, 0
     distance[6:9, : round(10 * (1 - right))] = 1
-    return LungRegion(distance, np.diag([10.0, 10.0, 10.0, 1.0]), litres)
+    return LungRegion(distance, distance, np.diag([10.0, 10.0, 10.0, 1.0]), litres)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from scipy import ndimage
 from src.data.loader import load_scan
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
 from src.inference.output_formatter import save_json
-from src.types import Affine, Vec3, Volume
+from src.types import Affine, NoduleMask, Vec3, Volume
 from src.viz.confidence import plot_confidence_distribution
 from src.viz.outline import outline_of
 from src.viz.overlay import visualize_detections
@@ -241,6 +241,12 @@ def test_the_outline_is_that_of_the_largest_section(orientation: tuple[Any, Any]
     assert np.ptp(outline.line, axis=0) == pytest.approx(2 * radius, abs=2)
     assert np.linalg.norm(outline.ends[0] - outline.ends[1]) == pytest.approx(2 * radius, abs=2)
     assert outline_of(on, nodule, guessed) is None
+    mask = NoduleMask(np.asarray(turned) > (np.min(turned) + np.max(turned)) / 2, (0, 0, 0))
+    masked = outline_of(on, nodule, measured, mask)
+    assert masked is not None
+    assert masked.slice_index == outline.slice_index
+    assert masked.line.mean(axis=0) == pytest.approx(centre[:2], abs=0.5)
+    assert np.ptp(masked.line, axis=0) == pytest.approx(2 * radius, abs=2)
 
 
 def test_every_nodule_has_a_close_view(chest: Volume, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""Reading a scan from any supported file: the one door through which volumes enter."""
+"""Reading a scan from any supported file: the one door through which volumes enter.
+
+What reads DICOM, and what reads other files, is imported where it is used: either takes a second.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -12,9 +15,9 @@ from ..errors import BadScan
 from ..types import Affine, Scan, Vec3, Volume
 from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
-from .dicom import holds_dicom, read_series, series_slices
-from .slices import Slice
-from .volumes import read_itk, read_nifti
+
+if TYPE_CHECKING:
+    from .slices import Slice
 
 __all__ = ["dicom_slices", "find_scans", "load_scan", "read_scan", "scan_name"]
 
@@ -54,7 +57,7 @@ def read_scan(path: str | Path) -> Scan:
 
 
 @contextmanager
-def dicom_slices(path: str | Path) -> Iterator[list[Slice]]:
+def dicom_slices(path: str | Path) -> Iterator[list["Slice"]]:
     """The slices of the DICOM series that `read_scan` reads at `path`, in the order of the scan's third axis.
 
     Their files are there as long as the context: those of a zip are unpacked for it.
@@ -62,6 +65,8 @@ def dicom_slices(path: str | Path) -> Iterator[list[Slice]]:
     Raises:
         BadScan: there is no DICOM series, or it cannot be read.
     """
+    from .dicom import series_slices  # noqa: PLC0415
+
     path = Path(path)
     with ExitStack() as stack:
         try:
@@ -89,6 +94,8 @@ def find_scans(folder: str | Path) -> list[Path]:
     Raises:
         BadScan: there is none, or two would have the same `scan_name`.
     """
+    from .dicom import holds_dicom  # noqa: PLC0415
+
     folder = Path(folder)
     try:
         scans = [folder] if holds_dicom(folder, nested=False) else _scans_in(folder)
@@ -108,21 +115,25 @@ def find_scans(folder: str | Path) -> list[Path]:
 
 
 def _scans_in(folder: Path) -> list[Path]:
+    from .dicom import holds_dicom  # noqa: PLC0415
+
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     return [entry for entry in entries if (holds_dicom(entry) if entry.is_dir() else _suffix(entry) in SUFFIXES)]
 
 
 def _read(path: Path) -> Read:
-    if path.is_dir():
+    suffix = "" if path.is_dir() else _suffix(path)
+    if path.is_dir() or suffix == DICOM_FILE:
+        from .dicom import read_series  # noqa: PLC0415
+
         return read_series(path)
-    suffix = _suffix(path)
     with path.open("rb"):  # so that a missing file is told before an unknown suffix
         pass
     if suffix in NIFTI or suffix in ITK:
+        from .volumes import read_itk, read_nifti  # noqa: PLC0415
+
         array, affine, notes = read_nifti(path) if suffix in NIFTI else read_itk(path)
         return array, affine, None, notes
-    if suffix == DICOM_FILE:
-        return read_series(path)
     if suffix == ".zip":
         with unpacked(path) as folder:
             return _read(_content(folder))

@@ -96,7 +96,7 @@ def to_grid(array: npt.NDArray[np.generic], affine: Affine, shape: Shape3, targe
 
 
 def _by_slabs(work: Callable[[slice], None], size: int) -> None:
-    """Have the work done on all of `size` rows, `SLAB` of them at a time, by as many threads as there are processors."""
+    """Do the work on all of `size` rows, `SLAB` of them at a time, in as many threads as there are processors."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done in [pool.submit(work, slice(first, first + SLAB)) for first in range(0, size, SLAB)]:
             done.result()
@@ -108,7 +108,7 @@ def _interpolation(old: int, new: int, a: float, b: float) -> sparse.csr_array:
     return linear @ _gaussian(old, math.sqrt(b**2 - a**2) * FWHM_TO_SIGMA / a) if b > a + SAME else linear
 
 
-def _linear(old: int, places: npt.NDArray[np.float64]) -> sparse.csr_array:
+def _linear(old: int, places: npt.NDArray[np.floating]) -> sparse.csr_array:
     """From `old` samples to places between them, in samples from the first: (len(places), old).
 
     Up to half a sample beyond the ends the last sample holds; further out, 0.

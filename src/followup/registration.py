@@ -13,8 +13,9 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
+from ..data.aeration import coarse_means, find_lungs
 from ..data.geometry import RAS_TO_LPS, canonical, spacing_of
-from ..data.lungs import LungRegion, Mask, coarse_means, find_lungs
+from ..data.lungs import LungRegion, Mask
 from ..errors import BadScan
 from ..types import Affine, Scan
 

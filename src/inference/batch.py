@@ -7,7 +7,7 @@ thread writes the results of the last. With no workers, everything happens in tu
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..config import Config, load_config
-from ..data.loader import find_scans, read_scan, scan_name
+from ..data.loader import find_scans, scan_name
 from ..errors import BadCheckpoint, BadConfig, BadOutput, PivotError
 from ..files import writable_folder
 from ..triage.patient import Patient
-from ..types import Results, Scan
+from ..types import Results
 from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
 from .progress import Listener, silent
-from .read_ahead import executor, read_ahead
+from .read_ahead import Readied, executor, read_ahead, read_timed
 from .sharding import shard_of
 
 if TYPE_CHECKING:
@@ -31,12 +31,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FATAL",
     "BatchResults",
-    "Timed",
     "Turns",
     "batch_inference",
     "infer_file",
     "open_pipeline",
-    "read_timed",
     "scans_of",
     "with_options",
 ]
@@ -44,13 +42,6 @@ __all__ = [
 log = logging.getLogger("pivot")
 # What would go wrong with every other scan too; the pipe is that to whoever reads the progress.
 FATAL = (BadCheckpoint, BadConfig, BadOutput, BrokenPipeError)
-
-
-class Timed(NamedTuple):
-    """A scan as it was read."""
-
-    scan: Scan
-    seconds: float  # that reading took
 
 
 class Turns(NamedTuple):
@@ -135,7 +126,7 @@ def infer_file(
     progress: Listener = silent,
     patient: Patient | None = None,
     turns: Turns = AT_ONCE,
-    read: Callable[[Path], Timed] | None = None,
+    read: Callable[[Path], Readied] | None = None,
 ) -> BatchResults:
     """Run over one scan, of this patient where one is given; its failure is raised, not reported.
 
@@ -195,7 +186,7 @@ class _Run:
     tell: Listener
     patient: Patient | None = None
     turns: Turns = AT_ONCE
-    read: Callable[[Path], Timed] = field(default_factory=lambda: read_timed)
+    read: Callable[[Path], Readied] = field(default_factory=lambda: read_timed)
     failures: dict[str, PivotError] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     detections: int = 0
@@ -231,7 +222,7 @@ class _Run:
             self.tell({"event": "skipped", "scan": str(path)})
         return complete
 
-    def _one(self, path: Path, reading: Future[Timed], writer: Executor) -> None:
+    def _one(self, path: Path, reading: Future[Readied], writer: Executor) -> None:
         """Infer the scan, and have its results written once those of the last are."""
         with self._failing(path):
             read = reading.result()
@@ -239,7 +230,7 @@ class _Run:
             with self.turns.infer:
                 start = time.perf_counter()
                 results = self.pipeline.predict(
-                    read.scan, progress=partial(self._window, path, writer), patient=self.patient
+                    read.scan, progress=partial(self._window, path, writer), patient=self.patient, lungs=read.lungs
                 )
                 seconds = time.perf_counter() - start
             self._wait()
@@ -260,7 +251,7 @@ class _Run:
         if self.writing:
             self.writing.result()
 
-    def _write(self, path: Path, read: Timed, results: Results, seconds: float) -> None:
+    def _write(self, path: Path, read: Readied, results: Results, seconds: float) -> None:
         with self._failing(path), self.turns.write:
             start = time.perf_counter()
             outputs = write_outputs(read.scan, results, self.pipeline.config, self.folder, read.seconds, path)
@@ -298,18 +289,9 @@ def _plain(path: Path, error: Exception) -> PivotError:
             message = str(error)
         case MemoryError():
             message = "not enough memory to write its results"
+        case BrokenExecutor():
+            message = "the process that read it has died: is there enough memory?"
         case _:
             message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; PIVOT_LOG=debug tells more"
     kind = type(error) if isinstance(error, PivotError) else PivotError
     return kind(message if message.startswith(f"{path}: ") else f"{path}: {message}")
-
-
-def read_timed(path: Path) -> Timed:
-    """The scan at `path`, and the seconds that reading it took.
-
-    Raises:
-        BadScan: it cannot be read as a chest CT.
-    """
-    start = time.perf_counter()
-    scan = read_scan(path)
-    return Timed(scan, time.perf_counter() - start)

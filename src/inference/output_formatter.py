@@ -1,4 +1,7 @@
-"""Results as files: detections as JSON and CSV, heatmaps as NIfTI, and the way back."""
+"""Results as files: detections as JSON and CSV, heatmaps as NIfTI, and the way back.
+
+nibabel is imported where it is used: it takes a second.
+"""
 
 import csv
 import json
@@ -7,10 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 
 from ..errors import BadOutput
 from ..files import whole_file
@@ -76,6 +77,8 @@ def save_heatmap(heatmap: npt.NDArray[Any], path: str | Path) -> None:
         if Path(path).suffix == ".npy":
             np.save(partial, np.asarray(heatmap))
             return
+        import nibabel  # noqa: PLC0415
+
         image = nibabel.Nifti1Image(_in_steps(np.asarray(heatmap)), getattr(heatmap, "affine", None))
         image.header.set_slope_inter(1 / 255, 0)
         image.header.set_xyzt_units("mm")
@@ -96,6 +99,9 @@ def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:
     Raises:
         BadOutput: no such file, or no volume.
     """
+    import nibabel  # noqa: PLC0415
+    from nibabel.filebasedimages import ImageFileError  # noqa: PLC0415
+
     try:
         if Path(path).suffix == ".npy":
             heatmap: npt.NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32)

@@ -3,7 +3,7 @@
 The JSON report comes last, so where it is, the scan is done. It is kept even where it was not asked
 for (`formats.detections: csv`, `save_detections: false`), under a name that begins with a dot.
 
-What draws is imported where it is used: it takes seconds, for which the network need not wait.
+What draws and writes is imported where it is used: it takes seconds, for which the network need not wait.
 """
 
 import logging
@@ -57,7 +57,11 @@ def check_outputs(config: Config) -> None:
 
 
 def load_writers(config: Config) -> None:
-    """Import what draws the picture, and measures what is drawn, beside other work."""
+    """Import what measures nodules, writes the heatmap and draws the picture, beside other work."""
+    from . import nodule_properties, peak_detection  # noqa: F401
+
+    if config.output.save_heatmap:
+        import nibabel  # noqa: F401
     if config.output.save_visualization:
         from ..viz import overlay  # noqa: F401
 
@@ -183,7 +187,7 @@ def _draw(scan: Scan, results: Results, config: Config, path: Path) -> None:
     look = config.visualization
     visualize_detections(
         scan=Volume(scan.array, scan.affine),
-        detections=results["detections"],
+        detections=results,
         spacing=scan.spacing,
         output_path=path,
         num_slices=look.num_slices,

@@ -27,7 +27,7 @@ from ..data.geometry import (
     to_lps,
     turn_box,
 )
-from ..data.lungs import LungRegion, Mask, find_lungs, search_region
+from ..data.lungs import LungRegion, Mask, search_region
 from ..data.preprocessing import preprocess
 from ..data.resample import Box, new_grid, to_grid
 from ..errors import BadConfig, BadScan, PivotError
@@ -54,7 +54,6 @@ from ..types import (
     Volume,
 )
 from .output_formatter import save_csv, save_heatmap, save_json
-from .peak_detection import detect_peaks
 from .post_processing import filter_detections
 from .sliding_window import CONTEXT, Predictions, plan_box, plan_tiles, predict_windows
 from .tta import IDENTITY, views
@@ -140,11 +139,13 @@ class InferencePipeline:
         spacing: Vec3 | None = None,
         progress: Callable[[int, int], None] | None = None,
         patient: Patient | dict[str, Any] | str | Path | None = None,
+        lungs: LungRegion | None = None,
     ) -> Results:
         """The nodules of a scan: a `Scan`, or an (X, Y, Z) array in HU with its spacing in millimetres.
 
         `progress` is called with the number of windows done and of all. `patient`, a YAML file, a mapping or
-        a `Patient`, is what the guidelines may know of the patient; the results do not repeat it.
+        a `Patient`, is what the guidelines may know of the patient; the results do not repeat it. `lungs` is what
+        `find_lungs` says of the scan, where it has been asked already.
 
         Raises:
             BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine.
@@ -155,7 +156,10 @@ class InferencePipeline:
         scan, placed = _as_scan(scan, spacing)
         patient = load_patient(patient)
         array, affine = canonical(scan.array, scan.affine)
-        lungs = find_lungs(array, affine)
+        if lungs is None:
+            from ..data.aeration import find_lungs  # noqa: PLC0415 - a scan from a file has met it in `read_timed`
+
+            lungs = find_lungs(array, affine)
         plan = self._plan(array.shape, affine, lungs)
         volume = self._preprocess(scan, plan.box)
         ready = time.perf_counter()
@@ -268,6 +272,7 @@ class InferencePipeline:
     ) -> tuple[list[Detection], list[NoduleMask | None], dict[str, Any]]:
         """The peaks beside the lungs as measured nodules, strongest first, their masks, and what was left out."""
         from .nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
+        from .peak_detection import detect_peaks  # noqa: PLC0415 - slow, too
 
         rules = self.config.post_processing.peak_detection
         spacing = spacing_of(heat_affine)

@@ -3,19 +3,50 @@
 One item is read ahead; each time that the consumer had to wait, one more, up to a limit. Where inference
 is slower than reading, three volumes are in memory (one read, one inferred, one written), however many
 workers there are; more only where they save time.
+
+What reads is imported where it is used: it takes a second, and may happen in another process.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import NamedTuple, ParamSpec, TypeVar
 
-__all__ = ["executor", "read_ahead"]
+from ..data.lungs import LungRegion
+from ..types import Scan
+
+__all__ = ["Readied", "executor", "read_ahead", "read_timed"]
 
 Item = TypeVar("Item")
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Readied(NamedTuple):
+    """A scan as it was read, where its lungs are, if they were recognised, and the seconds that this took."""
+
+    scan: Scan
+    lungs: LungRegion | None
+    seconds: float
+
+
+def read_timed(path: Path) -> Readied:
+    """The scan at `path` with its lungs.
+
+    Raises:
+        BadScan: it cannot be read as a chest CT.
+    """
+    start = time.perf_counter()
+    from ..data.aeration import find_lungs  # noqa: PLC0415
+    from ..data.geometry import canonical  # noqa: PLC0415
+    from ..data.loader import read_scan  # noqa: PLC0415
+
+    scan = read_scan(path)
+    lungs = find_lungs(*canonical(scan.array, scan.affine))
+    return Readied(scan, lungs, time.perf_counter() - start)
 
 
 def executor(workers: int) -> Executor:

@@ -31,13 +31,14 @@ def plot_confidence_distribution(detections: DetectionSource, output_path: str |
     Raises:
         BadOutput: detections that are not PIVOT's, or a picture that cannot be written.
     """
-    found, metadata, _ = read_detections(detections)
+    read = read_detections(detections)
+    found = read.detections
     many = len(found) > MANY
     shown = found[:SHOWN]
     width = max(7.0, 2.0 + 0.32 * len(shown))
     figure = Figure(figsize=(min(width, 15.0), 7.6 if many else 4.6), dpi=120, layout="constrained")
     axes = figure.subplots(2 if many else 1, 1, squeeze=False)[:, 0]
-    limits = dict(_thresholds(metadata))
+    limits = dict(_thresholds(read.metadata))
     _draw_bars(axes[0], shown, limits, len(found))
     if many:
         _draw_histogram(axes[1], [nodule["confidence"] for nodule in found], limits)

@@ -5,10 +5,11 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..types import Detection, Results, Scan, Volume
+from ..types import Detection, NoduleMask, Results, Scan, Volume
 from .outline import draw_zoom, outline_of
 from .overlay import draw_circles
 from .slices import Mark, Plane, Stage, around, cut, draw_section, mark, stage
+from .source import read_detections
 
 __all__ = ["key_images"]
 
@@ -20,11 +21,12 @@ SIZE, DPI = 10.24, 100  # inches, dots an inch
 def key_images(scan: Scan, results: Results) -> list[npt.NDArray[np.uint8]]:
     """For each of the strongest nodules an RGB picture (1024, 1024, 3): where it lies, and three planes through it."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
-    strongest = results["detections"][:MOST]
-    return [_key_image(on, nodule, found) for nodule, found in zip(mark(on, strongest), strongest, strict=True)]
+    found = read_detections(results)
+    marks = mark(on, found.detections[:MOST])
+    return [_key_image(on, *one) for one in zip(marks, found.detections, found.masks, strict=False)]
 
 
-def _key_image(on: Stage, nodule: Mark, found: Detection) -> npt.NDArray[np.uint8]:
+def _key_image(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None) -> npt.NDArray[np.uint8]:
     figure = Figure(figsize=(SIZE, SIZE), dpi=DPI, facecolor="black")
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=0.9, wspace=0.02, hspace=0.08)
     whole, close, *others = figure.subplots(2, 2).flat
@@ -34,7 +36,7 @@ def _key_image(on: Stage, nodule: Mark, found: Detection) -> npt.NDArray[np.uint
         section = cut(on, plane, on.index(plane, nodule.centre))
         draw_section(axes, section, plane, None if plane == "axial" else around(section, nodule, half))
         draw_circles(axes, section, [nodule])
-    draw_zoom(close, on, nodule, outline_of(on, nodule, found), "axial, largest section")
+    draw_zoom(close, on, nodule, outline_of(on, nodule, found, mask), "axial, largest section")
     title = f"Nodule {nodule.number}: {2 * nodule.radius:.1f} mm, confidence {nodule.confidence:.2f}"
     figure.text(0.5, 0.985, WARNING, ha="center", va="top", color="#ff5a4f", fontsize=15, weight="bold")
     figure.text(0.5, 0.95, title, ha="center", va="top", color="white", fontsize=13)

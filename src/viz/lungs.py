@@ -1,6 +1,6 @@
 """The lungs for pictures: their surface, and roughly where in them a nodule lies.
 
-`src.data.lungs` finds where lung is thick and aerated, to tell marks apart; a surface needs emphysema, the hila and
+`src.data.aeration` finds where lung is thick and aerated, to tell marks apart; a surface needs emphysema, the hila and
 thin edges as well.
 """
 
@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from scipy import ndimage
 
+from ..data.aeration import BODY, coarse_means, inside_body
 from ..data.geometry import map_points, spacing_of
-from ..data.lungs import BODY, Mask, coarse_means, inside_body
+from ..data.lungs import Mask
 from ..types import Affine, FloatArray, Vec3
 from .slices import Stage
 

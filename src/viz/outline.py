@@ -10,8 +10,9 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 from skimage.measure import find_contours
 
+from ..data.geometry import turn_box
 from ..inference.segmentation import segment_nodule
-from ..types import Detection
+from ..types import Detection, NoduleMask
 from .slices import OUTLINE, Mark, Stage, around, cut, draw_section
 
 __all__ = ["Outline", "draw_zoom", "outline_of"]
@@ -27,20 +28,23 @@ class Outline(NamedTuple):
     ends: npt.NDArray[np.float64]
 
 
-def outline_of(on: Stage, nodule: Mark, found: Detection) -> Outline | None:
-    """The outline of a nodule that was measured, by the segmentation that measured it; None for any other."""
+def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None = None) -> Outline | None:
+    """The outline of a nodule that was measured: of its `mask`, or else of one made again; None for any other."""
     if found.get("diameter_source") != "segmentation":
         return None
-    body = segment_nodule(on.array, nodule.centre, 2 * nodule.radius, on.spacing)
-    if body is None:
+    if mask:
+        voxels, origin = turn_box(mask.voxels, mask.origin, on.from_input)
+    elif body := segment_nodule(on.array, nodule.centre, 2 * nodule.radius, on.spacing):
+        voxels, origin = body.mask, body.origin
+    else:
         return None
-    largest = int(body.mask.sum(axis=(0, 1)).argmax())
-    section = np.pad(body.mask[..., largest].astype(np.float32), 1)
+    largest = int(voxels.sum(axis=(0, 1)).argmax())
+    section = np.pad(voxels[..., largest].astype(np.float32), 1)
     line = max(find_contours(ndimage.zoom(section, FINER, order=1, grid_mode=True, mode="nearest"), 0.5), key=len)
-    line = ((line + 0.5) / FINER - 1.5 + body.origin[:2]) * on.spacing[:2]
+    line = ((line + 0.5) / FINER - 1.5 + origin[:2]) * on.spacing[:2]
     corners = line[ConvexHull(line).vertices]
     lengths = cdist(corners, corners)
-    return Outline(body.origin[2] + largest, line, corners[list(np.unravel_index(lengths.argmax(), lengths.shape))])
+    return Outline(origin[2] + largest, line, corners[list(np.unravel_index(lengths.argmax(), lengths.shape))])
 
 
 def draw_zoom(axes: Axes, on: Stage, nodule: Mark, outline: Outline | None, title: str) -> None:

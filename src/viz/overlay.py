@@ -70,8 +70,8 @@ def visualize_detections(
         msg = f"num_slices {num_slices} must be at least 1, and alpha {alpha} from 0 to 1"
         raise BadConfig(msg)
     on = stage(scan, spacing)
-    found = read_detections(detections).detections
-    marks = mark(on, found)
+    found = read_detections(detections)
+    marks = mark(on, found.detections)
     views, strip = _choose(on, marks, num_slices)
     figure, top, close, below = _layout(views, strip, len(marks[:MOST_ZOOMS]))
     for axes, section in zip([*top, *below], [*views, *strip], strict=True):
@@ -82,8 +82,8 @@ def visualize_detections(
     if marks:
         for axes, view in zip(top, views, strict=True):
             _draw_crosshair(axes, view, marks[0])
-    for axes, nodule, one in zip(close, marks, found, strict=False):
-        draw_zoom(axes, on, nodule, outline_of(on, nodule, one), _measured(nodule, one))
+    for axes, nodule, one, mask in zip(close, marks, found.detections, found.masks, strict=False):
+        draw_zoom(axes, on, nodule, outline_of(on, nodule, one, mask), _measured(nodule, one))
     _caption(figure, marks)
     save_png(figure, output_path)
 

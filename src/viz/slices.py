@@ -52,6 +52,7 @@ LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "AP
 FOOTER = "Research use only. Not for diagnosis."
 WINDOW = (-1350.0, 150.0)  # HU: the lung window, level -600, width 1500
 RISK_COLORS: dict[str | None, str] = {"high": "#ff5a4f", "intermediate": "#ffb02e", "low": "#6fdc6f", None: "#4fd0ff"}
+FAST = 3  # of zlib's levels: twice as fast as 6, for a file that is a twentieth larger
 OUTLINE = [patheffects.Stroke(linewidth=2.6, foreground="black", alpha=0.7), patheffects.Normal()]
 
 
@@ -239,7 +240,7 @@ def draw_section(axes: Axes, section: Section, title: str, view: View | None = N
     places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"), (0.5, 0.985, "center", "top"))
     for letter, (x, y, ha, va) in zip(LETTERS[section.plane], (*places, (0.5, 0.015, "center", "bottom")), strict=True):
         axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, **text)
-    axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3)
+    axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3, y=1)  # a place that need not be looked for
     left, right, bottom, top = view or section.extent
     bar = 50.0 if right - left > 120 else 10.0
     x, y = right - 0.04 * (right - left), bottom + 0.05 * (top - bottom)
@@ -259,4 +260,4 @@ def save_png(figure: Figure, path: str | Path) -> None:
         msg = f"cannot write the picture {target}: its name must end in .png"
         raise BadOutput(msg)
     with whole_file(target) as partial:
-        figure.savefig(partial, format="png", facecolor=figure.get_facecolor())
+        figure.savefig(partial, format="png", facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": FAST})

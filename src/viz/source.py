@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ..inference.output_formatter import as_detections, load_report
-from ..types import Detection
+from ..types import Detection, NoduleMask
 
 __all__ = ["DetectionSource", "Found", "read_detections"]
 
@@ -13,9 +13,13 @@ DetectionSource: TypeAlias = Iterable[Detection] | Mapping[str, Any] | str | Pat
 
 
 class Found(NamedTuple):
-    """Detections, strongest first, with the report's metadata and time (empty for a plain list)."""
+    """Detections, strongest first, with the report's metadata and time (empty for a plain list).
+
+    `masks` are theirs; all None, but where the source is what `InferencePipeline.predict` gave.
+    """
 
     detections: list[Detection]
+    masks: list[NoduleMask | None]
     metadata: Mapping[str, Any]
     timestamp: str
 
@@ -30,5 +34,7 @@ def read_detections(source: DetectionSource) -> Found:
     content = load_report(source) if isinstance(source, str | Path) else source
     report: Mapping[str, Any] = content if isinstance(content, Mapping) else {"detections": content}
     detections = as_detections(report.get("detections"), where)
-    strongest_first = sorted(detections, key=lambda found: -found["confidence"])
-    return Found(strongest_first, report.get("metadata") or {}, str(report.get("timestamp") or ""))
+    masks = report.get("masks") or [None] * len(detections)
+    strongest_first = sorted(zip(detections, masks, strict=True), key=lambda found: -found[0]["confidence"])
+    listed, theirs = zip(*strongest_first, strict=True) if strongest_first else ((), ())
+    return Found(list(listed), list(theirs), report.get("metadata") or {}, str(report.get("timestamp") or ""))

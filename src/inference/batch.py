@@ -224,21 +224,21 @@ class _Run:
 
     def _one(self, path: Path, reading: Future[Readied], writer: Executor) -> None:
         """Infer the scan, and have its results written once those of the last are."""
+        self.writing = self.writing or writer.submit(load_writers, self.pipeline.config)  # while others work
         with self._failing(path):
             read = reading.result()
             check_scan(read.scan, self.pipeline.config)
             with self.turns.infer:
                 start = time.perf_counter()
                 results = self.pipeline.predict(
-                    read.scan, progress=partial(self._window, path, writer), patient=self.patient, lungs=read.lungs
+                    read.scan, progress=partial(self._window, path), patient=self.patient, lungs=read.lungs
                 )
                 seconds = time.perf_counter() - start
             self._wait()
             self.writing = writer.submit(self._write, path, read, results, seconds)
             self._check()
 
-    def _window(self, path: Path, writer: Executor, done: int, total: int) -> None:
-        self.writing = self.writing or writer.submit(load_writers, self.pipeline.config)  # while the network runs
+    def _window(self, path: Path, done: int, total: int) -> None:
         self.tell({"event": "windows", "scan": str(path), "done": done, "total": total})
         self._check()
 

@@ -7,13 +7,10 @@ Warnings and errors go to stderr; the environment variable PIVOT_LOG=debug shows
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -189,7 +186,7 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
     """What to tell at the end, and what failed."""
     from ..triage.patient import load_patient
     from .batch import batch_inference, infer_file, open_pipeline
-    from .read_ahead import read_timed
+    from .read_beside import fewer_collections, read_beside
 
     config, patient = _config(options), load_patient(options.patient)
     shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
@@ -215,17 +212,10 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
         return _table(run_demo(opened(), options.output, tell)), {}
     if options.dicomweb or options.deidentify:
         opened()  # what is wrong with it is told before anything is fetched
-    with _scan(options) as path, _reader() as reader:
-        reading = reader.submit(read_timed, path)
-        done = infer_file(opened(), path, options.output, patient=patient, read=lambda _: reading.result(), **shared)
+    fewer_collections()
+    with _scan(options) as path, read_beside(path) as read:
+        done = infer_file(opened(), path, options.output, patient=patient, read=read, **shared)
     return [_told(done, options.output)], {}
-
-
-def _reader() -> Executor:
-    """What reads the scan while torch is imported: a process of its own, since imports hold this one's lock."""
-    if "torch" in sys.modules:
-        return ThreadPoolExecutor(1)
-    return ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
 
 def _on_cluster(

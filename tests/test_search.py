@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from src.data.aeration import find_lungs
-from src.data.geometry import canonical, map_points
+from src.data.geometry import RAS_TO_LPS, canonical, map_points
 from src.data.lungs import LungRegion, search_region
 from src.data.preprocessing import preprocess
 from src.data.resample import new_grid, resample, to_grid
+from src.followup.registration import as_image
 from src.inference.main import InferencePipeline
 from src.inference.sliding_window import LARGEST, LOST_WEIGHT, plan_box, plan_tiles, predict_windows
 from src.types import Affine, Scan, Shape3
@@ -157,6 +159,20 @@ def test_a_map_keeps_its_place_on_another_grid() -> None:
     assert finer.max() == 1
     assert finer.sum() == pytest.approx(8, abs=1e-3)
     assert not to_grid(heat, affine, (5, 5, 5), np.diag([1.0, 1.0, 1.0, 1.0])).any()
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "PSL", "IRA"])
+def test_a_map_on_a_grid_with_other_axes_agrees_with_simpleitk(orientation: str) -> None:
+    heat = np.random.default_rng(0).random((12, 9, 14), np.float32)
+    affine = RAS_TO_LPS @ np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (10, -4, 6)
+    fine = nibabel.Nifti1Image(np.zeros((30, 25, 20), np.int8), RAS_TO_LPS @ np.diag([0.9, 0.7, 1.25, 1.0]))
+    codes = nibabel.orientations.axcodes2ornt(orientation)
+    target = fine.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(fine.affine), codes))
+    image = as_image(np.zeros(target.shape, np.uint8), target.affine)
+    expected = sitk.Resample(as_image(heat, affine), image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    found = to_grid(heat, affine, target.shape, target.affine)
+    np.testing.assert_allclose(found, sitk.GetArrayFromImage(expected).transpose(2, 1, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize("speed", ["accurate", "balanced"])

@@ -4,12 +4,11 @@ import math
 import re
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
 from isal import igzip
 from nibabel.imageglobals import logger as nibabel_logger
 
@@ -18,11 +17,13 @@ from ..types import Affine, Shape3
 from .checks import check_shape, nearest_orthogonal
 from .geometry import RAS_TO_LPS
 
+if TYPE_CHECKING:
+    from SimpleITK import ImageFileReader
+
 __all__ = ["read_itk", "read_nifti"]
 
-# Both report what they repair on stderr; PIVOT checks the same things itself and raises.
+# It reports what it repairs on stderr; PIVOT checks the same things itself and raises.
 nibabel_logger.setLevel("CRITICAL")
-sitk.ProcessObject.SetGlobalWarningDisplay(False)  # noqa: FBT003 - has no name for it
 
 MAX_DEFLATE = 1032  # the most that deflate can shrink (https://zlib.net/zlib_tech.html)
 HEADER_BYTES = 65536  # the text header of a MetaImage or NRRD is far shorter
@@ -67,6 +68,9 @@ def read_nifti(path: Path) -> Read:
 
 def read_itk(path: Path) -> Read:
     """Values of shape (X, Y, Z) of a MetaImage or NRRD file, the affine (RAS+), and notes on repairs."""
+    import SimpleITK as sitk  # noqa: PLC0415 - a quarter of a second, which NIfTI need not wait for
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # noqa: FBT003 - as for nibabel
     nrrd = path.suffix.lower() == ".nrrd"
     stored = _stored_bytes_nrrd(path) if nrrd else _stored_bytes_meta(path)
     reader = sitk.ImageFileReader()
@@ -153,7 +157,7 @@ def _is_straight(affine: Affine) -> bool:
     return True
 
 
-def _itk_affine(reader: sitk.ImageFileReader) -> Affine:
+def _itk_affine(reader: "ImageFileReader") -> Affine:
     dimension = reader.GetDimension()
     affine = np.eye(4)
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]

@@ -109,7 +109,7 @@ def test_json_progress_is_one_event_a_line_and_nothing_else(
     start, *windows, finished, summary = [json.loads(line) for line in told.out.splitlines()]
     path = "scans/scan.nii.gz"
     assert start == {"event": "start", "scan": path, "index": 1, "total": 1}
-    assert windows == [{"event": "windows", "scan": path, "done": done, "total": 8} for done in (3, 6, 8)]
+    assert windows == [{"event": "windows", "scan": path, "done": done, "total": 8} for done in range(1, 9)]
     assert 0 < finished.pop("seconds") < 100
     assert finished == {
         "event": "finished",

@@ -256,7 +256,8 @@ class InferencePipeline:
             volume.array,
             plan.patch,
             plan.stride,
-            batch_size=options.batch_size,
+            # On a CPU more at once are no faster, and take more memory.
+            batch_size=1 if self.device.type == "cpu" else options.batch_size,
             device=self.device,
             blending="linear" if options.speed in TILES else options.blending.method,
             sigma=options.blending.sigma,

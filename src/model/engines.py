@@ -50,10 +50,6 @@ class Network(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         if x.device.type != "cpu":
             return self._plain(x)
-        # One patch after the other: more at once are no faster on a CPU, and take more memory.
-        return torch.cat([self._one(patch, half=half) for patch in x.split(1)])
-
-    def _one(self, x: Tensor, *, half: bool) -> Tensor:
         if self.reduced and not half:  # what overflowed in half precision is repeated by PyTorch in float32
             return self._plain(x)
         if self.kind is not None:

@@ -65,4 +65,8 @@ def inside_body(tissue: Mask) -> Mask:
 
 def _hulls(mask: Mask) -> Mask:
     """The convex hull of each slice."""
-    return np.stack([convex_hull_image(one) if one.any() else one for one in np.moveaxis(mask, 2, 0)], axis=2)
+    hulls = np.zeros_like(mask)
+    for box in ndimage.find_objects(mask.astype(np.uint8)):  # the one around all of it
+        within = np.moveaxis(mask[box], 2, 0)
+        hulls[box] = np.stack([convex_hull_image(one) if one.any() else one for one in within], axis=2)
+    return hulls

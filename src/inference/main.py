@@ -188,6 +188,7 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
     from .batch import batch_inference, infer_file, open_pipeline
     from .read_beside import fewer_collections, read_beside
 
+    fewer_collections()
     config, patient = _config(options), load_patient(options.patient)
     shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
     if options.input_dir:
@@ -212,7 +213,6 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
         return _table(run_demo(opened(), options.output, tell)), {}
     if options.dicomweb or options.deidentify:
         opened()  # what is wrong with it is told before anything is fetched
-    fewer_collections()
     with _scan(options) as path, read_beside(path) as read:
         done = infer_file(opened(), path, options.output, patient=patient, read=read, **shared)
     return [_told(done, options.output)], {}

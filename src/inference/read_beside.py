@@ -42,7 +42,7 @@ def read_beside(path: Path) -> Iterator[Callable[[Path], Readied]]:
 
 
 def fewer_collections() -> None:
-    """Look for garbage less often: imports make 300,000 objects that stay, and are slowed by a tenth."""
+    """Look for garbage less often: imports make 300,000 objects that stay, and looking slows them by a tenth."""
     gc.set_threshold(MANY_OBJECTS)
 
 

@@ -2,7 +2,7 @@
 
 `--sizes` runs synthetic chests of four lengths, with the same voxels, and draws time and memory over litres of lung;
 `--batch N` compares a folder of N scans with N runs of one scan, in turns; `--first-window` measures from the start of
-the process to the end of its first window.
+the process to the end of its first window; `--network` compares the second scan of a process with its network alone.
 """
 
 import argparse
@@ -15,14 +15,19 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from benchmarks.memory import write_chest
 from benchmarks.speed import CHESTS, LIDC, ROOT, command_line, start_side
+from src.config import load_config
 from src.data.aeration import find_lungs
 from src.data.geometry import canonical
-from src.data.loader import read_scan
+from src.data.loader import read_scan, scan_name
 from src.files import whole_file
+from src.inference.batch import infer_file, open_pipeline
+from src.inference.output_formatter import load_report
+from src.model.device import autocast, precision
 from src.types import Vec3
 
 __all__ = ["main"]
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument("--sizes", action="store_true", help="time and memory over the volume of lung")
     parser.add_argument("--batch", type=int, metavar="N", help="a folder of N scans beside N single runs")
     parser.add_argument("--first-window", action="store_true", help="seconds from the start to the first window's end")
+    parser.add_argument("--network", action="store_true", help="a scan beside the pure network time of its windows")
     parser.add_argument("--repeats", type=int, default=3, help="of --batch and --first-window (%(default)s)")
     parser.add_argument("--speed", default="accurate", choices=("accurate", "balanced", "fast"))
     parser.add_argument("--figure", type=Path, default=Path("docs/images/linear.png"), help="the plot of --sizes")
@@ -44,6 +50,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pivot-throughput-") as folder:
         if options.first_window:
             _print_first_window(options.repeats, Path(folder))
+        if options.network:
+            _print_network(Path(folder))
         if options.sizes:
             _print_sizes(options, Path(folder))
         if options.batch:
@@ -61,6 +69,24 @@ def _print_first_window(repeats: int, folder: Path) -> None:
             seconds.append(time.perf_counter() - start)
             run.kill()
     print(f"first window of {LIDC.name} after {statistics.median(seconds):.2f} s (median of {repeats})")
+
+
+def _print_network(folder: Path) -> None:
+    """Read to write, one thing after the other, and the same number of windows through the network."""
+    write_chest(folder / "chest-300.nii.gz", *CHESTS["chest-300"])
+    pipeline = open_pipeline(None, load_config({"inference": {"num_workers": 0}}), "cpu", folder)
+    patch = torch.rand(1, 1, *pipeline.config.inference.patch_size)
+    for scan in (LIDC, folder / "chest-300.nii.gz"):
+        seconds = [infer_file(pipeline, scan, folder)["avg_time"] for _ in range(2)][1]
+        metadata = load_report(folder / f"{scan_name(scan)}_detections.json")["metadata"]
+        windows = metadata["windows"]
+        with torch.inference_mode(), autocast(pipeline.device, precision(pipeline.device, mixed=True)):
+            start = time.perf_counter()
+            for _ in range(windows):
+                pipeline.model(patch)
+            network = time.perf_counter() - start
+        stages = {stage: f"{taken / seconds:.0%}" for stage, taken in metadata["timings_seconds"].items()}
+        print(f"{scan.name}: {seconds:.2f} s, {seconds / network:.2f} times its network; {windows} windows; {stages}")
 
 
 def _print_sizes(options: Namespace, folder: Path) -> None:

@@ -5,11 +5,12 @@ Warnings and errors go to stderr; the environment variable PIVOT_LOG=debug shows
 """
 
 import argparse
+import gc
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["InferencePipeline", "batch_inference", "cli", "main"]
 
 LEVELS = ("debug", "info", "warning", "error")
+MANY_OBJECTS = 100_000  # imports make more, which stay; to look through them again and again is a tenth of the start
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
@@ -45,7 +47,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
 def cli() -> None:
     """The `pivot` command."""
-    code = main()
+    gc.set_threshold(MANY_OBJECTS)
+    code = main(own_process=True)
     if "ray" in sys.modules:  # it has processes to end
         sys.exit(code)
     with suppress(BrokenPipeError):
@@ -53,13 +56,17 @@ def cli() -> None:
     os._exit(code)  # at once, for torch and what else is loaded takes a second to be taken apart
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -> int:
+    """Run the command line; returns the exit code.
+
+    In a process of its own it reads in another one meanwhile, which a script could not bear that lacks a guard
+    `if __name__ == "__main__":`.
+    """
     try:
         options = _parse(arguments)
         with listening(options.progress) as tell:
             _show_log()  # now, so that warnings appear above the bars
-            lines, failed = _run(options, tell)
+            lines, failed = _run(options, tell, own_process=own_process)
     except PivotError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -182,13 +189,13 @@ def _show_log() -> None:
     logging.getLogger("pivot").setLevel(level.upper())
 
 
-def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[str, str]]:
+def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> tuple[list[str], dict[str, str]]:
     """What to tell at the end, and what failed."""
     from ..triage.patient import load_patient
     from .batch import batch_inference, infer_file, open_pipeline
-    from .read_beside import fewer_collections, read_beside
+    from .read_ahead import read_timed
+    from .read_beside import read_beside
 
-    fewer_collections()
     config, patient = _config(options), load_patient(options.patient)
     shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
     if options.input_dir:
@@ -213,7 +220,7 @@ def _run(options: argparse.Namespace, tell: Listener) -> tuple[list[str], dict[s
         return _table(run_demo(opened(), options.output, tell)), {}
     if options.dicomweb or options.deidentify:
         opened()  # what is wrong with it is told before anything is fetched
-    with _scan(options) as path, read_beside(path) as read:
+    with _scan(options) as path, read_beside(path) if own_process else nullcontext(read_timed) as read:
         done = infer_file(opened(), path, options.output, patient=patient, read=read, **shared)
     return [_told(done, options.output)], {}
 

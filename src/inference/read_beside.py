@@ -17,9 +17,7 @@ import numpy.typing as npt
 
 from .read_ahead import Readied, read_timed
 
-__all__ = ["fewer_collections", "read_beside"]
-
-MANY_OBJECTS = 100_000
+__all__ = ["read_beside"]
 
 
 @contextmanager
@@ -38,16 +36,17 @@ def read_beside(path: Path) -> Iterator[Callable[[Path], Readied]]:
     ):
         voxels = Path(folder, "voxels.npy")  # the pipe between processes would take a second for them
         reading = reader.submit(_read_to, voxels, path)
-        yield lambda _: _with_array(reading.result(), np.load(voxels))
 
+        def take(_: Path) -> Readied:
+            read = reading.result()
+            reader.shutdown(wait=False)  # the process ends while others work, so that nobody waits for that later
+            return _with_array(read, np.load(voxels))
 
-def fewer_collections() -> None:
-    """Look for garbage less often: imports make 300,000 objects that stay, and looking slows them by a tenth."""
-    gc.set_threshold(MANY_OBJECTS)
+        yield take
 
 
 def _prepare() -> None:
-    fewer_collections()
+    gc.disable()  # it reads one scan, and ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever waits for the scan ends, and this process with it
 
 

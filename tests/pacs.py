@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,16 +126,17 @@ def transfer(port: int, called: str = "PIVOT", calling: str = "CT1", **options: 
 
 @dataclass
 class Archive:
-    """A storage provider that keeps what it gets; while `failures` is above 0, it breaks off instead."""
+    """A storage provider that keeps what it gets; it breaks off as often as `failures` says of a study."""
 
     port: int
     received: list[Dataset] = field(default_factory=list)
-    failures: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
     status: int = 0x0000
 
     def store(self, event: evt.Event) -> int:
-        if self.failures:
-            self.failures -= 1
+        study = event.dataset.StudyInstanceUID
+        if self.failures[study]:
+            self.failures[study] -= 1
             event.assoc.abort()
             return 0xA700
         dataset = event.dataset

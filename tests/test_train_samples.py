@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -196,6 +196,7 @@ def test_every_patch_of_an_annotated_scan_carries_its_nodules() -> None:
 
 
 @given(SEEDS, st.sampled_from(SIZES))
+@example(7172, 96)  # the blur of a nodule that lies wholly outside
 @settings(max_examples=30)
 def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: int) -> None:
     crop = crops("abcd")[3]
@@ -205,7 +206,8 @@ def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: in
     for centre, diameter in sample.truths:
         assert sample.hu[tuple(np.round(centre).astype(int))] > -300
         known |= np.linalg.norm(np.indices(known.shape).transpose(1, 2, 3, 0) - centre, axis=-1) < diameter / 2 + 2
-    assert (sample.hu[~known] < -300).all()
+    inner = (slice(4, -4),) * 3  # nodules outside are blurred, too
+    assert (sample.hu[inner][~known[inner]] < -300).all()
 
 
 def test_a_crop_s_nodule_lies_anywhere_in_the_patch() -> None:

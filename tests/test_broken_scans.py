@@ -122,6 +122,7 @@ RGB = sitk.Compose([itk_image(CHEST)] * 3)
 
 BROKEN: dict[str, tuple[Maker, str]] = {
     "no such file": (lambda folder: folder / "none.nii.gz", "there is no such file or folder"),
+    "no such DICOM file": (lambda folder: folder / "none.dcm", "there is no such file or folder"),
     "no such folder": (lambda folder: folder / "none", "there is no such file or folder"),
     "unknown suffix": (text("a.docx"), "unknown suffix: supported are .nii.gz, .nii, .mhd, .mha, .nrrd, .zip and"),
     "raw alone": (lambda folder: write(folder, "a.mhd").with_suffix(".raw"), "unknown suffix"),

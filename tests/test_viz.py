@@ -249,6 +249,17 @@ def test_the_outline_is_that_of_the_largest_section(orientation: tuple[Any, Any]
     assert np.ptp(masked.line, axis=0) == pytest.approx(2 * radius, abs=2)
 
 
+def test_masks_go_with_their_detections_when_others_are_left_out() -> None:
+    found = [
+        detection((1.0, 2.0, 3.0), 9.0, confidence, id=number) for number, confidence in enumerate((0.9, 0.8, 0.7))
+    ]
+    masks = [NoduleMask(np.ones((1, 1, 1), bool), (number, 0, 0)) for number in range(3)]
+    read = read_detections({**report_of([found[2], found[1]]), "masks": masks})
+    assert [one["id"] for one in read.detections] == [1, 2]
+    assert read.masks == masks[1:]
+    assert read_detections(report_of(found)).masks == [None] * 3
+
+
 def test_every_nodule_has_a_close_view(chest: Volume, tmp_path: Path) -> None:
     place = (31.2, 22.7, 33.9)
     heights = []

@@ -122,13 +122,14 @@ def _scans_in(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Read:
-    suffix = "" if path.is_dir() else _suffix(path)
+    suffix = _suffix(path)
+    if not path.is_dir():
+        with path.open("rb"):  # so that a missing file is told before an unknown suffix
+            pass
     if path.is_dir() or suffix == DICOM_FILE:
         from .dicom import read_series  # noqa: PLC0415
 
         return read_series(path)
-    with path.open("rb"):  # so that a missing file is told before an unknown suffix
-        pass
     if suffix in NIFTI or suffix in ITK:
         from .volumes import read_itk, read_nifti  # noqa: PLC0415
 

@@ -95,12 +95,8 @@ def lungs_of(scan: Scan) -> Lungs:
 
 def _filled(region: LungRegion) -> Mask:
     """The lungs with what is enclosed by them, up to twice `FILLED` wide."""
-    grown = ndimage.distance_transform_edt(region.distance <= FILLED, sampling=_steps(region))
+    grown = ndimage.distance_transform_edt(region.distance <= FILLED, sampling=spacing_of(region.affine))
     return np.asarray(grown > FILLED)
-
-
-def _steps(region: LungRegion) -> list[float]:
-    return [float(step) for step in np.linalg.norm(region.affine[:3, :3], axis=0)]
 
 
 def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:

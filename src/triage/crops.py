@@ -12,7 +12,7 @@ from ..train.crops import Crop, load_crops
 from ..types import Properties
 from .lidc import RATINGS, RatedNodule
 
-__all__ = ["MeasuredCrop", "measure_crops"]
+__all__ = ["MeasuredCrop", "match_crops", "measure_crops"]
 
 CLOSE = 0.07  # log of the ratio between the diameters of one outline in both sources
 
@@ -35,22 +35,20 @@ class _Match:
     nodule: RatedNodule
 
 
-def measure_crops(folder: Path, nodules: list[RatedNodule]) -> list[MeasuredCrop]:
-    """The crops whose nodule is found in the database, measured by PIVOT from the readers' diameter as first guess.
+def match_crops(folder: Path, nodules: list[RatedNodule]) -> list[tuple[Crop, RatedNodule]]:
+    """The crops whose nodule is found in the database, each with that nodule.
 
     Raises:
         BadConfig: the folder lacks the crops.
     """
     crops = load_crops(folder)
     matches = _chain(sorted(_matches(folder, crops, nodules), key=lambda match: (match.number, match.offset)))
-    return [
-        MeasuredCrop(
-            match.nodule,
-            _measured(crops[match.crop]),
-            crops[match.crop].malignancy,
-        )
-        for match in matches
-    ]
+    return [(crops[match.crop], match.nodule) for match in matches]
+
+
+def measure_crops(folder: Path, nodules: list[RatedNodule]) -> list[MeasuredCrop]:
+    """What `match_crops` finds, measured by PIVOT from the readers' diameter as first guess."""
+    return [MeasuredCrop(nodule, _measured(crop), crop.malignancy) for crop, nodule in match_crops(folder, nodules)]
 
 
 def _measured(crop: Crop) -> Properties:

@@ -17,7 +17,7 @@ __all__ = ["Box", "new_grid", "resample", "to_grid"]
 SAME = 1e-3  # mm; spacings closer than this are one
 FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 REACH = 4  # standard deviations of a Gaussian that count
-SLAB = 16  # rows or slices at a time in each thread, so that no copy of the whole volume is made on the way
+SLAB = 8  # rows or slices at a time in each thread, so that no copy of the whole volume is made on the way
 Box = tuple[slice, slice, slice]
 
 
@@ -56,14 +56,16 @@ def resample(
         for axis, (a, b) in enumerate(zip(spacing_of(affine), spacing, strict=True))
     )
     air = float(array.min())
-    plane = np.empty((to_x.shape[0], to_y.shape[0], z), np.float32)
-    result = np.empty((*plane.shape[:2], to_z.shape[0]), np.float32)
+    planes = np.empty((z, to_x.shape[0], to_y.shape[0]), np.float32)
+    result = np.empty((*planes.shape[1:], to_z.shape[0]), np.float32)
 
     def in_plane(slices: slice) -> None:
-        plane[:, :, slices] = _along(1, to_y, _along(0, to_x, array[:, :, slices].astype(np.float32) - air))
+        for index in range(*slices.indices(z)):
+            plane = array[:, :, index].T.astype(np.float32)  # y, x: as files have it
+            planes[index] = _in_plane(to_y, to_x, plane - air)
 
     def across(rows: slice) -> None:
-        result[rows] = _along(2, to_z, plane[rows]) + air
+        result[rows] = np.moveaxis(_across(to_z, planes[:, rows]), 0, 2) + air
 
     _by_slabs(in_plane, z)
     _by_slabs(across, len(result))
@@ -82,14 +84,14 @@ def to_grid(array: npt.NDArray[np.generic], affine: Affine, shape: Shape3, targe
         _linear(turned.shape[axis], index[own, axis] * np.arange(shape[axis]) + index[own, 3])
         for axis, own in enumerate(order)
     )
-    flipped = turned.transpose(2, 1, 0)
     whole = np.zeros(shape[::-1], np.float32)  # z, y, x: as files have it
 
     def fill(slices: slice) -> None:
         rows = to_z[slices]
         if rows.nnz:  # memory beyond the map stays untouched
-            used = slice(rows.indices.min(), rows.indices.max() + 1)
-            whole[slices] = _along(0, rows[:, used], _along(1, to_y, _along(2, to_x, flipped[used])))
+            used = range(rows.indices.min(), rows.indices.max() + 1)
+            planes = np.stack([_in_plane(to_x, to_y, turned[:, :, index]) for index in used])
+            whole[slices] = _across(rows[:, used.start : used.stop], planes)
 
     _by_slabs(fill, shape[2])
     return whole.transpose(2, 1, 0)
@@ -136,8 +138,11 @@ def _gaussian(size: int, sigma: float) -> sparse.csr_array:
     return sparse.csr_array((values, (rows, columns)), shape=(size, size))
 
 
-def _along(axis: int, matrix: sparse.csr_array, block: FloatArray) -> FloatArray:
-    """The matrix applied along an axis of the block."""
-    first = np.moveaxis(block, axis, 0)
-    product_: FloatArray = matrix @ first.reshape(len(first), -1)
-    return np.moveaxis(product_.reshape(-1, *first.shape[1:]), 0, axis)
+def _in_plane(first: sparse.csr_array, second: sparse.csr_array, plane: FloatArray) -> FloatArray:
+    """Matrices applied along the first and the second axis of a plane; the result has the second axis first."""
+    return np.asarray(second @ np.ascontiguousarray((first @ plane).T))
+
+
+def _across(matrix: sparse.csr_array, planes: FloatArray) -> FloatArray:
+    """A matrix applied along the first axis of a block."""
+    return np.asarray(matrix @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:])

@@ -56,7 +56,7 @@ class Breath:
 
 def random_breath(rng: np.random.Generator, scan: Scan, depth: float, degrees: float = 5.0) -> Breath:
     """A breath whose diaphragm moves by `depth` mm, of a patient who lies turned by up to `degrees`."""
-    points = to_mm(scan, np.argwhere(_lungs(scan).distance == 0), _lungs(scan).affine)
+    points = to_mm(scan, np.argwhere(_lungs(scan).lung), _lungs(scan).affine)
     low, high = points[:, 2].min(), points[:, 2].max()
     waves = rng.normal(size=(WAVES, 3))
     waves *= 2 * np.pi / rng.uniform(90, 180, WAVES)[:, None] / np.linalg.norm(waves, axis=1, keepdims=True)
@@ -94,7 +94,7 @@ def noisy(rng: np.random.Generator, array: FloatArray, noise: float) -> npt.NDAr
 def lung_places(rng: np.random.Generator, scan: Scan, count: int, depth: float, gap: float) -> Points:
     """LPS points (count, 3) at least `depth` mm inside the lungs and `gap` mm from each other."""
     region = _lungs(scan)
-    deep = ndimage.distance_transform_edt(region.distance == 0, sampling=np.linalg.norm(region.affine[:3, :3], axis=0))
+    deep = ndimage.distance_transform_edt(region.lung, sampling=np.linalg.norm(region.affine[:3, :3], axis=0))
     places: list[Points] = []
     for point in to_mm(scan, rng.permutation(np.argwhere(deep > depth)), region.affine):
         if all(np.linalg.norm(point - other) > gap for other in places):

@@ -5,8 +5,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
 
-from src.data.aeration import find_lungs
+from src.data.aeration import distance_to, find_lungs, inside_body
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
 from src.data.lungs import LungRegion
 from src.inference.main import InferencePipeline
@@ -54,6 +59,31 @@ def test_a_field_of_view_through_the_lungs_keeps_them(lungs: LungRegion) -> None
     cut = find_lungs(array[array.shape[0] // 4 : -array.shape[0] // 4], affine)
     assert cut is not None
     assert 0.3 * lungs.litres < cut.litres < lungs.litres
+
+
+@given(arrays(np.bool_, (9, 7, 2)))
+def test_the_body_is_filled_to_its_convex_hull_slice_by_slice(tissue: npt.NDArray[np.bool_]) -> None:
+    labels, count = ndimage.label(tissue)
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if count else tissue
+    hulls = [
+        convex_hull_image(one, offset_coordinates=False) if np.ptp(np.argwhere(one), axis=0).all() else one
+        for one in np.moveaxis(largest, 2, 0)
+        if one.any()
+    ]
+    found = [one for one in np.moveaxis(inside_body(tissue), 2, 0) if one.any()]
+    np.testing.assert_array_equal(found, hulls)
+
+
+@given(arrays(np.bool_, (4, 5, 6)).filter(np.any), st.tuples(*[st.floats(0.5, 3)] * 3))
+def test_distances_to_the_lungs_are_those_to_the_nearest_voxel(
+    lung: npt.NDArray[np.bool_], spacing: tuple[float, float, float]
+) -> None:
+    affine = np.diag([*spacing, 1.0])
+    region = LungRegion(lung, distance_to(lung, spacing), affine, 1.0)
+    exact = ndimage.distance_transform_edt(~lung, sampling=spacing)
+    np.testing.assert_allclose(region.around, exact, rtol=1e-5)
+    corner = map_points(affine, np.array([3.0, 0.0, 5.0]))
+    assert region.distance_to(corner) == pytest.approx(exact[3, 0, 5])
 
 
 @pytest.mark.parametrize("fill", [-1000, 40])

@@ -58,10 +58,10 @@ def test_every_nodule_and_the_middle_between_the_lungs_are_searched(grid: tuple[
 
 
 def _lungs(litres: float, right: float) -> LungRegion:
-    distance = np.ones((10, 10, 10), np.float32)
-    distance[1:4], distance[6:9] = 0, 0
-    distance[6:9, : round(10 * (1 - right))] = 1
-    return LungRegion(distance, distance, np.diag([10.0, 10.0, 10.0, 1.0]), litres)
+    lung = np.zeros((10, 10, 10), bool)
+    lung[1:4], lung[6:9] = True, True
+    lung[6:9, : round(10 * (1 - right))] = False
+    return LungRegion(lung, (~lung).astype(np.float32), np.diag([10.0, 10.0, 10.0, 1.0]), litres)
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,19 @@
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
 
-from ..types import Affine
+from ..types import Affine, FloatArray, Vec3
 from .geometry import spacing_of
 from .lungs import LungRegion, Mask
 
-__all__ = ["BODY", "coarse_means", "find_lungs", "inside_body"]
+__all__ = ["BODY", "coarse_means", "distance_to", "find_lungs", "inside_body"]
 
 COARSE = 3.0  # mm, about the width of a coarse voxel
 # Mean HU of a coarse voxel. Gas in the bowel and air around the body lie below, emphysema mostly above the limit.
 AERATED = (-975.0, -600.0)
 BODY = -300.0
 OPENING = 3  # coarse voxels; partial volume at skin and bowel walls has the HU of lung, but is thinner
+ROUNDING = 1e-6  # voxels
 LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that this rule does not recognise
 
 
@@ -30,10 +30,7 @@ def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> LungRegion | N
     litres = float(lung.sum() * np.prod(spacing) / 1e6)
     if litres < LEAST_LITRES:
         return None
-    distance, around = (
-        ndimage.distance_transform_edt(~mask, sampling=spacing).astype(np.float32) for mask in (lung, _hulls(lung))
-    )
-    return LungRegion(distance, around, wide, round(litres, 2))
+    return LungRegion(lung, distance_to(_hulls(lung), spacing), wide, round(litres, 2))
 
 
 def coarse_means(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.NDArray[np.float32], Affine]:
@@ -70,9 +67,37 @@ def inside_body(tissue: Mask) -> Mask:
 
 
 def _hulls(mask: Mask) -> Mask:
-    """The convex hull of each slice."""
+    """The convex hull of each slice, through the centres of its outermost voxels."""
     hulls = np.zeros_like(mask)
-    for box in ndimage.find_objects(mask.astype(np.uint8)):  # the one around all of it
-        within = np.moveaxis(mask[box], 2, 0)
-        hulls[box] = np.stack([convex_hull_image(one) if one.any() else one for one in within], axis=2)
+    columns = np.arange(mask.shape[1])
+    for z in np.flatnonzero(mask.any(axis=(0, 1))):
+        rows = np.flatnonzero(mask[:, :, z].any(axis=1))
+        filled = mask[rows, :, z]
+        first, last = filled.argmax(axis=1), columns[-1] - filled[:, ::-1].argmax(axis=1)
+        every = np.arange(rows[0], rows[-1] + 1)
+        low, high = np.interp(every, *_lower_hull(rows, first)), -np.interp(every, *_lower_hull(rows, -last))
+        hulls[every, :, z] = (columns >= low[:, None] - ROUNDING) & (columns <= high[:, None] + ROUNDING)
     return hulls
+
+
+def _lower_hull(x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> tuple[list[int], list[int]]:
+    """The corners of the convex hull of points below them, x rising (Andrew, Inf Process Lett 1979;9:216-219)."""
+    hull: list[tuple[int, int]] = []
+    for c, d in zip(x.tolist(), y.tolist(), strict=True):
+        while len(hull) > 1:
+            (a, e), (b, f) = hull[-2:]
+            if (f - e) * (c - b) < (d - f) * (b - a):  # it rises more steeply after the last corner
+                break
+            hull.pop()
+        hull.append((c, d))
+    xs, ys = zip(*hull, strict=True)
+    return list(xs), list(ys)
+
+
+def distance_to(mask: Mask, spacing: Vec3) -> FloatArray:
+    """The distance in mm of every voxel from the mask; in float32 it takes a third of scipy's time."""
+    nearest = ndimage.distance_transform_edt(~mask, sampling=spacing, return_distances=False, return_indices=True)
+    squared = np.zeros(mask.shape, dtype=np.float32)
+    for place, own, size in zip(nearest, np.ogrid[tuple(map(slice, mask.shape))], spacing, strict=True):
+        squared += ((place - own) * np.float32(size)) ** 2
+    return np.sqrt(squared)

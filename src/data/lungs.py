@@ -1,12 +1,13 @@
 """Where lung is: to tell where nodules can be, and marks in the chest from those in the bowel or on the table."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ..types import Affine, FloatArray, Shape3
-from .geometry import map_points
+from .geometry import map_points, spacing_of
 
 __all__ = ["LungRegion", "Mask", "search_region"]
 
@@ -19,19 +20,23 @@ Mask = npt.NDArray[np.bool_]
 class LungRegion:
     """Aerated lung, as `aeration.find_lungs` finds it, in coarse voxels (X, Y, Z) placed by `affine` (RAS+).
 
-    `distance` is that to the lung in mm, and `around` that to what the lungs enclose: their convex hull in
-    each slice, so that hila and masses that indent a lung belong to it.
+    `around` is the distance in mm to what the lungs enclose: their convex hull in each slice, so that hila
+    and masses that indent a lung belong to it.
     """
 
-    distance: FloatArray
+    lung: Mask
     around: FloatArray
     affine: Affine
     litres: float
 
     def distance_to(self, world: npt.NDArray[np.float64]) -> float:
         """The distance in mm from a world point (RAS+) to the nearest aerated lung, to about 3 mm."""
-        index = np.rint(map_points(np.linalg.inv(self.affine), world)).astype(int)
-        return float(self.distance[tuple(np.clip(index, 0, np.array(self.distance.shape) - 1))])
+        index = map_points(np.linalg.inv(self.affine), world)
+        return float(np.linalg.norm((self._voxels - index) * spacing_of(self.affine), axis=1).min())
+
+    @cached_property
+    def _voxels(self) -> npt.NDArray[np.intp]:
+        return np.argwhere(self.lung)
 
 
 def search_region(lungs: LungRegion | None, shape: Shape3, affine: Affine, reach: float) -> Mask | None:
@@ -52,7 +57,7 @@ def search_region(lungs: LungRegion | None, shape: Shape3, affine: Affine, reach
 
 
 def _is_certain(lungs: LungRegion) -> bool:
-    across = (lungs.distance == 0).sum(axis=(1, 2))
+    across = lungs.lung.sum(axis=(1, 2))
     filled = np.flatnonzero(across)
     left = across[: (filled[0] + filled[-1] + 1) // 2].sum() / across.sum()
     return lungs.litres >= CERTAIN_LITRES and CERTAIN_SHARE <= left <= 1 - CERTAIN_SHARE

@@ -88,15 +88,16 @@ def lungs_of(scan: Scan) -> Lungs:
         raise BadScan(msg)
     coarse, wide = coarse_means(array, affine)
     inside = _filled(region)
-    level = float(np.median(coarse[region.distance == 0]))
+    level = float(np.median(coarse[region.lung]))
     hu = np.where(inside, np.clip(coarse * (LUNG_HU / level), -1000, OUTSIDE_HU), OUTSIDE_HU)
     return Lungs(region, as_image(inside.astype(np.uint8), wide), as_image(hu.astype(np.float32), wide))
 
 
 def _filled(region: LungRegion) -> Mask:
     """The lungs with what is enclosed by them, up to twice `FILLED` wide."""
-    grown = ndimage.distance_transform_edt(region.distance <= FILLED, sampling=spacing_of(region.affine))
-    return np.asarray(grown > FILLED)
+    spacing = spacing_of(region.affine)
+    near = ndimage.distance_transform_edt(~region.lung, sampling=spacing) <= FILLED
+    return np.asarray(ndimage.distance_transform_edt(near, sampling=spacing) > FILLED)
 
 
 def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:

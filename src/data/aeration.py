@@ -83,15 +83,16 @@ def _hulls(mask: Mask) -> Mask:
 def _lower_hull(x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> tuple[list[int], list[int]]:
     """The corners of the convex hull of points below them, x rising (Andrew, Inf Process Lett 1979;9:216-219)."""
     hull: list[tuple[int, int]] = []
-    for c, d in zip(x.tolist(), y.tolist(), strict=True):
-        while len(hull) > 1:
-            (a, e), (b, f) = hull[-2:]
-            if (f - e) * (c - b) < (d - f) * (b - a):  # it rises more steeply after the last corner
-                break
+    for point in zip(x.tolist(), y.tolist(), strict=True):
+        while len(hull) > 1 and not _turns_up(hull[-2], hull[-1], point):
             hull.pop()
-        hull.append((c, d))
-    xs, ys = zip(*hull, strict=True)
-    return list(xs), list(ys)
+        hull.append(point)
+    return [x for x, _ in hull], [y for _, y in hull]
+
+
+def _turns_up(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
+    """Whether the way from `a` by `b` to `c` rises more steeply after `b`."""
+    return (b[1] - a[1]) * (c[0] - b[0]) < (c[1] - b[1]) * (b[0] - a[0])
 
 
 def distance_to(mask: Mask, spacing: Vec3) -> FloatArray:

@@ -11,9 +11,8 @@ from typing import Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from scipy import ndimage
 
-from ..data.aeration import coarse_means, find_lungs
+from ..data.aeration import coarse_means, distance_to, find_lungs
 from ..data.geometry import RAS_TO_LPS, canonical, spacing_of
 from ..data.lungs import LungRegion, Mask
 from ..errors import BadScan
@@ -96,8 +95,8 @@ def lungs_of(scan: Scan) -> Lungs:
 def _filled(region: LungRegion) -> Mask:
     """The lungs with what is enclosed by them, up to twice `FILLED` wide."""
     spacing = spacing_of(region.affine)
-    near = ndimage.distance_transform_edt(~region.lung, sampling=spacing) <= FILLED
-    return np.asarray(ndimage.distance_transform_edt(near, sampling=spacing) > FILLED)
+    beyond = distance_to(region.lung, spacing) > FILLED
+    return np.asarray(distance_to(beyond, spacing) > FILLED)
 
 
 def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:

@@ -132,6 +132,15 @@ def test_frozen_norms_keep_their_statistics_and_learn_on(
     assert {"stem.0.weight", "stem.1.weight"} <= moved
 
 
+def test_norms_freeze_at_their_running_average(data: Path, tmp_path: Path) -> None:
+    run = Run(config(data, tmp_path, freeze_norms=0.0), CPU, [])
+    image, zeros = torch.rand(2, 1, 16, 16, 16), torch.zeros(2, 8, 8, 8)
+    for variance in (2.5, 3.5):  # it freezes once
+        run.average.get_buffer("stem.1.running_var").fill_(variance)
+        run.learn([image, zeros, zeros, zeros + 1])
+        assert run.model.get_buffer("stem.1.running_var").unique().tolist() == [2.5]
+
+
 def test_crops_and_backgrounds_alone_train_from_given_weights(data: Path, tmp_path: Path) -> None:
     source: dict[str, Any] = {
         "luna16": None,

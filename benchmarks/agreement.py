@@ -62,12 +62,10 @@ def agreement(references: Sequence[Reference], measured: Sequence[Properties], p
         for name in np.unique(types):
             part, color = types == name, COLORS[name]
             plot.scatter((readers + ours)[part] / 2, values[part], s=18, color=color, label=f"{name} ({part.sum()})")
-            print(f"  {label}, {name}, n {part.sum()}: {_limits(values[part])}")
-        print(f"  {label}, all, n {len(values)}: {_limits(values)}")
-        bias, spread = values.mean(), 1.96 * values.std(ddof=1)
-        plot.axhline(bias, color="black", linewidth=1)
-        for edge in (bias - spread, bias + spread):
-            plot.axhline(edge, color="black", linewidth=1, linestyle="--")
+            print(f"  {label}, {name}, n {part.sum()}: {_told(values[part])}")
+        print(f"  {label}, all, n {len(values)}: {_told(values)}")
+        for height, style in zip(_limits(values), ("-", "--", "--"), strict=True):
+            plot.axhline(height, color="black", linewidth=1, linestyle=style)
         plot.set(xlabel="mean diameter (mm)", ylabel=label)
     axes[0].legend(frameon=False)
     with whole_file(path) as partial:
@@ -102,6 +100,12 @@ def _difference(one: Floats, two: Floats) -> Floats:
     return 200 * (one - two) / (one + two)
 
 
-def _limits(values: Floats) -> str:
+def _limits(values: Floats) -> tuple[float, float, float]:
+    """The bias, and the 95 % limits of agreement (Bland and Altman, Lancet 1986;1:307-310)."""
     bias, spread = float(values.mean()), 1.96 * float(values.std(ddof=1))
-    return f"{bias:+.2f} ({bias - spread:.2f} to {bias + spread:.2f})"
+    return bias, bias - spread, bias + spread
+
+
+def _told(values: Floats) -> str:
+    bias, low, high = _limits(values)
+    return f"{bias:+.2f} ({low:.2f} to {high:.2f})"

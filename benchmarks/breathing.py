@@ -9,8 +9,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from src.data.aeration import find_lungs
-from src.data.geometry import RAS_TO_LPS, canonical, map_points
+from src.data.aeration import distance_to, find_lungs
+from src.data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of
 from src.data.lungs import LungRegion
 from src.followup.registration import Points, as_image
 from src.types import FloatArray, Scan
@@ -94,7 +94,7 @@ def noisy(rng: np.random.Generator, array: FloatArray, noise: float) -> npt.NDAr
 def lung_places(rng: np.random.Generator, scan: Scan, count: int, depth: float, gap: float) -> Points:
     """LPS points (count, 3) at least `depth` mm inside the lungs and `gap` mm from each other."""
     region = _lungs(scan)
-    deep = ndimage.distance_transform_edt(region.lung, sampling=np.linalg.norm(region.affine[:3, :3], axis=0))
+    deep = distance_to(~region.lung, spacing_of(region.affine))
     places: list[Points] = []
     for point in to_mm(scan, rng.permutation(np.argwhere(deep > depth)), region.affine):
         if all(np.linalg.norm(point - other) > gap for other in places):

@@ -10,6 +10,11 @@
 A message says what is wrong, where, and what to do about it.
 """
 
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
 __all__ = [
     "BadCheckpoint",
     "BadConfig",
@@ -17,7 +22,10 @@ __all__ = [
     "BadScan",
     "PivotError",
     "SomeScansFailed",
+    "command",
 ]
+
+_P = ParamSpec("_P")
 
 
 class PivotError(Exception):
@@ -57,3 +65,20 @@ class SomeScansFailed(PivotError):
     """A batch that finished with at least one failed scan."""
 
     exit_code = 7
+
+
+def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
+    """A command line's `main`, which returns the exit code: its own, else 0.
+
+    A `PivotError` is told on stderr in one line, and gives its own exit code.
+    """
+
+    @functools.wraps(main)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except PivotError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return error.exit_code
+
+    return run

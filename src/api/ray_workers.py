@@ -12,7 +12,7 @@ import threading
 from types import ModuleType
 from typing import Any
 
-from ..errors import BadConfig, PivotError
+from ..errors import BadConfig, command
 from ..inference.distributed import connect, demand
 from .settings import Settings
 from .worker import Worker, prepare, start_log, stop_on_signal
@@ -75,7 +75,8 @@ class RayWorkers:
             self.ray.kill(actor)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     """Keep workers on the cluster until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
         prog="python -m src.api.ray_workers", description="infer the service's jobs on Ray"
@@ -84,18 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="at most so many (default: one for each GPU, else each core)")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    try:
-        settings = prepare()
-        workers = RayWorkers(connect(options.address), settings, options.workers)
-    except PivotError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    settings = prepare()
+    workers = RayWorkers(connect(options.address), settings, options.workers)
     stopping = threading.Event()
     stop_on_signal(stopping)
     while not stopping.wait(1) and options.parent in (None, os.getppid()):
         pass
     workers.stop()
-    return 0
 
 
 if __name__ == "__main__":

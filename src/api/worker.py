@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from ..config import Config, load_config
 from ..data.loader import read_scan
 from ..dicom_io.web import pull_study
-from ..errors import PivotError
+from ..errors import PivotError, command
 from ..inference.outputs import check_outputs, write_outputs
 from ..inference.pipeline import InferencePipeline
 from ..types import Scan
@@ -252,20 +252,16 @@ def stop_on_signal(stopping: threading.Event) -> None:
         signal.signal(number, stop)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     """Run a worker until SIGTERM or SIGINT; the job at hand goes back into the queue."""
     parser = argparse.ArgumentParser(prog="python -m src.api.worker", description="infer the jobs of the service")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    try:
-        worker = Worker(prepare(), options.device, options.parent)
-    except PivotError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    worker = Worker(prepare(), options.device, options.parent)
     stop_on_signal(worker.stopping)
     worker.run()
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import PivotError
+from ..errors import command
 from .audit import Audit, unforeseen
 from .deidentify import load_key
 from .outbox import Outbox
@@ -26,7 +26,8 @@ __all__ = ["listening", "main"]
 TICK = 0.25  # seconds between looks at the spool and the outbox
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run until a signal; returns the exit code."""
     parser = argparse.ArgumentParser(prog="pivot-listener", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/pacs.yaml")
@@ -34,16 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        config = load_pacs(options.config)
-        with listening(config) as port:
-            sys.stdout.write(f"{config.listen.ae_title} listens on {config.listen.bind}:{port}\n")
-            sys.stdout.flush()
-            stop.wait()
-    except PivotError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return 0
+    config = load_pacs(options.config)
+    with listening(config) as port:
+        sys.stdout.write(f"{config.listen.ae_title} listens on {config.listen.bind}:{port}\n")
+        sys.stdout.flush()
+        stop.wait()
 
 
 @contextmanager

@@ -5,23 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import PivotError
+from ..errors import command
 
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, print a table and write `froc.json`, `froc.csv` and `froc.png`; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        _evaluate(options)
-    except PivotError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> None:
     from .evaluation import evaluate  # loads numpy, which `--help` must not wait for
     from .output import save, table
     from .reports import read_reports

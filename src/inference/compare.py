@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import PivotError
+from ..errors import command
 from ..files import writable_folder
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
@@ -21,16 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Compare two examinations, print a table and write all files; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        print(_compare(options))
-    except PivotError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    print(_compare(options))
 
 
 def _compare(options: argparse.Namespace) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import BadConfig, PivotError, SomeScansFailed
+from ..errors import BadConfig, PivotError, SomeScansFailed, command
 from .progress import Listener, listening
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
@@ -56,6 +56,7 @@ def cli() -> None:
     os._exit(code)  # at once, for torch and what else is loaded takes a second to be taken apart
 
 
+@command
 def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -> int:
     """Run the command line; returns the exit code.
 
@@ -67,9 +68,6 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         with listening(options.progress) as tell:
             _show_log()  # now, so that warnings appear above the bars
             lines, failed = _run(options, tell, own_process=own_process)
-    except PivotError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; with --resume the same command goes on where it stopped\n")
         return INTERRUPTED

@@ -11,30 +11,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import PivotError
+from ..errors import command
 from .config import load_train_config
 
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m src.train.main", description="Train a lung nodule detector.")
     parser.add_argument("--config", type=Path, default=Path("configs/train.yaml"), help="default: %(default)s")
     options = parser.parse_args(arguments)
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        config = load_train_config(options.config)
-        from .parallel import workers
-        from .trainer import train
+    config = load_train_config(options.config)
+    from .parallel import workers
+    from .trainer import train
 
-        with workers(config.device) as processes:
-            train(config, processes)
-    except PivotError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    with workers(config.device) as processes:
+        train(config, processes)
 
 
 if __name__ == "__main__":

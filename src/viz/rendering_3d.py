@@ -27,11 +27,11 @@ PAGE = """<!DOCTYPE html>
 html, body {{ height: 100%; margin: 0; background: {background}; color: #f4f4f4; font: 14px sans-serif; }}
 body {{ display: flex; flex-direction: column; }}
 h1, p {{ margin: 0; padding: 10px 16px; font-size: 16px; }}
-p {{ font-size: 13px; }}
+p {{ order: 1; font-size: 13px; }} /* shown last, but there before the chart measures its room */
 main {{ flex: 1; position: relative; }}
 main > div {{ position: absolute; inset: 0; }}
 </style></head>
-<body><h1>{title}</h1><main>{chart}</main><p>{note}</p></body></html>
+<body><h1>{title}</h1><p>{note}</p><main>{chart}</main></body></html>
 """
 
 
@@ -111,7 +111,7 @@ def _traces(on: Stage, heatmap: npt.NDArray[Any], affine: Affine, found: Found) 
 
 def _figure(traces: list[Trace], *, interactive: bool) -> go.Figure:
     hidden = {"visible": False}
-    camera = {"eye": {"x": 0.2, "y": -1.45, "z": 0.25}, "up": {"x": 0, "y": 0, "z": 1}}  # from the front
+    camera = {"eye": {"x": 0.2, "y": -1.6, "z": 0.25}, "up": {"x": 0, "y": 0, "z": 1}}  # from the front
     scene = {"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data", "camera": camera}
     return go.Figure(
         traces,

@@ -38,7 +38,6 @@ class TrainConfig(Section):
     batch_size: Positive = 8  # patches of 48 mm, or as many of 64 or 96 mm as have their volume
     diameters: tuple[float, float] = (3.0, 36.0)  # mm, of the nodules put into scans
     mixed: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of those from crops that becomes ground-glass
-    core: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # share of the diameter around a centre where the heatmap is 1
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup: Positive = 200  # steps
     decay: Annotated[float, Field(gt=0, le=1)] = 0.35  # share of the steps in which the rate falls to zero

@@ -18,7 +18,7 @@ from .insertion import Nodule, insert, procedural_nodule, real_nodule, resample_
 from .scans import LungScan, balls
 from .targets import Points, Sample, Truth, heat_target
 
-__all__ = ["Batches", "Rules"]
+__all__ = ["Batches", "Inserted"]
 
 SIZES = (48, 64, 96)  # mm, the edges of the patches, in turn: what depends on where a patch ends cannot be learnt
 POSITIVE, PLANTED = 0.4, 0.75  # of the patches, cumulated: a real nodule in place, some put into a scan
@@ -33,12 +33,11 @@ KNOWN_HEAT = 0.05  # below it a voxel whose content is unknown has no weight
 MARGIN = 3  # voxels from the end of a patch in which no nodule is put
 
 
-class Rules(NamedTuple):
-    """How samples are made."""
+class Inserted(NamedTuple):
+    """What nodules are put into scans."""
 
-    diameters: tuple[float, float]  # mm, of the nodules put into scans
+    diameters: tuple[float, float]  # mm
     mixed: float  # the share of those from crops that becomes ground-glass
-    core: float = 0.0  # see `heat_target`
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -55,7 +54,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         clip_range: HU that become 0 and 1.
         seed: of everything random.
         small: patches of 48 mm in a batch.
-        rules: how samples are made.
+        inserted: what is put into scans.
     """
 
     def __init__(
@@ -67,11 +66,11 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         clip_range: tuple[float, float],
         seed: int,
         small: int,
-        rules: Rules,
+        inserted: Inserted,
     ) -> None:
         self.crops, self.scans, self.hard = crops, scans, hard
         self.indices, self.clip_range, self.seed, self.small = indices, clip_range, seed, small
-        self.rules = rules
+        self.inserted = inserted
         self.annotated = [(scan, truth) for scan in scans for truth in scan.truths]
 
     def __len__(self) -> int:
@@ -101,7 +100,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             return self._background(rng, size, nodules=1)
         which = int(rng.integers(total))
         if which < len(self.crops):
-            return _from_crop(rng, self.crops[which], size, self.rules.diameters[1])
+            return _from_crop(rng, self.crops[which], size, self.inserted.diameters[1])
         return _in_place(rng, *self.annotated[which - len(self.crops)], size)
 
     def _background(self, rng: Generator, size: int, nodules: int) -> Sample:
@@ -114,7 +113,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         inside = ((places >= corner + MARGIN) & (places < corner + size - MARGIN)).all(1)
         places = places[inside] - corner
         for _ in range(nodules if len(places) else 0):
-            diameter = log_uniform(rng, *self.rules.diameters)
+            diameter = log_uniform(rng, *self.inserted.diameters)
             centre = places[rng.integers(len(places))]
             is_free = all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 4 for t in truths)
             if is_free and insert(hu, self._nodule(rng, diameter), centre):
@@ -127,7 +126,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         # A nodule of like size: shrinking a mass to 4 mm would give a texture that no small nodule has.
         ratio = np.array([abs(np.log(crop.diameter / diameter)) for crop in self.crops])
         nearest = np.argsort(ratio)[: max(15, int((ratio < LIKE).sum()))]
-        return real_nodule(rng, self.crops[rng.choice(nearest)], diameter, self.rules.mixed)
+        return real_nodule(rng, self.crops[rng.choice(nearest)], diameter, self.inserted.mixed)
 
     def _corner(self, rng: Generator, which: int, size: int, *, wants_lung: bool) -> npt.NDArray[np.intp]:
         scan, hard = self.scans[which], self.hard[which]
@@ -143,7 +142,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     def _arrays(self, rng: Generator, sample: Sample) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         low, high = self.clip_range
         image = (np.clip(degrade(rng, sample.hu), low, high) - low) / (high - low)
-        heat, log_diameter = heat_target(sample.hu.shape, sample.truths, self.rules.core)
+        heat, log_diameter = heat_target(sample.hu.shape, sample.truths)
         weight = np.ones_like(heat)
         if sample.ignore is not None:
             weight[sample.ignore[::2, ::2, ::2] & (heat < KNOWN_HEAT)] = 0

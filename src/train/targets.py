@@ -31,19 +31,19 @@ class Sample:
     ignore: Mask | None = None
 
 
-def heat_target(shape: Sequence[int], truths: Sequence[Truth], core: float = 0.0) -> tuple[FloatArray, FloatArray]:
+def heat_target(shape: Sequence[int], truths: Sequence[Truth]) -> tuple[FloatArray, FloatArray]:
     """The heatmap (0..1) and log diameter that a patch of `shape` voxels should give, on the halved grid.
 
-    A bump is 1 within the share `core` of the diameter around the centre. From there it falls with a standard
-    deviation of a sixth of the diameter, 2.2 to 5 mm. Voxel j of the halved grid lies on input voxel 2j.
+    A bump has a standard deviation of a sixth of the diameter, 2.2 to 5 mm; voxel j of the halved
+    grid lies on input voxel 2j.
     """
     small = tuple((size + 1) // 2 for size in shape)
     heat, log_diameter = np.zeros(small, np.float32), np.zeros(small, np.float32)
     grid = np.indices(small, dtype=np.float32) * 2
     for centre, diameter in truths:
         sigma = float(np.clip(diameter / 6, 2.2, 5.0))
-        distance = np.sqrt(((grid - centre[:, None, None, None].astype(np.float32)) ** 2).sum(0))
-        bump = np.exp(-(np.maximum(0, distance - np.float32(core * diameter)) ** 2) / (2 * sigma**2))
+        squared = ((grid - centre[:, None, None, None].astype(np.float32)) ** 2).sum(0)
+        bump = np.exp(-squared / (2 * sigma**2))
         log_diameter[bump > heat] = np.log(diameter)
         np.maximum(heat, bump, out=heat)
     return heat, log_diameter

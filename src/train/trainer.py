@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..files import writable_folder
 from ..model.checkpoint import About, Preprocessing, save_checkpoint
 from .config import TrainConfig
-from .dataset import Batches, Rules
+from .dataset import Batches, Inserted
 from .journal import Journal
 from .parallel import Workers
 from .run import Kept, Run
@@ -87,7 +87,7 @@ def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.T
         config.clip_range,
         config.seed,
         config.batch_size,
-        Rules(config.diameters, config.mixed, config.core),
+        Inserted(config.diameters, config.mixed),
     )
     ahead = PREFETCH if config.workers else None
     return DataLoader(data, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)

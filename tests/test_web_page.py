@@ -25,6 +25,7 @@ from src.data.phantom import PhantomNodule
 
 from .api_service import JOBS, served
 from .dicom_files import CHEST, write_series
+from .pacs import until
 from .small_scans import block, save_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,8 +126,8 @@ def submit(server: str, name: str, content: bytes, config: str | None = None) ->
 
 def finished(server: str, job: dict[str, Any]) -> dict[str, Any]:
     """The job once it ended."""
-    until = time.monotonic() + SLOW / 1000
-    while job["status"] in {"queued", "running"} and time.monotonic() < until:
+    end = time.monotonic() + SLOW / 1000
+    while job["status"] in {"queued", "running"} and time.monotonic() < end:
         time.sleep(0.3)
         job = httpx.get(f"{server}{JOBS}/{job['job_id']}").json()
     return job
@@ -291,10 +292,11 @@ def test_a_key_is_asked_for_and_many_jobs_come_in_pages(browser: Browser, tmp_pa
         expect(links).to_have_text([f"scan{number}" for number in range(9, 1, -1)])
         page.get_by_role("button", name="Older", exact=True).click()
         expect(links).to_have_text(["scan1", "scan0"])
-        with page.expect_websocket() as followed:
-            links.first.click()
-        with followed.value.expect_event("framereceived"):
-            expect(page.get_by_role("status")).to_have_text("Waiting for its turn")
+        frames: list[Any] = []
+        page.on("websocket", lambda followed: followed.on("framereceived", frames.append))
+        links.first.click()
+        expect(page.get_by_role("status")).to_have_text("Waiting for its turn")
+        until(lambda: page.title() and frames)  # what is asked of the page lets its events in
         page.get_by_role("button", name="Cancel").click()
         page.get_by_role("button", name="Cancel it").click()
         expect(page.get_by_role("status")).to_have_text("This job was cancelled.")

@@ -59,7 +59,7 @@ class Pool:
         self.under_way: dict[Any, tuple[_Member, _Task | None]] = {}  # no task: the model is loaded
         self.waiting: deque[_Task] = deque()
         self.suspects: deque[_Task] = deque()
-        self.error: PivotError = PivotError("no actor could be started on the Ray cluster")
+        self.error: PivotError | None = None
         for _ in range(size):
             self._add()
 
@@ -104,7 +104,7 @@ class Pool:
                     self._send(member, task, begun)
         busy = any(task for _, task in self.under_way.values())
         if not (self.members or busy) and (self.waiting or self.suspects):
-            raise self.error
+            raise self.error or PivotError("no actor could be started on the Ray cluster")
         return busy or bool(self.waiting or self.suspects)
 
     def _next(self, member: _Member, slots: int) -> _Task | None:
@@ -162,7 +162,8 @@ class Pool:
         if member in self.members:
             self.members.remove(member)
             ray.kill(member.actor)  # where it was only out of reach
-            self.error = PivotError(f"an actor died: {_first_line(error)}")
+            # a full disk that was met before says more
+            self.error = self.error or PivotError(f"an actor died: {_first_line(error)}")
             log.warning("an actor died on machine %s; its scans are tried again", member.node or "(unknown)")
             if member.node:
                 self._add()

@@ -292,8 +292,8 @@ def test_a_key_is_asked_for_and_many_jobs_come_in_pages(browser: Browser, tmp_pa
         expect(links).to_have_text([f"scan{number}" for number in range(9, 1, -1)])
         page.get_by_role("button", name="Older", exact=True).click()
         expect(links).to_have_text(["scan1", "scan0"])
-        frames: list[Any] = []
-        page.on("websocket", lambda followed: followed.on("framereceived", frames.append))
+        frames: list[str] = []
+        page.on("websocket", lambda followed: followed.on("framereceived", lambda frame: frames.append(str(frame))))
         links.first.click()
         expect(page.get_by_role("status")).to_have_text("Waiting for its turn")
         until(lambda: page.title() and frames)  # what is asked of the page lets its events in

@@ -9,7 +9,7 @@ the rest from the files, so that its command repeats the figures. Nothing is tun
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +36,11 @@ from src.train.sources import load_background
 from src.types import Scan
 
 __all__ = [
+    "TO_LPS",
     "Lung",
     "add_copies",
     "add_data",
+    "figures_of",
     "held_out",
     "low_threshold",
     "main",
@@ -66,6 +68,10 @@ class Planted(NamedTuple):
     crop: Crop
     kind: str
     place: str
+
+
+def _as_it_is(hu: npt.NDArray[np.int16], name: str) -> Scan:
+    return Scan(hu, TO_LPS, name)
 
 
 def main() -> None:
@@ -146,16 +152,25 @@ def _tta(views: int) -> dict[str, Any]:
 
 
 def predict_copies(
-    pipeline: InferencePipeline, background: LungScan, crops: Sequence[Crop], folder: Path, copies: int, seed: int
+    pipeline: InferencePipeline,
+    background: LungScan,
+    crops: Sequence[Crop],
+    folder: Path,
+    copies: int,
+    seed: int,
+    scanned: Callable[[npt.NDArray[np.int16], str], Scan] = _as_it_is,
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The ids of the copies and where their nodules stand; detections and truth go into the folder."""
+    """The ids of the copies and where their nodules stand; detections and truth go into the folder.
+
+    `scanned` makes the scan of a copy's HU on the 1 mm grid of `TO_LPS`, and of its name.
+    """
     rows, series, places = ["seriesuid,coordX,coordY,coordZ,diameter_mm,nodule_type,patient"], list[str](), list[str]()
     unsure = [rows[0].removesuffix(",nodule_type,patient")]
     lung = Lung(background)
     for copy in range(copies):
         name = f"copy{copy}"
         hu, planted = plant(np.random.default_rng([seed, copy]), copy, background, lung, crops)
-        results = pipeline.predict(Scan(hu, TO_LPS, name))
+        results = pipeline.predict(scanned(hu, name))
         pipeline.save_detections(results, folder / "predictions" / f"{name}_detections.json")
         print(
             f"{name}: {results['summary']['processing_time_seconds']:.0f} s, {len(results['detections'])} marks",
@@ -178,6 +193,12 @@ def read_copies(folder: Path, series: Sequence[str]) -> tuple[Marks, Findings, F
     """What `predict_copies` wrote: the marks, the nodules, and the places that count neither way."""
     nodules, unsure = (read_findings(folder / f"{name}.csv", series) for name in ("annotations", "excluded"))
     return read_reports(folder / "predictions", series), nodules, unsure
+
+
+def figures_of(folder: Path, series: Sequence[str]) -> dict[str, Any]:
+    """The evaluation of what `predict_copies` wrote, without intervals."""
+    marks, nodules, unsure = read_copies(folder, series)
+    return evaluate(marks, nodules, len(series), unsure, bootstraps=0).figures
 
 
 class Lung:

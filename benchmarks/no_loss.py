@@ -8,8 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import add_copies, add_data, held_out, low_threshold, predict_copies, read_copies
-from src.eval.evaluation import evaluate
+from benchmarks.detection import add_copies, add_data, figures_of, held_out, low_threshold, predict_copies
 from src.inference.pipeline import InferencePipeline
 
 __all__ = ["main"]
@@ -39,8 +38,7 @@ def main() -> None:
         pipeline = InferencePipeline(options.checkpoint, low_threshold(WAYS[way]))
         folder = options.output / way.replace(", ", "-")
         series, _ = predict_copies(pipeline, background, crops, folder, options.copies, options.seed)
-        marks, nodules, unsure = read_copies(folder, series)
-        figures = evaluate(marks, nodules, len(series), unsure, bootstraps=0).figures
+        figures = figures_of(folder, series)
         plain = figures["cpm"] if plain is None else plain
         at = ", ".join(f"{figures['sensitivity'][rate]:.3f} at {rate}" for rate in RATES)
         print(f"{way:20} CPM {figures['cpm']:.4f} ({figures['cpm'] - plain:+.4f}), {at}", flush=True)

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def scans(folder: Path) -> list[LungScan]:
     found = list_scans(folder, None)
-    fill_cache(found.training, folder / "cache", 0)
+    fill_cache(found.training, folder / "cache", 2)
     return annotated_scans(found.training, folder, folder / "cache")
 
 

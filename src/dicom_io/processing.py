@@ -1,15 +1,13 @@
 """From a study that has arrived to results on their way: which series, whether it was run before, the run."""
 
-import multiprocessing
-import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import BadScan, PivotError
+from ..processes import helpers
 from .audit import Audit, unforeseen
 from .completeness import arrivals, has_arrived, shortfalls
 from .outbox import Outbox
@@ -34,7 +32,7 @@ class Processor:
 
     def __init__(self, config: PacsConfig, spool: Spool, outbox: Outbox, audit: Audit) -> None:
         self.config, self.spool, self.outbox, self.audit = config, spool, outbox, audit
-        self._pool = _pool()
+        self._pool = helpers(1)
         self._pool.submit(_load, config.inference).result()
 
     def close(self) -> None:
@@ -57,7 +55,7 @@ class Processor:
             self._series(study, self._chosen(study))
         except BrokenProcessPool:
             self.audit.write("worker died", study=study.name)
-            self._pool = _pool()
+            self._pool = helpers(1)
             return  # and the study is tried again
         except PivotError as error:
             self._refuse(study, str(error))
@@ -94,15 +92,6 @@ class Processor:
         seconds = round(time.perf_counter() - start, 1)
         objects = [path.name for path in outcome.objects]
         self.audit.write("run finished", **about, nodules=outcome.nodules, seconds=seconds, objects=objects)
-
-
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
-
-
-def _ignore_interrupts() -> None:
-    """Let Ctrl-C end the listener alone, which ends this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _load(settings: Inference) -> None:

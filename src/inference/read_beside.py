@@ -1,13 +1,10 @@
 """Reading a command's one scan while torch is imported: in another process, for imports hold this one's lock."""
 
 import gc
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..processes import helpers
 from .read_ahead import Readied, read_timed
 
 __all__ = ["read_beside"]
@@ -30,10 +28,7 @@ def read_beside(path: Path) -> Iterator[Callable[[Path], Readied]]:
     if "torch" in sys.modules:
         yield read_timed
         return
-    with (
-        TemporaryDirectory(prefix="pivot-") as folder,
-        ProcessPoolExecutor(1, get_context("spawn"), _prepare) as reader,
-    ):
+    with TemporaryDirectory(prefix="pivot-") as folder, helpers(1) as reader:
         voxels = Path(folder, "voxels.npy")  # the pipe between processes would take a second for them
         reading = reader.submit(_read_to, voxels, path)
 
@@ -45,12 +40,8 @@ def read_beside(path: Path) -> Iterator[Callable[[Path], Readied]]:
         yield take
 
 
-def _prepare() -> None:
-    gc.disable()  # it reads one scan, and ends
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever waits for the scan ends, and this process with it
-
-
 def _read_to(voxels: Path, path: Path) -> Readied:
+    gc.disable()  # the process reads one scan, and ends
     read = read_timed(path)
     np.save(voxels, read.scan.array)
     return _with_array(read, np.empty((0, 0, 0), read.scan.array.dtype))

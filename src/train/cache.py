@@ -1,9 +1,7 @@
 """Scans at 1 mm on disk, prepared once, so that a training set larger than memory can be read in pieces."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import numpy.typing as npt
 
 from ..data.loader import scan_name
 from ..files import whole_file
+from ..processes import helpers
 from .scans import LungScan, Places, load_scan
 
 __all__ = ["cached_scan", "fill_cache"]
@@ -30,8 +29,7 @@ def fill_cache(paths: Sequence[Path], folder: Path, processes: int) -> None:
         for path in missing:
             _prepare(path, folder)
         return
-    # Spawned, because a process that runs torch's threads does not survive a fork.
-    with ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn")) as pool:
+    with helpers(min(processes, len(missing))) as pool:
         for _ in pool.map(_prepare, missing, repeat(folder)):
             pass
 

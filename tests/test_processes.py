@@ -1,0 +1,33 @@
+"""Processes that work for another one end with it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+
+from .pacs import until
+
+PARENT = """
+import os
+from src.processes import helpers
+if __name__ == "__main__":
+    pool = helpers(1)
+    for _ in range(2):
+        print(pool.submit(os.getpid).result(), flush=True)
+        input()
+"""
+
+
+def test_a_helper_ends_with_its_parent_even_if_that_is_killed() -> None:
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        helper = psutil.Process(int(parent.stdout.readline()))
+        os.kill(helper.pid, signal.SIGINT)  # Ctrl-C reaches it too
+        print(file=parent.stdin, flush=True)
+        assert int(parent.stdout.readline()) == helper.pid
+        parent.kill()
+    until(lambda: not helper.is_running())

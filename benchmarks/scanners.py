@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from src.files import whole_file
 from src.inference.pipeline import InferencePipeline
 from src.types import FloatArray, Scan
 
-__all__ = ["SCANNERS", "main", "scanned"]
+__all__ = ["SCANNERS", "Scanner", "main", "scanned"]
 
 STORED = (-1024, 3071)  # HU that 12 bits hold
 GRAIN = 0.5  # mm, the blur of noise
@@ -50,25 +51,31 @@ def _blurred(hu: FloatArray, deviation: float) -> FloatArray:
     return blurred
 
 
-SCANNERS: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "as it is": lambda hu: hu,
-    "slices of 3 mm": lambda hu: _thick(hu, 3),
-    "slices of 5 mm": lambda hu: _thick(hu, 5),
-    "noise of 40 HU": lambda hu: _noisy(hu, 40),
-    "noise of 80 HU": lambda hu: _noisy(hu, 80),
-    "sharp kernel": _sharp,
-    "smooth kernel": lambda hu: _blurred(hu, EDGE),
-    "40 HU too high": lambda hu: hu + 40,
-    "40 HU too low": lambda hu: hu - 40,
+class Scanner(NamedTuple):
+    """How thick its slices are (mm, whole), and what else it makes of HU on the 1 mm grid."""
+
+    thickness: int = 1
+    change: Callable[[FloatArray], FloatArray] = lambda hu: hu
+
+
+SCANNERS = {
+    "as it is": Scanner(),
+    "slices of 3 mm": Scanner(3),
+    "slices of 5 mm": Scanner(5),
+    "noise of 40 HU": Scanner(change=lambda hu: _noisy(hu, 40)),
+    "noise of 80 HU": Scanner(change=lambda hu: _noisy(hu, 80)),
+    "sharp kernel": Scanner(change=_sharp),
+    "smooth kernel": Scanner(change=lambda hu: _blurred(hu, EDGE)),
+    "40 HU too high": Scanner(change=lambda hu: hu + 40),
+    "40 HU too low": Scanner(change=lambda hu: hu - 40),
 }
 
 
-def scanned(scanner: str, hu: npt.NDArray[np.int16], name: str) -> Scan:
-    """The scan that this scanner makes of HU on the 1 mm grid of `TO_LPS`."""
-    seen = SCANNERS[scanner](hu.astype(np.float32))
-    thickness = hu.shape[2] // seen.shape[2]
+def scanned(scanner: Scanner, hu: npt.NDArray[np.int16], name: str) -> Scan:
+    """The scan that it makes of HU on the 1 mm grid of `TO_LPS`."""
+    seen = _thick(scanner.change(hu.astype(np.float32)), scanner.thickness)
     affine = TO_LPS.copy()
-    affine[2] = 0, 0, thickness, (thickness - 1) / 2  # the first slice's middle
+    affine[2] = 0, 0, scanner.thickness, (scanner.thickness - 1) / 2  # the first slice's middle
     return Scan(np.round(np.clip(seen, *STORED)).astype(np.int16), affine, name)
 
 
@@ -86,7 +93,7 @@ def main() -> None:
     for scanner in options.scanners:
         folder = options.output / scanner.replace(" ", "-")
         series, _ = predict_copies(
-            pipeline, background, crops, folder, options.copies, options.seed, partial(scanned, scanner)
+            pipeline, background, crops, folder, options.copies, options.seed, partial(scanned, SCANNERS[scanner])
         )
         figures[scanner] = figures_of(folder, series)
         print(row(scanner, figures[scanner]), flush=True)

@@ -1,6 +1,8 @@
 """Engines: the same answers as PyTorch, kept for the next run, and a clear word where one is missing."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,6 +64,28 @@ def test_a_graph_answers_as_pytorch_does_and_is_made_once(
     assert other.difference == network.difference
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert caplog.text.count("once") == 1
+
+
+SIGNALLED = """
+import os, signal, sys
+from src.model.checkpoint import load_model
+from src.model.graphs import Source, open_graph
+
+checkpoint = load_model(sys.argv[1])
+source = Source(checkpoint.model, checkpoint.sha256, half=False)
+first, second = (open_graph("openvino", source, (1, 1, 8, 8, size))[0] for size in (8, 16))
+del first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_process_that_has_used_openvino_still_handles_signals(tiny: Checkpoint, root: Path) -> None:
+    pytest.importorskip("openvino")
+    command = [sys.executable, "-c", SIGNALLED, str(tiny.path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ the shape, the precision and the engine's version, beside a note of how far its 
 """
 
 import copy
+import functools
 import importlib
 import json
 import logging
@@ -130,7 +131,7 @@ def _export(kind: GraphKind, source: Source, shape: Sequence[int], path: Path) -
         case "openvino":
             openvino: Any = importlib.import_module("openvino")
             model = openvino.convert_model(network, example_input=example, input=list(shape))
-            compiled = openvino.Core().compile_model(model, "CPU", _openvino_settings(half=source.half))
+            compiled = _openvino_core().compile_model(model, "CPU", _openvino_settings(half=source.half))
             with path.open("wb") as file:
                 file.write(compiled.export_model().getvalue())
 
@@ -138,8 +139,7 @@ def _export(kind: GraphKind, source: Source, shape: Sequence[int], path: Path) -
 def _load(kind: GraphKind, path: Path, *, half: bool) -> Answer:
     """The graph in a file that `_export` wrote, as a function of a float32 tensor."""
     if kind == "openvino":
-        openvino: Any = importlib.import_module("openvino")
-        model = openvino.Core().import_model(path.read_bytes(), "CPU", _openvino_settings(half=half))
+        model = _openvino_core().import_model(path.read_bytes(), "CPU", _openvino_settings(half=half))
         request = model.create_infer_request()
         return lambda x: torch.from_numpy(request.infer([x.numpy()], share_inputs=True)[0].copy())
     if kind == "onnx":
@@ -158,6 +158,16 @@ def _load(kind: GraphKind, path: Path, *, half: bool) -> Answer:
 
 def _channels_last(network: nn.Module) -> Answer:
     return lambda x: network(x.contiguous(memory_format=torch.channels_last_3d))
+
+
+@functools.cache
+def _openvino_core() -> Any:  # noqa: ANN401 - OpenVINO may be missing
+    """The only one of this process, which is never dropped.
+
+    Each makes a stack for signals, and at its end sets again the one before its own, which may be gone by then: the
+    process dies (SIGSEGV) of the next signal that Python handles, such as Ctrl-C.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 def _openvino_settings(*, half: bool) -> dict[str, Any]:

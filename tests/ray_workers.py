@@ -10,7 +10,7 @@ from src.inference import outputs
 from src.inference.progress import Event
 from src.inference.ray_worker import Worker
 
-__all__ = ["Full", "FullOnOne", "Noted", "Poisoned", "Slow"]
+__all__ = ["Full", "FullOnOne", "Noted", "Poisoned", "Slow", "working"]
 
 
 class Noted(Worker):
@@ -26,7 +26,7 @@ class Slow(Noted):
     def load(self, name: str, content: bytes) -> str:
         node = super().load(name, content)
         (self.folder.parent / f"ready-{os.getpid()}").touch()
-        while len(list(self.folder.parent.glob("ready-*"))) < len(_working()):
+        while len(list(self.folder.parent.glob("ready-*"))) < len(working()):
             time.sleep(0.1)
         return node
 
@@ -71,9 +71,10 @@ def _full(*_: Any) -> None:  # noqa: ANN401
 
 
 def _on_one_machine() -> bool:
-    return bool(ray.get_runtime_context().get_node_id() == min(_working()))
+    return bool(ray.get_runtime_context().get_node_id() == min(working()))
 
 
-def _working() -> list[str]:
+def working() -> list[str]:
+    """The machines that have cores and are not known to be gone."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]

@@ -34,12 +34,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def nodes() -> Iterator[Any]:
     """A head without cores and two nodes of one core each, which this process has joined."""
     ray = pytest.importorskip("ray")
     with local_cluster(2) as nodes:
         ray.init(address="auto", log_to_driver=False)
         yield nodes
+
+
+@pytest.fixture
+def cluster(nodes: Any) -> Iterator[Any]:  # noqa: ANN401
+    """The nodes; a machine that a test killed is forgotten before the next one."""
+    yield nodes
+    until(lambda: len(ray_workers.working()) == 2)
 
 
 class Job:
@@ -192,9 +199,7 @@ def test_the_command_line_sends_the_code_and_the_weights_of_the_checkout(job: Jo
 
 
 def test_the_services_workers_run_on_the_cluster_and_outlive_its_machines(cluster: Any, tmp_path: Path) -> None:  # noqa: ANN401
-    ray = pytest.importorskip("ray")
     extra = add_node(cluster)
-    until(lambda: ray.cluster_resources()["CPU"] == 3)  # a machine that an earlier test killed is no longer counted
     (tmp_path / "ct.nii").write_bytes(nifti())
     (tmp_path / "quick.yaml").write_text("inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}")
     settings = {"PIVOT_RAY": cluster.address, "PIVOT_LEASE_SECONDS": "2", "PIVOT_LOG": "info"}

@@ -1,4 +1,4 @@
-"""Processes that work for this one and end with it."""
+"""How processes end: with the one that they work for, and on a signal."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
-__all__ = ["helpers"]
+__all__ = ["helpers", "stop_on_signal"]
 
 
 def helpers(count: int) -> ProcessPoolExecutor:
@@ -15,6 +15,12 @@ def helpers(count: int) -> ProcessPoolExecutor:
     They are spawned, because a process that runs torch's threads does not survive a fork.
     """
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _serve)
+
+
+def stop_on_signal(stopping: threading.Event) -> None:
+    """Set the event when SIGTERM or SIGINT comes."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
 
 
 def _serve() -> None:

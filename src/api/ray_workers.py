@@ -14,8 +14,9 @@ from typing import Any
 
 from ..errors import BadConfig, command
 from ..inference.distributed import connect, demand
+from ..processes import stop_on_signal
 from .settings import Settings
-from .worker import Worker, prepare, start_log, stop_on_signal
+from .worker import Worker, prepare, start_log
 
 __all__ = ["RayWorkers", "main"]
 

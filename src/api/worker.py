@@ -7,14 +7,12 @@ import argparse
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 import nibabel
@@ -26,6 +24,7 @@ from ..dicom_io.web import pull_study
 from ..errors import PivotError, command
 from ..inference.outputs import check_outputs, write_outputs
 from ..inference.pipeline import InferencePipeline
+from ..processes import stop_on_signal
 from ..types import Scan
 from . import jobs
 from .database import open_database
@@ -34,7 +33,7 @@ from .problems import problem
 from .settings import Settings, load_settings
 from .storage import SCAN, STUDY, remove, scan_id, tidy
 
-__all__ = ["Worker", "main", "prepare", "start_log", "stop_on_signal"]
+__all__ = ["Worker", "main", "prepare", "start_log"]
 
 log = logging.getLogger("pivot")
 IDLE_SECONDS = 0.3
@@ -240,16 +239,6 @@ def start_log(settings: Settings) -> None:
     """Write what the settings want told to the standard error."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     log.setLevel(settings.log.upper())
-
-
-def stop_on_signal(stopping: threading.Event) -> None:
-    """Set the event when SIGTERM or SIGINT comes."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
 
 
 @command

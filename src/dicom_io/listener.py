@@ -5,7 +5,6 @@ SIGTERM, after the run at hand; what is left in the spool is done after the next
 """
 
 import argparse
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import command
+from ..processes import stop_on_signal
 from .audit import Audit, unforeseen
 from .deidentify import load_key
 from .outbox import Outbox
@@ -33,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/pacs.yaml")
     options = parser.parse_args(arguments)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signal(stop)
     config = load_pacs(options.config)
     with listening(config) as port:
         sys.stdout.write(f"{config.listen.ae_title} listens on {config.listen.bind}:{port}\n")

@@ -10,7 +10,7 @@ from src.inference import outputs
 from src.inference.progress import Event
 from src.inference.ray_worker import Worker
 
-__all__ = ["Full", "FullOnOne", "Noted", "Poisoned", "Slow", "working"]
+__all__ = ["Full", "FullOnOne", "FullOrDead", "Noted", "Poisoned", "Slow", "working"]
 
 
 class Noted(Worker):
@@ -60,6 +60,22 @@ class FullOnOne(Noted):
         if _on_one_machine():
             _fill_the_disk()
         return super().load(name, content)
+
+
+class FullOrDead(Worker):
+    """Has no room on one of the machines; dies on the other, some time after that was met."""
+
+    def load(self, name: str, content: bytes) -> str:
+        met = self.folder.parent / "met"
+        if _on_one_machine():
+            _fill_the_disk()
+            node = super().load(name, content)
+            met.touch()
+            return node
+        while not met.exists():
+            time.sleep(0.1)
+        time.sleep(3)
+        os._exit(1)
 
 
 def _fill_the_disk() -> None:

@@ -150,6 +150,12 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_scan(job: Job) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_full_disk_is_told_even_if_an_actor_dies_after_it(job: Job) -> None:
+    with pytest.raises(BadOutput, match=r"cannot write .*out: No space left on device"):
+        job.run(job.scans(2), ray_workers.FullOrDead)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_machine_that_cannot_write_is_left_out(job: Job) -> None:
     done = job.run(job.scans(6), ray_workers.FullOnOne)
     assert (done["num_scans"], done["failed"]) == (6, {})

@@ -132,16 +132,22 @@ def _monai(options: argparse.Namespace) -> Run:
     from src.data.geometry import map_points
     from src.inference.peak_detection import detect_peaks
     from src.model.checkpoint import load_model
+    from src.model.device import pick_device
 
-    model = load_model().model
+    device = pick_device()
+    model = load_model().model.to(device)
     times: dict[str, float] = {}
     reader = "PydicomReader" if Path(options.scan).is_dir() else None
     image = _timed(times, "read", lambda: LoadImage(reader=reader, ensure_channel_first=True)(options.scan))
     prepare = Compose([Orientation("LPS"), Spacing((1, 1, 1)), ScaleIntensityRange(-1000, 400, 0, 1, clip=True)])
     volume = _timed(times, "preprocess", lambda: prepare(image))
     inferer = SlidingWindowInferer(PATCH, BATCH, OVERLAP, mode="gaussian", padding_mode="constant")
-    with torch.inference_mode():
-        heat = _timed(times, "inference", lambda: inferer(volume[None], lambda x: model(x)[:, :1])[0])
+
+    @torch.inference_mode()
+    def infer() -> Any:  # noqa: ANN401 - MONAI's
+        return inferer(volume[None].to(device), lambda x: model(x)[:, :1])[0].cpu()
+
+    heat = _timed(times, "inference", infer)
     before = time.perf_counter()
     heat.affine = volume.affine @ torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
     peaks = detect_peaks(heat[0].numpy(), 0.5, 10.0, (2.0, 2.0, 2.0))

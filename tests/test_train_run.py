@@ -18,6 +18,7 @@ import yaml
 from src.data.geometry import RAS_TO_LPS
 from src.errors import BadConfig
 from src.model.checkpoint import load_model
+from src.model.unet import UNet
 from src.train.config import TrainConfig, load_train_config
 from src.train.journal import Journal
 from src.train.main import main
@@ -174,6 +175,26 @@ def test_places_that_look_like_nodules_count_neither_way(data: Path, tmp_path: P
     ((centre, diameter),) = load_background(setting, "one").excluded
     assert diameter == 6
     assert centre == pytest.approx(voxel * np.linalg.norm(affine[:3, :3], axis=0), abs=1)
+
+
+def test_the_confidence_shift_is_in_what_is_validated_and_exported_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[UNet] = []
+
+    def judge(model: UNet, *_: object) -> dict[str, float]:
+        judged.append(model)
+        return {"score": 0.0}
+
+    monkeypatch.setattr("src.train.trainer.validate", judge)
+    run = train(config(data, tmp_path, steps=2, confidence_shift=-3.0), CPU)
+    image = torch.rand(1, 1, 16, 16, 16)
+    expected = run.average.logits(image).detach()
+    expected[:, 0] -= 3
+    for model in (*judged, load_model(run.config.checkpoint).model):
+        assert isinstance(model, UNet)
+        torch.testing.assert_close(model.logits(image).detach(), expected, rtol=0, atol=1e-3)
+    assert len(judged) == 1
 
 
 def test_patience_stops_the_run_and_exports_the_best_average(data: Path, tmp_path: Path) -> None:

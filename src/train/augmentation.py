@@ -38,12 +38,12 @@ def degrade(rng: Generator, hu: FloatArray) -> FloatArray:
             noise = ndimage.gaussian_filter(noise, rng.uniform(0.4, 0.9))
             noise /= noise.std()
         hu = hu + rng.gamma(2.0, 12.0) * noise
-    return (hu * rng.uniform(0.97, 1.03) + rng.normal(0, 12)).astype(np.float32)
+    return (hu * rng.uniform(0.97, 1.03) + rng.normal(0, 20)).astype(np.float32)
 
 
 def _thick_slices(rng: Generator, hu: FloatArray) -> FloatArray:
-    """Slices of 1.5 to 4 mm along one axis, interpolated back to 1 mm."""
-    axis, thickness = (2 if chance(rng, 0.7) else int(rng.integers(3))), rng.uniform(1.5, 4.0)
+    """Slices of 1.5 to 6 mm along one axis, interpolated back to 1 mm."""
+    axis, thickness = (2 if chance(rng, 0.7) else int(rng.integers(3))), rng.uniform(1.5, 6.0)
     blurred = ndimage.gaussian_filter1d(hu, thickness / 2.355 * 0.8, axis=axis)
     positions = np.arange(hu.shape[axis])
     grid = np.arange(rng.uniform(0, thickness), hu.shape[axis], thickness)

@@ -1,5 +1,6 @@
 """What decides the outcome of a training run."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,11 @@ __all__ = ["BackgroundScan", "TrainConfig", "load_train_config"]
 
 Positive = Annotated[int, Field(ge=1)]
 CHECKPOINTS = (".pth", ".safetensors")
+
+
+def _spare_cores() -> int:
+    """All of this machine's cores but one, which drives the network."""
+    return max(1, min(32, (os.cpu_count() or 1) - 1))
 
 
 class BackgroundScan(Section):
@@ -44,12 +50,13 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # of the running average, a step
     freeze_norms: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps that change the norms' statistics
+    confidence_shift: float = 0.0  # of the heatmap's logit, in what is validated and exported
     validate_every: Positive = 1000  # steps
     mine_every: Positive = 1000
     mine_scans: Positive = 64  # at most so many scans are searched for false marks each time
     save_every: Positive = 500
     patience: Positive | None = None  # validations without improvement before it stops; keeps the best average
-    workers: Annotated[int, Field(ge=0, le=256)] = 1  # processes that make samples
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(default_factory=_spare_cores)  # processes that make samples
     device: Device = "auto"
     initial: Path | None = None  # a checkpoint of the same `features` to start from
     run: Path  # the folder of the state and the logs

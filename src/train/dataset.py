@@ -14,7 +14,7 @@ from ..types import FloatArray
 from .augmentation import degrade, turn
 from .chance import chance, log_uniform, rotation
 from .crops import Crop
-from .insertion import Nodule, insert, procedural_nodule, real_nodule, resample_crop
+from .insertion import Nodule, crop_hu, insert, procedural_nodule, real_nodule
 from .scans import LungScan, balls
 from .targets import Points, Sample, Truth, heat_target
 
@@ -31,6 +31,7 @@ HARD, ANY_LUNG = (
 )  # of the patches without a nodule, cumulated: at a false mark, in the lung; the rest anywhere
 KNOWN_HEAT = 0.05  # below it a voxel whose content is unknown has no weight
 MARGIN = 3  # voxels from the end of a patch in which no nodule is put
+DRAWS = 20_000  # places of a scan, among which those in the patch are taken
 
 
 class Inserted(NamedTuple):
@@ -109,12 +110,11 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         scan = self.scans[which]
         corner = self._corner(rng, which, size, wants_lung=nodules > 0)
         hu, ignore, truths = scan.patch(corner, size)
-        places = scan.rim if chance(rng, RIM_SHARE) else scan.lung
-        inside = ((places >= corner + MARGIN) & (places < corner + size - MARGIN)).all(1)
-        places = places[inside] - corner
-        for _ in range(nodules if len(places) else 0):
+        places = scan.rim if chance(rng, RIM_SHARE) and len(scan.rim) else scan.lung
+        drawn = places[rng.integers(len(places), size=DRAWS)] - corner
+        inside = ((drawn >= MARGIN) & (drawn < size - MARGIN)).all(1)
+        for centre in drawn[inside][:nodules]:
             diameter = log_uniform(rng, *self.inserted.diameters)
-            centre = places[rng.integers(len(places))]
             is_free = all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 4 for t in truths)
             if is_free and insert(hu, self._nodule(rng, diameter), centre):
                 truths.append(Truth(centre.astype(np.float64), diameter))
@@ -159,16 +159,17 @@ def _from_crop(rng: Generator, crop: Crop, size: int, largest: float) -> Sample:
     shift = rng.uniform(MARGIN - size / 2, size / 2 - MARGIN, 3)
     # Half of the samples only swap and flip axes: a full turn blurs.
     turned = rotation(rng) if chance(rng, 0.5) else np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
-    hu, _ = resample_crop(crop, turned / scale, shift, size)
+    hu = crop_hu(crop, turned / scale, shift, size)
     centres = (_mirrored(crop) - crop.centre) @ turned * scale + (size - 1) / 2 + shift
-    seen = [Truth(centre, crop.diameter * scale) for centre in centres]
-    inside = np.asarray(((centres >= 0) & (centres <= size - 1)).all(axis=1))
-    truths = [truth for truth, whole in zip(seen, inside, strict=True) if whole]
-    return Sample(hu, truths, balls(size, [truth for truth, whole in zip(seen, inside, strict=True) if not whole]))
+    diameter = crop.diameter * scale
+    whole = ((centres >= 0) & (centres <= size - 1)).all(axis=1)
+    cut = ((centres > -diameter / 2) & (centres < size - 1 + diameter / 2)).all(axis=1) & ~whole
+    truths, unknown = ([Truth(centre, diameter) for centre in centres[which]] for which in (whole, cut))
+    return Sample(hu, truths, balls(size, unknown))
 
 
 def _mirrored(crop: Crop) -> Points:
-    """The nodule's centre and its mirror images (n, 3), where `resample_crop` shows them."""
+    """The nodule's centre and its mirror images (n, 3), where `crop_hu` shows them."""
     period = 2 * (np.array(crop.hu.shape) - 1)
     axes = [np.add.outer([c, -c], p * np.arange(-2, 3)).ravel() for c, p in zip(crop.centre, period, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

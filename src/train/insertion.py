@@ -15,7 +15,7 @@ from ..types import FloatArray
 from .chance import chance, rotation
 from .crops import Crop
 
-__all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop"]
+__all__ = ["Nodule", "crop_hu", "insert", "procedural_nodule", "real_nodule", "resample_crop"]
 
 LUNG_HU = -860.0
 VISIBLE = 80.0  # HU by which a nodule must change its place in the mean
@@ -33,16 +33,28 @@ class Nodule:
 def resample_crop(
     crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int
 ) -> tuple[FloatArray, FloatArray]:
-    """The crop's HU and mask on a cube of `size` voxels whose point p shows crop point `matrix @ (p - shift)`.
+    """The crop's HU, as `crop_hu` gives them, and its mask on the same cube, 0 beyond the crop."""
+    offset = _offset(crop, matrix, shift, size)
+    outline = crop.mask.astype(np.float32)
+    mask = ndimage.affine_transform(outline, matrix, offset, (size,) * 3, order=1, mode="constant")
+    return crop_hu(crop, matrix, shift, size), mask
+
+
+def crop_hu(crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int) -> FloatArray:
+    """The crop's HU on a cube of `size` voxels whose point p shows crop point `matrix @ (p - shift)`.
 
     p is measured from the cube's centre, the crop point from the nodule's; beyond the crop its
     content is mirrored.
     """
-    offset = crop.centre - matrix @ ((size - 1) / 2 + shift)
-    shape = (size, size, size)
-    hu = ndimage.affine_transform(crop.hu, matrix, offset, shape, order=1, mode="mirror")
-    mask = ndimage.affine_transform(crop.mask.astype(np.float32), matrix, offset, shape, order=1, mode="constant")
-    return hu, mask
+    offset = _offset(crop, matrix, shift, size)
+    hu: FloatArray = ndimage.affine_transform(crop.hu, matrix, offset, (size,) * 3, order=1, mode="mirror")
+    return hu
+
+
+def _offset(
+    crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int
+) -> npt.NDArray[np.float64]:
+    return crop.centre - matrix @ ((size - 1) / 2 + shift)
 
 
 def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25) -> Nodule:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import BadConfig
 from ..files import whole_file
 from ..model.checkpoint import load_model
 from ..model.device import autocast, precision
-from ..model.unet import UNet
+from ..model.unet import HEATMAP, UNet
 from .config import TrainConfig
 from .losses import detection_loss
 from .parallel import Workers
@@ -33,7 +34,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The running average of a step, and its validation."""
+    """What `Run.exported` gave at a step, and its validation."""
 
     average: dict[str, Tensor]
     step: int
@@ -54,6 +55,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, workers: Workers, scans: Sequence[str]) -> None:
         torch.manual_seed(config.seed)
+        torch.backends.cudnn.benchmark = True  # there are three shapes of batches
         self.config, self.workers, self.scans = config, workers, list(scans)
         self.model = UNet(config.features).to(workers.device).to(memory_format=torch.channels_last_3d)
         if config.initial is not None:
@@ -92,7 +94,7 @@ class Run:
     def learn(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """One optimisation step on this process's batch; its losses."""
         self._set_mode()
-        image, *targets = (tensor.to(self.workers.device) for tensor in batch)
+        image, *targets = (tensor.to(self.workers.device, non_blocking=True) for tensor in batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         with autocast(self.workers.device, self._dtype()):
@@ -131,21 +133,29 @@ class Run:
     @torch.no_grad()
     def _follow(self) -> None:
         """Move the running average towards the model; faster in the beginning, when both are far off."""
-        share = 1 - min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for kept, new in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(new, share)
-            else:
+        follow = get_ema_multi_avg_fn(min(self.config.ema, (1 + self.step) / (10 + self.step)))
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        follow([kept for kept, _ in moving], [new for _, new in moving], None)
+        for kept, new in pairs:
+            if not kept.is_floating_point():  # the norms' count of batches
                 kept.copy_(new)
 
+    def exported(self) -> UNet:
+        """The running average as it leaves the run, with its confidences moved by `confidence_shift`."""
+        model = copy.deepcopy(self.average)
+        with torch.no_grad():
+            model.head[-1].get_parameter("bias")[HEATMAP] += self.config.confidence_shift
+        return model
+
     def judge(self, figures: Figures) -> None:
-        """Take note of a validation; with `patience`, keep the average if its score is the best so far."""
+        """Take note of the validation of `exported`; with `patience`, keep it if its score is the best so far."""
         self.figures, self.validated = figures, self.step
         self.waited += 1
         if figures["score"] > self.best:
             self.best, self.waited = figures["score"], 0
             if self.config.patience:
-                self.kept = Kept(copy.deepcopy(self.average.state_dict()), self.step, figures)
+                self.kept = Kept(self.exported().state_dict(), self.step, figures)
 
     def save(self) -> None:
         """Write the state whole or not at all, on the first process only."""

@@ -89,8 +89,13 @@ def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.T
         config.batch_size,
         Inserted(config.diameters, config.mixed),
     )
-    ahead = PREFETCH if config.workers else None
-    return DataLoader(data, batch_size=None, num_workers=config.workers, prefetch_factor=ahead)
+    return DataLoader(
+        data,
+        batch_size=None,
+        num_workers=config.workers,
+        prefetch_factor=PREFETCH if config.workers else None,
+        pin_memory=run.workers.device.type == "cuda",
+    )
 
 
 def _look_back(run: Run, sources: Sources, journal: Journal) -> None:
@@ -101,7 +106,7 @@ def _look_back(run: Run, sources: Sources, journal: Journal) -> None:
         run.save()
     wanted = run.step % config.validate_every == 0 or run.step == config.steps
     if wanted and (run.validated < run.step or not run.figures) and run.step:
-        figures = validate(run.average, sources.validation, config.clip_range, run.workers)
+        figures = validate(run.exported(), sources.validation, config.clip_range, run.workers)
         journal.record("validation", run.step, figures, run.seconds)
         run.judge(figures)
         run.save()
@@ -128,7 +133,7 @@ def _false_marks(run: Run, scan: LungScan) -> npt.NDArray[np.intp]:
 def _export(run: Run, sources: Sources) -> Path:
     """Write the best average that was kept, or the last one, with its figures."""
     config, validation = run.config, sources.validation
-    kept = run.kept or Kept(run.average.state_dict(), run.step, run.figures)
+    kept = run.kept or Kept(run.exported().state_dict(), run.step, run.figures)
     about = About(
         hyperparameters=run.model.hyperparameters,
         preprocessing=Preprocessing(clip_range=config.clip_range),

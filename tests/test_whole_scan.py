@@ -14,7 +14,7 @@ from src.data.loader import read_scan
 from src.inference.main import main
 
 Point = npt.NDArray[np.float64]
-OTHER_MARKS = 0  # at most, above the default threshold
+OTHER_MARKS = 1  # at most, above the default threshold
 SAME_PLACE = 0.5  # mm
 
 

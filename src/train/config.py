@@ -15,8 +15,8 @@ CHECKPOINTS = (".pth", ".safetensors")
 
 
 def _spare_cores() -> int:
-    """All of this machine's cores but one, which drives the network."""
-    return max(1, min(32, (os.cpu_count() or 1) - 1))
+    """All cores but one, which drives the network; torchrun's processes share them."""
+    return max(1, min(32, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
 class BackgroundScan(Section):

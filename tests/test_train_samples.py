@@ -183,7 +183,8 @@ def test_batches_hold_normalised_patches_and_targets_on_the_halved_grid(number: 
     assert all(tuple(target.shape) == halved for target in (heat, diameter, weight))
 
 
-def test_every_patch_of_an_annotated_scan_carries_its_nodules() -> None:
+def test_every_patch_of_an_annotated_scan_carries_its_nodules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.train.dataset.degrade", lambda _, hu: hu)
     scan = lung((60, 60, 60), (Truth(np.array([30.0, 30, 30]), 10.0),))
     data = batches([scan], [], numbers=range(0, 60, 3))
     for item in range(len(data)):
@@ -192,7 +193,7 @@ def test_every_patch_of_an_annotated_scan_carries_its_nodules() -> None:
             assert target.max() > 0.7
             hottest = np.array(np.unravel_index(target.argmax(), target.shape)) * 2
             around = tuple(slice(max(0, i - 1), i + 2) for i in hottest)
-            assert patch[around].mean() > np.median(patch) + 0.07  # 100 HU denser than the lung around it
+            assert patch[around].mean() > 0.2  # the faintest ground-glass, of -720 HU; lung is 0.1
 
 
 @given(SEEDS, st.sampled_from(SIZES))

@@ -34,10 +34,8 @@ def resample_crop(
     crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int
 ) -> tuple[FloatArray, FloatArray]:
     """The crop's HU, as `crop_hu` gives them, and its mask on the same cube, 0 beyond the crop."""
-    offset = _offset(crop, matrix, shift, size)
-    outline = crop.mask.astype(np.float32)
-    mask = ndimage.affine_transform(outline, matrix, offset, (size,) * 3, order=1, mode="constant")
-    return crop_hu(crop, matrix, shift, size), mask
+    outline = _resampled(crop.mask.astype(np.float32), "constant", crop, matrix, shift, size)
+    return crop_hu(crop, matrix, shift, size), outline
 
 
 def crop_hu(crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int) -> FloatArray:
@@ -46,15 +44,20 @@ def crop_hu(crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.f
     p is measured from the cube's centre, the crop point from the nodule's; beyond the crop its
     content is mirrored.
     """
-    offset = _offset(crop, matrix, shift, size)
-    hu: FloatArray = ndimage.affine_transform(crop.hu, matrix, offset, (size,) * 3, order=1, mode="mirror")
-    return hu
+    return _resampled(crop.hu, "mirror", crop, matrix, shift, size)
 
 
-def _offset(
-    crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int
-) -> npt.NDArray[np.float64]:
-    return crop.centre - matrix @ ((size - 1) / 2 + shift)
+def _resampled(
+    voxels: FloatArray,
+    beyond: str,
+    crop: Crop,
+    matrix: npt.NDArray[np.float64],
+    shift: npt.NDArray[np.float64],
+    size: int,
+) -> FloatArray:
+    offset = crop.centre - matrix @ ((size - 1) / 2 + shift)
+    cube: FloatArray = ndimage.affine_transform(voxels, matrix, offset, (size,) * 3, order=1, mode=beyond)
+    return cube
 
 
 def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25) -> Nodule:

@@ -27,12 +27,13 @@ from src.eval.reports import read_reports
 from src.eval.tables import Findings, Marks, read_findings
 from src.files import whole_file
 from src.inference.pipeline import InferencePipeline
-from src.train.chance import rotation
+from src.train.chance import orientation
 from src.train.config import load_train_config
 from src.train.crops import Crop, load_crops, split_by_patient
-from src.train.insertion import LUNG_HU, Nodule, insert, resample_crop
+from src.train.insertion import LUNG_HU, Nodule, insert, resample_crop, soft_outline
 from src.train.scans import LungScan
 from src.train.sources import load_background
+from src.train.targets import Points
 from src.types import Scan
 
 __all__ = [
@@ -64,7 +65,7 @@ PLACES = ("anywhere", "border")
 class Planted(NamedTuple):
     """A nodule in a copy: its centre (LPS, mm), whose it is, and what it is."""
 
-    centre: npt.NDArray[np.intp]
+    centre: Points
     crop: Crop
     kind: str
     place: str
@@ -179,7 +180,7 @@ def predict_copies(
         series.append(name)
         places += [nodule.place for nodule in planted]
         for nodule in planted:
-            point = ",".join(map(str, nodule.centre))
+            point = ",".join(f"{v:.2f}" for v in nodule.centre)
             what = f"{nodule.crop.diameter:.2f},{nodule.kind},{nodule.crop.patient}"
             rows.append(f"{name},{point},{what}")
         unsure += [f"{name},{','.join(f'{v:.1f}' for v in centre)},{size:g}" for centre, size in background.excluded]
@@ -239,21 +240,26 @@ def plant(
     for index, crop in order:
         place = PLACES[(index + copy) % 2]
         mixed = (index // 2 + copy) % 4 == 3 and crop.texture > 1  # texture 1 is ground-glass already
-        nodule = _nodule(rng, crop, mixed=mixed)
+        nodule, shift = _nodule(rng, crop, mixed=mixed)
         while not insert(hu, nodule, voxel := lung.free_place(rng, crop.diameter, place, planted)):
             pass  # it could hardly be seen there
         kind = "ground-glass (mixed)" if mixed else _kind(crop)
-        planted.append(Planted(voxel, crop, kind, place))
+        planted.append(Planted(voxel + shift, crop, kind, place))
     return np.round(hu).astype(np.int16), planted
 
 
-def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> Nodule:
-    """The crop's nodule at its own size, turned at random, its outline softened as for training."""
+def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> tuple[Nodule, Points]:
+    """The crop's nodule at its own size in one of 48 orientations, and how far it lies off the middle voxel.
+
+    Only whole voxels are moved, since a nodule that was resampled would be fainter and softer than a real one.
+    """
     size = int(2 * np.ceil(0.9 * crop.diameter + 3) + 1)
-    hu, mask = resample_crop(crop, rotation(rng), np.zeros(3), size)
+    turned = orientation(rng)
+    shift = (crop.centre - np.round(crop.centre)) @ turned
+    hu, mask = resample_crop(crop, turned, shift, size)
     if mixed:
         hu = (LUNG_HU + (hu - LUNG_HU) * rng.uniform(*MIXED)).astype(np.float32)
-    return Nodule(hu, ndimage.gaussian_filter(mask, 0.8), crop.diameter)
+    return Nodule(hu, soft_outline(mask), crop.diameter), shift
 
 
 def _kind(crop: Crop) -> str:

@@ -29,7 +29,7 @@ from src.followup.registration import Points, register
 from src.inference.nodule_properties import extract_properties
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops
-from src.train.insertion import Nodule, insert, resample_crop
+from src.train.insertion import Nodule, insert, resample_crop, soft_outline
 from src.triage.patient import Patient
 from src.types import Detection, Scan, Vec3
 
@@ -149,7 +149,7 @@ def _nodule(one: Planted, shift: Points) -> Nodule:
     matrix = rotation(rng)
     if one.crop:
         hu, mask = resample_crop(one.crop, matrix * (one.crop.diameter / one.diameter), shift, size)
-        return Nodule(hu, ndimage.gaussian_filter(mask, 0.8), one.diameter)
+        return Nodule(hu, soft_outline(mask), one.diameter)
     axes = np.array([1.15, 1.0, 1 / 1.15])
     grid = np.moveaxis(np.indices((size, size, size)), 0, -1) - (size - 1) / 2 - shift
     radius = np.linalg.norm(grid @ matrix / axes, axis=-1)

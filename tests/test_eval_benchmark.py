@@ -46,9 +46,11 @@ def copies(background: LungScan) -> list[list[Planted]]:
         hu, nodules = plant(np.random.default_rng(copy), copy, background, lung, CROPS)
         seen, _ = ndimage.label(hu > background.hu + 100)
         for nodule in nodules:
-            middle = tuple(nodule.centre)
+            middle = tuple(np.round(nodule.centre).astype(int))
             assert hu[middle] > background.hu[middle] + 150, "the nodule is where the truth says"
-            assert seen[middle] not in [seen[tuple(other.centre)] for other in nodules if other is not nodule]
+            assert seen[middle] not in [
+                seen[tuple(np.round(other.centre).astype(int))] for other in nodules if other is not nodule
+            ]
         placed.append(nodules)
     return placed
 
@@ -75,3 +77,16 @@ def test_each_nodule_is_mixed_once_in_four_copies_unless_it_is_ground_glass(copi
 def test_a_full_lung_is_an_error(background: LungScan) -> None:
     with pytest.raises(BadConfig, match="no room"):
         plant(np.random.default_rng(0), 0, background, Lung(background), [crop(i, 30.0, 5) for i in range(30)])
+
+
+def test_a_planted_nodule_keeps_every_voxel_of_its_crop(background: LungScan) -> None:
+    mask = ball(51, 5)
+    mask[30, 25, 26] = True  # its centre lies between voxels
+    hu = np.full(mask.shape, LUNG, np.float32)
+    hu[mask] = np.random.default_rng(0).permutation(np.arange(100, 100 + mask.sum()))
+    uneven = Crop("c", "p", hu, mask, np.array(ndimage.center_of_mass(mask)), 10.0, 5, 3.0)
+    for copy in range(8):
+        seen, (nodule,) = plant(np.random.default_rng(copy), 0, background, Lung(background), [uneven])
+        there = seen >= 100
+        assert sorted(seen[there]) == sorted(hu[mask])
+        np.testing.assert_allclose(ndimage.center_of_mass(there), nodule.centre, atol=1e-9)

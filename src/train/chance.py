@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-__all__ = ["chance", "log_uniform", "rotation"]
+__all__ = ["chance", "log_uniform", "orientation", "rotation"]
 
 
 def chance(rng: Generator, share: float) -> bool:
@@ -21,3 +21,8 @@ def rotation(rng: Generator) -> npt.NDArray[np.float64]:
     """A random orthogonal 3x3 matrix, reflections included, uniform (QR of a Gaussian; Stewart 1980)."""
     q, r = np.linalg.qr(rng.normal(size=(3, 3)))
     return np.asarray(q * np.sign(np.diag(r)))
+
+
+def orientation(rng: Generator) -> npt.NDArray[np.float64]:
+    """One of the 48 matrices that only swap and flip axes, all as likely: unlike a full turn it blurs nothing."""
+    return np.asarray(np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3))

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ..types import FloatArray
 from .augmentation import degrade, turn
-from .chance import chance, log_uniform, rotation
+from .chance import chance, log_uniform, orientation, rotation
 from .crops import Crop
 from .insertion import Nodule, crop_hu, insert, procedural_nodule, real_nodule
 from .scans import LungScan, balls
@@ -157,8 +157,7 @@ def _from_crop(rng: Generator, crop: Crop, size: int, largest: float) -> Sample:
     low, high = max(0.8, 4.0 / crop.diameter), max(1.0, min(1.4, largest / crop.diameter))
     scale = log_uniform(rng, min(low, high), high)
     shift = rng.uniform(MARGIN - size / 2, size / 2 - MARGIN, 3)
-    # Half of the samples only swap and flip axes: a full turn blurs.
-    turned = rotation(rng) if chance(rng, 0.5) else np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
+    turned = rotation(rng) if chance(rng, 0.5) else orientation(rng)
     hu = crop_hu(crop, turned / scale, shift, size)
     centres = (_mirrored(crop) - crop.centre) @ turned * scale + (size - 1) / 2 + shift
     diameter = crop.diameter * scale

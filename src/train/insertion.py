@@ -15,7 +15,7 @@ from ..types import FloatArray
 from .chance import chance, rotation
 from .crops import Crop
 
-__all__ = ["Nodule", "crop_hu", "insert", "procedural_nodule", "real_nodule", "resample_crop"]
+__all__ = ["Nodule", "crop_hu", "insert", "procedural_nodule", "real_nodule", "resample_crop", "soft_outline"]
 
 LUNG_HU = -860.0
 VISIBLE = 80.0  # HU by which a nodule must change its place in the mean
@@ -70,11 +70,17 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25
     matrix = rotation(rng) @ np.diag(crop.diameter / diameter / stretch)
     size = int(2 * np.ceil(0.9 * diameter + 3) + 1)
     hu, mask = resample_crop(crop, matrix, np.zeros(3), size)
-    # The blurred outline lets the nodule's own edge through and hides the seam to the new lung.
+    # The blurred outline makes it fainter than `soft_outline` would: what is learnt from is harder than life.
     weight = ndimage.gaussian_filter(mask, 0.8)
     if chance(rng, mixed):
         hu = _to_ground_glass(rng, hu)
     return Nodule(hu, weight, diameter)
+
+
+def soft_outline(mask: FloatArray) -> FloatArray:
+    """The share that a nodule has of each voxel: all within its outline, none from 2 mm off, where the seam fades."""
+    blurred: FloatArray = ndimage.gaussian_filter(mask, 0.8)
+    return np.clip(2 * blurred, mask, 1)
 
 
 def _to_ground_glass(rng: Generator, hu: FloatArray) -> FloatArray:

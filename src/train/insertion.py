@@ -78,7 +78,7 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25
 
 
 def soft_outline(mask: FloatArray) -> FloatArray:
-    """The share that a nodule has of each voxel: all within its outline, hardly any 2 mm off, so that the seam fades."""
+    """The share that a nodule has of each voxel: all within its outline, hardly any 2 mm off; the seam fades."""
     blurred: FloatArray = ndimage.gaussian_filter(mask, 0.8)
     return np.clip(2 * blurred, mask, 1)
 

@@ -26,6 +26,10 @@ def crop(number: int, diameter: float, texture: float) -> Crop:
     return Crop(f"c{number}", f"p{number}", hu, mask, np.array([25.0, 25, 25]), diameter, texture, 3.0)
 
 
+def voxel(nodule: Planted) -> tuple[int, ...]:
+    return tuple(int(v) for v in np.round(nodule.centre))
+
+
 @pytest.fixture(scope="module")
 def background() -> LungScan:
     """A ball of lung in a block of tissue."""
@@ -46,11 +50,9 @@ def copies(background: LungScan) -> list[list[Planted]]:
         hu, nodules = plant(np.random.default_rng(copy), copy, background, lung, CROPS)
         seen, _ = ndimage.label(hu > background.hu + 100)
         for nodule in nodules:
-            middle = tuple(np.round(nodule.centre).astype(int))
+            middle = voxel(nodule)
             assert hu[middle] > background.hu[middle] + 150, "the nodule is where the truth says"
-            assert seen[middle] not in [
-                seen[tuple(np.round(other.centre).astype(int))] for other in nodules if other is not nodule
-            ]
+            assert seen[middle] not in [seen[voxel(other)] for other in nodules if other is not nodule]
         placed.append(nodules)
     return placed
 

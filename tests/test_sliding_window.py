@@ -1,5 +1,6 @@
 """Windows, blending and views: every voxel is seen, and nothing is moved or weighed wrongly."""
 
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 from src.config import AUGMENTATIONS, Augmentation
 from src.errors import BadCheckpoint, BadConfig
@@ -34,6 +36,15 @@ class Halving(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[..., ::2, ::2, ::2]
+
+
+class Pooling(nn.Module):
+    """The largest of each 4 x 4 x 4 voxels: what it answers at a voxel depends on where its window starts."""
+
+    multiple = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.interpolate(functional.max_pool3d(x, 4), scale_factor=4.0, mode="nearest")
 
 
 class Overflowing(nn.Module):
@@ -79,6 +90,20 @@ def test_a_coarser_answer_keeps_its_place(tiling: tuple[Shape3, Shape3, Shape3],
     volume = _volume(shape)
     maps = sliding_window_inference(Halving(), volume, patch, stride, 4, "cpu", method)
     np.testing.assert_allclose(maps[0], volume[::2, ::2, ::2], atol=1e-5)
+
+
+@given(tilings(multiple=4), methods)
+def test_windows_start_on_the_lattice_of_the_network(
+    tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod
+) -> None:
+    shape, patch, stride = tiling
+    volume = _volume(shape)
+    maps = sliding_window_inference(Pooling(), volume, patch, [-(-step // 4) * 4 for step in stride], 4, "cpu", method)
+    pooled = volume.copy()
+    for corner in product(*(range(0, size, 4) for size in shape)):
+        block = pooled[tuple(slice(first, first + 4) for first in corner)]
+        block[...] = block.max()
+    np.testing.assert_allclose(maps[0], pooled, atol=1e-5)
 
 
 @given(tilings(), methods, st.floats(0.02, 10))

@@ -112,8 +112,11 @@ def predict_windows(  # noqa: PLR0913 - by name
     _check(patch_size, stride, multiple)
     blend = blend_weights(_divide(patch, scale), blending, sigma)
     # The volume goes to the device once and the maps come back once: windows are cut and blended there.
-    padded, weights = _pad(volume, patch, scale).to(device), torch.from_numpy(blend).to(device)
-    windows = plan_windows(padded.shape, patch, stride, scale)
+    # Windows start at multiples of `multiple` where the strides allow it: a voxel then has the same place in the
+    # network's strides whichever window shows it, and gets almost the same answer.
+    lattice = math.lcm(scale, math.gcd(multiple, *stride))
+    padded, weights = _pad(volume, patch, lattice).to(device), torch.from_numpy(blend).to(device)
+    windows = plan_windows(padded.shape, patch, stride, lattice)
     if region is not None:
         windows = _needed(windows, blend, region, scale)
     network = _Network(model, device, precision(device, mixed=mixed_precision), views)
@@ -265,10 +268,11 @@ def _fit_patch(shape: Sequence[int], patch: Shape3, multiple: int) -> Shape3:
     return x, y, z
 
 
-def _pad(volume: FloatArray, patch: Shape3, scale: int) -> Tensor:
-    """The volume, extended at its far ends with its own minimum (air) to hold whole windows."""
+def _pad(volume: FloatArray, patch: Shape3, lattice: int) -> Tensor:
+    """The volume, extended at its far ends with its own minimum (air) to hold whole windows on the lattice."""
     extra = [
-        max(window, math.ceil(size / scale) * scale) - size for size, window in zip(volume.shape, patch, strict=True)
+        max(window, math.ceil(size / lattice) * lattice) - size
+        for size, window in zip(volume.shape, patch, strict=True)
     ]
     tensor = torch.from_numpy(np.ascontiguousarray(volume))
     if not any(extra):

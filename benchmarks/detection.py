@@ -41,7 +41,7 @@ __all__ = [
     "Lung",
     "add_copies",
     "add_data",
-    "figures_of",
+    "evaluate_copies",
     "held_out",
     "low_threshold",
     "main",
@@ -196,10 +196,10 @@ def read_copies(folder: Path, series: Sequence[str]) -> tuple[Marks, Findings, F
     return read_reports(folder / "predictions", series), nodules, unsure
 
 
-def figures_of(folder: Path, series: Sequence[str]) -> dict[str, Any]:
+def evaluate_copies(folder: Path, series: Sequence[str]) -> Evaluation:
     """The evaluation of what `predict_copies` wrote, without intervals."""
     marks, nodules, unsure = read_copies(folder, series)
-    return evaluate(marks, nodules, len(series), unsure, bootstraps=0).figures
+    return evaluate(marks, nodules, len(series), unsure, bootstraps=0)
 
 
 class Lung:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from benchmarks.detection import TO_LPS, add_copies, add_data, figures_of, held_out, low_threshold, predict_copies
+from benchmarks.detection import TO_LPS, add_copies, add_data, evaluate_copies, held_out, low_threshold, predict_copies
 from src.eval.output import row
 from src.files import whole_file
 from src.inference.pipeline import InferencePipeline
@@ -95,7 +95,7 @@ def main() -> None:
         series, _ = predict_copies(
             pipeline, background, crops, folder, options.copies, options.seed, partial(scanned, SCANNERS[scanner])
         )
-        figures[scanner] = figures_of(folder, series)
+        figures[scanner] = evaluate_copies(folder, series).figures
         print(row(scanner, figures[scanner]), flush=True)
     with whole_file(options.output / "scanners.json") as file:
         file.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")

@@ -22,16 +22,15 @@ Box = tuple[slice, slice, slice]
 
 
 def new_grid(shape: Shape3, affine: Affine, spacing: Vec3) -> tuple[Shape3, Affine]:
-    """The grid of `spacing` millimetres along the same axes that has the old one's centre and covers it."""
+    """The grid of `spacing` millimetres along the same axes, from the old one's first voxel to its last.
+
+    MONAI's `Spacing` begins there, too, so that the network sees the same voxels.
+    """
     old = spacing_of(affine)
     if all(abs(a - b) < SAME for a, b in zip(old, spacing, strict=True)):
         return shape, affine
-    x, y, z = (math.ceil(n * a / b) for n, a, b in zip(shape, old, spacing, strict=True))
-    scale = np.array(spacing) / old
-    grid = affine @ np.diag([*scale, 1.0])
-    shift = (np.array(shape) - 1) / 2 - (np.array((x, y, z)) - 1) / 2 * scale
-    grid[:3, 3] = affine[:3, :3] @ shift + affine[:3, 3]
-    return (x, y, z), grid
+    x, y, z = (math.ceil((n - 1) * a / b - SAME) + 1 for n, a, b in zip(shape, old, spacing, strict=True))
+    return (x, y, z), affine @ np.diag([*np.array(spacing) / old, 1.0])
 
 
 def resample(
@@ -105,8 +104,8 @@ def _by_slabs(work: Callable[[slice], None], size: int) -> None:
 
 
 def _interpolation(old: int, new: int, a: float, b: float) -> sparse.csr_array:
-    """From `old` samples `a` mm apart to `new` samples `b` mm apart with the same centre: (new, old)."""
-    linear = _linear(old, (np.arange(new) - (new - 1) / 2) * b / a + (old - 1) / 2)
+    """From `old` samples `a` mm apart to `new` samples `b` mm apart with the same first one: (new, old)."""
+    linear = _linear(old, np.arange(new) * b / a)
     return linear @ _gaussian(old, math.sqrt(b**2 - a**2) * FWHM_TO_SIGMA / a) if b > a + SAME else linear
 
 

@@ -21,7 +21,7 @@ from src.data.resample import new_grid, resample, to_grid
 from src.followup.registration import as_image
 from src.inference.main import InferencePipeline
 from src.inference.sliding_window import LARGEST, LOST_WEIGHT, plan_box, plan_tiles, predict_windows
-from src.types import Affine, Scan, Shape3
+from src.types import Affine, Scan, Shape3, Vec3
 
 from .small_scans import block, chest, tiny_checkpoint
 
@@ -114,6 +114,19 @@ def test_tiles_cover_what_is_needed_and_stay_small(shape: Shape3, overlap: int) 
         assert length % 16 == 0
         assert length - step in {0, overlap}
         assert step < length or length >= size
+
+
+millimetres = st.tuples(*[st.floats(0.4, 6).map(lambda size: round(size, 3))] * 3)
+
+
+@given(st.tuples(*[st.integers(1, 40)] * 3), millimetres, millimetres)
+def test_a_new_grid_reaches_from_the_first_voxel_to_the_last(shape: Shape3, old: Vec3, spacing: Vec3) -> None:
+    affine = RAS_TO_LPS @ np.diag([*old, 1.0])
+    affine[:3, 3] = (-120, 40, 7)
+    new, grid = new_grid(shape, affine, spacing)
+    np.testing.assert_allclose(grid[:3, 3], affine[:3, 3])
+    last = map_points(np.linalg.inv(grid), map_points(affine, np.array(shape) - 1.0))
+    assert ((np.array(new) - 1 - last > -0.01) & (np.array(new) - 1 - last < 1)).all()
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 2.0, 1.0), (0.5, 0.6, 0.7)])

@@ -147,11 +147,11 @@ def _grid(figure: Figure, place: SubplotSpec, rows: int, columns: int, count: in
 
 
 def _measured(nodule: Mark, found: Detection) -> str:
-    """`0: 8.5 mm, solid, axes 9.1 x 7.8 mm`, as far as it is known."""
+    """`0: 8.5 mm, solid, 9.1 x 7.8 mm`: effective diameter, type and axes, as far as they are known."""
     properties: Any = found.get("properties") or {}
     words = [f"{2 * nodule.radius:.1f} mm", properties.get("nodule_type")]
     if properties.get("long_axis_mm") and properties.get("short_axis_mm"):
-        words.append(f"axes {properties['long_axis_mm']:.1f} x {properties['short_axis_mm']:.1f} mm")
+        words.append(f"{properties['long_axis_mm']:.1f} x {properties['short_axis_mm']:.1f} mm")
     return f"{nodule.number}: {', '.join(word for word in words if word)}"
 
 

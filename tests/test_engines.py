@@ -15,7 +15,8 @@ from src.model import engines
 from src.model.checkpoint import Checkpoint, load_model
 from src.model.device import autocast
 from src.model.engines import Engine, open_engine, pick_engine
-from src.model.graphs import PACKAGES, GraphKind
+from src.model.graphs import PACKAGES, GraphKind, in_bfloat16
+from src.model.unet import UNet
 
 from .small_scans import tiny_checkpoint
 
@@ -43,6 +44,16 @@ def test_pytorch_folded_answers_as_the_checkpoint_does(tiny: Checkpoint, mixed: 
         expected = tiny.model(x)
     torch.testing.assert_close(answer, expected, atol=0.05 if mixed else 1e-5, rtol=0.02 if mixed else 1e-5)
     assert (network.output_stride, network.multiple) == (2, 4)
+
+
+def test_the_last_layer_is_not_rounded_in_half_precision() -> None:
+    network = UNet((4, 8)).eval()
+    last = network.head[-1]
+    with torch.inference_mode():
+        last.get_parameter("weight").zero_()
+        last.get_parameter("bias").fill_(-4.6732)  # bfloat16 has -4.6875
+        heat = in_bfloat16(network)(torch.rand(1, 1, 8, 8, 8))[:, 0]
+    torch.testing.assert_close(heat, torch.full_like(heat, -4.6732).sigmoid())
 
 
 @pytest.mark.parametrize("kind", GRAPHS)

@@ -87,9 +87,9 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 def in_bfloat16(network: nn.Module) -> nn.Module:
     """A copy in bfloat16, float32 outside, whose last layer stays float32: a confidence keeps all its digits."""
     half = copy.deepcopy(network).to(torch.bfloat16)
-    head = getattr(half, "head", None)
-    if isinstance(head, nn.Sequential):
-        head[-1] = nn.Sequential(_Cast(torch.float32), head[-1].float())
+    head, exact = getattr(half, "head", None), getattr(network, "head", None)
+    if isinstance(head, nn.Sequential) and isinstance(exact, nn.Sequential):
+        head[-1] = nn.Sequential(_Cast(torch.float32), copy.deepcopy(exact[-1]))
     return nn.Sequential(_Cast(torch.bfloat16), half, _Cast(torch.float32)).eval()
 
 

@@ -111,10 +111,10 @@ def predict_windows(  # noqa: PLR0913 - by name
     patch = _fit_patch(volume.shape, patch_size, multiple)
     _check(patch_size, stride, multiple)
     blend = blend_weights(_divide(patch, scale), blending, sigma)
-    # The volume goes to the device once and the maps come back once: windows are cut and blended there.
     # Windows start at multiples of `multiple` where the strides allow it: a voxel then has the same place in the
     # network's strides whichever window shows it, and gets almost the same answer.
     lattice = math.lcm(scale, math.gcd(multiple, *stride))
+    # The volume goes to the device once and the maps come back once: windows are cut and blended there.
     padded, weights = _pad(volume, patch, lattice).to(device), torch.from_numpy(blend).to(device)
     windows = plan_windows(padded.shape, patch, stride, lattice)
     if region is not None:

@@ -58,6 +58,16 @@ def _state(engine: Engine, job: Job) -> Job:
     return found
 
 
+def test_identifiers_sort_by_the_microsecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns()
+    made = []
+    for later in range(20):
+        monkeypatch.setattr(time, "time_ns", lambda later=later: now + 1_000 * later)
+        made.append(jobs.new_id())
+    assert made == sorted(made)
+    assert {len(one) for one in made} == {32}
+
+
 def test_jobs_are_taken_in_order_and_once(engine: Engine) -> None:
     sent = [_submit(engine) for _ in range(3)]
     taken = [_claim(engine) for _ in range(3)]

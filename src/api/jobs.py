@@ -74,8 +74,8 @@ class Job:
 
 
 def new_id() -> str:
-    """An identifier that nobody can guess, later ones sorting after earlier ones."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    """An identifier that nobody can guess, later ones sorting after earlier ones to the microsecond."""
+    return f"{time.time_ns() // 1_000:014x}{secrets.token_hex(9)}"
 
 
 def submit(engine: Engine, **columns: Any) -> tuple[Job, bool]:  # noqa: ANN401 - the columns that a new job has

@@ -1,11 +1,13 @@
 """The queue, on SQLite and, where there is one, on PostgreSQL."""
 
 import os
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +163,15 @@ def test_servers_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     for made in engines:
         assert jobs.counts(made.result())["queued"] == 0
         made.result().dispose()
+
+
+def test_a_database_that_another_writes_is_awaited(tmp_path: Path) -> None:
+    """SQLite's own timeout does not cover the change to its write-ahead log."""
+    path = tmp_path / "jobs.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        opened = pool.submit(open_database, f"sqlite:///{path}")
+        assert not wait([opened], timeout=0.3).done
+        other.execute("COMMIT")
+        assert jobs.counts(opened.result())["queued"] == 0
+        opened.result().dispose()

@@ -1,4 +1,4 @@
-"""PIVOT's command line beside a script of MONAI's parts: `python -m benchmarks.speed --scan lidc`.
+"""PIVOT's command line beside a script of MONAI's or nnU-Net's parts: `python -m benchmarks.speed --scan lidc`.
 
 Both run the same weights with the same patch, overlap and batch on the same scan, in turns, each in a process
 of its own. Printed are the medians of the seconds of each stage, the median of the ratios of the pairs, the
@@ -13,13 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.peers import PATCH, PEERS, Run
 from src.types import Shape3, Vec3
 
 __all__ = ["CHESTS", "LIDC", "ROOT", "command_line", "main", "start_side"]
@@ -32,10 +32,8 @@ CHESTS: dict[str, tuple[Shape3, Vec3]] = {
     "chest-800": ((512, 512, 800), (0.7, 0.7, 0.5)),
 }
 STAGES = ("start", "read", "preprocess", "inference", "postprocess", "write")
-PATCH, OVERLAP, BATCH = 128, 0.5, 4
 NEAR = 5.0  # mm between two marks of one nodule
 GIB_IN_KIB = 2**20
-Run = dict[str, Any]
 
 
 def main() -> None:
@@ -45,21 +43,24 @@ def main() -> None:
     parser.add_argument("--speed", default="accurate", choices=("accurate", "balanced", "fast"))
     parser.add_argument("--engine", default="auto", help="inference.engine of PIVOT (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=1, help="pairs of runs (default: %(default)s)")
-    parser.add_argument("--only", choices=("pivot", "monai"), help="leave the other out")
+    parser.add_argument("--beside", choices=PEERS, default="monai", help="whose parts (default: %(default)s)")
+    parser.add_argument("--only", choices=("pivot", *PEERS), help="leave the other out")
     parser.add_argument("--limit", action="store_true", help="print the processor's best, and run nothing else")
-    parser.add_argument("--side", choices=("monai",), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.beside == "nnunet" and options.scan == "lidc":
+        parser.error("nnU-Net does not read DICOM: give another --scan")
     if options.limit:
         _print_limit()
     elif options.side:
-        print(json.dumps(_monai(options)))
+        print(json.dumps(PEERS[options.side](Path(options.scan), options.folder)))
     else:
         _compare(options)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    sides = [options.only] if options.only else ["pivot", "monai"]
+    sides = [options.only] if options.only else ["pivot", options.beside]
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory(prefix="pivot-speed-") as folder:
         scan = _scan(options.scan, Path(folder))
@@ -116,57 +117,6 @@ def _read_pivot(folder: Path) -> Run:
     return {"stages": report["metadata"]["timings_seconds"], **about, "found": found}
 
 
-def _monai(options: argparse.Namespace) -> Run:
-    """What a user would write with MONAI; its outputs are a heatmap on the scan's grid, and peaks."""
-    from monai.inferers import SlidingWindowInferer
-    from monai.transforms import (
-        Compose,
-        LoadImage,
-        Orientation,
-        ResampleToMatch,
-        SaveImage,
-        ScaleIntensityRange,
-        Spacing,
-    )
-
-    from src.data.geometry import map_points
-    from src.inference.peak_detection import detect_peaks
-    from src.model.checkpoint import load_model
-    from src.model.device import pick_device
-
-    device = pick_device()
-    model = load_model().model.to(device)
-    times: dict[str, float] = {}
-    reader = "PydicomReader" if Path(options.scan).is_dir() else None
-    image = _timed(times, "read", lambda: LoadImage(reader=reader, ensure_channel_first=True)(options.scan))
-    prepare = Compose([Orientation("LPS"), Spacing((1, 1, 1)), ScaleIntensityRange(-1000, 400, 0, 1, clip=True)])
-    volume = _timed(times, "preprocess", lambda: prepare(image))
-    inferer = SlidingWindowInferer(PATCH, BATCH, OVERLAP, mode="gaussian", padding_mode="constant")
-
-    @torch.inference_mode()
-    def infer() -> Any:  # noqa: ANN401 - MONAI's
-        return inferer(volume[None].to(device), lambda x: model(x)[:, :1])[0].cpu()
-
-    heat = _timed(times, "inference", infer)
-    before = time.perf_counter()
-    heat.affine = volume.affine @ torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
-    peaks = detect_peaks(heat[0].numpy(), 0.5, 10.0, (2.0, 2.0, 2.0))
-    on_scan = ResampleToMatch(mode="bilinear", padding_mode="zeros")(heat, image)
-    times["postprocess"] = time.perf_counter() - before
-    save = SaveImage(options.folder / "monai", output_postfix="heatmap", separate_folder=False, print_log=False)
-    _timed(times, "write", lambda: save(on_scan))
-    world = [map_points(heat.affine.numpy(), np.divide(peak["coordinates"], 2.0)) for peak in peaks]
-    found = [((-x, -y, z), peak["confidence"]) for (x, y, z), peak in zip(world, peaks, strict=True)]
-    return {"stages": times, "found": found}
-
-
-def _timed(times: dict[str, float], stage: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work gives
-    start = time.perf_counter()
-    result = work()
-    times[stage] = time.perf_counter() - start
-    return result
-
-
 def _print_table(runs: dict[str, list[Run]]) -> None:
     sides = list(runs)
     print(f"{'seconds':12}" + "".join(f"{side:>10}" for side in sides) + ("     ratio" if len(sides) == 2 else ""))
@@ -177,18 +127,18 @@ def _print_table(runs: dict[str, list[Run]]) -> None:
             line += f"{statistics.median(b / max(a, 1e-3) for a, b in zip(*values, strict=True)):10.2f}"
         print(line)
     if len(sides) == 2:
-        _print_marks(runs["pivot"][-1]["found"], runs["monai"][-1]["found"])
+        _print_marks(runs["pivot"][-1]["found"], sides[1], runs[sides[1]][-1]["found"])
 
 
-def _print_marks(pivot: list[Any], monai: list[Any]) -> None:
-    left = list(monai)
+def _print_marks(pivot: list[Any], peer: str, others: list[Any]) -> None:
+    left = list(others)
     for place, confidence in pivot:
         near = [mark for mark in left if np.linalg.norm(np.subtract(mark[0], place)) < NEAR]
         other = f"{near[0][1]:.3f}" if near else "none"
-        print(f"mark at {np.round(place, 1).tolist()}: PIVOT {confidence:.3f}, MONAI {other}")
+        print(f"mark at {np.round(place, 1).tolist()}: PIVOT {confidence:.3f}, {peer} {other}")
         left = [mark for mark in left if not any(mark is one for one in near)]
     for place, confidence in left:
-        print(f"mark at {np.round(place, 1).tolist()}: PIVOT none (place or size), MONAI {confidence:.3f}")
+        print(f"mark at {np.round(place, 1).tolist()}: PIVOT none (place or size), {peer} {confidence:.3f}")
 
 
 def _print_limit() -> None:

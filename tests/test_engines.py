@@ -77,6 +77,19 @@ def test_a_graph_answers_as_pytorch_does_and_is_made_once(
     assert caplog.text.count("once") == 1
 
 
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_a_kept_graph_that_does_not_open_is_made_anew(kind: GraphKind, tiny: Checkpoint, tmp_path: Path) -> None:
+    """As of OpenVINO on another kind of processor, where machines share a home."""
+    pytest.importorskip(PACKAGES[kind])
+    x = torch.rand(1, 1, 8, 12, 16)
+    answer, _ = _answer(tiny, kind, x, mixed=False)
+    for file in (tmp_path / "cache" / "pivot" / "graphs").iterdir():
+        if file.suffix != ".json":
+            file.write_bytes(b"another processor's")
+    again, _ = _answer(tiny, kind, x, mixed=False)
+    torch.testing.assert_close(again, answer)
+
+
 SIGNALLED = """
 import os, signal, sys
 from src.model.checkpoint import load_model
@@ -117,15 +130,20 @@ def test_an_engine_that_cannot_be_had_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "installed", "expected"),
-    [(torch.bfloat16, True, None), (torch.float32, True, "openvino"), (torch.float32, False, None)],
+    ("dtype", "installed", "tiled", "expected"),
+    [
+        (torch.bfloat16, True, False, None),
+        (torch.float32, True, False, "openvino"),
+        (torch.float32, False, False, None),
+        (torch.float32, True, True, None),
+    ],
 )
 def test_auto_takes_the_fastest_that_is_present(
-    dtype: torch.dtype, installed: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, installed: bool, tiled: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "precision", lambda *_, **__: dtype)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
-    assert pick_engine("auto", CPU, mixed=True) == expected
+    assert pick_engine("auto", CPU, mixed=True, tiled=tiled) == expected
 
 
 @pytest.mark.parametrize("given", [{"engine": "tensorrt"}, {"speed": "faster"}, {"region": "brain"}])

@@ -129,8 +129,8 @@ class InferencePipeline:
         return other
 
     def _engine(self) -> torch.nn.Module:
-        mixed = self.config.model.mixed_precision
-        return open_engine(self.checkpoint, self.config.inference.engine, self.device, mixed=mixed)
+        mixed, tiled = self.config.model.mixed_precision, self.config.inference.speed in TILES
+        return open_engine(self.checkpoint, self.config.inference.engine, self.device, mixed=mixed, tiled=tiled)
 
     @_enough_memory()
     def predict(

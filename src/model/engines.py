@@ -72,31 +72,38 @@ class Network(nn.Module):
         return self.graphs[shape]
 
 
-def open_engine(checkpoint: Checkpoint, engine: Engine, device: torch.device, *, mixed: bool) -> Network:
-    """The checkpoint's network on `device`, computed by `engine`; `mixed` is the setting `mixed_precision`.
+def open_engine(
+    checkpoint: Checkpoint, engine: Engine, device: torch.device, *, mixed: bool, tiled: bool = False
+) -> Network:
+    """The checkpoint's network on `device`, computed by `engine`.
+
+    `mixed` is the setting `mixed_precision`; `tiled` says that the patches' shape differs from scan to scan.
 
     Raises:
         BadConfig: the engine is not installed, or not for this device or kind of checkpoint.
     """
     scripted = isinstance(checkpoint.model, torch.jit.ScriptModule)
-    kind = pick_engine(engine, device, mixed=mixed, scripted=scripted)
+    kind = pick_engine(engine, device, mixed=mixed, scripted=scripted, tiled=tiled)
     if device.type == "cpu":
         _reuse_freed_memory()
     half = precision(device, mixed=mixed) == torch.bfloat16
     return Network(checkpoint, kind, device, half=half).eval()
 
 
-def pick_engine(engine: Engine, device: torch.device, *, mixed: bool, scripted: bool = False) -> GraphKind | None:
+def pick_engine(
+    engine: Engine, device: torch.device, *, mixed: bool, scripted: bool = False, tiled: bool = False
+) -> GraphKind | None:
     """The kind of graph to compute with, or None for PyTorch itself; `auto` is what was fastest when measured.
 
-    On CPUs that compute in bfloat16 PyTorch is as fast as OpenVINO, and starts sooner (docs/performance.md).
+    On CPUs that compute in bfloat16 PyTorch is as fast as OpenVINO, and starts sooner; so it does where each scan's
+    tiles would need a graph of their own (docs/performance.md).
 
     Raises:
         BadConfig: the engine cannot be had; the message says how to.
     """
     if engine == "auto":
         full = device.type == "cpu" and precision(device, mixed=mixed) == torch.float32
-        return "openvino" if full and not scripted and _installed("openvino") else None
+        return "openvino" if full and not (scripted or tiled) and _installed("openvino") else None
     if engine == "torch":
         return None
     if device.type != "cpu" or scripted:

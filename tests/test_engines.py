@@ -90,6 +90,18 @@ def test_a_kept_graph_that_does_not_open_is_made_anew(kind: GraphKind, tiny: Che
     torch.testing.assert_close(again, answer)
 
 
+def test_a_graph_serves_one_run_where_the_cache_cannot_be_written(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    x = torch.rand(1, 1, 8, 12, 16)
+    answer, _ = _answer(tiny, "torchscript", x, mixed=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(answer, tiny.model(x), atol=1e-4, rtol=1e-4)
+    assert "this run only" in caplog.text
+
+
 SIGNALLED = """
 import os, signal, sys
 from src.model.checkpoint import load_model

@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..errors import BadCheckpoint
+from ..errors import BadCheckpoint, BadOutput
 from ..files import whole_file
 from .checkpoint import legacy_jit
 
@@ -53,16 +54,26 @@ def open_graph(kind: GraphKind, source: Source, shape: Sequence[int]) -> tuple[A
 
     Raises:
         BadCheckpoint: it answers otherwise than PyTorch.
-        BadOutput: the cache folder cannot be written to.
+        BadOutput: neither the cache folder nor a temporary one can be written to.
     """
     path = _cached(kind, source, shape)
-    note = path.with_suffix(".json")
+    note = _note(path)
     if path.is_file() and note.is_file():
         try:
             return _load(kind, path, half=source.half), float(json.loads(note.read_text())["largest_difference"])
         except Exception:  # each engine has its own; OpenVINO refuses what was compiled for another processor
             log.debug("%s does not open here", path, exc_info=True)
     log.warning("making the %s graph for patches of %s, once", kind, " x ".join(map(str, shape[2:])))
+    try:
+        return _make(kind, source, shape, path)
+    except BadOutput as error:
+        log.warning("%s: the graph serves this run only", error)
+        with tempfile.TemporaryDirectory(prefix="pivot-graph-") as folder:
+            return _make(kind, source, shape, Path(folder, path.name))
+
+
+def _make(kind: GraphKind, source: Source, shape: Sequence[int], path: Path) -> tuple[Answer, float]:
+    """`open_graph`, made anew at `path`."""
     with whole_file(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own, about their insides
         _export(kind, source, shape, partial)
@@ -71,9 +82,13 @@ def open_graph(kind: GraphKind, source: Source, shape: Sequence[int]) -> tuple[A
     if not difference <= (HALF_TOLERANCE if source.half else TOLERANCE):
         msg = f"{kind} answers otherwise than PyTorch (by {difference:.2g}): use inference.engine torch"
         raise BadCheckpoint(msg)
-    with whole_file(note) as partial:
+    with whole_file(_note(path)) as partial:
         partial.write_text(json.dumps({"largest_difference": difference}), encoding="utf-8")
     return answer, difference
+
+
+def _note(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

@@ -17,7 +17,6 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ComprehensiveSRStorage,
     HTJ2KLossless,
-    JPEGLSLossless,
     MRImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -139,9 +138,8 @@ def test_every_lossless_syntax_gives_the_same_volume(tmp_path: Path, uid: str, s
     np.testing.assert_array_equal(read_scan(tmp_path).array, CHEST)
 
 
-@pytest.mark.parametrize("uid", [JPEGLSLossless, RLELossless])
-def test_what_pydicom_compresses_is_read_too(tmp_path: Path, uid: str) -> None:
-    write_series(tmp_path, CHEST, edit=lambda dataset: dataset.compress(uid))
+def test_what_pydicom_compresses_is_read_too(tmp_path: Path) -> None:
+    write_series(tmp_path, CHEST, edit=lambda dataset: dataset.compress(RLELossless))
     np.testing.assert_array_equal(read_scan(tmp_path).array, CHEST)
 
 

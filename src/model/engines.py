@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import importlib.util
+import sys
 from typing import Literal
 
 import torch
@@ -124,7 +125,7 @@ def _installed(package: str) -> bool:
 @functools.cache
 def _reuse_freed_memory() -> None:
     """Have glibc keep what is freed; else the kernel maps and clears the memory of each layer's output anew."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if hasattr(ctypes, "CDLL") else None
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
         mallopt(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)

@@ -143,6 +143,7 @@ def picture(page: Page, name: str) -> np.ndarray[Any, Any]:
     """The page as RGB of shape (height, width, 3); kept where the reader of the tests wants to look."""
     content = page.screenshot(timeout=SLOW, animations="disabled")
     if folder := os.environ.get("PIVOT_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, f"{name}.png").write_bytes(content)
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 

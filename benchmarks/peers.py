@@ -26,6 +26,13 @@ __all__ = ["PATCH", "PEERS", "Run"]
 PATCH, OVERLAP, BATCH = 128, 0.5, 4
 THRESHOLD, MIN_DISTANCE = 0.5, 10.0
 Run = dict[str, Any]
+RESAMPLING = "resample_data_or_seg_to_shape"
+
+
+def _order(order: int, *, is_seg: bool = False) -> dict[str, Any]:
+    return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+
+
 # What nnU-Net's planning would have chosen for a CT network with the windows, grid and HU window of ours.
 PLANS: dict[str, Any] = {
     "transpose_forward": [0, 1, 2],
@@ -42,14 +49,12 @@ PLANS: dict[str, Any] = {
             "normalization_schemes": ["CTNormalization"],
             "use_mask_for_norm": [False],
             "architecture": {},
-            **{
-                f"resampling_fn_{what}{end}": value
-                for what, order in (("data", 3), ("seg", 1), ("probabilities", 1))
-                for end, value in (
-                    ("", "resample_data_or_seg_to_shape"),
-                    ("_kwargs", {"is_seg": what == "seg", "order": order, "order_z": 0, "force_separate_z": None}),
-                )
-            },
+            "resampling_fn_data": RESAMPLING,
+            "resampling_fn_data_kwargs": _order(3),
+            "resampling_fn_seg": RESAMPLING,
+            "resampling_fn_seg_kwargs": _order(1, is_seg=True),
+            "resampling_fn_probabilities": RESAMPLING,
+            "resampling_fn_probabilities_kwargs": _order(1),
         }
     },
 }

@@ -49,8 +49,6 @@ def main() -> None:
     parser.add_argument("--side", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.beside == "nnunet" and options.scan == "lidc":
-        parser.error("nnU-Net does not read DICOM: give another --scan")
     if options.limit:
         _print_limit()
     elif options.side:
@@ -64,6 +62,8 @@ def _compare(options: argparse.Namespace) -> None:
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory(prefix="pivot-speed-") as folder:
         scan = _scan(options.scan, Path(folder))
+        if "nnunet" in sides and scan.is_dir():
+            sys.exit("error: nnU-Net does not read DICOM folders: give another --scan")
         for _ in range(options.repeats):
             for side in sides:
                 runs[side].append(start_side(side, scan, Path(folder), options.speed, options.engine))

@@ -31,6 +31,7 @@ __all__ = [
     "Results",
     "Scan",
     "Shape3",
+    "TooLarge",
     "Triage",
     "Vec3",
     "Volume",
@@ -206,6 +207,15 @@ class LeftOut(TypedDict):
     away_from_lungs: int
     too_small: int  # than `size_filter.min_diameter`
     too_large: int  # than `size_filter.max_diameter`
+
+
+class TooLarge(TypedDict):
+    """A mark above the threshold that is no nodule by `size_filter.max_diameter`, but may be a mass."""
+
+    coordinates_voxel: tuple[int, int, int]
+    coordinates_lps: Vec3 | None
+    diameter_mm: float
+    confidence: float
 
 
 class Report(TypedDict):

@@ -1,5 +1,6 @@
 """The loaded model and all its steps, from a scan to described nodules."""
 
+import logging
 import os
 import platform
 import time
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -42,6 +44,7 @@ from ..triage.patient import Patient, load_patient
 from ..types import (
     Affine,
     Detection,
+    FloatArray,
     LeftOut,
     NoduleMask,
     Peak,
@@ -50,11 +53,14 @@ from ..types import (
     Results,
     Scan,
     Shape3,
+    TooLarge,
     Vec3,
     Volume,
 )
+from .blending import BlendMethod
 from .output_formatter import save_csv, save_heatmap, save_json
-from .post_processing import filter_detections
+from .post_processing import filter_detections, non_maximum_suppression
+from .second_look import add_large, halve
 from .sliding_window import CONTEXT, Predictions, plan_box, plan_tiles, predict_windows
 from .tta import IDENTITY, views
 
@@ -63,11 +69,14 @@ if TYPE_CHECKING:
 
 __all__ = ["InferencePipeline"]
 
+log = logging.getLogger("pivot")
+
 BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; a mark further away is in bowel, skin or on the table
 SEARCHED = BESIDE_LUNG + 3.0  # mm around the lungs; they are known to about 3 mm
 # Voxels that neighbouring tiles share, and that the network sees around the lungs (docs/performance.md).
 TILES = {"balanced": (96, 16), "fast": (48, 0)}
 MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
+TOO_LARGE = "%d mark%s of more than %g mm left out (size_filter.max_diameter), maybe a mass: see metadata.too_large"
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
 
@@ -115,7 +124,7 @@ class InferencePipeline:
         self.device = pick_device(device or config.model.device)
         self.checkpoint = load_model(checkpoint or config.model.checkpoint)
         self.config = self._usable(config)
-        self.model = self._engine()
+        self._open()
 
     def with_config(self, config: Config | dict[str, Any] | str | Path | None) -> Self:
         """The same loaded weights, on the same device, under another configuration.
@@ -125,12 +134,15 @@ class InferencePipeline:
         """
         other = copy(self)
         other.config = self._usable(load_config(config))
-        other.model = other._engine()  # noqa: SLF001 - of the same class
+        other._open()  # noqa: SLF001 - of the same class
         return other
 
-    def _engine(self) -> torch.nn.Module:
-        mixed, tiled = self.config.model.mixed_precision, self.config.inference.speed in TILES
-        return open_engine(self.checkpoint, self.config.inference.engine, self.device, mixed=mixed, tiled=tiled)
+    def _open(self) -> None:
+        options, mixed = self.config.inference, self.config.model.mixed_precision
+        open_it = partial(open_engine, self.checkpoint, device=self.device, mixed=mixed)
+        network = open_it(options.engine, tiled=options.speed in TILES)
+        self.model: torch.nn.Module = network
+        self.any_shape = network if network.kind is None else open_it("torch")  # a graph has one shape
 
     @_enough_memory()
     def predict(
@@ -165,7 +177,7 @@ class InferencePipeline:
         ready = time.perf_counter()
         predictions = self._infer(volume, plan, progress)
         inferred = time.perf_counter()
-        scale = int(getattr(self.model, "output_stride", 1))
+        scale, _ = _strides(self.model)
         heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
         with ThreadPoolExecutor(1) as beside:
             drawn = beside.submit(to_grid, predictions.maps[HEATMAP].clip(0, 1), heat_affine, scan.shape, scan.affine)
@@ -224,7 +236,7 @@ class InferencePipeline:
     def _plan(self, shape: Shape3, affine: Affine, lungs: LungRegion | None) -> _Plan:
         options = self.config.inference
         patch, stride = options.patch_size, options.step
-        scale, multiple = (int(getattr(self.model, name, 1)) for name in ("output_stride", "multiple"))
+        scale, multiple = _strides(self.model)
         shape, affine = new_grid(shape, affine, self.checkpoint.about.preprocessing.spacing)
         x, y, z = (-(-size // scale) for size in shape)
         coarse = affine @ np.diag([scale, scale, scale, 1.0])
@@ -250,16 +262,43 @@ class InferencePipeline:
 
     def _infer(self, volume: Preprocessed, plan: _Plan, progress: Callable[[int, int], None] | None) -> Predictions:
         options = self.config.inference
+        blending = "linear" if options.speed in TILES else options.blending.method
+        found = self._look(self.model, volume.array, plan, blending, progress)
+        if options.second_look:
+            add_large(found.maps, self._look_again(volume.array))
+            if plan.region is not None:
+                found.maps[HEATMAP] *= plan.region
+        return found
+
+    def _look_again(self, volume: FloatArray) -> FloatArray:
+        """The maps of the halved volume, mostly by a single window."""
+        scale, multiple = _strides(self.any_shape)
+        halved = halve(volume)
+        x, y, z = (-(-size // scale) for size in halved.shape)
+        patch, stride = plan_tiles(
+            np.ones((x, y, z), bool), halved.shape, TILES["fast"][0], scale=scale, multiple=multiple
+        )
+        return self._look(self.any_shape, halved, _Plan(patch, stride), "linear").maps
+
+    def _look(
+        self,
+        model: torch.nn.Module,
+        volume: FloatArray,
+        plan: _Plan,
+        blending: BlendMethod,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Predictions:
+        options = self.config.inference
         tta = options.tta
         return predict_windows(
-            self.model,
-            volume.array,
+            model,
+            volume,
             plan.patch,
             plan.stride,
             # On a CPU more at once are no faster, and take more memory.
             batch_size=1 if self.device.type == "cpu" else options.batch_size,
             device=self.device,
-            blending="linear" if options.speed in TILES else options.blending.method,
+            blending=blending,
             sigma=options.blending.sigma,
             views=views(tta.num_augmentations, tta.augmentations) if tta.enabled else (IDENTITY,),
             mixed_precision=self.config.model.mixed_precision,
@@ -294,21 +333,31 @@ class InferencePipeline:
             described = [one for one in pool.map(describe, peaks) if one is not None]
         found, masks = [nodule for nodule, _ in described], {nodule["coordinates"]: mask for nodule, mask in described}
         kept = filter_detections(found, self.config.post_processing)
+        left_out, too_large = self._left_out(found, len(peaks) - len(found))
         about = {
             "lung_litres": None if lungs is None else lungs.litres,
-            "left_out": self._left_out(found, len(peaks) - len(found)),
+            "left_out": left_out,
+            "too_large": too_large,
         }
         numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(kept)]
         return numbered, [masks[nodule["coordinates"]] for nodule in kept], about
 
-    def _left_out(self, found: list[Detection], away: int) -> LeftOut:
+    def _left_out(self, found: list[Detection], away: int) -> tuple[LeftOut, list[TooLarge]]:
         size = self.config.post_processing.size_filter
-        diameters = [nodule["diameter_mm"] for nodule in found]
-        return LeftOut(
-            away_from_lungs=away,
-            too_small=sum(diameter < size.min_diameter for diameter in diameters),
-            too_large=sum(diameter > size.max_diameter for diameter in diameters),
-        )
+        large = [nodule for nodule in found if nodule["diameter_mm"] > size.max_diameter]
+        small = sum(nodule["diameter_mm"] < size.min_diameter for nodule in found)
+        if large:
+            log.warning(TOO_LARGE, len(large), "s" * (len(large) > 1), size.max_diameter)
+        masses = [
+            TooLarge(
+                coordinates_voxel=nodule["coordinates_voxel"],
+                coordinates_lps=nodule["coordinates_lps"],
+                diameter_mm=nodule["diameter_mm"],
+                confidence=nodule["confidence"],
+            )
+            for nodule in non_maximum_suppression(large)
+        ]
+        return LeftOut(away_from_lungs=away, too_small=small, too_large=len(large)), masses
 
     def _metadata(
         self, scan: Scan, predictions: Predictions, search: dict[str, Any], timings: dict[str, float], patient: Patient
@@ -329,6 +378,11 @@ class InferencePipeline:
             "windows_retried": predictions.retried,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
+
+
+def _strides(model: torch.nn.Module) -> tuple[int, int]:
+    """What a side of its answer is divided by, and what a side of a patch must be divisible by."""
+    return int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
 
 
 def _as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan, bool]:

@@ -66,13 +66,16 @@ export interface Guidelines {
   bts: Ruled & { management: string | null };
 }
 
-export interface Detection {
-  id: number;
+export interface Mark {
   coordinates_voxel: Vec3;
   coordinates_lps: Vec3 | null;
   diameter_mm: number;
-  diameter_source?: "segmentation" | "network";
   confidence: number;
+}
+
+export interface Detection extends Mark {
+  id: number;
+  diameter_source?: "segmentation" | "network";
   properties: {
     volume_mm3: number | null;
     mean_intensity: number | null;
@@ -90,7 +93,7 @@ export interface Report {
   scan_id: string;
   model: string;
   timestamp: string;
-  metadata: { spacing: Vec3; shape: Vec3; notes?: string[]; left_out?: Record<string, number> };
+  metadata: { spacing: Vec3; shape: Vec3; notes?: string[]; left_out?: Record<string, number>; too_large?: Mark[] };
   detections: Detection[];
   summary: {
     num_detections: number;

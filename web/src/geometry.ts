@@ -1,9 +1,9 @@
 /** Where a nodule lies in the viewer's world: RAS+ millimetres, as NIfTI has it. */
 
-import type { Detection, Vec3 } from "./contract";
+import type { Mark, Vec3 } from "./contract";
 
 /** A nodule's centre in RAS+ mm; by its voxel and the scan's `affine` (rows) where the report has no world point. */
-export function centre(nodule: Detection, affine: number[][]): Vec3 {
+export function centre(nodule: Mark, affine: number[][]): Vec3 {
   if (nodule.coordinates_lps) {
     const [x, y, z] = nodule.coordinates_lps;
     return [-x, -y, z];

@@ -1,7 +1,7 @@
 /** One job: its progress, and its results once they are there. */
 
 import * as api from "./api";
-import { ended, type Job, type JobFile, type Kind, type Progress, type Report } from "./contract";
+import { ended, type Job, type JobFile, type Kind, type Mark, type Progress, type Report } from "./contract";
 import { details } from "./details";
 import { button, el, icon } from "./dom";
 import { follow } from "./follow";
@@ -103,6 +103,7 @@ function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal
     "section",
     { class: "side", "aria-label": "Findings" },
     heading(job, report),
+    ...(report.metadata.too_large ?? []).map((mark) => mass(mark, image.goTo)),
     report.detections.length > 0 ? table.element : el("p", { class: "empty" }, "No nodule was found."),
     report.detections.length > 0 && about,
     downloads(files),
@@ -110,6 +111,15 @@ function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal
   );
   return [el("div", { class: "results" }, image.element, side)];
 }
+
+const mass = (mark: Mark, show: (mark: Mark) => void): HTMLElement =>
+  el(
+    "div",
+    { class: "mass", role: "note" },
+    icon("warning"),
+    el("p", {}, `Maybe a mass: ${fixed(mark.diameter_mm)} mm, confidence ${fixed(mark.confidence, 2)}. Too large to be listed as a nodule.`),
+    button("Show", () => show(mark), { class: "button small" }),
+  );
 
 function heading(job: Job, report: Report): HTMLElement {
   const { metadata, summary } = report;
@@ -167,7 +177,7 @@ function remarks(job: Job, report: Report): HTMLElement {
   const left = Object.entries(report.metadata.left_out ?? {}).filter(([, count]) => count > 0);
   const lines = [
     ...(report.metadata.notes ?? []),
-    ...left.map(([why, count]) => `${count} weaker marks left out: ${why.replaceAll("_", " ")}.`),
+    ...left.map(([why, count]) => `${count} marks left out: ${why.replaceAll("_", " ")}.`),
     `Model ${report.model}; ${moment(report.timestamp)}; analysed in ${duration(report.summary.processing_time_seconds)}.`,
     job.expires_at ? `Will be removed ${moment(job.expires_at)}.` : "",
   ];

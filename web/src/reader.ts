@@ -1,7 +1,7 @@
 /** The image with its controls. */
 
 import * as api from "./api";
-import type { Detection, JobFile } from "./contract";
+import type { Detection, JobFile, Mark } from "./contract";
 import { button, el } from "./dom";
 import { bytes, fixed, percent, place } from "./format";
 import { problemBox } from "./problem";
@@ -15,13 +15,13 @@ const WINDOW_NAMES: WindowName[] = ["Lung", "Soft tissue", "Bone"];
 export interface Reader {
   element: HTMLElement;
   show: (nodules: Detection[], selected: Detection | null) => void;
-  goTo: (nodule: Detection) => void;
+  goTo: (nodule: Mark) => void;
 }
 
 /** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. */
 export function reader(files: JobFile[], signal: AbortSignal): Reader {
   let viewer: Viewer | null = null;
-  let wanted: Detection | null = null; // before the image is there
+  let wanted: Mark | null = null; // before the image is there
   let shown: [Detection[], number | null] = [[], null];
   const canvas = el("canvas", {
     tabindex: 0,

@@ -1,7 +1,7 @@
 /** The CT with the heatmap over it, in three planes, drawn by NiiVue. */
 
 import { DRAG_MODE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
-import type { Detection } from "./contract";
+import type { Detection, Mark } from "./contract";
 import { centre } from "./geometry";
 import { drawMarks } from "./marks";
 
@@ -106,8 +106,8 @@ export class Viewer {
     this.mark();
   }
 
-  /** Move the crosshair to a nodule's centre. */
-  goTo(nodule: Detection): void {
+  /** Move the crosshair to a mark's centre. */
+  goTo(nodule: Mark): void {
     if (this.nv.volumes.length === 0) return;
     this.nv.scene.crosshairPos = this.nv.mm2frac(centre(nodule, this.affine));
     this.nv.createOnLocationChange();

@@ -1,0 +1,89 @@
+"""A second look at half the resolution: what it sees, and what is taken from it."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from src.inference.main import InferencePipeline
+from src.inference.second_look import LEAST, add_large, halve
+from src.model.unet import DIAMETER, HEATMAP
+from src.types import Scan
+from src.viz.report import write_report
+
+from .small_scans import chest
+
+SIDES = st.tuples(*[st.integers(1, 9)] * 3)
+
+
+@given(SIDES, st.integers(0, 2**32 - 1))
+def test_every_other_voxel_is_kept_smoothed(shape: tuple[int, int, int], seed: int) -> None:
+    volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
+    expected: npt.NDArray[np.float64] = volume.astype(np.float64)
+    for axis in range(3):
+        expected = ndimage.convolve1d(expected, [0.25, 0.5, 0.25], axis, mode="nearest")
+    halved = halve(volume)
+    assert halved.dtype == np.float32
+    np.testing.assert_allclose(halved, expected[::2, ::2, ::2], rtol=1e-6)
+
+
+@given(SIDES)
+def test_the_second_looks_voxels_lie_on_every_other_of_the_first(shape: tuple[int, int, int]) -> None:
+    first = np.zeros((3, *shape), np.float32)
+    grid = np.indices([-(-side // 2) for side in shape], dtype=np.float32)
+    second = np.stack([0.1 + grid.sum(0) / 40, np.full(grid.shape[1:], LEAST, np.float32), grid[0]])
+    merged = add_large(first, second)
+    assert merged is first
+    last = 2 * (np.array(grid.shape[1:]) - 1)
+    ramp = sum(np.minimum(index, end) / 2 for index, end in zip(np.indices(shape), last, strict=True))
+    np.testing.assert_allclose(merged[HEATMAP], 0.1 + ramp / 40, atol=1e-6)
+    np.testing.assert_allclose(merged[DIAMETER], 2 * LEAST)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"),
+    [
+        ((0.2, 20.0), (0.7, 15.0), True),  # a mass
+        ((0.8, 20.0), (0.7, 15.0), False),  # the first look is surer
+        ((0.2, 4.0), (0.7, LEAST / 2), True),
+        ((0.2, 4.0), (0.7, LEAST / 2 - 0.1), False),  # small nodules are the first look's
+    ],
+)
+def test_what_is_taken(first: tuple[float, float], second: tuple[float, float], *, taken: bool) -> None:
+    maps = [np.tile(np.array([*one, 0.5], np.float32)[:, None, None, None], (1, 3, 3, 3)) for one in (first, second)]
+    heat, diameter = add_large(*maps)[: DIAMETER + 1].max(axis=(1, 2, 3))
+    expected = (second[0], 2 * second[1]) if taken else first
+    assert (heat, diameter) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def mass() -> Scan:
+    """The synthetic chest's 20 mm nodule as if the voxels were 2.5 times as large: 50 mm."""
+    scan, truth = chest()
+    low = np.array(truth[0].coordinates_voxel) - 16
+    cut = scan.array[tuple(slice(start, start + 32) for start in low)]
+    return Scan(cut, scan.affine @ np.diag([2.5, 2.5, 2.5, 1.0]), "mass")
+
+
+@pytest.mark.parametrize(("looks", "sizes"), [(1, []), (2, [50])])
+def test_a_mass_takes_the_second_look(mass: Scan, looks: int, sizes: list[float]) -> None:
+    config = {"inference": {"second_look": looks == 2}, "post_processing": {"size_filter": {"max_diameter": 100}}}
+    found = InferencePipeline(config=config).predict(mass)["detections"]
+    assert [nodule["diameter_mm"] for nodule in found] == pytest.approx(sizes, abs=3)
+
+
+def test_what_is_too_large_for_a_nodule_is_told(mass: Scan, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    results = InferencePipeline().predict(mass)
+    assert results["detections"] == []
+    assert results["metadata"]["left_out"]["too_large"] == 1
+    (large,) = results["metadata"]["too_large"]
+    assert large["diameter_mm"] == pytest.approx(50, abs=3)
+    np.testing.assert_allclose(large["coordinates_voxel"], 16, atol=1)
+    assert results["summary"]["lung_rads"]["category"] is None
+    assert "1 mark of more than 30 mm left out (size_filter.max_diameter), maybe a mass" in caplog.text
+    write_report(mass, results, tmp_path / "mass.md")
+    assert "Maybe a mass: a mark of 5" in (tmp_path / "mass.md").read_text(encoding="utf-8")

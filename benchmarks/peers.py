@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from src.data.geometry import map_points
 from src.inference.peak_detection import detect_peaks
+from src.inference.second_look import add_large, halve
 from src.model.checkpoint import load_model
 from src.model.device import pick_device
-from src.model.unet import HEATMAP, UNet
+from src.model.unet import DIAMETER, HEATMAP, UNet
 from src.types import Vec3
 
 __all__ = ["PATCH", "PEERS", "Run"]
@@ -82,9 +83,15 @@ def _monai(scan: Path, folder: Path) -> Run:
     volume = _timed(times, "preprocess", lambda: prepare(image))
     inferer = SlidingWindowInferer(PATCH, BATCH, OVERLAP, mode="gaussian", padding_mode="constant")
 
+    def look(image: Tensor) -> Any:  # noqa: ANN401 - MONAI's
+        return inferer(image[None].to(device), lambda x: model(x)[:, : DIAMETER + 1])[0].cpu()
+
     @torch.inference_mode()
     def infer() -> Any:  # noqa: ANN401 - MONAI's
-        return inferer(volume[None].to(device), lambda x: model(x)[:, :1])[0].cpu()
+        first = look(volume)
+        halved = torch.from_numpy(halve(volume[0].numpy()))[None]
+        add_large(first.numpy(), look(halved).numpy())
+        return first[: HEATMAP + 1]
 
     heat = _timed(times, "inference", infer)
     before = time.perf_counter()

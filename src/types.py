@@ -212,6 +212,7 @@ class LeftOut(TypedDict):
 class TooLarge(TypedDict):
     """A mark above the threshold that is no nodule by `size_filter.max_diameter`, but may be a mass."""
 
+    coordinates: Vec3
     coordinates_voxel: tuple[int, int, int]
     coordinates_lps: Vec3 | None
     diameter_mm: float

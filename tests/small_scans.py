@@ -15,7 +15,7 @@ from src.model.checkpoint import About, save_checkpoint
 from src.model.unet import UNet
 from src.types import Affine, Scan
 
-__all__ = ["TURNS", "block", "chest", "save_nifti", "tiny_checkpoint", "turned"]
+__all__ = ["TURNS", "block", "chest", "mass", "save_nifti", "tiny_checkpoint", "turned"]
 
 SIZE = 64.0  # mm
 TURNS = [*product(permutations(range(3)), product((False, True), repeat=3))]  # all orders and directions of axes
@@ -33,6 +33,15 @@ def block(number: int = 0) -> tuple[Scan, PhantomNodule]:
     x, y, z = np.subtract(truth[number].coordinates, low * scan.spacing).tolist()
     nodule = dataclasses.replace(truth[number], coordinates=(x, y, z))
     return Scan(cut, scan.affine @ shift, f"block_{number}"), nodule
+
+
+@functools.cache
+def mass() -> Scan:
+    """The synthetic chest's nodule of 20 mm with its surroundings, as if voxels were 2.5 times as large: 50 mm."""
+    scan, truth = chest()
+    low = np.array(truth[0].coordinates_voxel) - 16
+    cut = scan.array[tuple(slice(start, start + 32) for start in low)]
+    return Scan(cut, scan.affine @ np.diag([2.5, 2.5, 2.5, 1.0]), "mass")
 
 
 @functools.cache

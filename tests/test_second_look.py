@@ -7,15 +7,16 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
 from src.inference.main import InferencePipeline
 from src.inference.second_look import LEAST, add_large, halve
 from src.model.unet import DIAMETER, HEATMAP
-from src.types import Scan
+from src.viz.overlay import visualize_detections
 from src.viz.report import write_report
 
-from .small_scans import chest
+from .small_scans import mass
 
 SIDES = st.tuples(*[st.integers(1, 9)] * 3)
 
@@ -60,24 +61,15 @@ def test_what_is_taken(first: tuple[float, float], second: tuple[float, float], 
     assert (heat, diameter) == pytest.approx(expected)
 
 
-@pytest.fixture(scope="module")
-def mass() -> Scan:
-    """The synthetic chest's 20 mm nodule as if the voxels were 2.5 times as large: 50 mm."""
-    scan, truth = chest()
-    low = np.array(truth[0].coordinates_voxel) - 16
-    cut = scan.array[tuple(slice(start, start + 32) for start in low)]
-    return Scan(cut, scan.affine @ np.diag([2.5, 2.5, 2.5, 1.0]), "mass")
-
-
 @pytest.mark.parametrize(("looks", "sizes"), [(1, []), (2, [50])])
-def test_a_mass_takes_the_second_look(mass: Scan, looks: int, sizes: list[float]) -> None:
+def test_a_mass_takes_the_second_look(looks: int, sizes: list[float]) -> None:
     config = {"inference": {"second_look": looks == 2}, "post_processing": {"size_filter": {"max_diameter": 100}}}
-    found = InferencePipeline(config=config).predict(mass)["detections"]
+    found = InferencePipeline(config=config).predict(mass())["detections"]
     assert [nodule["diameter_mm"] for nodule in found] == pytest.approx(sizes, abs=3)
 
 
-def test_what_is_too_large_for_a_nodule_is_told(mass: Scan, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    results = InferencePipeline().predict(mass)
+def test_what_is_too_large_for_a_nodule_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    results = InferencePipeline().predict(mass())
     assert results["detections"] == []
     assert results["metadata"]["left_out"]["too_large"] == 1
     (large,) = results["metadata"]["too_large"]
@@ -85,5 +77,14 @@ def test_what_is_too_large_for_a_nodule_is_told(mass: Scan, tmp_path: Path, capl
     np.testing.assert_allclose(large["coordinates_voxel"], 16, atol=1)
     assert results["summary"]["lung_rads"]["category"] is None
     assert "1 mark of more than 30 mm left out (size_filter.max_diameter), maybe a mass" in caplog.text
-    write_report(mass, results, tmp_path / "mass.md")
+    write_report(mass(), results, tmp_path / "mass.md")
     assert "Maybe a mass: a mark of 5" in (tmp_path / "mass.md").read_text(encoding="utf-8")
+    pictures = {}
+    for name, found in (("nothing", []), ("mass", results)):
+        path = tmp_path / f"{name}.png"
+        visualize_detections(mass().array, found, mass().spacing, path, num_slices=1)
+        pictures[name] = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    words = {name: (picture[:60].min(axis=2) > 200).sum() for name, picture in pictures.items()}
+    assert words["mass"] > 1.3 * words["nothing"]  # the title says more
+    colored = {name: (np.ptp(picture[60:], axis=2) > 100).sum() for name, picture in pictures.items()}
+    assert colored["mass"] > colored["nothing"] + 2000  # circles and crosshair

@@ -26,7 +26,7 @@ from src.data.phantom import PhantomNodule
 from .api_service import JOBS, served
 from .dicom_files import CHEST, write_series
 from .pacs import until
-from .small_scans import block, save_nifti
+from .small_scans import block, mass, save_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "src" / "api" / "static" / "index.html"
@@ -220,6 +220,20 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     expect(page.locator("tr[data-nodule]")).to_have_count(0)
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+
+
+def test_a_mass_is_told_and_shown(opened: Callable[..., tuple[Page, Seen]], server: str, tmp_path: Path) -> None:
+    job = finished(server, submit(server, "mass.nii", save_nifti(mass(), tmp_path / "mass.nii").read_bytes()))
+    page, _ = opened(f"#/jobs/{job['job_id']}", scheme="dark")
+    ready(page)
+    note = page.get_by_role("note")
+    expect(note).to_contain_text("Maybe a mass")
+    place = page.get_by_label("At the crosshair")
+    before = place.inner_text()
+    note.get_by_role("button", name="Show").click()
+    expect(place).not_to_have_text(before)
+    picture(page, "mass-dark")
+    assert barriers(page) == []
 
 
 @pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", TABLET)], ids=["desktop", "tablet"])

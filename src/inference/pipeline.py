@@ -350,6 +350,7 @@ class InferencePipeline:
             log.warning(TOO_LARGE, len(large), "s" * (len(large) > 1), size.max_diameter)
         masses = [
             TooLarge(
+                coordinates=nodule["coordinates"],
                 coordinates_voxel=nodule["coordinates_voxel"],
                 coordinates_lps=nodule["coordinates_lps"],
                 diameter_mm=nodule["diameter_mm"],

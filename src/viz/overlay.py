@@ -72,19 +72,21 @@ def visualize_detections(
     on = stage(scan, spacing)
     found = read_detections(detections)
     marks = mark(on, found.detections)
-    views, strip = _choose(on, marks, num_slices)
+    masses = [one._replace(number="mass?") for one in mark(on, found.too_large)]
+    shown = [*marks, *masses]
+    views, strip = _choose(on, shown, num_slices)
     figure, top, close, below = _layout(views, strip, len(marks[:MOST_ZOOMS]))
     for axes, section in zip([*top, *below], [*views, *strip], strict=True):
         draw_section(axes, section, _title(on, section))
         if heatmap is not None:
             _draw_heatmap(axes, section, sample(heatmap, on, scan, section), colors, alpha)
-        draw_circles(axes, section, marks)
-    if marks:
+        draw_circles(axes, section, shown)
+    if shown:
         for axes, view in zip(top, views, strict=True):
-            _draw_crosshair(axes, view, marks[0])
+            _draw_crosshair(axes, view, shown[0])
     for axes, nodule, one, mask in zip(close, marks, found.detections, found.masks, strict=False):
         draw_zoom(axes, on, nodule, outline_of(on, nodule, one, mask), _measured(nodule, one))
-    _caption(figure, marks)
+    _caption(figure, marks, masses)
     save_png(figure, output_path)
 
 
@@ -210,7 +212,7 @@ def _draw_crosshair(axes: Axes, section: Section, nodule: Mark) -> None:
     axes.vlines([x, x], [low, y + gap], [y - gap, high], **style)
 
 
-def _caption(figure: Figure, marks: list[Mark]) -> None:
+def _caption(figure: Figure, marks: list[Mark], masses: list[Mark]) -> None:
     """How many nodules, which is the strongest, what the colours mean, and what this is not for."""
     height = figure.get_figheight()
     title = "No nodule above the thresholds"
@@ -218,6 +220,8 @@ def _caption(figure: Figure, marks: list[Mark]) -> None:
         first = marks[0]
         title = f"{len(marks)} nodule{'s' * (len(marks) > 1)}, views through no. {first.number}: "
         title += f"{2 * first.radius:.1f} mm, confidence {first.confidence:.2f}"
+    if masses:
+        title += f"; maybe a mass: {', '.join(f'{2 * one.radius:.0f} mm' for one in masses)}"
     figure.text(0.012, 1 - 0.12 / height, title, ha="left", va="top", color="white", fontsize=13, weight="bold")
     figure.text(0.012, 0.1 / height, FOOTER, ha="left", va="bottom", color="#f4f4f4", fontsize=10)
     names = {color: f"{risk} risk" if risk else "no risk score" for risk, color in RISK_COLORS.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import __version__
 from ..triage.model import default_model
-from ..types import Scan, TooLarge, Volume
+from ..types import Detection, Scan, Volume
 from .lungs import locate, lungs_of
 from .model_card import model_card
 from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Rows, Text
@@ -62,7 +62,7 @@ def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
         Heading("Scan"),
         Facts(list(_scan_facts(scan, on, found))),
         Heading("Summary"),
-        *_summary(nodules, found.metadata.get("too_large") or []),
+        *_summary(nodules, found.too_large),
         *([Heading("Nodules")] if nodules else []),
         *(Part(nodule_blocks(nodule, on if pictures else None)) for nodule in nodules),
         Heading("Method"),
@@ -92,7 +92,7 @@ def _triple(values: Sequence[float], digits: int) -> str:
     return f"{' x '.join(f'{value:.{digits}f}' for value in values)} mm"
 
 
-def _summary(nodules: Sequence[Nodule], too_large: Sequence[TooLarge]) -> Iterator[Block]:
+def _summary(nodules: Sequence[Nodule], too_large: Sequence[Detection]) -> Iterator[Block]:
     for large in too_large:
         yield Text(
             f"Maybe a mass: a mark of {large['diameter_mm']:.0f} mm around voxel "

@@ -109,7 +109,7 @@ class Section(NamedTuple):
 class Mark(NamedTuple):
     """A nodule on the stage."""
 
-    number: int
+    number: int | str
     centre: Vec3  # mm
     radius: float  # mm
     confidence: float
@@ -119,7 +119,7 @@ class Mark(NamedTuple):
 class Circle(NamedTuple):
     """Where a nodule crosses a slice, in mm along the picture's horizontal and vertical axis."""
 
-    number: int
+    number: int | str
     x: float
     y: float
     radius: float

@@ -15,10 +15,12 @@ DetectionSource: TypeAlias = Iterable[Detection] | Mapping[str, Any] | str | Pat
 class Found(NamedTuple):
     """Detections, strongest first, with the report's metadata and time (empty for a plain list).
 
-    `masks` are theirs; all None, but where the source is what `InferencePipeline.predict` gave.
+    `masks` are theirs; all None, but where the source is what `InferencePipeline.predict` gave. `too_large` are the
+    marks that may be masses.
     """
 
     detections: list[Detection]
+    too_large: list[Detection]
     masks: list[NoduleMask | None]
     metadata: Mapping[str, Any]
     timestamp: str
@@ -37,4 +39,6 @@ def read_detections(source: DetectionSource) -> Found:
     strongest_first = sorted(detections, key=lambda found: -found["confidence"])
     masks = dict(enumerate(report.get("masks") or []))  # by id, for detections may have been left out since
     theirs = [masks.get(found.get("id", -1)) for found in strongest_first]
-    return Found(strongest_first, theirs, report.get("metadata") or {}, str(report.get("timestamp") or ""))
+    metadata = report.get("metadata") or {}
+    too_large = as_detections(metadata.get("too_large") or [], where)
+    return Found(strongest_first, too_large, theirs, metadata, str(report.get("timestamp") or ""))

@@ -88,7 +88,7 @@ class InferenceSection(Section):
     overlap: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the patch size; 0.5 when neither is given
     speed: Literal["accurate", "balanced", "fast"] = "accurate"  # others lay their own windows, see docs/performance.md
     region: Literal["lungs", "everything"] = "lungs"  # where the network looks
-    second_look: bool = True  # at half the resolution, for nodules from 12 mm on
+    second_look: bool = True  # at half the resolution, for nodules from 16 mm on
     engine: Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"] = "auto"
     batch_size: Count = 4
     blending: Blending = Blending()

@@ -22,6 +22,7 @@ __all__ = [
     "LeftOut",
     "LungRads",
     "LungRadsExam",
+    "Mark",
     "NoduleMask",
     "NoduleType",
     "Peak",
@@ -31,7 +32,6 @@ __all__ = [
     "Results",
     "Scan",
     "Shape3",
-    "TooLarge",
     "Triage",
     "Vec3",
     "Volume",
@@ -186,16 +186,21 @@ class Guidelines(TypedDict):
     bts: Bts
 
 
-class Detection(TypedDict):
-    """One nodule. Positions refer to the input scan's own grid."""
+class Mark(TypedDict):
+    """What the network marked, measured. Positions refer to the input scan's own grid."""
 
-    id: int
     coordinates: Vec3  # index x spacing, millimetres from the first voxel
     coordinates_voxel: Shape3
     coordinates_lps: Vec3 | None  # world millimetres, LPS; null where the scan has no affine
     diameter_mm: float
-    diameter_source: Literal["segmentation", "network"]
     confidence: float  # 0 to 1
+
+
+class Detection(Mark):
+    """One nodule."""
+
+    id: int
+    diameter_source: Literal["segmentation", "network"]
     properties: Properties
     triage: Triage
     guidelines: NotRequired[Guidelines]  # once all nodules of the scan are known
@@ -207,16 +212,6 @@ class LeftOut(TypedDict):
     away_from_lungs: int
     too_small: int  # than `size_filter.min_diameter`
     too_large: int  # than `size_filter.max_diameter`
-
-
-class TooLarge(TypedDict):
-    """A mark above the threshold that is no nodule by `size_filter.max_diameter`, but may be a mass."""
-
-    coordinates: Vec3
-    coordinates_voxel: tuple[int, int, int]
-    coordinates_lps: Vec3 | None
-    diameter_mm: float
-    confidence: float
 
 
 class Report(TypedDict):

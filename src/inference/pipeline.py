@@ -46,6 +46,7 @@ from ..types import (
     Detection,
     FloatArray,
     LeftOut,
+    Mark,
     NoduleMask,
     Peak,
     Preprocessed,
@@ -53,7 +54,6 @@ from ..types import (
     Results,
     Scan,
     Shape3,
-    TooLarge,
     Vec3,
     Volume,
 )
@@ -342,14 +342,14 @@ class InferencePipeline:
         numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(kept)]
         return numbered, [masks[nodule["coordinates"]] for nodule in kept], about
 
-    def _left_out(self, found: list[Detection], away: int) -> tuple[LeftOut, list[TooLarge]]:
+    def _left_out(self, found: list[Detection], away: int) -> tuple[LeftOut, list[Mark]]:
         size = self.config.post_processing.size_filter
         large = [nodule for nodule in found if nodule["diameter_mm"] > size.max_diameter]
         small = sum(nodule["diameter_mm"] < size.min_diameter for nodule in found)
         if large:
             log.warning(TOO_LARGE, len(large), "s" * (len(large) > 1), size.max_diameter)
         masses = [
-            TooLarge(
+            Mark(
                 coordinates=nodule["coordinates"],
                 coordinates_voxel=nodule["coordinates_voxel"],
                 coordinates_lps=nodule["coordinates_lps"],

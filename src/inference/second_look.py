@@ -9,7 +9,7 @@ from ..types import FloatArray
 
 __all__ = ["LEAST", "add_large", "halve"]
 
-LEAST = 12.0  # mm; what the second look takes for smaller is left to the first
+LEAST = 16.0  # mm; what the second look takes for smaller is left to the first, which places it better
 
 
 def halve(volume: FloatArray) -> FloatArray:

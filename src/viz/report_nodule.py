@@ -9,7 +9,7 @@ from .report_blocks import Block, Facts, Heading
 from .report_views import nodule_views
 from .slices import Mark, Stage
 
-__all__ = ["SUMMARY_HEADER", "Nodule", "nodule_blocks", "summary_row"]
+__all__ = ["SUMMARY_HEADER", "Nodule", "nodule_blocks", "position", "summary_row"]
 
 SUMMARY_HEADER = ("No.", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
 UNKNOWN = "not measured"
@@ -71,7 +71,7 @@ def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
     yield "Sphericity", _numbers(measured, "{sphericity:.2f} of 1")
     yield "Confidence", f"{nodule.mark.confidence:.2f} of 1"
     yield "Place (estimated)", _place(nodule.place)
-    yield "Position", _position(found)
+    yield "Position", position(found)
     yield "Score", _score(nodule.triage)
     yield from _guidelines(found.get("guidelines") or {})
 
@@ -118,7 +118,8 @@ def _place(place: Place) -> str:
     return f"{side}, {place.third} third" if place.third else f"{side}; third unknown, the lungs are cut"
 
 
-def _position(found: Detection) -> str:
+def position(found: Detection) -> str:
+    """Where it is, in the world where that is known."""
     lps = found.get("coordinates_lps")
     values, system = (lps, "LPS") if lps else (found["coordinates"], "scan")
     return f"{', '.join(f'{value:.1f}' for value in values)} mm ({system})"

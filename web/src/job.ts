@@ -177,7 +177,7 @@ function remarks(job: Job, report: Report): HTMLElement {
   const left = Object.entries(report.metadata.left_out ?? {}).filter(([, count]) => count > 0);
   const lines = [
     ...(report.metadata.notes ?? []),
-    ...left.map(([why, count]) => `${count} marks left out: ${why.replaceAll("_", " ")}.`),
+    ...left.map(([why, count]) => `${count} mark${count === 1 ? "" : "s"} left out: ${why.replaceAll("_", " ")}.`),
     `Model ${report.model}; ${moment(report.timestamp)}; analysed in ${duration(report.summary.processing_time_seconds)}.`,
     job.expires_at ? `Will be removed ${moment(job.expires_at)}.` : "",
   ];

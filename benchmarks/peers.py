@@ -66,6 +66,7 @@ def _monai(scan: Path, folder: Path) -> Run:
     from monai.inferers import SlidingWindowInferer
     from monai.transforms import (
         Compose,
+        DivisiblePad,
         LoadImage,
         Orientation,
         ResampleToMatch,
@@ -83,14 +84,16 @@ def _monai(scan: Path, folder: Path) -> Run:
     volume = _timed(times, "preprocess", lambda: prepare(image))
     inferer = SlidingWindowInferer(PATCH, BATCH, OVERLAP, mode="gaussian", padding_mode="constant")
 
-    def look(image: Tensor) -> Any:  # noqa: ANN401 - MONAI's
-        return inferer(image[None].to(device), lambda x: model(x)[:, : DIAMETER + 1])[0].cpu()
+    def look(patches: Tensor) -> Tensor:
+        maps: Tensor = model(patches)[:, : DIAMETER + 1]
+        return maps
 
     @torch.inference_mode()
     def infer() -> Any:  # noqa: ANN401 - MONAI's
-        first = look(volume)
-        halved = torch.from_numpy(halve(volume[0].numpy()))[None]
-        add_large(first.numpy(), look(halved).numpy())
+        first = inferer(volume[None].to(device), look)[0].cpu()
+        halved = DivisiblePad(model.multiple, method="end")(halve(volume[0].numpy())[None])
+        x, y, z = (-(-size // 2) for size in first.shape[1:])
+        add_large(first.numpy(), look(halved[None].to(device))[0, :, :x, :y, :z].cpu().numpy())
         return first[: HEATMAP + 1]
 
     heat = _timed(times, "inference", infer)

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from src.data.preprocessing import preprocess
 from src.inference.main import InferencePipeline
 from src.inference.second_look import LEAST, add_large, halve
 from src.model.unet import DIAMETER, HEATMAP
 from src.viz.overlay import visualize_detections
 from src.viz.report import write_report
 
-from .small_scans import mass
+from .small_scans import chest, mass
 
 SIDES = st.tuples(*[st.integers(1, 9)] * 3)
 
@@ -59,6 +60,17 @@ def test_what_is_taken(first: tuple[float, float], second: tuple[float, float], 
     heat, diameter = add_large(*maps)[: DIAMETER + 1].max(axis=(1, 2, 3))
     expected = (second[0], 2 * second[1]) if taken else first
     assert (heat, diameter) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("start", [16, 24])
+def test_a_part_of_the_scan_is_answered_as_the_whole(start: int) -> None:
+    """Where a part begins does not move the answer on the network's lattice; 64 voxels on, its edge is out of view."""
+    volume = preprocess(chest()[0], (1, 1, 1), (-1000, 400), "minmax").array[:192, :64, :64]
+    look = InferencePipeline()._look_again  # noqa: SLF001 - what it adds can hardly be told from the first look's
+    whole = look(volume, None)[HEATMAP]
+    part = look(volume[start:], (slice(start, 192), slice(0, 64), slice(0, 64)))[HEATMAP]
+    assert part.shape == (len(whole) - start // 4, *whole.shape[1:])
+    np.testing.assert_allclose(part[-16:], whole[-16:], atol=1e-3)
 
 
 @pytest.mark.parametrize(("looks", "sizes"), [(1, []), (2, [50])])

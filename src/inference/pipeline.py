@@ -265,20 +265,25 @@ class InferencePipeline:
         blending = "linear" if options.speed in TILES else options.blending.method
         found = self._look(self.model, volume.array, plan, blending, progress)
         if options.second_look:
-            add_large(found.maps, self._look_again(volume.array))
+            add_large(found.maps, self._look_again(volume.array, plan.box))
             if plan.region is not None:
                 found.maps[HEATMAP] *= plan.region
         return found
 
-    def _look_again(self, volume: FloatArray) -> FloatArray:
-        """The maps of the halved volume, mostly by a single window."""
+    def _look_again(self, volume: FloatArray, box: Box | None) -> FloatArray:
+        """The maps of the halved volume, mostly by a single window.
+
+        What is `box` of the whole is extended by air, to lie on the network's lattice as the whole would (docs/design.md, 25).
+        """
         scale, multiple = _strides(self.any_shape)
+        a, b, c = (side.start // 2 % multiple // scale for side in box or [slice(0, 0)] * 3)
         halved = halve(volume)
+        halved = np.pad(halved, [(before * scale, 0) for before in (a, b, c)], constant_values=halved.min())
         x, y, z = (-(-size // scale) for size in halved.shape)
         patch, stride = plan_tiles(
             np.ones((x, y, z), bool), halved.shape, TILES["fast"][0], scale=scale, multiple=multiple
         )
-        return self._look(self.any_shape, halved, _Plan(patch, stride), "linear").maps
+        return self._look(self.any_shape, halved, _Plan(patch, stride), "linear").maps[:, a:, b:, c:]
 
     def _look(
         self,

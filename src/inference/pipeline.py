@@ -273,7 +273,7 @@ class InferencePipeline:
     def _look_again(self, volume: FloatArray, box: Box | None) -> FloatArray:
         """The maps of the halved volume, mostly by a single window.
 
-        A `box` of the whole is extended by air, to lie on the network's lattice as the whole would (docs/design.md, 25).
+        A `box` of the whole is extended by air, to lie on the network's lattice as the whole does (docs/design.md, 25).
         """
         scale, multiple = _strides(self.any_shape)
         a, b, c = (side.start // 2 % multiple // scale for side in box or [slice(0, 0)] * 3)

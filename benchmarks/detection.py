@@ -21,7 +21,7 @@ from src.config import PeakDetection
 from src.data.loader import read_scan
 from src.errors import BadConfig
 from src.eval.evaluation import Evaluation, evaluate
-from src.eval.matching import match
+from src.eval.matching import Matched, match
 from src.eval.output import row, save, table
 from src.eval.reports import read_reports
 from src.eval.tables import Findings, Marks, read_findings
@@ -34,9 +34,10 @@ from src.train.insertion import LUNG_HU, Nodule, insert, resample_crop, soft_out
 from src.train.scans import LungScan
 from src.train.sources import load_background
 from src.train.targets import Points
-from src.types import Scan
+from src.types import Results, Scan
 
 __all__ = [
+    "DEFAULT",
     "TO_LPS",
     "Lung",
     "add_copies",
@@ -45,6 +46,7 @@ __all__ = [
     "held_out",
     "low_threshold",
     "main",
+    "match_one",
     "plant",
     "predict_copies",
     "read_copies",
@@ -284,11 +286,16 @@ def _crops(pipeline: InferencePipeline, crops: Sequence[Crop], result: Evaluatio
 def _strongest_hit(pipeline: InferencePipeline, crop: Crop) -> float:
     # Mirrored where the crop ends, so that no border is near.
     hu = np.pad(crop.hu, MIRRORED, mode="reflect")
-    found = pipeline.predict(Scan(hu, TO_LPS, crop.crop_id))["detections"]
+    found = pipeline.predict(Scan(hu, TO_LPS, crop.crop_id))
+    return float(match_one(found, crop.centre + MIRRORED, crop.diameter).best[0])
+
+
+def match_one(results: Results, centre: Points, diameter: float) -> Matched:
+    """The marks of a scan with one nodule, at a point (LPS, mm)."""
+    found = results["detections"]
     points = np.array([mark["coordinates_lps"] for mark in found], dtype=np.float64).reshape(-1, 3)
     marks = Marks(np.zeros(len(found), dtype=np.intp), points, np.array([mark["confidence"] for mark in found]))
-    truth = Findings(np.zeros(1, dtype=np.intp), crop.centre[None] + MIRRORED, np.array([crop.diameter]))
-    return float(match(marks, truth).best[0])
+    return match(marks, Findings(np.zeros(1, dtype=np.intp), centre[None], np.array([diameter])))
 
 
 def _backgrounds(options: argparse.Namespace, held_out: str) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,8 @@ import numpy.typing as npt
 import pydicom
 import SimpleITK
 
-from benchmarks.detection import DEFAULT, low_threshold
+from benchmarks.detection import DEFAULT, low_threshold, match_one
+from src.data.geometry import sphere_diameter
 from src.data.loader import read_scan
 from src.files import whole_file, writable_folder
 from src.inference.pipeline import InferencePipeline
@@ -64,20 +65,13 @@ def main() -> None:
 
 
 def _seen(results: Results, tumour: Tumour) -> dict[str, Any]:
-    marks = results["detections"]
-    hits = [
-        rank
-        for rank, mark in enumerate(marks, start=1)
-        if np.linalg.norm(np.array(mark["coordinates_lps"]) - tumour.centre) < tumour.diameter / 2
-    ]
-    first = hits[0] if hits else None
+    matched = match_one(results, tumour.centre, tumour.diameter)
+    best = float(matched.best[0])
     return {
         "diameter_mm": round(tumour.diameter, 1),
-        "rank": first,
-        "confidence": None if first is None else marks[first - 1]["confidence"],
-        "others_at_default": sum(
-            mark["confidence"] >= DEFAULT for rank, mark in enumerate(marks, start=1) if rank not in hits
-        ),
+        "rank": 1 + int((matched.false > best).sum()) if matched.detected else None,
+        "confidence": best if matched.detected else None,
+        "others_at_default": int((matched.false >= DEFAULT).sum()),
     }
 
 
@@ -112,7 +106,7 @@ def _labelled(path: Path) -> Tumour:
     image = SimpleITK.ReadImage(path)
     inside = np.argwhere(SimpleITK.GetArrayFromImage(image) > 0)
     centre = image.TransformContinuousIndexToPhysicalPoint(inside.mean(axis=0)[::-1].tolist())
-    return Tumour(np.array(centre), _sphere(len(inside) * math.prod(image.GetSpacing())))
+    return Tumour(np.array(centre), sphere_diameter(len(inside) * math.prod(image.GetSpacing())))
 
 
 def _outlined(path: Path, name: str) -> Tumour:
@@ -124,16 +118,13 @@ def _outlined(path: Path, name: str) -> Tumour:
     areas = np.array([_area(polygon) for polygon in polygons])
     slices = np.unique([polygon[0, 2] for polygon in polygons])
     middles = np.array([(polygon.min(axis=0) + polygon.max(axis=0)) / 2 for polygon in polygons])
-    return Tumour(np.average(middles, axis=0, weights=areas), _sphere(areas.sum() * float(np.median(np.diff(slices)))))
+    volume = float(areas.sum() * np.median(np.diff(slices)))
+    return Tumour(np.average(middles, axis=0, weights=areas), sphere_diameter(volume))
 
 
 def _area(polygon: npt.NDArray[np.float64]) -> float:
     x, y = polygon[:, 0], polygon[:, 1]
     return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
-
-
-def _sphere(volume: float) -> float:
-    return float(np.cbrt(6 * volume / np.pi))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from ..types import Affine, Shape3, Vec3, spacing_of
 
-__all__ = ["RAS_TO_LPS", "affine_from_spacing", "canonical", "map_points", "spacing_of", "to_lps", "turn_box"]
+__all__ = [
+    "RAS_TO_LPS",
+    "affine_from_spacing",
+    "canonical",
+    "map_points",
+    "spacing_of",
+    "sphere_diameter",
+    "to_lps",
+    "turn_box",
+]
 
 RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -64,3 +73,8 @@ def _closest_axes(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, ...],
     # The best of the six permutations, not the best axis each: an oblique scan must use every axis once.
     order = max(permutations(range(3)), key=lambda axes: sum(abs(cosines[world, axes[world]]) for world in range(3)))
     return order, [bool(cosines[world, source] < 0) for world, source in enumerate(order)]
+
+
+def sphere_diameter(volume: float) -> float:
+    """The diameter of the sphere of this volume: mm for mm³."""
+    return float(np.cbrt(6 * volume / np.pi))

@@ -3,6 +3,7 @@
 import math
 from typing import Literal, TypedDict
 
+from ..data.geometry import sphere_diameter
 from ..types import Properties, Vec3
 
 __all__ = ["REPEATABILITY", "SOURCE", "Growth", "grown", "mean_diameter"]
@@ -46,7 +47,7 @@ def grown(before: Properties, after: Properties, days: int | None, spacings: tup
         trend=_trend(change, margin) if max(first, second) >= LEAST_VOLUME else None,
         volume_change_percent=_percent(change),
         volume_change_percent_95=(_percent(change - margin), _percent(change + margin)),
-        diameter_change_mm=round(_diameter(second) - _diameter(first), 2),
+        diameter_change_mm=round(sphere_diameter(second) - sphere_diameter(first), 2),
         mean_diameter_change_mm=None if axes[0] is None or axes[1] is None else round(axes[1] - axes[0], 2),
         doubling_time_days=time,
         doubling_time_days_95=limits,
@@ -68,7 +69,7 @@ def _spread(volumes: tuple[float, float], spacings: tuple[Vec3, Vec3]) -> float:
     """The standard deviation of the logarithm of the volumes' ratio."""
     total = (math.log1p(REPEATABILITY) / TWO_SIDED_95) ** 2
     for volume, spacing in zip(volumes, spacings, strict=True):
-        total += (3 * PARTIAL_VOLUME * max(spacing) / _diameter(volume)) ** 2
+        total += (3 * PARTIAL_VOLUME * max(spacing) / sphere_diameter(volume)) ** 2
     return math.sqrt(total)
 
 
@@ -90,10 +91,6 @@ def _time(change: float, days: int) -> float:
 
 def _percent(change: float) -> float:
     return round(100 * math.expm1(change), 1)
-
-
-def _diameter(volume: float) -> float:
-    return math.cbrt(6 * volume / math.pi)
 
 
 def _unknown(reason: str) -> Growth:

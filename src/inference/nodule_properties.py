@@ -15,6 +15,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import erf
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
+from ..data.geometry import sphere_diameter
 from ..types import FloatArray, NoduleType, Properties, Vec3
 from .masks import Mask, depth_of, rim_distance
 from .segmentation import Levels, Segmentation, segment_nodule
@@ -69,7 +70,7 @@ def measure_nodule(
     return {
         **_unmeasured(np.asarray(scan[box])[nodule.mask]),
         "volume_mm3": volume,
-        "effective_diameter_mm": _diameter(volume),
+        "effective_diameter_mm": sphere_diameter(volume),
         "long_axis_mm": long_axis,
         "short_axis_mm": short_axis,
         "sphericity": _sphericity(share),
@@ -113,10 +114,6 @@ def _ball_voxels(scan: npt.NDArray[np.generic], point: Vec3, diameter: float, sp
     return ball
 
 
-def _diameter(volume: float) -> float:
-    return float(np.cbrt(6 * volume / np.pi))
-
-
 class _Edge(NamedTuple):
     """A nodule's voxels by where they are: how many lie deep, and HU above lung of the others."""
 
@@ -153,7 +150,7 @@ def _height(edge: _Edge, levels: Levels, radius: float, spacing: Vec3) -> float:
     ceiling = max(levels.contrast, SOFT_TISSUE - levels.lung)
     height = levels.contrast
     for _ in range(8):
-        seen = _peak_share(_diameter(edge.volume(height)), blur)
+        seen = _peak_share(sphere_diameter(edge.volume(height)), blur)
         height = 0.5 * (height + min(levels.contrast / max(seen, 0.1), ceiling))
     return height
 

@@ -36,7 +36,7 @@ from ..errors import BadConfig, BadScan, PivotError
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
 from ..model.engines import open_engine
-from ..model.unet import DIAMETER, HEATMAP
+from ..model.unet import DIAMETER, HEATMAP, strides_of
 from ..triage.guidelines import SOURCES, apply_guidelines
 from ..triage.lung_rads import exam
 from ..triage.model import default_model, score
@@ -177,7 +177,7 @@ class InferencePipeline:
         ready = time.perf_counter()
         predictions = self._infer(volume, plan, progress)
         inferred = time.perf_counter()
-        scale, _ = _strides(self.model)
+        scale, _ = strides_of(self.model)
         heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
         with ThreadPoolExecutor(1) as beside:
             drawn = beside.submit(to_grid, predictions.maps[HEATMAP].clip(0, 1), heat_affine, scan.shape, scan.affine)
@@ -236,19 +236,18 @@ class InferencePipeline:
     def _plan(self, shape: Shape3, affine: Affine, lungs: LungRegion | None) -> _Plan:
         options = self.config.inference
         patch, stride = options.patch_size, options.step
-        scale, multiple = _strides(self.model)
+        scale, multiple = strides_of(self.model)
         shape, affine = new_grid(shape, affine, self.checkpoint.about.preprocessing.spacing)
         x, y, z = (-(-size // scale) for size in shape)
         coarse = affine @ np.diag([scale, scale, scale, 1.0])
         region = search_region(lungs, (x, y, z), coarse, SEARCHED) if options.region == "lungs" else None
-        anywhere = np.ones((x, y, z), bool) if region is None else region
         if options.mode == "whole_volume":
             a, b, c = (-(-size // multiple) * multiple for size in shape)
             return _Plan((a, b, c), (a, b, c))
         context = CONTEXT
         if options.speed in TILES:
             overlap, context = TILES[options.speed]
-            patch, stride = plan_tiles(anywhere, shape, overlap, scale=scale, multiple=multiple, context=context)
+            patch, stride = plan_tiles(region, shape, overlap, scale=scale, multiple=multiple, context=context)
         if region is None:
             return _Plan(patch, stride)
         box = plan_box(region, shape, patch, stride, scale=scale, multiple=multiple, context=context)
@@ -275,15 +274,12 @@ class InferencePipeline:
 
         A `box` of the whole is extended by air, to lie on the network's lattice as the whole does (docs/design.md, 25).
         """
-        scale, multiple = _strides(self.any_shape)
+        scale, multiple = strides_of(self.any_shape)
         a, b, c = (side.start // 2 % multiple // scale for side in box or [slice(0, 0)] * 3)
         halved = halve(volume)
         halved = np.pad(halved, [(before * scale, 0) for before in (a, b, c)], constant_values=halved.min())
-        x, y, z = (-(-size // scale) for size in halved.shape)
-        patch, stride = plan_tiles(
-            np.ones((x, y, z), bool), halved.shape, TILES["fast"][0], scale=scale, multiple=multiple
-        )
-        return self._look(self.any_shape, halved, _Plan(patch, stride), "linear").maps[:, a:, b:, c:]
+        plan = _Plan(*plan_tiles(None, halved.shape, TILES["fast"][0], scale=scale, multiple=multiple))
+        return self._look(self.any_shape, halved, plan, "linear").maps[:, a:, b:, c:]
 
     def _look(
         self,
@@ -384,11 +380,6 @@ class InferencePipeline:
             "windows_retried": predictions.retried,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
-
-
-def _strides(model: torch.nn.Module) -> tuple[int, int]:
-    """What a side of its answer is divided by, and what a side of a patch must be divisible by."""
-    return int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
 
 
 def _as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan, bool]:

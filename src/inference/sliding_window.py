@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import BadCheckpoint, BadConfig
 from ..model.device import autocast, pick_device, precision
+from ..model.unet import strides_of
 from ..types import FloatArray, Shape3
 from .blending import BlendMethod, blend_weights
 from .tta import IDENTITY, View
@@ -107,7 +108,7 @@ def predict_windows(  # noqa: PLR0913 - by name
     With a `region`, a mask on the answer's grid, windows that matter nowhere in it are not run, and the
     first channel is zero outside.
     """
-    scale, multiple = int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
+    scale, multiple = strides_of(model)
     patch = _fit_patch(volume.shape, patch_size, multiple)
     _check(patch_size, stride, multiple)
     blend = blend_weights(_divide(patch, scale), blending, sigma)
@@ -177,10 +178,14 @@ def plan_box(
 
 
 def plan_tiles(
-    region: Region, shape: Shape3, overlap: int, *, scale: int, multiple: int, context: int = CONTEXT
+    region: Region | None, shape: Shape3, overlap: int, *, scale: int, multiple: int, context: int = CONTEXT
 ) -> tuple[Shape3, Shape3]:
-    """Patch and stride of the fewest tiles of at most `LARGEST` voxels for the region, which overlap by so much."""
-    need = [high - low for low, high in _needs(region, shape, scale, multiple, context)]
+    """Patch and stride of the fewest tiles of at most `LARGEST` voxels for the region, which overlap by so much.
+
+    Without a region they are for the whole volume.
+    """
+    spans = [(0, size) for size in shape] if region is None else _needs(region, shape, scale, multiple, context)
+    need = [high - low for low, high in spans]
     counts = [1, 1, 1]
     while True:
         tile = [

@@ -12,6 +12,7 @@ from ..errors import BadCheckpoint, BadConfig
 from ..files import whole_file
 from ..model.checkpoint import EXTRA_FILE, legacy_jit, load_model
 from ..model.graphs import fold_batch_norms
+from ..model.unet import strides_of
 
 __all__ = ["optimize_model"]
 
@@ -77,7 +78,7 @@ def _checked(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
 def _script(model: nn.Module, shape: tuple[int, ...]) -> torch.jit.ScriptModule:
     # Not `torch.jit.freeze`: it turns weights into constants, which `.to("cuda")` leaves on the CPU, and was
     # no faster. `optimize_for_inference` was 1.25 times as fast, but torch cannot save what it makes.
-    stride, multiple = (int(getattr(model, name, 1)) for name in ("output_stride", "multiple"))
+    stride, multiple = strides_of(model)
     network = fold_batch_norms(model).to(memory_format=torch.channels_last_3d)  # saves a CPU 6 to 8 %
     example = torch.rand(shape).contiguous(memory_format=torch.channels_last_3d)
     with legacy_jit():

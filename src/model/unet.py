@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "UNet"]
+__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "UNet", "strides_of"]
 
 CHANNELS = ("heatmap", "diameter_mm", "malignancy")
 HEATMAP, DIAMETER, MALIGNANCY = range(3)
 PRIOR_LOGIT = -4.6  # a heatmap starts at 0.01, so that the rare positives do not drown (RetinaNet, section 4.1)
 PRIOR_LOG_DIAMETER = 2.0  # about 7 mm
 LOG_DIAMETER = (0.0, 4.5)  # 1 to 90 mm
+
+
+def strides_of(model: nn.Module) -> tuple[int, int]:
+    """What the answer's sides are divided by, and what those of a patch must be divisible by; 1 where not told."""
+    return int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
 
 
 class Block(nn.Module):

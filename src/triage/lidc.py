@@ -19,6 +19,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import cdist, pdist
 from skimage.draw import polygon
 
+from ..data.geometry import sphere_diameter
 from ..errors import BadScan
 
 __all__ = ["Outline", "RatedNodule", "load_nodules"]
@@ -134,8 +135,8 @@ def _measure(
     voxel = spacing**2 * step
     return Outline(
         centre=(float(x), float(y), float(np.average(list(sections), weights=counts))),
-        diameter=_ball(sum(counts) * voxel),
-        diameter_with_line=_ball((sum(counts) + line) * voxel),
+        diameter=sphere_diameter(sum(counts) * voxel),
+        diameter_with_line=sphere_diameter((sum(counts) + line) * voxel),
         longest=max(_axes(pixels, spacing)[0] for pixels in sections.values()),
         long_axis=long_axis,
         short_axis=short_axis,
@@ -179,10 +180,6 @@ def _axes(pixels: Pixels, spacing: float) -> tuple[float, float]:
         dx, dy = (corners[two] - corners[one]) / longest
         across = float(np.ptp(corners @ (-dy, dx)))
     return (longest + 1) * spacing, (across + 1) * spacing
-
-
-def _ball(volume: float) -> float:
-    return float(np.cbrt(6 * volume / np.pi))
 
 
 def _clusters(outlines: list[Outline]) -> Iterator[tuple[Outline, ...]]:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-import numpy as np
-
+from ..data.geometry import sphere_diameter
 from ..types import NoduleType, Properties
 
 __all__ = ["NOT_MEASURED", "Nodule", "as_nodule", "round_half_up"]
@@ -26,7 +25,7 @@ class Nodule:
     @property
     def solid_diameter_mm(self) -> float:
         """The diameter of the sphere that has the volume of the solid component."""
-        return float(np.cbrt(6 * self.volume_mm3 * self.solid_fraction / np.pi))
+        return sphere_diameter(self.volume_mm3 * self.solid_fraction)
 
 
 def as_nodule(properties: Properties) -> Nodule | None:

@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .errors import BadConfig
 from .types import Shape3
@@ -33,7 +33,18 @@ AUGMENTATIONS: tuple[Augmentation, ...] = (
 class Section(BaseModel):
     """A part of the configuration: immutable, and a misspelt key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse `true` where a number is meant, which Python would take for 1."""
+        given = value if isinstance(value, list | tuple) else [value]
+        expected = cls.model_fields[str(info.field_name)].annotation
+        if any(isinstance(one, bool) for one in given) and bool not in (expected, *get_args(expected)):
+            msg = f"is {value!r}, where no true or false is expected"
+            raise ValueError(msg)
+        return value
 
 
 S = TypeVar("S", bound=Section)
@@ -78,6 +89,16 @@ class Tta(Section):
     num_augmentations: Annotated[int, Field(ge=1, le=48)] = 8
     augmentations: tuple[Augmentation, ...] = Field(default=AUGMENTATIONS, min_length=1)
 
+    @model_validator(mode="after")
+    def _augments(self) -> "Tta":
+        if len(set(self.augmentations)) < len(self.augmentations):
+            msg = f"augmentations {list(self.augmentations)} name one of them twice"
+            raise ValueError(msg)
+        if self.enabled and self.num_augmentations == 1:
+            msg = "num_augmentations is 1, the scan as it is: ask for 2 or more, or set enabled to false"
+            raise ValueError(msg)
+        return self
+
 
 class InferenceSection(Section):
     """How the network is moved over the scan."""
@@ -85,7 +106,8 @@ class InferenceSection(Section):
     mode: Literal["sliding_window", "whole_volume"] = "sliding_window"
     patch_size: tuple[Voxels, Voxels, Voxels] = (128, 128, 128)
     stride: tuple[Voxels, Voxels, Voxels] | None = None  # voxels between patches
-    overlap: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the patch size; 0.5 when neither is given
+    # Of the patch size; 0.5 when neither is given. Beyond 0.9 each voxel would be computed more than a thousand times.
+    overlap: Annotated[float, Field(ge=0, le=0.9)] | None = None
     speed: Literal["accurate", "balanced", "fast"] = "accurate"  # others lay their own windows, see docs/performance.md
     region: Literal["lungs", "everything"] = "lungs"  # where the network looks
     second_look: bool = True  # at half the resolution, for nodules from 16 mm on
@@ -112,6 +134,9 @@ class InferenceSection(Section):
                 raise ValueError(msg)
         if self.stride and any(a > b for a, b in zip(self.stride, self.patch_size, strict=True)):
             msg = f"stride {list(self.stride)} leaves gaps between patches of {list(self.patch_size)}"
+            raise ValueError(msg)
+        if self.mode == "whole_volume" and self.speed != "accurate":
+            msg = f"speed {self.speed} lays windows, and mode whole_volume has none: keep one of the two"
             raise ValueError(msg)
         return self
 
@@ -212,6 +237,7 @@ class Config(Section):
         """Take `device` and `mixed_precision` from either section that the guide writes them in."""
         if not isinstance(data, dict):
             return data
+        data = {key: {} if value is None else value for key, value in data.items()}  # `output:` with nothing below it
         model, inference = data.get("model") or {}, data.get("inference") or {}
         if not (isinstance(model, dict) and isinstance(inference, dict)):
             return data

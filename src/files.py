@@ -1,6 +1,6 @@
 """Writing files whole or not at all, and finding those that come with PIVOT."""
 
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,25 +11,30 @@ from .errors import BadOutput
 
 __all__ = ["shipped", "whole_file", "whole_files", "writable_folder"]
 
+CHECKOUT = "src"  # the package's name in a checkout; an installation calls it `pivot`
+
 
 def shipped(name: str) -> Path:
-    """A file that comes with PIVOT: beside the package in a checkout, inside it in an installation."""
+    """A file that comes with PIVOT: beside the package in a checkout, inside it in an installation.
+
+    Nowhere else: what another project puts beside an installed package is not PIVOT's.
+    """
     package = Path(__file__).resolve().parent
-    places = [folder / name for folder in (package.parent, package)]
-    return next((place for place in places if place.is_file()), places[0])
+    return (package.parent if package.name == CHECKOUT else package) / name
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to; it becomes `path` at the end, or vanishes if anything fails.
 
-    The temporary name keeps the suffixes, by which writers choose their format.
+    The temporary name is unique, so that several may write one path at once: the last to finish stays. It keeps the
+    suffixes, by which writers choose their format.
 
     Raises:
         BadOutput: the folder cannot be made or written to, or the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial.{path.name}")
     with _writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

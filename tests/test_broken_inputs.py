@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.config import load_config
 from src.inference.main import main
 from src.model.checkpoint import load_model
 
@@ -213,6 +214,14 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "two patch sizes": (config("inference: {patch_size: [64, 64]}"), 2, "inference.patch_size"),
     "threshold of 5": (config("post_processing: {peak_detection: {threshold: 5}}"), 2, "peak_detection.threshold: "),
     "NaN threshold": (config("post_processing: {peak_detection: {threshold: .nan}}"), 2, "peak_detection.threshold: "),
+    "NaN window": (config("input: {clip_range: [.nan, 400]}"), 2, "input.clip_range.0: "),
+    "endless window": (config("input: {clip_range: [-1000, .inf]}"), 2, "input.clip_range.1: "),
+    "truth as number": (config("inference: {batch_size: true}"), 2, "inference.batch_size: is True, where no true"),
+    "truth in a list": (config("inference: {patch_size: [true, 64, 64]}"), 2, "patch_size: is [True, 64, 64], where"),
+    "overlap of 0.999": (config("inference: {overlap: 0.999}"), 2, "inference.overlap: "),
+    "one view": (config("inference: {tta: {enabled: true, num_augmentations: 1}}"), 2, "num_augmentations is 1, the"),
+    "a view twice": (config("inference: {tta: {augmentations: [flip_x, flip_x]}}"), 2, "name one of them twice"),
+    "speed of one window": (config("inference: {mode: whole_volume, speed: fast}"), 2, "keep one of the two"),
     "stride against overlap": (config("inference: {stride: [32, 32, 32], overlap: 0.5}"), 2, "contradicts overlap 0.5"),
     "stride beyond the patch": (
         config("inference: {patch_size: [64, 64, 64], stride: [96, 96, 96]}"),
@@ -279,3 +288,9 @@ def test_a_mistake_has_its_exit_code_a_plain_message_and_no_output(
     assert fragment in told.err
     assert "Traceback" not in told.err
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == made
+
+
+def test_a_section_with_nothing_below_it_keeps_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("model:\ninference:\noutput: {save_report: true}\n")
+    assert load_config(path) == load_config({"output": {"save_report": True}})

@@ -3,6 +3,8 @@
 import importlib.util
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -75,6 +77,27 @@ def test_a_graph_answers_as_pytorch_does_and_is_made_once(
     assert other.difference == network.difference
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert caplog.text.count("once") == 1
+
+
+@pytest.mark.parametrize("engine", ["torch", *GRAPHS])
+def test_two_threads_get_each_the_answer_to_their_own_input(engine: Engine, tiny: Checkpoint) -> None:
+    pytest.importorskip(PACKAGES.get(engine, "torch"))  # type: ignore[call-overload]
+    network = open_engine(tiny, engine, CPU, mixed=False)
+    inputs = [torch.full((1, 1, 24, 24, 24), 0.1), torch.rand(1, 1, 24, 24, 24)]
+    start = threading.Barrier(2)
+
+    def ask(x: torch.Tensor) -> list[torch.Tensor]:
+        start.wait()
+        with torch.inference_mode():
+            return [network(x) for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(ask, inputs))
+    with torch.inference_mode():
+        for x, got in zip(inputs, answers, strict=True):
+            expected = tiny.model(x)
+            assert max(float((answer - expected).abs().max()) for answer in got) < 1e-3
+    assert len(network.graphs) == (engine != "torch")
 
 
 @pytest.mark.parametrize("kind", GRAPHS)

@@ -1,6 +1,9 @@
 """Files appear whole or not at all."""
 
-from contextlib import suppress
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,33 @@ def test_a_file_appears_at_the_end_and_only_then(tmp_path: Path) -> None:
         assert partial.name.endswith(".nii.gz")
         assert not path.exists()
     assert content(path.parent) == {"a.nii.gz": "text"}
+
+
+def test_each_of_two_writers_of_one_file_writes_it_whole(tmp_path: Path) -> None:
+    with ExitStack() as slow:
+        one = slow.enter_context(whole_file(tmp_path / "a"))
+        one.write_text("one")
+        with whole_file(tmp_path / "a") as other:
+            other.write_text("other")
+        assert (tmp_path / "a").read_text() == "other"
+        assert one.read_text() == "one"
+    assert content(tmp_path) == {"a": "one"}
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_what_comes_with_an_installed_package_is_its_own(tmp_path: Path, root: Path, *, present: bool) -> None:
+    """Another project's `checkpoints/` lies beside the package where both are installed."""
+    package, foreign = tmp_path / "pivot", tmp_path / "checkpoints" / "best_model.pth"
+    package.mkdir()
+    for name in ("__init__.py", "errors.py", "files.py"):
+        shutil.copy(root / "src" / name, package)
+    own = package / "checkpoints" / "best_model.pth"
+    for path in (foreign, *([own] if present else [])):
+        path.parent.mkdir()
+        path.touch()
+    command = "from pivot.files import shipped; print(shipped('checkpoints/best_model.pth'))"
+    done = subprocess.run([sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == own
 
 
 def test_a_failure_leaves_the_earlier_files(tmp_path: Path) -> None:

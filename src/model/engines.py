@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib.util
 import sys
+import threading
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 class Network(nn.Module):
     """A checkpoint's network as fast as its engine makes it: (N, 1, X, Y, Z) to (N, C, X/s, Y/s, Z/s), float32.
 
-    Under `torch.autocast` it computes in half precision, as any network would.
+    Under `torch.autocast` it computes in half precision, as any network would. Several threads may call it at once.
     """
 
     def __init__(self, checkpoint: Checkpoint, kind: GraphKind | None, device: torch.device, *, half: bool) -> None:
@@ -43,6 +44,7 @@ class Network(nn.Module):
         foldable = half and kind is None and not isinstance(plain, torch.jit.ScriptModule)
         self.quick = in_bfloat16(plain) if foldable else None
         self.graphs: dict[torch.Size, Answer] = {}
+        self.making = threading.Lock()
 
     def forward(self, x: Tensor) -> Tensor:
         """The channels in their own units."""
@@ -66,10 +68,11 @@ class Network(nn.Module):
         return answer
 
     def _graph(self, kind: GraphKind, shape: torch.Size) -> Answer:
-        if shape not in self.graphs:
-            self.graphs[shape], difference = open_graph(kind, self.source, shape)
-            self.difference = max(self.difference or 0.0, difference)
-        return self.graphs[shape]
+        with self.making:  # one thread makes it, the others wait
+            if shape not in self.graphs:
+                self.graphs[shape], difference = open_graph(kind, self.source, shape)
+                self.difference = max(self.difference or 0.0, difference)
+            return self.graphs[shape]
 
 
 def open_engine(

@@ -28,7 +28,8 @@ from .checkpoint import legacy_jit
 __all__ = ["PACKAGES", "Answer", "GraphKind", "Source", "fold_batch_norms", "in_bfloat16", "open_graph"]
 
 log = logging.getLogger("pivot")
-Answer = Callable[[Tensor], Tensor]  # (1, 1, X, Y, Z) float32 to (1, C, X/s, Y/s, Z/s), on the CPU
+# (1, 1, X, Y, Z) float32 to (1, C, X/s, Y/s, Z/s), on the CPU; several threads may call it at once.
+Answer = Callable[[Tensor], Tensor]
 GraphKind = Literal["torchscript", "export", "onnx", "openvino"]
 PACKAGES: dict[GraphKind, str] = {
     "torchscript": "torch",
@@ -158,8 +159,8 @@ def _load(kind: GraphKind, path: Path, *, half: bool) -> Answer:
     """The graph in a file that `_export` wrote, as a function of a float32 tensor."""
     if kind == "openvino":
         model = _openvino_core().import_model(path.read_bytes(), "CPU", _openvino_settings(half=half))
-        request = model.create_infer_request()
-        return lambda x: torch.from_numpy(request.infer([x.numpy()], share_inputs=True)[0].copy())
+        # A request for each call: one holds one input and one answer, and threads would get each other's.
+        return lambda x: torch.from_numpy(model.create_infer_request().infer([x.numpy()], share_inputs=True)[0].copy())
     if kind == "onnx":
         onnxruntime: Any = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()

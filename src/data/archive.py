@@ -4,6 +4,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,6 +13,7 @@ from ..errors import BadScan
 
 __all__ = ["unpacked"]
 
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA chooses its memory itself
 MAX_BYTES = 16 * 2**30  # unpacked
 MAX_FILES = 100_000
 MAX_RATIO = 200  # unpacked to packed; CT slices reach about 10
@@ -25,11 +27,20 @@ def unpacked(path: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(path) as archive:
                 _check(archive.infolist())
-                archive.extractall(folder)
+                for member in archive.infolist():
+                    _extract(archive, member, folder)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             msg = f"is not an intact zip archive: {error}"
             raise BadScan(msg) from None
         yield Path(folder)
+
+
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: str) -> None:
+    """Unpack a member, whose checksum and size must be those that the archive states."""
+    size = Path(archive.extract(member, folder)).stat().st_size
+    if not member.is_dir() and size != member.file_size:
+        msg = f"is not an intact zip archive: {member.filename} has {size} bytes, not the {member.file_size} it states"
+        raise BadScan(msg)
 
 
 def _check(members: list[zipfile.ZipInfo]) -> None:
@@ -43,6 +54,13 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
         if stat.S_ISLNK(member.external_attr >> 16):
             msg = f"the archive holds a link ({member.filename}): pack the files themselves"
             raise BadScan(msg)
+        if member.compress_type not in METHODS:
+            msg = f"the archive is packed by method {member.compress_type} ({member.filename}): pack it by deflate"
+            raise BadScan(msg)
+    name, count = Counter(member.filename.rstrip("/") for member in members).most_common(1)[0] if members else ("", 0)
+    if count > 1:
+        msg = f"the archive holds {name} twice: pack the folder again"
+        raise BadScan(msg)
     size, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if size > MAX_BYTES or len(members) > MAX_FILES:
         msg = f"the archive would unpack to {len(members)} files and {size} bytes (limits: {MAX_FILES}, {MAX_BYTES})"

@@ -9,7 +9,7 @@ from ..errors import BadScan
 from ..types import Affine, Shape3
 from .geometry import spacing_of
 
-__all__ = ["AIR", "as_hounsfield", "check_extent", "check_shape", "nearest_orthogonal"]
+__all__ = ["AIR", "LARGEST_SHIFT", "as_hounsfield", "check_extent", "check_shape", "nearest_orthogonal"]
 
 AIR = -1024  # HU; what is lower is padding outside the field of view
 AIR_LIKE = -500  # HU; lung and the air around the patient lie below
@@ -17,6 +17,7 @@ LEAST_AIR = 0.01  # of the voxels; lungs alone fill more of a chest CT
 MIN_VOXELS, MAX_VOXELS = 8, 4096  # along an axis
 MAX_TOTAL = 2**31  # voxels
 MIN_EXTENT, MAX_EXTENT = 20.0, 3000.0  # mm
+LARGEST_SHIFT = 0.5  # mm; statements that place a voxel further apart contradict each other
 NO_SHEAR = 1e-4  # what rounding to float32 leaves
 SMALL_SHEAR = 0.02  # about one degree
 

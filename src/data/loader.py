@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["dicom_slices", "find_scans", "load_scan", "read_scan", "scan_name"]
 
-NIFTI = (".nii.gz", ".nii")
-ITK = (".mhd", ".mha", ".nrrd")
-SUFFIXES = (*NIFTI, *ITK, ".zip")
+VOLUMES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr")
+SUFFIXES = (*VOLUMES, ".zip")
 DICOM_FILE = ".dcm"
 
 Read = tuple[npt.NDArray[Any], Affine, str | None, tuple[str, ...]]
@@ -130,10 +129,10 @@ def _read(path: Path) -> Read:
         from .dicom import read_series  # noqa: PLC0415
 
         return read_series(path)
-    if suffix in NIFTI or suffix in ITK:
-        from .volumes import read_itk, read_nifti  # noqa: PLC0415
+    if suffix in VOLUMES:
+        from .volumes import read_volume  # noqa: PLC0415
 
-        array, affine, notes = read_nifti(path) if suffix in NIFTI else read_itk(path)
+        array, affine, notes = read_volume(path, suffix)
         return array, affine, None, notes
     if suffix == ".zip":
         with unpacked(path) as folder:
@@ -145,7 +144,7 @@ def _read(path: Path) -> Read:
 def _content(folder: Path) -> Path:
     """The one volume file of an unpacked archive, or the folder as a DICOM series."""
     files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    volumes = [file for file in files if _suffix(file) in (*NIFTI, *ITK)]
+    volumes = [file for file in files if _suffix(file) in VOLUMES]
     if len(volumes) > 1:
         msg = f"the archive holds {len(volumes)} scans: pack each into an archive of its own"
         raise BadScan(msg)

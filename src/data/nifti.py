@@ -1,0 +1,219 @@
+"""The header of a NIfTI file as values (nifti1.h); nibabel names its fields, PIVOT judges them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.imageglobals import logger as nibabel_logger
+
+from ..errors import BadScan
+from ..types import Affine, Shape3
+from .checks import LARGEST_SHIFT, check_shape, nearest_orthogonal
+from .geometry import map_points
+from .voxels import GZIP, Encoding, Part, Stated, Stream
+
+__all__ = ["nifti"]
+
+# It reports what it repairs on stderr; PIVOT checks the same things itself and raises.
+nibabel_logger.setLevel("CRITICAL")
+
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # xyzt_units: metres, micrometres; unknown counts as mm
+LONG = 1e-3  # by which rounding may make a quaternion longer than 1
+MAX_EXTENSION = 2**26  # bytes between header and voxels
+
+Header = nib.Nifti1Header
+
+
+def nifti(path: Path) -> Stated:
+    """What the header at `path`, a NIfTI file that may be gzipped, says.
+
+    Raises:
+        BadScan: it is no NIfTI header of a CT volume, or contradicts itself.
+    """
+    with path.open("rb") as file:
+        encoding: Encoding = "gzip" if file.read(2) == GZIP else "raw"
+        if encoding == "raw" and path.name.lower().endswith(".gz"):
+            msg = "is not gzip data, whatever its name says: rename it, or copy it again"
+            raise BadScan(msg)
+        file.seek(0)
+        header = _header(Stream(file, encoding))
+    dtype = _dtype(header)
+    count = int(header["dim"][0])
+    shape, notes = check_shape(tuple(map(int, header["dim"][1 : count + 1])))
+    start, moved = _start(header)
+    affine, placed = _affine(header, shape)
+    slope, intercept = _scaling(header)
+    parts = [Part(path, start if encoding == "raw" else 0)]
+    skip = 0 if encoding == "raw" else start
+    return Stated(shape, dtype, affine, parts, encoding, skip, slope, intercept, (*notes, *moved, *placed))
+
+
+def _header(stream: Stream) -> Header:
+    """The header of NIfTI-1 or 2, which its own size tells: 348 bytes or 540, in either byte order."""
+    first = stream.take(4)
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        for order in ("<", ">"):
+            size = kind.sizeof_hdr
+            if first == int.to_bytes(size, 4, "little" if order == "<" else "big"):
+                content = first + stream.take(size - 4)
+                if len(content) < size:
+                    msg = "is cut short: its header has no end"
+                    raise BadScan(msg)
+                header: Header = kind(content, order, check=False)  # type: ignore[no-untyped-call]
+                _check(header)
+                return header
+    msg = "not a NIfTI file, because its header is neither NIfTI-1 nor NIfTI-2"
+    raise BadScan(msg)
+
+
+def _check(header: Header) -> None:
+    magic, dimensions = bytes(header["magic"])[:3], int(header["dim"][0])
+    if magic in (b"ni1", b"ni2"):
+        msg = "keeps its voxels in another file (.img): save it as one .nii file"
+        raise BadScan(msg)
+    if magic not in (b"n+1", b"n+2"):
+        msg = f"not a NIfTI file, because its header does not say so ({magic!r}): save it anew"
+        raise BadScan(msg)
+    if not 1 <= dimensions <= 7:
+        msg = f"is damaged: its header states {dimensions} dimensions"
+        raise BadScan(msg)
+
+
+def _dtype(header: Header) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except nib.spatialimages.HeaderDataError:
+        msg = f"is damaged: its header states an unknown datatype, {int(header['datatype'])}"
+        raise BadScan(msg) from None
+    if dtype.fields or dtype.kind not in "iuf" or dtype.itemsize > 8:
+        kind = "RGB" if dtype.fields else "complex" if dtype.kind == "c" else dtype.name
+        msg = f"holds {kind} voxels: a CT has one real number in each voxel"
+        raise BadScan(msg)
+    if int(header["bitpix"]) != 8 * dtype.itemsize:
+        msg = f"states datatype {dtype.name} and {int(header['bitpix'])} bits in a voxel: correct its header"
+        raise BadScan(msg)
+    return dtype
+
+
+def _start(header: Header) -> tuple[int, tuple[str, ...]]:
+    """Where the voxels begin; 0 stands for the first byte possible."""
+    first, stated = header.sizeof_hdr + 4, float(header["vox_offset"])
+    if stated == 0:
+        return first, (f"the header does not say where its voxels begin: taken from byte {first} on",)
+    if not (math.isfinite(stated) and stated.is_integer() and first <= stated <= MAX_EXTENSION):
+        msg = f"states that its voxels begin at byte {stated:g}: correct vox_offset in its header"
+        raise BadScan(msg)
+    return int(stated), ()
+
+
+def _scaling(header: Header) -> tuple[float, float]:
+    """Slope and intercept; a slope of zero, or none, means stored values (nifti1.h)."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):
+        return 1.0, 0.0
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
+        msg = f"states scl_slope {slope:g} and scl_inter {intercept:g}: correct its header"
+        raise BadScan(msg)
+    return slope, intercept
+
+
+def _affine(header: Header, shape: Shape3) -> tuple[Affine, tuple[str, ...]]:
+    """The sform, else the qform, else the bare voxel sizes; those that are stated must agree.
+
+    Raises:
+        BadScan: they place a voxel more than half a millimetre apart, or none can be used.
+    """
+    scale = np.diag([*np.full(3, MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)), 1.0])
+    sform = scale @ _sform(header) if header["sform_code"] else None
+    qform = scale @ quaternion if header["qform_code"] and (quaternion := _qform(header)) is not None else None
+    if sform is not None and _is_straight(sform):
+        if qform is not None:
+            _agree(sform, qform, shape)
+        _agree_in_size(sform, np.abs(header["pixdim"][1:4]) * scale[0, 0], shape)
+        broken = bool(header["qform_code"]) and qform is None
+        return sform, ("the qform is not usable, so the sform places the scan",) if broken else ()
+    if qform is not None:
+        return qform, () if sform is None else ("the sform is not usable, so the qform places the scan",)
+    if sform is not None:
+        return sform, ()  # refused later, for its own fault
+    sizes = header["pixdim"][1:4]
+    if header["qform_code"] or not _sized(header):
+        msg = f"has voxel sizes of {' x '.join(f'{size:g}' for size in sizes)}: write it again with the right spacing"
+        if _sized(header):
+            msg = "has a qform whose quaternion is no rotation, and no sform: write it again with its orientation"
+        raise BadScan(msg)
+    note = "the header states no orientation: right and left, and world coordinates, are assumed"
+    return scale @ header.get_base_affine(), (note,)
+
+
+def _sform(header: Header) -> Affine:
+    return np.array([*(header[name] for name in ("srow_x", "srow_y", "srow_z")), [0, 0, 0, 1]], dtype=np.float64)
+
+
+def _qform(header: Header) -> Affine | None:
+    """Index to RAS+ by the quaternion and the voxel sizes; None where they cannot be used."""
+    vector = np.array([header[f"quatern_{name}"] for name in "bcd"], dtype=np.float64)
+    origin = np.array([header[f"qoffset_{name}"] for name in "xyz"], dtype=np.float64)
+    length, handed = float(vector @ vector), float(header["pixdim"][0])
+    if not (_sized(header) and np.isfinite(origin).all() and length <= 1 + LONG and handed in (-1, 0, 1)):
+        return None
+    b, c, d = vector / max(1.0, math.sqrt(length))
+    a = math.sqrt(max(0.0, 1 - length))
+    turn = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = turn * header["pixdim"][1:4] * (1, 1, handed or 1)
+    affine[:3, 3] = origin
+    return affine
+
+
+def _sized(header: Header) -> bool:
+    sizes = header["pixdim"][1:4]
+    return bool(np.isfinite(sizes).all() and (sizes > 0).all())
+
+
+def _is_straight(affine: Affine) -> bool:
+    try:
+        nearest_orthogonal(affine)
+    except BadScan:
+        return False
+    return True
+
+
+def _agree(sform: Affine, qform: Affine, shape: Shape3) -> None:
+    """Refuse two affines that place a corner of the volume more than half a millimetre apart."""
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij"), -1).reshape(-1, 3)
+    apart = np.linalg.norm(map_points(sform, corners) - map_points(qform, corners), axis=1).max()
+    if apart > LARGEST_SHIFT:
+        msg = (
+            f"states two places, {apart:.1f} mm apart: by its sform {_words(sform)}, by its qform {_words(qform)}. "
+            "Remove the wrong one, or write the scan again"
+        )
+        raise BadScan(msg)
+
+
+def _agree_in_size(sform: Affine, sizes: npt.NDArray[np.float64], shape: Shape3) -> None:
+    """Refuse voxel sizes other than the sform's; those that are zero or NaN state nothing."""
+    own = np.linalg.norm(sform[:3, :3], axis=0)
+    stated = np.where(np.isfinite(sizes) & (sizes > 0), sizes, own)
+    if (np.abs(stated - own) * shape).max() > LARGEST_SHIFT:
+        words = (" x ".join(f"{value:.4g}" for value in values) for values in (own, stated))
+        msg = "states voxels of {} mm in its sform and of {} mm in pixdim: write it again with the right ones"
+        raise BadScan(msg.format(*words))
+
+
+def _words(affine: Affine) -> str:
+    """Voxel sizes, sides and first voxel of an affine."""
+    sides = "".join(nib.orientations.aff2axcodes(affine))
+    sizes, first = np.linalg.norm(affine[:3, :3], axis=0), affine[:3, 3]
+    return "{} mm towards {} from ({})".format(
+        " x ".join(f"{value:.4g}" for value in sizes), sides, ", ".join(f"{value:.1f}" for value in first)
+    )

@@ -124,7 +124,10 @@ BROKEN: dict[str, tuple[Maker, str]] = {
     "no such file": (lambda folder: folder / "none.nii.gz", "there is no such file or folder"),
     "no such DICOM file": (lambda folder: folder / "none.dcm", "there is no such file or folder"),
     "no such folder": (lambda folder: folder / "none", "there is no such file or folder"),
-    "unknown suffix": (text("a.docx"), "unknown suffix: supported are .nii.gz, .nii, .mhd, .mha, .nrrd, .nhdr, .zip and"),
+    "unknown suffix": (
+        text("a.docx"),
+        "unknown suffix: supported are .nii.gz, .nii, .mhd, .mha, .nrrd, .nhdr, .zip and",
+    ),
     "raw alone": (lambda folder: write(folder, "a.mhd").with_suffix(".raw"), "unknown suffix"),
     "empty folder": (empty_folder, "holds no DICOM files"),
     "text as nii.gz": (text("a.nii.gz"), "is not gzip data"),

@@ -19,7 +19,7 @@ __all__ = ["GZIP", "Encoding", "Part", "Stated", "Stream", "voxels_of"]
 Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
 
 GZIP = b"\x1f\x8b"
-CHUNK = 2**20  # bytes decoded at once
+CHUNK = 2**18  # bytes decoded at once
 MAX_DEFLATE = 1032  # the most that deflate can shrink (https://zlib.net/zlib_tech.html); no scan comes near it
 REMEDY = "copy it again, or save it anew"
 DECODERS: dict[Encoding, Callable[[], Any]] = {

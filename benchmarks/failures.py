@@ -1,4 +1,4 @@
-"""Pictures of what the detector got wrong in `benchmarks.detection`: `python -m benchmarks.failures`.
+"""Pictures of what the detector got wrong in `benchmarks.planted`: `python -m benchmarks.failures`.
 
 Draws the planted nodules whose confidence is lowest and the strongest false marks, each with its
 surroundings of 60 mm in an axial and a coronal slice. The copies are made anew from their seed.
@@ -20,7 +20,7 @@ from src.eval.matching import match
 from src.eval.tables import Findings, Marks, read_series
 from src.files import whole_file
 
-from .detection import Lung, add_data, held_out, plant, read_copies
+from .planted import Lung, add_data, held_out, plant, read_copies
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ class Failure(NamedTuple):
 def main() -> None:
     """Draw the failures of a finished benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--detection", type=Path, default=Path("results/detection"), help="the benchmark's output")
+    parser.add_argument("--detection", type=Path, default=Path("results/planted"), help="the benchmark's output")
     add_data(parser)
     parser.add_argument("--output", type=Path, default=Path("docs/images/failures.png"))
     options = parser.parse_args()
@@ -49,7 +49,7 @@ def main() -> None:
     series = read_series(folder / "seriesuids.csv")
     marks, nodules, unsure = read_copies(folder, series)
     failures = [*_missed(marks, nodules, unsure), *_false(marks, nodules, unsure)]
-    report = json.loads((folder / "detection.json").read_text())
+    report = json.loads((folder / "planted.json").read_text())
     volumes = _copies(options, len(series), report["seed"])
     figure = _draw(failures, volumes, report["model"])
     options.output.parent.mkdir(parents=True, exist_ok=True)

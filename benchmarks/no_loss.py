@@ -1,6 +1,6 @@
 """What searching less and computing faster cost in sensitivity: `python -m benchmarks.no_loss`.
 
-The copies of `benchmarks.detection` go through the pipeline once for each way of computing; the first one
+The copies of `benchmarks.planted` go through the pipeline once for each way of computing; the first one
 is what the others are compared with, by default the plain one: every window, float32, PyTorch. Nothing is
 tuned here.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.detection import add_copies, add_data, evaluate_copies, held_out, low_threshold, predict_copies
+from benchmarks.planted import add_copies, add_data, evaluate_copies, held_out, low_threshold, predict_copies
 from src.eval.evaluation import Evaluation
 from src.inference.pipeline import InferencePipeline
 

@@ -1,6 +1,6 @@
 """What thicker slices, more noise and other kernels cost in sensitivity: `python -m benchmarks.scanners`.
 
-The copies of `benchmarks.detection` are changed as another scanner or protocol would show them, nodules and all.
+The copies of `benchmarks.planted` are changed as another scanner or protocol would show them, nodules and all.
 What it adds to the scan is on top of its own noise and blur. Nothing is tuned here.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from benchmarks.detection import TO_LPS, add_copies, add_data, evaluate_copies, held_out, low_threshold, predict_copies
+from benchmarks.planted import TO_LPS, add_copies, add_data, evaluate_copies, held_out, low_threshold, predict_copies
 from src.eval.output import row
 from src.files import whole_file
 from src.inference.pipeline import InferencePipeline

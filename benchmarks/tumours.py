@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pydicom
 import SimpleITK
 
-from benchmarks.detection import DEFAULT, low_threshold, match_one
+from benchmarks.planted import DEFAULT, low_threshold, match_one
 from src.data.geometry import sphere_diameter
 from src.data.loader import read_scan
 from src.files import whole_file, writable_folder

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from benchmarks.detection import GAP, TOUCH, Lung, Planted, plant
+from benchmarks.planted import GAP, TOUCH, Lung, Planted, plant
 from src.errors import BadConfig
 from src.train.crops import Crop
 from src.train.scans import LungScan

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.detection import TO_LPS
+from benchmarks.planted import TO_LPS
 from benchmarks.scanners import SCANNERS, Scanner, scanned
 
 

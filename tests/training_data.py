@@ -2,6 +2,8 @@
 
 import csv
 import functools
+import io
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from src.data.phantom import Lesion, chest_phantom
 from src.train.config import TrainConfig
 from src.types import Scan
 
-__all__ = ["CROP_CENTRE", "chest", "tiny_config", "tiny_crops", "write_crops", "write_luna16"]
+__all__ = ["CROP_CENTRE", "chest", "tiny_config", "tiny_crops", "write_crops", "write_cubes", "write_luna16"]
 
 SHRINK = 0.4  # a whole chest at 1 mm would take half a minute to prepare
 LESIONS = (Lesion(25), Lesion(20), Lesion(16))
@@ -116,3 +118,37 @@ def tiny_config(folder: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - 
         "name": "tiny",
     }
     return TrainConfig.model_validate(values | changes)
+
+
+def write_cubes(folder: Path, patients: Sequence[str] = ("a", "b"), subsets: Sequence[int] = (0, 8)) -> None:
+    """LUNA16's nodules as cubes: balls of 10 mm at (z 25, y 24, x 23) with another at x 40, and two look-alikes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    z, y, x = np.indices((50, 50, 50))
+    ball, other = ((x - at) ** 2 + (y - 24) ** 2 + (z - 25) ** 2 < 25 for at in (23, 40))
+    label = np.where(ball, 1, np.where(other, 2, 0)).astype(np.uint8)
+    codes = np.where(label > 0, 133, 22).astype(np.uint8)  # 40 and -848 HU
+    codes[10, 24, 23] = 60  # -544 HU, towards the feet
+    count = len(patients)
+    for name, array in (
+        ("luna16_nodules_hu8_0", np.stack([codes])),
+        ("luna16_nodules_hu8_1", np.stack([codes] * (count - 1))),
+        ("luna16_nodules_label", np.stack([label] * count)),
+    ):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        (folder / f"{name}.npy.xz").write_bytes(lzma.compress(buffer.getvalue(), preset=0))
+    columns = {
+        "eq_diam_mm": 10.0,
+        "luna_diam_mm": 9.0,
+        "mean_texture": 4.5,
+        "mean_malignancy": 3.5,
+        "orig_slice_spacing_mm": 2.5,
+        "contrast_used": 1,
+        "excluded_findings_zyx_d": "10.0,24.0,23.0,-1;25.0,24.0,26.0,-1;25.0,24.0,40.0,8.1",
+        "usable": 1,
+    }
+    with (folder / "luna16_nodules.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["crop_id", "patient_id", "series_uid", "subset", *columns])
+        rows = zip(range(count), patients, subsets, strict=True)
+        table.writerows([f"cube{i}", patient, f"1.2.{i}", subset, *columns.values()] for i, patient, subset in rows)

@@ -25,12 +25,14 @@ from torch import nn
 
 from ..errors import BadCheckpoint
 from ..files import shipped, whole_file
+from .classifier import CandidateNet, Fusion
 from .unet import UNet
 
 __all__ = ["EXTRA_FILE", "About", "Checkpoint", "default_checkpoint", "legacy_jit", "load_model", "save_checkpoint"]
 
 FORMAT = "pivot-checkpoint-1"
 EXTRA_FILE = "pivot.json"
+SECOND_STAGE = "second_stage."  # before the names of its weights
 
 
 class Preprocessing(BaseModel):
@@ -44,6 +46,16 @@ class Preprocessing(BaseModel):
     normalization_method: str = "minmax"
 
 
+class SecondStage(BaseModel):
+    """A `CandidateNet`, whose weights stand under `second_stage.`, and how its answer joins the detector's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    features: tuple[int, ...]
+    fusion: Fusion
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
 class About(BaseModel):
     """What a checkpoint says of itself."""
 
@@ -54,6 +66,7 @@ class About(BaseModel):
     hyperparameters: dict[str, Any]
     preprocessing: Preprocessing = Preprocessing()
     trained_heads: tuple[str, ...] = ("heatmap", "diameter_mm")
+    second_stage: SecondStage | None = None
     name: str
     version: str = "1"
     training: dict[str, Any] = Field(default_factory=dict)
@@ -68,6 +81,7 @@ class Checkpoint:
     about: About
     sha256: str
     path: Path = field(repr=False)
+    second_stage: CandidateNet | None = field(default=None, repr=False)
 
 
 def default_checkpoint() -> Path:
@@ -115,7 +129,8 @@ def load_model(path: str | Path | None = None) -> Checkpoint:
         return Checkpoint(*_read_torchscript(path), digest, path)
     else:
         about, state = _read_pth(path)
-    return Checkpoint(_build(path, about, state), about, digest, path)
+    model, second_stage = _build(path, about, state)
+    return Checkpoint(model, about, digest, path, second_stage)
 
 
 def _read_pth(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:
@@ -195,18 +210,25 @@ def _about(path: Path, data: dict[str, Any]) -> About:
         raise BadCheckpoint(msg) from None
 
 
-def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> nn.Module:
+def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> tuple[nn.Module, CandidateNet | None]:
     if about.architecture != "unet":
         msg = f"{path} holds a {about.architecture!r}, and this version of PIVOT builds only 'unet'"
         raise BadCheckpoint(msg)
+    own = {key: value for key, value in state.items() if not key.startswith(SECOND_STAGE)}
+    second = {key.removeprefix(SECOND_STAGE): value for key, value in state.items() if key.startswith(SECOND_STAGE)}
+    told = None if about.second_stage is None else about.second_stage.features
     try:
         model = UNet(**about.hyperparameters)
-        model.load_state_dict(dict(state))
+        model.load_state_dict(own)
+        classifier = None if told is None else CandidateNet(told)
+        if classifier is not None:
+            classifier.load_state_dict(second)
     except (RuntimeError, TypeError, ValueError) as error:
-        msg = f"the weights in {path} do not fit its hyper-parameters {about.hyperparameters} ({_first_line(error)})"
+        hyperparameters = about.hyperparameters if told is None else {**about.hyperparameters, "second_stage": told}
+        msg = f"the weights in {path} do not fit its hyper-parameters {hyperparameters} ({_first_line(error)})"
         raise BadCheckpoint(msg) from None
     _check_finite(path, state)
-    return model.eval()
+    return model.eval(), None if classifier is None else classifier.eval()
 
 
 def _is_kernel(tensor: torch.Tensor) -> bool:

@@ -33,6 +33,9 @@ class TrainConfig(Section):
     train_backgrounds: tuple[BackgroundScan, ...] = ()
     validation_background: str | None = None
     unsure: Path | None = None  # a table of places in these scans that look like nodules, which count neither way
+    cubes: Path | None = None  # a folder with luna16_nodules.csv and its arrays: nodules in cubes of 50 mm
+    cubes_validation_subset: Annotated[int, Field(ge=0, le=9)] = 8  # of LUNA16: its cubes are never trained on
+    leave_out_patients: tuple[str, ...] = ()  # whose crops and cubes are kept out of everything
     luna16: Path | None = None  # a folder with subset0 to subset9 (or scans) and annotations.csv
     luna16_validation_subset: Annotated[int, Field(ge=0, le=9)] | None = None
     luna16_leave_out: tuple[str, ...] = ()  # scans to keep out of everything, by name

@@ -16,19 +16,37 @@ from .targets import Mask, Points
 
 __all__ = ["Crop", "load_crops", "split_by_patient"]
 
+NEAR = 3.0  # mm around an outline in which a mark still means it
+
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A nodule and its surroundings: (51, 51, 51) float32 HU at 1 mm with one reader's outline."""
+    """A nodule and its surroundings: (X, Y, Z) float32 or int16 HU at 1 mm, about 50 mm wide, with its outline."""
 
     crop_id: str
     patient: str
-    hu: FloatArray
+    hu: FloatArray | npt.NDArray[np.int16]
     mask: Mask
-    centre: Points  # the outline's centroid in voxels; 1 to 2 mm off the crop's middle on each axis
+    centre: Points  # the outline's centroid in voxels; up to 2 mm off the crop's middle on each axis
     diameter: float  # mm, of the sphere with the outline's volume
-    texture: float  # 1 ground-glass to 5 solid, a reader's rating
-    malignancy: float  # 1 to 5, a reader's rating
+    texture: float  # 1 ground-glass to 5 solid, the mean of the readers' ratings
+    malignancy: float  # 1 to 5, the mean of the readers' ratings
+    luna_diameter: float | None = None  # mm, by LUNA16's reference
+    series_uid: str | None = None  # of the scan that it was cut from
+    subset: int | None = None  # LUNA16's, 0 to 9
+    slice_spacing: float | None = None  # mm, of that scan
+    contrast: bool | None = None  # whether that scan was taken with contrast medium
+    other: Mask | None = None  # what a reader outlined as another nodule: neither positive nor negative
+    lookalikes: Points | None = None  # (n, 3) voxels that readers marked as something else than a nodule
+
+    def teaches(self, points: Points) -> Mask:
+        """Which of the (n, 3) marks in the crop are certainly false: at least 3 mm from anything outlined."""
+        outlined = self.mask if self.other is None else self.mask | self.other
+        inside = ((points > -0.5) & (points < np.array(outlined.shape) - 0.5)).all(axis=1)  # noqa: PLR2004 - half a voxel
+        if not inside.any():
+            return inside
+        voxels = np.clip(np.round(points), 0, np.array(outlined.shape) - 1).astype(np.intp)
+        return inside & (ndimage.distance_transform_edt(~outlined)[tuple(voxels.T)] > NEAR)
 
 
 def load_crops(folder: Path) -> list[Crop]:

@@ -14,14 +14,16 @@ from ..types import FloatArray
 from .augmentation import degrade, turn
 from .chance import chance, log_uniform, orientation, rotation
 from .crops import Crop
-from .insertion import Nodule, crop_hu, insert, procedural_nodule, real_nodule
-from .scans import LungScan, balls
+from .insertion import Nodule, insert, procedural_nodule, real_nodule, resampled
+from .scans import LungScan, Places, balls
 from .targets import Points, Sample, Truth, heat_target
 
 __all__ = ["Batches", "Inserted"]
 
 SIZES = (48, 64, 96)  # mm, the edges of the patches, in turn: what depends on where a patch ends cannot be learnt
-POSITIVE, PLANTED = 0.4, 0.75  # of the patches, cumulated: a real nodule in place, some put into a scan
+POSITIVE, PLANTED = 0.6, 0.8  # of the patches, cumulated: a real nodule or its surroundings, some put into a scan
+BESIDE = 0.4  # of the patches of a crop with false marks or look-alikes: one of these anywhere in it
+SUBSOLID, TWICE = 4.0, 2.0  # the texture below which a nodule is drawn twice as often, since there are few
 RIM_SHARE = 0.35  # of the patches whose inserted nodules touch the pleura or a vessel
 PROCEDURAL_SHARE = 0.35  # of the inserted nodules
 LIKE = 0.7  # the largest logarithm of the ratio between the diameters of a crop and of what it becomes
@@ -29,6 +31,7 @@ HARD, ANY_LUNG = (
     0.6,
     0.85,
 )  # of the patches without a nodule, cumulated: at a false mark, in the lung; the rest anywhere
+PARTLY = 0.1  # the share of a voxel from which another finding makes it unknown
 KNOWN_HEAT = 0.05  # below it a voxel whose content is unknown has no weight
 MARGIN = 3  # voxels from the end of a patch in which no nodule is put
 DRAWS = 20_000  # places of a scan, among which those in the patch are taken
@@ -50,7 +53,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     Args:
         crops: nodules with outlines; may be none.
         scans: at least one.
-        hard: for each scan (n, 3) voxels of false marks.
+        hard: for each scan, then for each crop, (n, 3) voxels of false marks.
         indices: the numbers of the batches, for item 0, 1 and so on.
         clip_range: HU that become 0 and 1.
         seed: of everything random.
@@ -73,6 +76,8 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         self.indices, self.clip_range, self.seed, self.small = indices, clip_range, seed, small
         self.inserted = inserted
         self.annotated = [(scan, truth) for scan in scans for truth in scan.truths]
+        often = np.array([TWICE if c.texture < SUBSOLID else 1.0 for c in crops] + [1.0] * len(self.annotated))
+        self.often = often / max(often.sum(), 1.0)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -95,13 +100,13 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return self._background(rng, size, nodules=int(rng.integers(1, most + 1)) if kind < PLANTED else 0)
 
     def _positive(self, rng: Generator, size: int) -> Sample:
-        """A real nodule where it grew; each one of the crops and of the annotated scans is as likely."""
-        total = len(self.crops) + len(self.annotated)
-        if not total:
+        """A real nodule where it grew, or what is beside it; subsolid ones twice as often as solid ones."""
+        if not len(self.often):
             return self._background(rng, size, nodules=1)
-        which = int(rng.integers(total))
+        which = int(rng.choice(len(self.often), p=self.often))
         if which < len(self.crops):
-            return _from_crop(rng, self.crops[which], size, self.inserted.diameters[1])
+            hard = self.hard[len(self.scans) + which]
+            return _from_crop(rng, self.crops[which], size, self.inserted.diameters[1], hard)
         return _in_place(rng, *self.annotated[which - len(self.crops)], size)
 
     def _background(self, rng: Generator, size: int, nodules: int) -> Sample:
@@ -149,26 +154,32 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return image.astype(np.float32), heat, log_diameter, weight
 
 
-def _from_crop(rng: Generator, crop: Crop, size: int, largest: float) -> Sample:
+def _from_crop(rng: Generator, crop: Crop, size: int, largest: float, hard: Places) -> Sample:
     """A nodule in its own surroundings, which are mirrored where they end, turned and resized.
 
-    It may lie anywhere in the patch, and its mirror images are nodules as well.
+    It, or one of the `hard` places (n, 3) beside it, may lie anywhere in the patch; its mirror images are nodules
+    as well.
     """
     low, high = max(0.8, 4.0 / crop.diameter), max(1.0, min(1.4, largest / crop.diameter))
     scale = log_uniform(rng, min(low, high), high)
     shift = rng.uniform(MARGIN - size / 2, size / 2 - MARGIN, 3)
     turned = rotation(rng) if chance(rng, 0.5) else orientation(rng)
-    hu = crop_hu(crop, turned / scale, shift, size)
+    if len(hard) and chance(rng, BESIDE):
+        shift -= (hard[rng.integers(len(hard))] - crop.centre) @ turned * scale
+    hu = resampled(crop.hu, "mirror", crop.centre, turned / scale, shift, size)
     centres = (_mirrored(crop) - crop.centre) @ turned * scale + (size - 1) / 2 + shift
     diameter = crop.diameter * scale
     whole = ((centres >= 0) & (centres <= size - 1)).all(axis=1)
     cut = ((centres > -diameter / 2) & (centres < size - 1 + diameter / 2)).all(axis=1) & ~whole
     truths, unknown = ([Truth(centre, diameter) for centre in centres[which]] for which in (whole, cut))
-    return Sample(hu, truths, balls(size, unknown))
+    ignore = balls(size, unknown)
+    if crop.other is not None:
+        ignore |= resampled(crop.other, "mirror", crop.centre, turned / scale, shift, size) > PARTLY
+    return Sample(hu, truths, ignore)
 
 
 def _mirrored(crop: Crop) -> Points:
-    """The nodule's centre and its mirror images (n, 3), where `crop_hu` shows them."""
+    """The nodule's centre and its mirror images (n, 3), where `resampled` shows them."""
     period = 2 * (np.array(crop.hu.shape) - 1)
     axes = [np.add.outer([c, -c], p * np.arange(-2, 3)).ravel() for c, p in zip(crop.centre, period, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -5,6 +5,7 @@ generator, so that a sample depends on its seed alone.
 """
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,9 @@ from scipy import ndimage
 from ..types import FloatArray
 from .chance import chance, rotation
 from .crops import Crop
+from .targets import Points
 
-__all__ = ["Nodule", "crop_hu", "insert", "procedural_nodule", "real_nodule", "resample_crop", "soft_outline"]
+__all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop", "resampled", "soft_outline"]
 
 LUNG_HU = -860.0
 VISIBLE = 80.0  # HU by which a nodule must change its place in the mean
@@ -33,30 +35,29 @@ class Nodule:
 def resample_crop(
     crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int
 ) -> tuple[FloatArray, FloatArray]:
-    """The crop's HU, as `crop_hu` gives them, and its mask on the same cube, 0 beyond the crop."""
-    outline = _resampled(crop.mask.astype(np.float32), "constant", crop, matrix, shift, size)
-    return crop_hu(crop, matrix, shift, size), outline
+    """The crop's HU, mirrored where the crop ends, and its mask on the same cube, 0 beyond the crop."""
+    outline = resampled(crop.mask, "constant", crop.centre, matrix, shift, size)
+    return resampled(crop.hu, "mirror", crop.centre, matrix, shift, size), outline
 
 
-def crop_hu(crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int) -> FloatArray:
-    """The crop's HU on a cube of `size` voxels whose point p shows crop point `matrix @ (p - shift)`.
-
-    p is measured from the cube's centre, the crop point from the nodule's; beyond the crop its
-    content is mirrored.
-    """
-    return _resampled(crop.hu, "mirror", crop, matrix, shift, size)
-
-
-def _resampled(
-    voxels: FloatArray,
-    beyond: str,
-    crop: Crop,
+def resampled(
+    voxels: npt.NDArray[Any],
+    beyond: Literal["mirror", "constant"],
+    centre: Points,
     matrix: npt.NDArray[np.float64],
     shift: npt.NDArray[np.float64],
     size: int,
 ) -> FloatArray:
-    offset = crop.centre - matrix @ ((size - 1) / 2 + shift)
-    cube: FloatArray = ndimage.affine_transform(voxels, matrix, offset, (size,) * 3, order=1, mode=beyond)
+    """A cube of `size` voxels whose point p shows the point `centre + matrix @ (p - shift)` of `voxels` (X, Y, Z).
+
+    p is measured from the cube's centre; beyond the voxels their content is mirrored, or 0 (`constant`).
+    """
+    if voxels.dtype == bool:
+        voxels = voxels.astype(np.float32)
+    offset = centre - matrix @ ((size - 1) / 2 + shift)
+    cube: FloatArray = ndimage.affine_transform(
+        voxels, matrix, offset, (size,) * 3, output=np.float32, order=1, mode=beyond
+    )
     return cube
 
 

@@ -1,6 +1,7 @@
 """Everything a run learns from and is judged by, as its configuration names it."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from ..eval.tables import read_findings
 from .cache import fill_cache
 from .config import TrainConfig
 from .crops import Crop, load_crops, split_by_patient
+from .cubes import load_cubes
 from .luna16 import annotated_scans, list_scans, truths_of
 from .parallel import Workers
 from .scans import LungScan, load_scan
@@ -40,15 +42,15 @@ def load_sources(config: TrainConfig, workers: Workers) -> Sources:
         BadConfig: files are missing or do not fit, or there is nothing to learn or to validate.
         BadScan: a scan cannot be read.
     """
-    crops, held_out = split_by_patient(load_crops(config.data)) if config.data else ([], [])
+    crops, old_held_out = split_by_patient(load_crops(config.data)) if config.data else ([], [])
+    crops, held_out = _with_cubes(config, crops, old_held_out)
     scans = [load_background(config, scan.name, has_opacities=scan.has_opacities) for scan in config.train_backgrounds]
     luna, luna_held_out = _luna16(config, config.luna16, workers) if config.luna16 else ([], [])
-    if crops and luna_held_out:
-        log.warning("the crops come from LIDC-IDRI, as LUNA16 does: held-out scans may show patients of the crops")
+    _no_leak(crops, held_out, luna_held_out)
     validation = ValidationSet(None, [], [], luna_held_out)
     if config.validation_background:
         background = load_background(config, config.validation_background)
-        validation = ValidationSet(background, plant(held_out, background), held_out, luna_held_out)
+        validation = ValidationSet(background, plant(old_held_out, background), held_out, luna_held_out)
     sources = Sources(crops, scans + luna, validation)
     log.info(
         "%d scans and %d nodules to learn from, %d to validate on",
@@ -57,6 +59,31 @@ def load_sources(config: TrainConfig, workers: Workers) -> Sources:
         len(validation.crops) + sum(len(scan.truths) for scan in validation.scans),
     )
     return sources
+
+
+def _with_cubes(config: TrainConfig, crops: list[Crop], held_out: list[Crop]) -> tuple[list[Crop], list[Crop]]:
+    """The crops to learn from and those held out, with the cubes, by patient.
+
+    A patient who is held out in one source is held out in the other; the cubes of a patient replace the crops.
+    """
+    cubes = load_cubes(config.cubes) if config.cubes else []
+    validation = {crop.patient for crop in held_out}
+    validation |= {cube.patient for cube in cubes if cube.subset == config.cubes_validation_subset}
+    known = {cube.patient for cube in cubes}
+    kept = [crop for crop in crops if crop.patient not in known] + cubes
+    kept = [crop for crop in kept if crop.patient not in config.leave_out_patients]
+    return [c for c in kept if c.patient not in validation], held_out + [c for c in kept if c.patient in validation]
+
+
+def _no_leak(crops: Sequence[Crop], held_out: Sequence[Crop], scans: Sequence[LungScan]) -> None:
+    """Nobody is learnt from and validated on."""
+    shared = {crop.patient for crop in crops} & {crop.patient for crop in held_out}
+    shared |= {crop.patient for crop in crops if crop.series_uid in {scan.name for scan in scans}}
+    if shared:
+        msg = f"{', '.join(sorted(shared)[:5])} would be learnt from and validated on: hold out the same subset everywhere"
+        raise BadConfig(msg)
+    if scans and any(crop.series_uid is None for crop in crops):
+        log.warning("the crops come from LIDC-IDRI, as LUNA16 does: held-out scans may show patients of the crops")
 
 
 def load_background(config: TrainConfig, name: str, *, has_opacities: bool = False) -> LungScan:

@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader
 from ..files import writable_folder
 from ..model.checkpoint import About, Preprocessing, save_checkpoint
 from .config import TrainConfig
+from .crops import Crop
 from .dataset import Batches, Inserted
 from .journal import Journal
 from .parallel import Workers
 from .run import Kept, Run
 from .scans import LungScan
 from .sources import Sources, load_sources
-from .validation import find_marks, validate
+from .validation import find_in_crop, find_marks, validate
 
 __all__ = ["train"]
 
@@ -44,7 +45,8 @@ def train(config: TrainConfig, workers: Workers) -> Run:
         writable_folder(config.run)
         writable_folder(config.checkpoint.parent)
     sources = load_sources(config, workers)
-    run = Run(config, workers, [scan.name for scan in sources.scans])
+    run = Run(config, workers, [*(scan.name for scan in sources.scans), *(crop.crop_id for crop in sources.crops)])
+    run.hard[len(sources.scans) :] = [_lookalikes(crop) for crop in sources.crops]
     run.resume()
     with closing(Journal(config.run, run.step, writes=not workers.rank)) as journal:
         _look_back(run, sources, journal)
@@ -102,7 +104,7 @@ def _look_back(run: Run, sources: Sources, journal: Journal) -> None:
     """Search for false marks and validate, where this step wants it and it was not done before the run was cut off."""
     config = run.config
     if run.mined < run.step and run.step % config.mine_every == 0 and not run.finished:
-        _mine(run, sources.scans)
+        _mine(run, sources)
         run.save()
     wanted = run.step % config.validate_every == 0 or run.step == config.steps
     if wanted and (run.validated < run.step or not run.figures) and run.step:
@@ -112,22 +114,37 @@ def _look_back(run: Run, sources: Sources, journal: Journal) -> None:
         run.save()
 
 
-def _mine(run: Run, scans: list[LungScan]) -> None:
-    """Find anew where the network is wrong, on all scans or on some drawn at random."""
+def _mine(run: Run, sources: Sources) -> None:
+    """Find anew where the network is wrong, on all scans or on some drawn at random, and in all crops."""
+    scans, crops = sources.scans, sources.crops
     rng = np.random.default_rng([run.config.seed, run.step])
     chosen = sorted(rng.permutation(len(scans))[: run.config.mine_scans].tolist())
     for index, places in zip(chosen, run.workers.map(lambda i: _false_marks(run, scans[i]), chosen), strict=True):
         run.hard[index] = places
+    beside = run.workers.map(lambda crop: _false_marks(run, crop), crops)
+    run.hard[len(scans) :] = [np.concatenate([_lookalikes(c), p]) for c, p in zip(crops, beside, strict=True)]
     run.mined = run.step
-    log.info("%d false marks above %.2f in %d scans", sum(map(len, run.hard)), WORTH_LEARNING, len(chosen))
+    log.info(
+        "%d false marks above %.2f in %d scans, %d false marks and look-alikes in %d crops",
+        sum(map(len, run.hard[: len(scans)])),
+        WORTH_LEARNING,
+        len(chosen),
+        sum(map(len, run.hard[len(scans) :])),
+        len(crops),
+    )
 
 
-def _false_marks(run: Run, scan: LungScan) -> npt.NDArray[np.intp]:
+def _false_marks(run: Run, source: LungScan | Crop) -> npt.NDArray[np.intp]:
     """The voxels (n, 3) of the network's strongest marks on what is certainly no nodule."""
-    points, confidence = find_marks(run.average, scan.hu, run.config.clip_range)
-    keep = (confidence > WORTH_LEARNING) & scan.teaches(points)
+    find = find_in_crop if isinstance(source, Crop) else find_marks
+    points, confidence = find(run.average, source.hu, run.config.clip_range)
+    keep = (confidence > WORTH_LEARNING) & source.teaches(points)
     order = np.argsort(-confidence[keep])[:HARD_MARKS]
     return np.round(points[keep][order]).astype(np.intp)
+
+
+def _lookalikes(crop: Crop) -> npt.NDArray[np.intp]:
+    return np.round(np.empty((0, 3)) if crop.lookalikes is None else crop.lookalikes).astype(np.intp)
 
 
 def _export(run: Run, sources: Sources) -> Path:

@@ -22,9 +22,11 @@ from .parallel import Workers
 from .scans import LungScan
 from .targets import Points, Truth
 
-__all__ = ["ValidationSet", "best_hits", "find_marks", "plant", "validate"]
+__all__ = ["ValidationSet", "best_hits", "find_in_crop", "find_marks", "plant", "validate"]
 
 PATCH, OVERLAP = 112, 32  # voxels
+MULTIPLE = 16  # voxels, of which a patch has a whole number
+AROUND = 7  # voxels of a crop that are shown again, mirrored, beyond its end
 LEAST = 0.02  # the confidence of the weakest mark
 APART = 6.0  # mm between two marks
 DEFAULT = 0.5  # the default threshold
@@ -91,7 +93,13 @@ def validate(
     def find(hu: npt.NDArray[np.generic]) -> FoundMarks:
         return find_marks(model, hu, clip_range)
 
-    figures = _planted_figures(find, data.background, data, workers) if data.background else {}
+    def in_crop(crop: Crop) -> float:
+        truth = Truth(crop.centre, crop.luna_diameter or crop.diameter)
+        return float(best_hits(find_in_crop(model, crop.hu, clip_range), [truth])[0])
+
+    figures = {}
+    if data.background:
+        figures = _planted_figures(find, data.background, data, workers.map(in_crop, data.crops), workers)
     if data.scans:
         figures |= _luna16_figures(find, data.scans, workers)
     kinds = ("planted", "crops", "luna16")
@@ -99,13 +107,15 @@ def validate(
     return {**figures, "score": float(np.mean(sensitivities))}
 
 
-def _planted_figures(find: Find, background: LungScan, data: ValidationSet, workers: Workers) -> dict[str, float]:
+def _planted_figures(
+    find: Find, background: LungScan, data: ValidationSet, in_crops: Sequence[float], workers: Workers
+) -> dict[str, float]:
     volumes = [background.hu, *(hu for hu, _ in data.planted)]
     marks = workers.map(find, volumes)
     points, confidence = marks[0]
     false = np.sort(confidence[background.teaches(points)])[::-1]
     planted = np.concatenate([best_hits(m, truths) for m, (_, truths) in zip(marks[1:], data.planted, strict=True)])
-    crops = np.array(workers.map(lambda crop: _crop_confidence(find, crop), data.crops))
+    crops = np.array(in_crops)
     figures = {}
     for rate in RATES:
         threshold = float(false[rate]) if len(false) > rate else 0.0
@@ -154,11 +164,13 @@ def find_marks(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: 
     """Voxel positions (n, 3) and confidences (n,) of the model's peaks above 0.02 on a 1 mm volume."""
     low, high = clip_range
     volume = ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
+    x, y, z = (min(PATCH, -(-size // MULTIPLE) * MULTIPLE) for size in volume.shape)
+    patch = (x, y, z)
     maps = predict_windows(
         model,
         volume,
-        (PATCH, PATCH, PATCH),
-        (PATCH - OVERLAP,) * 3,
+        patch,
+        (patch[0] - OVERLAP, patch[1] - OVERLAP, patch[2] - OVERLAP),
         batch_size=1,
         device=next(model.parameters()).device,
         mixed_precision=True,
@@ -177,8 +189,8 @@ def best_hits(marks: FoundMarks, truths: Sequence[Truth]) -> npt.NDArray[np.floa
     return np.asarray(np.where(near, confidence, 0).max(axis=1))
 
 
-def _crop_confidence(find: Find, crop: Crop) -> float:
-    """The strongest hit in the crop, mirrored where it ends so that no border is near."""
-    added = (PATCH - np.array(crop.hu.shape)) // 2
-    wide = np.pad(crop.hu, [(n, n) for n in added], mode="reflect")
-    return float(best_hits(find(wide), [Truth(crop.centre + added, crop.diameter)])[0])
+def find_in_crop(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: tuple[float, float]) -> FoundMarks:
+    """As `find_marks`, in a crop that is mirrored where it ends; marks beyond it stay, with places outside."""
+    added = [((size + 2 * AROUND) // MULTIPLE * MULTIPLE - size) // 2 for size in hu.shape]
+    points, confidence = find_marks(model, np.pad(hu, [(n, n) for n in added], mode="reflect"), clip_range)
+    return points - added, confidence

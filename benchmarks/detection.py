@@ -12,7 +12,8 @@ looked at first.
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ SIZES = (3, 4, 6, 8, 10, 15, 100)  # mm
 GROUPS: dict[str, Callable[[Crop], bool]] = {
     **{
         f"{low} to {high} mm": lambda crop, low=low, high=high: low <= (crop.luna_diameter or 0) < high  # type: ignore[misc]
-        for low, high in zip(SIZES, SIZES[1:], strict=False)
+        for low, high in pairwise(SIZES)
     },
     "ground-glass (texture <= 2)": lambda crop: crop.texture <= 2,
     "part-solid": lambda crop: 2 < crop.texture < 4,
@@ -77,7 +78,12 @@ def main() -> None:
         **figures(found),
         "scans": {name: marks[:SHOWN] for name, marks in found.scans.items()},
         "nodules": [
-            {"id": cube.crop_id, "diameter_mm": cube.luna_diameter, "texture": cube.texture, "confidence": _number(best)}
+            {
+                "id": cube.crop_id,
+                "diameter_mm": cube.luna_diameter,
+                "texture": cube.texture,
+                "confidence": _number(best),
+            }
             for cube, best in zip(found.nodules, found.best, strict=True)
         ],
         "seconds": round(time.perf_counter() - start),
@@ -103,7 +109,7 @@ def _found(pipeline: InferencePipeline, cubes: Sequence[Crop], data: Path) -> Fo
     for name in SCANS:
         detections = pipeline.predict(read_scan(data / "backgrounds" / f"{name}.nii.gz"))["detections"]
         scans[name] = [
-            {key: mark[key] for key in ("confidence", "coordinates_lps", "diameter_mm")} for mark in detections  # type: ignore[literal-required]
+            {key: mark[key] for key in ("confidence", "coordinates_lps", "diameter_mm")} for mark in detections
         ]
         print(f"{name}: {len(detections)} marks", flush=True)
     return Found(list(cubes), np.array(best), list(beside), litres, scans)
@@ -166,10 +172,7 @@ def _sweep(best: npt.NDArray[np.float64], scans: dict[str, list[dict[str, Any]]]
 
 
 def _without_strongest(found: Found) -> dict[str, list[dict[str, Any]]]:
-    return {
-        name: sorted(marks, key=lambda mark: -mark["confidence"])[1:]  # type: ignore[no-any-return]
-        for name, marks in found.scans.items()
-    }
+    return {name: sorted(marks, key=lambda mark: -mark["confidence"])[1:] for name, marks in found.scans.items()}
 
 
 def _shares(best: npt.NDArray[np.float64], limits: dict[float, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from src.model.classifier import SIDE, CandidateNet
 from src.train.candidates import CandidateBatches, Candidates, FalseMark, _ending_like, collect
 from src.train.config import BackgroundScan, TrainConfig
 from src.train.crops import Crop
-from src.train.cubes import load_cubes
+from src.train.cubes import LABELS, VOXELS, load_cubes
 from src.train.parallel import Workers
 from src.train.second_stage import second_stage_loss
 from src.train.sources import load_sources
@@ -39,8 +40,16 @@ def test_a_cube_has_x_first_and_its_own_hu_ratings_and_lookalikes(cube: Crop) ->
 
 @pytest.mark.parametrize(
     ("point", "teaches"),
-    [((23, 24, 10), True), ((23, 24, 25), False), ((23, 24, 32), False), ((23, 24, 34), True), ((46, 24, 25), False)]
-    + [((-3, 24, 25), False), ((49.4, 2, 2), True), ((49.6, 2, 2), False)],
+    [
+        ((23, 24, 10), True),
+        ((23, 24, 25), False),
+        ((23, 24, 32), False),
+        ((23, 24, 34), True),
+        ((46, 24, 25), False),
+        ((-3, 24, 25), False),
+        ((49.4, 2, 2), True),
+        ((49.6, 2, 2), False),
+    ],
 )
 def test_only_a_mark_in_the_cube_and_3_mm_off_every_outline_is_false(
     cube: Crop, point: tuple[float, float, float], teaches: bool
@@ -55,7 +64,7 @@ def test_only_a_mark_in_the_cube_and_3_mm_off_every_outline_is_false(
         (lambda folder: (folder / "luna16_nodules_hu8_1.npy.xz").write_bytes(b"no"), "are damaged"),
         (lambda folder: write_table(folder, "crop_id", "id"), "lacks the column 'crop_id'"),
         (lambda folder: write_table(folder, ",10.0,", ",ten,"), "are damaged"),
-        (lambda folder: write_table(folder, "cube1,b", "\n"), "do not fit"),
+        (lambda folder: copy(folder / VOXELS[0], folder / LABELS), "do not fit"),
     ],
 )
 def test_what_is_missing_or_broken_is_told(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
@@ -144,6 +153,10 @@ class Marks(torch.nn.Module):
     """A detector that is sure of what is dense."""
 
     output_stride, multiple = 2, 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         heat = torch.nn.functional.avg_pool3d(x, 5, 2, 2)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from src.train.scans import LungScan
 from src.train.targets import Sample, Truth, heat_target, within
 from tests.training_data import CROP_CENTRE, tiny_crops, write_crops
 
+NOWHERE = np.empty((0, 3), dtype=np.intp)
 SEEDS = st.integers(0, 2**32 - 1)
 LUNG_HU = -850
 CENTRES = st.tuples(*[st.floats(8, 39)] * 3).map(np.array)
@@ -42,7 +44,7 @@ def lung(shape: tuple[int, int, int] = (60, 110, 100), truths: tuple[Truth, ...]
 
 
 def batches(scans: list[LungScan], known: list[Crop], seed: int = 3, numbers: range = range(8)) -> Batches:
-    hard = [np.empty((0, 3), dtype=np.intp) for _ in scans]
+    hard = [NOWHERE for _ in [*scans, *known]]
     return Batches(known, scans, hard, numbers, (-1000.0, 400.0), seed, 2, Inserted((3.0, 36.0), 0.35))
 
 
@@ -201,7 +203,7 @@ def test_every_patch_of_an_annotated_scan_carries_its_nodules(monkeypatch: pytes
 @settings(max_examples=30)
 def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: int) -> None:
     crop = crops("abcd")[3]
-    sample = _from_crop(np.random.default_rng(seed), crop, size, 36.0)
+    sample = _from_crop(np.random.default_rng(seed), crop, size, 36.0, NOWHERE)
     assert sample.ignore is not None
     known = ndimage.binary_dilation(sample.ignore, iterations=4)  # 2 mm diagonally, for the blur of the turn
     for centre, diameter in sample.truths:
@@ -213,7 +215,7 @@ def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: in
 
 def test_a_crop_s_nodule_lies_anywhere_in_the_patch() -> None:
     rng, crop = np.random.default_rng(0), crops("a")[0]
-    nearest = [truth.centre for _ in range(200) for truth in _from_crop(rng, crop, 48, 36.0).truths]
+    nearest = [truth.centre for _ in range(200) for truth in _from_crop(rng, crop, 48, 36.0, NOWHERE).truths]
     assert np.mean(nearest, axis=0) == pytest.approx([23.5] * 3, abs=3)
     assert np.std(nearest, axis=0).min() > 10  # 12.1 if it is uniform
 
@@ -225,6 +227,37 @@ def test_crops_and_annotated_nodules_are_drawn_alike() -> None:
     taken = [min(data._positive(rng, 48).truths, key=lambda t: np.linalg.norm(t.centre - 23.5)) for _ in range(160)]  # noqa: SLF001
     from_crop = sum(truth.diameter not in (6.0, 7.0, 8.0) for truth in taken)
     assert from_crop == pytest.approx(40, abs=20)
+
+
+def test_subsolid_nodules_are_drawn_twice_as_often() -> None:
+    solid, glass = crops("ab")
+    often = batches([lung()], [solid, replace(glass, texture=2.0)]).often
+    assert often == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_a_false_mark_of_a_crop_may_lie_anywhere_in_the_patch_and_the_nodule_stays_known() -> None:
+    crop, hard = crops()[0], np.array([[40, 8, 30]])
+    hu = crop.hu.copy()
+    hu[39:42, 7:10, 29:32] = 2000
+    shown = []
+    for seed in range(60):
+        sample = _from_crop(np.random.default_rng(seed), replace(crop, hu=hu), 48, 36.0, hard)
+        for truth in sample.truths:
+            assert sample.hu[tuple(np.round(truth.centre).astype(int))] > -400
+        bright = np.argwhere(sample.hu > 400)
+        if len(bright):
+            shown.append(bright[0])
+    assert len(shown) > 30
+    assert np.ptp(shown, axis=0).min() > 30
+
+
+def test_another_reader_s_nodule_in_a_crop_teaches_nothing() -> None:
+    crop = crops()[0]
+    other = np.roll(crop.mask, 15, axis=0)
+    hu = np.where(other, 150, crop.hu)
+    sample = _from_crop(np.random.default_rng(1), replace(crop, hu=hu, other=other), 96, 36.0, NOWHERE)
+    assert sample.ignore is not None
+    assert sample.ignore[sample.hu > 100].all()
 
 
 def test_unsure_parts_of_a_scan_teach_nothing() -> None:

@@ -58,7 +58,10 @@ class CandidateNet(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(a, b) for a, b in pairwise((features[0], *features)))
         self.head = nn.Sequential(
-            nn.Dropout(DROPOUT), nn.Linear(2 * features[-1], features[-1]), nn.ReLU(), nn.Linear(features[-1], len(ANSWERS))
+            nn.Dropout(DROPOUT),
+            nn.Linear(2 * features[-1], features[-1]),
+            nn.ReLU(),
+            nn.Linear(features[-1], len(ANSWERS)),
         )
 
     def forward(self, x: Tensor) -> Tensor:

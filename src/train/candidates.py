@@ -58,7 +58,9 @@ def collect(
     for crop in crops:
         points, confidence = find_in_crop(model, crop.hu, clip_range)
         certain = (confidence >= WORTH) & crop.teaches(points)
-        beside += [FalseMark(crop.hu, p, c, ends=True) for p, c in zip(points[certain], confidence[certain], strict=True)]
+        beside += [
+            FalseMark(crop.hu, p, c, ends=True) for p, c in zip(points[certain], confidence[certain], strict=True)
+        ]
     for scan in scans:
         points, confidence = find_marks(model, scan.hu, clip_range)
         certain = (confidence >= WORTH) & scan.teaches(points)
@@ -92,7 +94,13 @@ class CandidateBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __init__(
         self, candidates: Candidates, indices: range, clip_range: tuple[float, float], seed: int, size: int
     ) -> None:
-        self.candidates, self.indices, self.clip_range, self.seed, self.size = candidates, indices, clip_range, seed, size
+        self.candidates, self.indices, self.clip_range, self.seed, self.size = (
+            candidates,
+            indices,
+            clip_range,
+            seed,
+            size,
+        )
         often = np.array([TWICE if crop.texture < SUBSOLID else 1.0 for crop in candidates.nodules])
         self.often = often / often.sum()
         self.harder = [_by_confidence(marks) for marks in (candidates.beside, candidates.elsewhere)]

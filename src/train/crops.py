@@ -42,11 +42,11 @@ class Crop:
     def teaches(self, points: Points) -> Mask:
         """Which of the (n, 3) marks in the crop are certainly false: at least 3 mm from anything outlined."""
         outlined = self.mask if self.other is None else self.mask | self.other
-        inside = ((points > -0.5) & (points < np.array(outlined.shape) - 0.5)).all(axis=1)  # noqa: PLR2004 - half a voxel
-        if not inside.any():
-            return inside
-        voxels = np.clip(np.round(points), 0, np.array(outlined.shape) - 1).astype(np.intp)
-        return inside & (ndimage.distance_transform_edt(~outlined)[tuple(voxels.T)] > NEAR)
+        voxels = np.floor(np.asarray(points, dtype=np.float64) + 0.5)
+        inside = np.asarray(((voxels >= 0) & (voxels < np.array(outlined.shape))).all(axis=1))
+        distance = ndimage.distance_transform_edt(~outlined) if inside.any() else np.zeros(outlined.shape)
+        inside[inside] = distance[tuple(voxels[inside].astype(np.intp).T)] > NEAR
+        return inside
 
 
 def load_crops(folder: Path) -> list[Crop]:

@@ -81,4 +81,5 @@ def _lookalikes(findings: Sequence[str], outlined: npt.NDArray[np.bool_]) -> npt
     points = np.array([[x, y, z] for z, y, x, diameter in marked if diameter < 0]).reshape(-1, 3)
     distance = ndimage.distance_transform_edt(~outlined)
     nearest = np.clip(np.round(points).astype(np.intp), 0, np.array(outlined.shape) - 1)
-    return points[distance[tuple(nearest.T)] > OWN]
+    kept: npt.NDArray[np.float64] = points[distance[tuple(nearest.T)] > OWN]
+    return kept

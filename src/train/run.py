@@ -25,7 +25,7 @@ from .config import TrainConfig
 from .losses import detection_loss
 from .parallel import Workers
 
-__all__ = ["Kept", "Run"]
+__all__ = ["Kept", "Run", "follow"]
 
 log = logging.getLogger("pivot.train")
 LARGEST_GRADIENT = 10.0  # the norm to which larger gradients are cut
@@ -106,7 +106,8 @@ class Run:
         self.optimizer.step()
         self.workers.average_([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
         self.step += 1
-        self._follow()
+        # Faster in the beginning, when both are far off.
+        follow(self.average, self.model, min(self.config.ema, (1 + self.step) / (10 + self.step)))
         return {key: value.detach() for key, value in losses.items()}
 
     def _set_mode(self) -> None:
@@ -129,17 +130,6 @@ class Run:
         # bfloat16 on CUDA too: float16 would need loss scaling.
         dtype = precision(self.workers.device, mixed=True)
         return torch.bfloat16 if dtype == torch.float16 else dtype
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the running average towards the model; faster in the beginning, when both are far off."""
-        follow = get_ema_multi_avg_fn(min(self.config.ema, (1 + self.step) / (10 + self.step)))
-        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
-        moving = [pair for pair in pairs if pair[0].is_floating_point()]
-        follow([kept for kept, _ in moving], [new for _, new in moving], None)
-        for kept, new in pairs:
-            if not kept.is_floating_point():  # the norms' count of batches
-                kept.copy_(new)
 
     def exported(self) -> UNet:
         """The running average as it leaves the run, with its confidences moved by `confidence_shift`."""
@@ -207,6 +197,17 @@ class Run:
             setattr(self, key, value)
         self.figures = state.get("figures", {})
         self.kept = Kept(**state["kept"]) if state.get("kept") else None
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the running average towards the model: of it the share `decay` (0..1) stays."""
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]
+    get_ema_multi_avg_fn(decay)([kept for kept, _ in moving], [new for _, new in moving], None)
+    for kept, new in pairs:
+        if not kept.is_floating_point():  # the norms' count of batches
+            kept.copy_(new)
 
 
 PROGRESS = ("step", "best", "seconds", "mined", "validated", "waited")

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from ..config import Device, Section, load_section
@@ -29,12 +29,15 @@ from ..model.device import autocast, pick_device, precision
 from .candidates import CandidateBatches, collect
 from .config import load_train_config
 from .parallel import Workers
+from .run import follow
 from .sources import load_sources
 
-__all__ = ["SecondStageConfig", "main", "train_second_stage"]
+__all__ = ["SecondStageConfig", "main", "second_stage_loss", "train_second_stage"]
 
 log = logging.getLogger("pivot.train")
-TELL_EVERY, SAVE_EVERY = 100, 200  # steps
+TELL_EVERY = 100  # steps; then the state is written, too
+LARGEST_GRADIENT = 5.0  # the norm to which larger gradients are cut
+PARTS = ("model", "average", "optimizer")  # of the state
 WEIGHTS = (1.0, 0.5, 0.3, 0.3)  # of the losses of the four answers
 
 
@@ -65,68 +68,90 @@ def second_stage_loss(answers: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
         known: the same shape, bool.
     """
     shares = functional.binary_cross_entropy_with_logits(answers, wanted.clamp(0, 1), reduction="none")
-    errors = torch.cat(
-        [shares[:, :LOG_DIAMETER], (answers[:, LOG_DIAMETER:] - wanted[:, LOG_DIAMETER:]).abs()], dim=1
-    )
+    lengths = (answers - wanted).abs()
+    errors = torch.cat([shares[:, :LOG_DIAMETER], lengths[:, LOG_DIAMETER:]], dim=1)
     means = (errors * known).sum(0) / known.sum(0).clamp(min=1)
     return (means * torch.tensor(WEIGHTS, device=means.device)).sum()
 
 
 def train_second_stage(config: SecondStageConfig) -> CandidateNet:
-    """The running average after the last step; its state is kept in `config.run`."""
-    torch.manual_seed(config.seed)
+    """The running average after the last step; its state is kept in `config.run`.
+
+    Raises:
+        BadConfig: a file that the configuration names is missing or does not fit.
+        BadCheckpoint: the detector cannot be read.
+        BadOutput: the run's folder cannot be written.
+    """
     device = pick_device(config.device)
     writable_folder(config.run)
     detector = load_model(config.detector)
     clip_range = detector.about.preprocessing.clip_range
     sources = load_sources(load_train_config(config.sources), Workers(device))
     found = collect(detector.model.to(device), sources.crops, sources.scans, clip_range)
-    log.info("%d nodules, %d false marks beside them, %d in scans", *map(len, (found.nodules, found.beside, found.elsewhere)))
-    model = CandidateNet(config.features).to(device).to(memory_format=torch.channels_last_3d)
-    average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    state_file, step = config.run / "state.pth", 0
-    if state_file.is_file():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-        log.info("resumed at step %d", step)
-    batches = CandidateBatches(found, range(step, config.steps), clip_range, config.seed, config.batch_size)
-    loader = DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=6 if config.workers else None)
-    dtype = precision(device, mixed=True)
-    started, losses, right = time.monotonic(), list[float](), list[float]()
-    model.train()
-    for cubes, wanted, known in loader:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min((step + 1) / config.warmup, (1 + math.cos(math.pi * step / config.steps)) / 2)
-        with autocast(device, dtype):
-            answers = model(cubes.to(device).to(memory_format=torch.channels_last_3d))
-        loss = second_stage_loss(answers.float(), wanted.to(device), known.to(device))
-        optimizer.zero_grad(set_to_none=True)
+    counts = len(found.nodules), len(found.beside), len(found.elsewhere)
+    log.info("%d nodules, %d false marks beside them, %d in scans", *counts)
+    run = _Run(config, device)
+    run.resume()
+    batches = CandidateBatches(found, range(run.step, config.steps), clip_range, config.seed, config.batch_size)
+    ahead = 6 if config.workers else None
+    started, told = time.monotonic(), list[tuple[float, float]]()
+    for batch in DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=ahead):
+        told.append(run.learn(*batch))
+        if run.step % TELL_EVERY == 0 or run.step == config.steps:
+            loss, right = np.mean(told, axis=0)
+            log.info("step %d  loss %.4f  right %.3f  %.0f s", run.step, loss, right, time.monotonic() - started)
+            told.clear()
+            run.save()
+    return run.average
+
+
+class _Run:
+    """The network, its running average and the optimizer."""
+
+    def __init__(self, config: SecondStageConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device, self.step = config, device, 0
+        self.model = CandidateNet(config.features).to(device).to(memory_format=torch.channels_last_3d)
+        self.average = copy.deepcopy(self.model).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.state_file = config.run / "state.pth"
+
+    def learn(self, cubes: Tensor, wanted: Tensor, known: Tensor) -> tuple[float, float]:
+        """One step; its loss, and the share of candidates that were told apart rightly before it."""
+        self.model.train()
+        decayed = (1 + math.cos(math.pi * self.step / self.config.steps)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * min((self.step + 1) / self.config.warmup, decayed)
+        with autocast(self.device, precision(self.device, mixed=True)):
+            answers = self.model(cubes.to(self.device).to(memory_format=torch.channels_last_3d)).float()
+        wanted = wanted.to(self.device)
+        loss = second_stage_loss(answers, wanted, known.to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        _follow(average, model, min(config.ema, (1 + step) / (10 + step)))
-        losses.append(loss.item())
-        right.append(((answers[:, NODULE].float().cpu() > 0) == (wanted[:, NODULE] > 0.5)).float().mean().item())
-        if step % TELL_EVERY == 0:
-            log.info("step %d  loss %.4f  right %.3f  %.0f s", step, sum(losses) / len(losses), sum(right) / len(right), time.monotonic() - started)
-            losses.clear()
-            right.clear()
-        if step % SAVE_EVERY == 0 or step == config.steps:
-            with whole_file(state_file) as partial:
-                torch.save({"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
-    return average
+        nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.step += 1
+        follow(self.average, self.model, min(self.config.ema, (1 + self.step) / (10 + self.step)))
+        right = (answers[:, NODULE] > 0) == (wanted[:, NODULE] > 0)
+        return loss.item(), right.float().mean().item()
 
+    def save(self) -> None:
+        """Write the state whole or not at all."""
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        with whole_file(self.state_file) as partial:
+            torch.save({**parts, "step": self.step}, partial)
 
-@torch.no_grad()
-def _follow(average: CandidateNet, model: CandidateNet, decay: float) -> None:
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
-    moving = [pair for pair in pairs if pair[0].is_floating_point()]
-    get_ema_multi_avg_fn(decay)([kept for kept, _ in moving], [new for _, new in moving], None)
+    def resume(self) -> None:
+        """Go on from the state in the run's folder, if there is one."""
+        if not self.state_file.is_file():
+            return
+        state = torch.load(self.state_file, map_location=self.device, weights_only=True)
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+        log.info("resumed at step %d", self.step)
 
 
 @command

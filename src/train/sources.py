@@ -80,7 +80,8 @@ def _no_leak(crops: Sequence[Crop], held_out: Sequence[Crop], scans: Sequence[Lu
     shared = {crop.patient for crop in crops} & {crop.patient for crop in held_out}
     shared |= {crop.patient for crop in crops if crop.series_uid in {scan.name for scan in scans}}
     if shared:
-        msg = f"{', '.join(sorted(shared)[:5])} would be learnt from and validated on: hold out the same subset everywhere"
+        some = ", ".join(sorted(shared)[:5])
+        msg = f"{some} would be learnt from and validated on: hold out the same subset everywhere"
         raise BadConfig(msg)
     if scans and any(crop.series_uid is None for crop in crops):
         log.warning("the crops come from LIDC-IDRI, as LUNA16 does: held-out scans may show patients of the crops")

@@ -165,12 +165,12 @@ def find_marks(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: 
     low, high = clip_range
     volume = ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
     x, y, z = (min(PATCH, -(-size // MULTIPLE) * MULTIPLE) for size in volume.shape)
-    patch = (x, y, z)
+    a, b, c = (max(side - OVERLAP, MULTIPLE) for side in (x, y, z))
     maps = predict_windows(
         model,
         volume,
-        patch,
-        (patch[0] - OVERLAP, patch[1] - OVERLAP, patch[2] - OVERLAP),
+        (x, y, z),
+        (a, b, c),
         batch_size=1,
         device=next(model.parameters()).device,
         mixed_precision=True,

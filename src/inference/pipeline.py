@@ -267,6 +267,12 @@ class InferencePipeline:
             add_large(found.maps, self._look_again(volume.array, plan.box))
             if plan.region is not None:
                 found.maps[HEATMAP] *= plan.region
+        second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
+        if second is not None and about is not None:
+            from .second_stage import judge  # noqa: PLC0415 - slow, see `load_writers`
+
+            mixed = self.config.model.mixed_precision
+            judge(found.maps, volume.array, second.to(self.device), about.fusion, self.device, mixed=mixed)
         return found
 
     def _look_again(self, volume: FloatArray, box: Box | None) -> FloatArray:

@@ -28,7 +28,17 @@ from ..files import shipped, whole_file
 from .classifier import CandidateNet, Fusion
 from .unet import UNet
 
-__all__ = ["EXTRA_FILE", "About", "Checkpoint", "default_checkpoint", "legacy_jit", "load_model", "save_checkpoint"]
+__all__ = [
+    "EXTRA_FILE",
+    "SECOND_STAGE",
+    "About",
+    "Checkpoint",
+    "SecondStage",
+    "default_checkpoint",
+    "legacy_jit",
+    "load_model",
+    "save_checkpoint",
+]
 
 FORMAT = "pivot-checkpoint-1"
 EXTRA_FILE = "pivot.json"

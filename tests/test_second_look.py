@@ -33,15 +33,15 @@ def test_every_other_voxel_is_kept_smoothed(shape: tuple[int, int, int], seed: i
     np.testing.assert_allclose(halved, expected[::2, ::2, ::2], rtol=1e-6)
 
 
-@given(SIDES)
-def test_the_second_looks_voxels_lie_on_every_other_of_the_first(shape: tuple[int, int, int]) -> None:
+@given(SIDES, st.sampled_from([0.0, 0.25, 0.5]))
+def test_the_second_looks_voxels_lie_on_every_other_of_the_first(shape: tuple[int, int, int], offset: float) -> None:
     first = np.zeros((3, *shape), np.float32)
     grid = np.indices([-(-side // 2) for side in shape], dtype=np.float32)
     second = np.stack([0.1 + grid.sum(0) / 40, np.full(grid.shape[1:], LEAST, np.float32), grid[0]])
-    merged = add_large(first, second)
+    merged = add_large(first, second, offset)
     assert merged is first
-    last = 2 * (np.array(grid.shape[1:]) - 1)
-    ramp = sum(np.minimum(index, end) / 2 for index, end in zip(np.indices(shape), last, strict=True))
+    last = np.array(grid.shape[1:]) - 1
+    ramp = sum(((index - offset) / 2).clip(0, end) for index, end in zip(np.indices(shape), last, strict=True))
     np.testing.assert_allclose(merged[HEATMAP], 0.1 + ramp / 40, atol=1e-6)
     np.testing.assert_allclose(merged[DIAMETER], 2 * LEAST)
 

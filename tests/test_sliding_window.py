@@ -1,5 +1,6 @@
 """Windows, blending and views: every voxel is seen, and nothing is moved or weighed wrongly."""
 
+import math
 from itertools import product
 from typing import Literal, get_args
 
@@ -8,16 +9,23 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
 from src.config import AUGMENTATIONS, Augmentation
+from src.data.preprocessing import preprocess
 from src.errors import BadCheckpoint, BadConfig
 from src.inference import sliding_window
 from src.inference.blending import BlendMethod, blend_weights
+from src.inference.peak_detection import detect_peaks
 from src.inference.sliding_window import plan_windows, predict_windows, sliding_window_inference
 from src.inference.tta import IDENTITY, View, views
+from src.model.checkpoint import load_model
+from src.model.unet import grid_of
 from src.types import FloatArray, Shape3
+
+from .small_scans import block
 
 CPU = torch.device("cpu")
 METHODS: tuple[BlendMethod, ...] = get_args(BlendMethod)
@@ -36,6 +44,24 @@ class Halving(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[..., ::2, ::2, ::2]
+
+
+class Sampling(nn.Module):
+    """What lies on voxel `stride * j + offset`, in the middle between two voxels where that is a half."""
+
+    multiple = 4
+
+    def __init__(self, stride: int, offset: float) -> None:
+        super().__init__()
+        self.output_stride, self.output_offset = stride, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = math.floor(self.output_offset), math.ceil(self.output_offset)
+        for axis in (-3, -2, -1):
+            size = x.shape[axis]
+            one, other = (torch.arange(first, size, self.output_stride) for first in (low, high))
+            x = (x.index_select(axis, one) + x.index_select(axis, other)) / 2
+        return x
 
 
 class Pooling(nn.Module):
@@ -170,6 +196,44 @@ def test_the_mean_over_views_is_in_the_place_of_the_scan(number: int) -> None:
     volume = _volume((9, 7, 8))
     maps = _predict(nn.Identity(), volume, some=views(number)).maps
     np.testing.assert_allclose(maps[0], volume, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stride", "offset"), [(1, 0.0), (2, 0.0), (2, 0.5), (2, 1.0), (4, 0.0), (4, 1.5), (4, 3.0), (4, 0.5)]
+)
+@pytest.mark.parametrize("view", views(48), ids=lambda view: view.name)
+def test_every_view_of_any_network_answers_on_the_same_voxels(view: View, stride: int, offset: float) -> None:
+    """Whatever the stride, and wherever in it the network's answer lies: a mirrored patch is cut where it fits."""
+    volume, model = _volume((16, 12, 20)), Sampling(stride, offset)
+    shared = {"patch_size": (8, 8, 8), "stride": (4, 4, 4), "batch_size": 3, "device": CPU}
+    plain, seen = (predict_windows(model, volume, **shared, views=[one]).maps for one in (IDENTITY, view))
+    inside = (0, *[slice(1, -1)] * 3)  # at the volume's ends, views see what is laid around it
+    np.testing.assert_allclose(seen[inside], plain[inside], atol=1e-5)
+    grid = grid_of(model)
+    places = [
+        grid.matrix[axis, axis] * np.arange(1, plain.shape[1 + axis] - 1) + grid.matrix[axis, 3] for axis in range(3)
+    ]
+    expected = ndimage.map_coordinates(volume, np.meshgrid(*places, indexing="ij"), order=1)
+    np.testing.assert_allclose(plain[inside], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"])
+def test_a_move_does_what_its_name_says(name: Augmentation) -> None:
+    x = torch.rand(2, 3, 4, 5)
+    axes = ["xyz".index(letter) - 3 for letter in name.rsplit("_", 1)[1]]
+    expected = x.flip(axes) if len(axes) == 1 else torch.rot90(x, 1, axes)
+    torch.testing.assert_close(views(2, [name])[1].forward(x), expected)
+
+
+def test_the_shipped_networks_views_find_a_nodule_in_one_place() -> None:
+    scan, truth = block(2)
+    volume = preprocess(scan, (1.0, 1.0, 1.0), (-1000, 400), "minmax").array
+    model = load_model().model
+    shared = {"patch_size": (64, 64, 64), "stride": (64, 64, 64), "batch_size": 1, "device": CPU}
+    for view in views(7):
+        heat = predict_windows(model, volume, **shared, views=[view]).maps[0]
+        peak = detect_peaks(heat, 0.3, 10, (2, 2, 2))[0]
+        np.testing.assert_allclose(peak["coordinates"], truth.coordinates, atol=0.7)
 
 
 def _predict(

@@ -11,7 +11,7 @@ from src.inference.sliding_window import sliding_window_inference
 from src.inference.torchscript_optimizer import optimize_model
 from src.model.checkpoint import About, legacy_jit, load_model, save_checkpoint
 from src.model.device import autocast
-from src.model.unet import UNet
+from src.model.unet import UNet, grid_of, strides_of
 
 SHAPE = (1, 1, 16, 16, 16)
 
@@ -44,7 +44,8 @@ def optimized(original: Path) -> Path:
 def test_the_file_describes_itself_as_the_checkpoint_does(original: Path, optimized: Path) -> None:
     one, other = load_model(original), load_model(optimized)
     assert one.about == other.about
-    assert (one.model.output_stride, one.model.multiple) == (other.model.output_stride, other.model.multiple)
+    assert strides_of(one.model) == strides_of(other.model)
+    assert grid_of(one.model) == grid_of(other.model)
     assert [file.name for file in optimized.parent.iterdir()] == ["optimized.pt"]
 
 

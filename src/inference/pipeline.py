@@ -36,7 +36,7 @@ from ..errors import BadConfig, BadScan, PivotError
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
 from ..model.engines import open_engine
-from ..model.unet import DIAMETER, HEATMAP, strides_of
+from ..model.unet import DIAMETER, HEATMAP, grid_of, strides_of
 from ..triage.guidelines import SOURCES, apply_guidelines
 from ..triage.lung_rads import exam
 from ..triage.model import default_model, score
@@ -177,8 +177,7 @@ class InferencePipeline:
         ready = time.perf_counter()
         predictions = self._infer(volume, plan, progress)
         inferred = time.perf_counter()
-        scale, _ = strides_of(self.model)
-        heat_affine = volume.affine @ np.diag([scale, scale, scale, 1.0])
+        heat_affine = volume.affine @ grid_of(self.model).matrix
         with ThreadPoolExecutor(1) as beside:
             drawn = beside.submit(to_grid, predictions.maps[HEATMAP].clip(0, 1), heat_affine, scan.shape, scan.affine)
             detections, masks, search = self._describe(scan, lungs, predictions, heat_affine, placed=placed)
@@ -239,7 +238,7 @@ class InferencePipeline:
         scale, multiple = strides_of(self.model)
         shape, affine = new_grid(shape, affine, self.checkpoint.about.preprocessing.spacing)
         x, y, z = (-(-size // scale) for size in shape)
-        coarse = affine @ np.diag([scale, scale, scale, 1.0])
+        coarse = affine @ grid_of(self.model).matrix
         region = search_region(lungs, (x, y, z), coarse, SEARCHED) if options.region == "lungs" else None
         if options.mode == "whole_volume":
             a, b, c = (-(-size // multiple) * multiple for size in shape)
@@ -264,7 +263,8 @@ class InferencePipeline:
         blending = "linear" if options.speed in TILES else options.blending.method
         found = self._look(self.model, volume.array, plan, blending, progress)
         if options.second_look:
-            add_large(found.maps, self._look_again(volume.array, plan.box))
+            grid = grid_of(self.any_shape)
+            add_large(found.maps, self._look_again(volume.array, plan.box), grid.offset / grid.stride)
             if plan.region is not None:
                 found.maps[HEATMAP] *= plan.region
         second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage

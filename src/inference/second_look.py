@@ -1,8 +1,6 @@
 """A second look at half the resolution: a mass is to it what a nodule is to the first."""
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from ..model.unet import DIAMETER, HEATMAP
 from ..types import FloatArray
@@ -21,23 +19,27 @@ def halve(volume: FloatArray) -> FloatArray:
     return volume
 
 
-def add_large(first: FloatArray, second: FloatArray) -> FloatArray:
+def add_large(first: FloatArray, second: FloatArray, offset: float = 0.0) -> FloatArray:
     """The maps (C, X, Y, Z) of the first look, with those of the second where it is surer of a large nodule.
 
     `second` are the network's maps of the halved volume, (C, X/2, Y/2, Z/2) rounded up: their voxel k lies on
-    voxel 2k of the first, and their diameters count half. `first` is changed.
+    voxel 2k + `offset` of the first, and their diameters count half. `offset` is the network's (`AnswerGrid`), in
+    voxels of the answer. `first` is changed.
     """
-    shown = _doubled(second, first.shape[1:])
+    shown = _doubled(second, first.shape[1:], offset)
     shown[DIAMETER] *= 2
     surer = (shown[DIAMETER] >= LEAST) & (shown[HEATMAP] > first[HEATMAP])
     np.copyto(first, shown, where=surer)
     return first
 
 
-def _doubled(maps: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """The maps between their voxels, linearly, and beyond the last as there."""
-    between = [2 * size - 1 for size in maps.shape[1:]]
-    tensor = functional.interpolate(torch.from_numpy(maps)[None], between, mode="trilinear", align_corners=True)
-    x, y, z = (want - size for want, size in zip(shape, between, strict=True))
-    doubled: FloatArray = functional.pad(tensor, (0, z, 0, y, 0, x), mode="replicate").numpy()[0]
-    return doubled
+def _doubled(maps: FloatArray, shape: tuple[int, ...], offset: float) -> FloatArray:
+    """The maps between their voxels, linearly, and beyond the first and last as there."""
+    for axis, size in enumerate(shape, start=1):
+        last = maps.shape[axis] - 1
+        places = ((np.arange(size) - offset) / 2).clip(0, last)
+        below = places.astype(int)
+        along = [size if number == axis else 1 for number in range(maps.ndim)]
+        share = (places - below).astype(np.float32).reshape(along)
+        maps = maps.take(below, axis) * (1 - share) + maps.take(np.minimum(below + 1, last), axis) * share
+    return maps

@@ -1,6 +1,5 @@
 """A network moved over a volume that is larger than one patch."""
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ..errors import BadCheckpoint, BadConfig
-from ..model.device import autocast, pick_device, precision
+from ..errors import BadConfig
+from ..model.device import pick_device, precision
 from ..model.unet import strides_of
 from ..types import FloatArray, Shape3
 from .blending import BlendMethod, blend_weights
-from .tta import IDENTITY, View
+from .tta import IDENTITY, Box, View, ViewedNetwork
 
 __all__ = [
     "CONTEXT",
@@ -29,9 +29,7 @@ __all__ = [
     "sliding_window_inference",
 ]
 
-log = logging.getLogger("pivot")
 Progress = Callable[[int, int], None]
-Box = tuple[slice, slice, slice]
 Region = npt.NDArray[np.bool_]
 CONTEXT = 8  # voxels that the network sees around the region at least, which itself reaches beyond the lungs
 LARGEST = 24e6  # voxels of a tile, about 1 GB of the network's memory
@@ -61,7 +59,8 @@ def sliding_window_inference(
 
     Args:
         model: takes (N, 1, X, Y, Z) float32 and gives (N, C, X/s, Y/s, Z/s). Its attributes
-            `output_stride` (s) and `multiple` (what X, Y and Z must be divisible by) default to 1.
+            `output_stride` (s) and `multiple` (what X, Y and Z must be divisible by) default to 1, and
+            `output_offset` (o, where answer j lies on voxel s * j + o) to 0.
         scan: (X, Y, Z), preprocessed as the model expects.
         patch_size: voxels along x, y, z; a smaller volume gets smaller patches.
         stride: voxels between neighbouring patches, at most the patch size.
@@ -116,16 +115,17 @@ def predict_windows(  # noqa: PLR0913 - by name
     # network's strides whichever window shows it, and gets almost the same answer.
     lattice = math.lcm(scale, math.gcd(multiple, *stride))
     # The volume goes to the device once and the maps come back once: windows are cut and blended there.
-    padded, weights = _pad(volume, patch, lattice).to(device), torch.from_numpy(blend).to(device)
+    padded, weights = _pad(volume, patch, lattice), torch.from_numpy(blend).to(device)
     windows = plan_windows(padded.shape, patch, stride, lattice)
     if region is not None:
         windows = _needed(windows, blend, region, scale)
-    network = _Network(model, device, precision(device, mixed=mixed_precision), views)
+    network = ViewedNetwork(model, device, precision(device, mixed=mixed_precision), views)
     total: Tensor | None = None
     norm = torch.zeros(_divide(padded.shape, scale), device=device)
+    padded = network.widened(padded).to(device)
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
-        outputs = network(torch.stack([padded[window][None] for window in batch]))
+        outputs = network(torch.stack([padded[network.wider(window)][None] for window in batch]))
         if total is None:
             total = torch.zeros((outputs.shape[1], *norm.shape), device=device)
         for window, output in zip(batch, outputs, strict=True):
@@ -233,31 +233,6 @@ def _coarser(window: Box, scale: int) -> Box:
     return x, y, z
 
 
-class _Network:
-    """The model with its precision, views and retries: (N, 1, X, Y, Z) in, (N, C, ...) float32 out, on its device."""
-
-    def __init__(self, model: torch.nn.Module, device: torch.device, dtype: torch.dtype, views: Sequence[View]) -> None:
-        self.model, self.device, self.dtype, self.views = model, device, dtype, views
-        self.retried = 0
-
-    @torch.inference_mode()
-    def __call__(self, batch: Tensor) -> Tensor:
-        output = self._run(batch, self.dtype)
-        if not output.isfinite().all() and self.dtype != torch.float32:
-            self.retried += 1
-            log.warning("a patch overflowed in %s and is repeated in float32", self.dtype)
-            output = self._run(batch, torch.float32)
-        if not output.isfinite().all():
-            msg = "the model answers with NaN or infinity: its weights are damaged"
-            raise BadCheckpoint(msg)
-        return output
-
-    def _run(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
-        with autocast(self.device, dtype):
-            outputs = [view.inverse(self.model(view.forward(batch))).float() for view in self.views]
-        return torch.stack(outputs).mean(dim=0)
-
-
 def _check(patch_size: Shape3, stride: Shape3, multiple: int) -> None:
     if any(size % multiple for size in patch_size):
         msg = f"patch_size {list(patch_size)} does not suit this model: use multiples of {multiple}"
@@ -283,7 +258,7 @@ def _pad(volume: FloatArray, patch: Shape3, lattice: int) -> Tensor:
     if not any(extra):
         return tensor
     x, y, z = extra
-    return torch.nn.functional.pad(tensor, (0, z, 0, y, 0, x), value=float(volume.min()))
+    return functional.pad(tensor, (0, z, 0, y, 0, x), value=float(volume.min()))
 
 
 def _divide(shape: Sequence[int], scale: int) -> Shape3:

@@ -12,7 +12,7 @@ from ..errors import BadCheckpoint, BadConfig
 from ..files import whole_file
 from ..model.checkpoint import EXTRA_FILE, legacy_jit, load_model
 from ..model.graphs import fold_batch_norms
-from ..model.unet import strides_of
+from ..model.unet import AnswerGrid, grid_of, strides_of
 
 __all__ = ["optimize_model"]
 
@@ -51,14 +51,16 @@ def optimize_model(
 
 
 class _Deployed(nn.Module):
-    """A traced network with the two numbers that moving it over a volume needs, which a trace loses."""
+    """A traced network with the three numbers that moving it over a volume needs, which a trace loses."""
 
     output_stride: int
+    output_offset: float
     multiple: int
 
-    def __init__(self, network: nn.Module, output_stride: int, multiple: int) -> None:
+    def __init__(self, network: nn.Module, grid: AnswerGrid, multiple: int) -> None:
         super().__init__()
-        self.network, self.output_stride, self.multiple = network, output_stride, multiple
+        self.network, self.multiple = network, multiple
+        self.output_stride, self.output_offset = grid.stride, grid.offset
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.network(x.contiguous(memory_format=torch.channels_last_3d))
@@ -78,12 +80,12 @@ def _checked(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
 def _script(model: nn.Module, shape: tuple[int, ...]) -> torch.jit.ScriptModule:
     # Not `torch.jit.freeze`: it turns weights into constants, which `.to("cuda")` leaves on the CPU, and was
     # no faster. `optimize_for_inference` was 1.25 times as fast, but torch cannot save what it makes.
-    stride, multiple = strides_of(model)
+    grid, (_, multiple) = grid_of(model), strides_of(model)
     network = fold_batch_norms(model).to(memory_format=torch.channels_last_3d)  # saves a CPU 6 to 8 %
     example = torch.rand(shape).contiguous(memory_format=torch.channels_last_3d)
     with legacy_jit():
         traced = torch.jit.trace(network, example, check_trace=False)
-        scripted: torch.jit.ScriptModule = torch.jit.script(_Deployed(traced, stride, multiple))
+        scripted: torch.jit.ScriptModule = torch.jit.script(_Deployed(traced, grid, multiple))
     return scripted.eval()
 
 

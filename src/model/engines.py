@@ -14,7 +14,7 @@ from ..errors import BadConfig
 from .checkpoint import Checkpoint
 from .device import precision
 from .graphs import PACKAGES, Answer, GraphKind, Source, fold_batch_norms, in_bfloat16, open_graph
-from .unet import strides_of
+from .unet import grid_of, strides_of
 
 __all__ = ["Engine", "Network", "open_engine", "pick_engine"]
 
@@ -34,6 +34,7 @@ class Network(nn.Module):
         self.engine = kind or "torch"
         self.kind = kind
         self.output_stride, self.multiple = strides_of(checkpoint.model)
+        self.output_offset = grid_of(checkpoint.model).offset
         self.difference: float | None = None  # from PyTorch in float32, of graphs that were opened
         self.reduced = half and kind != "onnx"  # ONNX Runtime has no bfloat16 on CPUs
         plain = checkpoint.model

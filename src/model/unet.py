@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "UNet", "strides_of"]
+from ..types import Affine
+
+__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "AnswerGrid", "UNet", "grid_of", "strides_of"]
 
 CHANNELS = ("heatmap", "diameter_mm", "malignancy")
 HEATMAP, DIAMETER, MALIGNANCY = range(3)
@@ -20,6 +23,30 @@ LOG_DIAMETER = (0.0, 4.5)  # 1 to 90 mm
 def strides_of(model: nn.Module) -> tuple[int, int]:
     """What the answer's sides are divided by, and what those of a patch must be divisible by; 1 where not told."""
     return int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
+
+
+class AnswerGrid(NamedTuple):
+    """Where a network's answer lies: voxel j on voxel `stride * j + offset` of the input, along each axis."""
+
+    stride: int
+    offset: float  # voxels of the input, a multiple of a half
+
+    @property
+    def matrix(self) -> Affine:
+        """From indices of the answer to those of the input, 4 x 4."""
+        matrix = np.diag([*[float(self.stride)] * 3, 1.0])
+        matrix[:3, 3] = self.offset
+        return matrix
+
+    @property
+    def lean(self) -> int:
+        """The voxels by which a mirrored patch's answer lies too far along the axis; 0 if it is in the middle."""
+        return round(self.stride - 1 - 2 * self.offset)
+
+
+def grid_of(model: nn.Module) -> AnswerGrid:
+    """The model's answer grid, from its attributes `output_stride` and `output_offset`; 1 and 0 where not told."""
+    return AnswerGrid(strides_of(model)[0], float(getattr(model, "output_offset", 0.0)))
 
 
 class Block(nn.Module):
@@ -52,6 +79,7 @@ class UNet(nn.Module):
     """
 
     output_stride = 2
+    output_offset = 0.0  # the first convolution's kernel, of 5 with a padding of 2, has its middle on voxel 2j
 
     def __init__(self, features: Sequence[int] = (32, 64, 96, 128)) -> None:
         super().__init__()

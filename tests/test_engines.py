@@ -6,7 +6,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -80,8 +80,10 @@ def test_a_graph_answers_as_pytorch_does_and_is_made_once(
 
 
 @pytest.mark.parametrize("engine", ["torch", *GRAPHS])
-def test_two_threads_get_each_the_answer_to_their_own_input(engine: Engine, tiny: Checkpoint) -> None:
-    pytest.importorskip({"torch": "torch", **PACKAGES}[engine])
+def test_two_threads_get_each_the_answer_to_their_own_input(
+    engine: GraphKind | Literal["torch"], tiny: Checkpoint
+) -> None:
+    pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
     network = open_engine(tiny, engine, CPU, mixed=False)
     inputs = [torch.full((1, 1, 24, 24, 24), 0.1), torch.rand(1, 1, 24, 24, 24)]
     start = threading.Barrier(2)

@@ -56,8 +56,10 @@ def test_the_second_looks_voxels_lie_on_every_other_of_the_first(shape: tuple[in
     ],
 )
 def test_what_is_taken(first: tuple[float, float], second: tuple[float, float], *, taken: bool) -> None:
-    maps = [np.tile(np.array([*one, 0.5], np.float32)[:, None, None, None], (1, 3, 3, 3)) for one in (first, second)]
-    heat, diameter = add_large(*maps)[: DIAMETER + 1].max(axis=(1, 2, 3))
+    one, other = (
+        np.tile(np.array([*maps, 0.5], np.float32)[:, None, None, None], (1, 3, 3, 3)) for maps in (first, second)
+    )
+    heat, diameter = add_large(one, other)[: DIAMETER + 1].max(axis=(1, 2, 3))
     expected = (second[0], 2 * second[1]) if taken else first
     assert (heat, diameter) == pytest.approx(expected)
 

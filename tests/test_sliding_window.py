@@ -205,9 +205,11 @@ def test_the_mean_over_views_is_in_the_place_of_the_scan(number: int) -> None:
 def test_every_view_of_any_network_answers_on_the_same_voxels(view: View, stride: int, offset: float) -> None:
     """Whatever the stride, and wherever in it the network's answer lies: a mirrored patch is cut where it fits."""
     volume, model = _volume((16, 12, 20)), Sampling(stride, offset)
-    shared = {"patch_size": (8, 8, 8), "stride": (4, 4, 4), "batch_size": 3, "device": CPU}
-    plain, seen = (predict_windows(model, volume, **shared, views=[one]).maps for one in (IDENTITY, view))
-    inside = (0, *[slice(1, -1)] * 3)  # at the volume's ends, views see what is laid around it
+    plain, seen = (
+        predict_windows(model, volume, (8, 8, 8), (4, 4, 4), batch_size=3, device=CPU, views=[one]).maps[0]
+        for one in (IDENTITY, view)
+    )
+    inside = (slice(1, -1), slice(1, -1), slice(1, -1))  # at the volume's ends, views see what is laid around it
     np.testing.assert_allclose(seen[inside], plain[inside], atol=1e-5)
     grid = grid_of(model)
     places = [
@@ -229,9 +231,9 @@ def test_the_shipped_networks_views_find_a_nodule_in_one_place() -> None:
     scan, truth = block(2)
     volume = preprocess(scan, (1.0, 1.0, 1.0), (-1000, 400), "minmax").array
     model = load_model().model
-    shared = {"patch_size": (64, 64, 64), "stride": (64, 64, 64), "batch_size": 1, "device": CPU}
+    side = (64, 64, 64)
     for view in views(7):
-        heat = predict_windows(model, volume, **shared, views=[view]).maps[0]
+        heat = predict_windows(model, volume, side, side, batch_size=1, device=CPU, views=[view]).maps[0]
         peak = detect_peaks(heat, 0.3, 10, (2, 2, 2))[0]
         np.testing.assert_allclose(peak["coordinates"], truth.coordinates, atol=0.7)
 

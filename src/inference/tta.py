@@ -141,8 +141,6 @@ def _shown(view: View, patches: Tensor, lean: int) -> Tensor:
     Answers of a mirrored patch lie `lean` voxels (`AnswerGrid.lean`) too far, so it is cut that much earlier: each
     patch has so many voxels more, before it, or behind it if `lean` is negative.
     """
-    first = max(lean, 0)
-    starts = [first - lean * turned for turned in view.mirrored]
-    sizes = [size - abs(lean) for size in patches.shape[-3:]]
-    cut = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
-    return view.forward(patches[(..., *cut)])
+    for axis, turned in enumerate(view.mirrored, start=-3):
+        patches = patches.narrow(axis, max(lean, 0) - lean * turned, patches.shape[axis] - abs(lean))
+    return view.forward(patches)

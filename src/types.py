@@ -56,7 +56,8 @@ class Scan:
     """A CT volume in Hounsfield units, `array` of shape (X, Y, Z), placed by its `affine`.
 
     `affine` is 4x4 and takes a voxel index to world millimetres in RAS+, as nibabel does.
-    `notes` are the repairs that reading made, in words for the user; never patient data.
+    `notes` are the repairs that reading made, in words for the user; never patient data. `body_part` is what DICOM
+    states as BodyPartExamined, in capitals.
     """
 
     array: npt.NDArray[Any]
@@ -64,6 +65,7 @@ class Scan:
     scan_id: str = "scan"
     series_uid: str | None = None
     notes: tuple[str, ...] = ()
+    body_part: str = ""
 
     @property
     def shape(self) -> Shape3:

@@ -248,7 +248,7 @@ def _set_pixels(dataset: Dataset, stored: Voxels) -> None:
 
 
 def _decimals(values: npt.ArrayLike) -> list[str]:
-    return [format_number_as_ds(float(value)) for value in np.asarray(values)]
+    return [format_number_as_ds(round(float(value), 9)) for value in np.asarray(values)]
 
 
 def _group(**sequences: Dataset) -> Dataset:

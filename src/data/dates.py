@@ -7,7 +7,7 @@ import pydicom
 
 from ..errors import BadScan
 from .archive import unpacked
-from .slices import is_dicom
+from .headers import is_dicom, open_dicom
 
 __all__ = ["scan_date"]
 
@@ -32,7 +32,7 @@ def scan_date(path: Path, series_uid: str | None) -> date | None:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
         if file.is_file() and is_dicom(file):
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", *DATES])
+            header = open_dicom(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", *DATES])
             if str(header.get("SeriesInstanceUID")) == series_uid:
                 return _date(header)
     return None

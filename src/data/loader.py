@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -17,15 +17,23 @@ from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
 
 if TYPE_CHECKING:
-    from .slices import Slice
+    from .stacks import Stack
 
 __all__ = ["dicom_slices", "find_scans", "load_scan", "read_scan", "scan_name"]
 
 VOLUMES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr")
 SUFFIXES = (*VOLUMES, ".zip")
-DICOM_FILE = ".dcm"
+DICOM = (".dcm", ".dicom", ".ima")
 
-Read = tuple[npt.NDArray[Any], Affine, str | None, tuple[str, ...]]
+
+class Read(NamedTuple):
+    """What a file holds, as it was read."""
+
+    array: npt.NDArray[Any]
+    affine: Affine
+    notes: tuple[str, ...]
+    uid: str | None = None  # SeriesInstanceUID
+    body_part: str = ""  # BodyPartExamined
 
 
 def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
@@ -42,21 +50,22 @@ def read_scan(path: str | Path) -> Scan:
     """
     path = Path(path)
     try:
-        array, affine, uid, notes = _read(path)
-        affine, straightened = nearest_orthogonal(affine)
-        check_extent(array.shape, affine)
-        array, changed = as_hounsfield(array)
+        read = _read(path)
+        affine, straightened = nearest_orthogonal(read.affine)
+        check_extent(read.array.shape, affine)
+        array, changed = as_hounsfield(read.array)
     except BadScan as error:
         msg = f"{path}: {error}"
         raise BadScan(msg) from error.__cause__
     except Exception as error:  # whatever a library throws at a broken file is the file's fault
         msg = f"{path}: {_plain(error)}"
         raise BadScan(msg) from error
-    return Scan(array, affine, scan_name(path), uid, notes + straightened + changed)
+    notes = read.notes + straightened + changed
+    return Scan(array, affine, scan_name(path), read.uid, notes, read.body_part)
 
 
 @contextmanager
-def dicom_slices(path: str | Path) -> Iterator[list["Slice"]]:
+def dicom_slices(path: str | Path) -> Iterator["Stack"]:
     """The slices of the DICOM series that `read_scan` reads at `path`, in the order of the scan's third axis.
 
     Their files are there as long as the context: those of a zip are unpacked for it.
@@ -69,15 +78,15 @@ def dicom_slices(path: str | Path) -> Iterator[list["Slice"]]:
     path = Path(path)
     with ExitStack() as stack:
         try:
-            content = _content(stack.enter_context(unpacked(path))) if _suffix(path) == ".zip" else path
-            if not content.is_dir() and _suffix(content) != DICOM_FILE:
+            content = stack.enter_context(unpacked(path)) if _suffix(path) == ".zip" else path
+            if not content.is_dir() and not _is_dicom(content):
                 msg = "is no DICOM series"
                 raise BadScan(msg)  # noqa: TRY301 - told like what reading finds
-            slices, _, _ = series_slices(content)
+            series = series_slices(content)
         except BadScan as error:
             msg = f"{path}: {error}"
             raise BadScan(msg) from error.__cause__
-        yield slices
+        yield series
 
 
 def scan_name(path: str | Path) -> str:
@@ -122,37 +131,59 @@ def _scans_in(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Read:
     suffix = _suffix(path)
-    if not path.is_dir():
-        with path.open("rb"):  # so that a missing file is told before an unknown suffix
-            pass
-    if path.is_dir() or suffix == DICOM_FILE:
-        from .dicom import read_series  # noqa: PLC0415
-
-        return read_series(path)
-    if suffix in VOLUMES:
-        from .volumes import read_volume  # noqa: PLC0415
-
-        array, affine, notes = read_volume(path, suffix)
-        return array, affine, None, notes
+    if path.is_dir():
+        return _folder(path, "folder")
+    with path.open("rb"):  # so that a missing file is told before an unknown suffix
+        pass
     if suffix == ".zip":
         with unpacked(path) as folder:
-            return _read(_content(folder))
-    msg = f"has an unknown suffix: {_supported()}"
+            return _folder(folder, "archive")
+    if suffix in VOLUMES:
+        return _volume(path)
+    if _is_dicom(path):
+        return _dicom(path)
+    msg = f"is no DICOM file, and has an unknown suffix: {_supported()}"
     raise BadScan(msg)
 
 
-def _content(folder: Path) -> Path:
-    """The one volume file of an unpacked archive, or the folder as a DICOM series."""
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    volumes = [file for file in files if _suffix(file) in VOLUMES]
-    if len(volumes) > 1:
-        msg = f"the archive holds {len(volumes)} scans: pack each into an archive of its own"
+def _folder(folder: Path, kind: str) -> Read:
+    """What a folder or an unpacked archive holds: DICOM, which comes before all else, or one volume file."""
+    from .dicom import files_in, holds_dicom  # noqa: PLC0415
+
+    volumes = [file for file in files_in(folder) if _suffix(file) in VOLUMES]
+    names = ", ".join(file.name for file in volumes[:5]) + ", ..." * (len(volumes) > 5)
+    if holds_dicom(folder) or not volumes:
+        read = _dicom(folder)
+        note = f"left out: {names}: the {kind} holds DICOM files too, which are read first"
+        return read._replace(notes=(*read.notes, note)) if volumes else read
+    if len(volumes) > 1 or kind == "folder":
+        msg = f"holds no DICOM files, but {names}" if kind == "folder" else f"the archive holds {len(volumes)} scans"
+        msg += ": give one of these files" if kind == "folder" else f" ({names}): pack each into an archive of its own"
         raise BadScan(msg)
-    return volumes[0] if volumes else folder
+    return _volume(volumes[0])
+
+
+def _dicom(path: Path) -> Read:
+    from .dicom import read_series  # noqa: PLC0415
+
+    series = read_series(path)
+    return Read(series.array, series.affine, series.notes, series.uid, series.body_part)
+
+
+def _volume(path: Path) -> Read:
+    from .volumes import read_volume  # noqa: PLC0415
+
+    return Read(*read_volume(path, _suffix(path)))
+
+
+def _is_dicom(path: Path) -> bool:
+    from .headers import is_dicom  # noqa: PLC0415
+
+    return _suffix(path) in DICOM or (_suffix(path) not in SUFFIXES and is_dicom(path))
 
 
 def _suffix(path: Path) -> str:
-    return next((suffix for suffix in (*SUFFIXES, DICOM_FILE) if path.name.lower().endswith(suffix)), "")
+    return next((suffix for suffix in (*SUFFIXES, *DICOM) if path.name.lower().endswith(suffix)), "")
 
 
 def _supported() -> str:

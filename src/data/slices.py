@@ -1,58 +1,40 @@
-"""Single DICOM files: their headers, the slices they hold, and the pixels of these in HU."""
+"""Single DICOM files: their headers, and the slices that they hold, as values that are checked."""
 
-import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from ..errors import BadScan
-from .checks import AIR
+from .attributes import Attributes, Vector, words
+from .headers import Header
 
-__all__ = ["Slice", "is_ct_image", "is_dicom", "read_header", "read_pixels", "slices_of"]
+__all__ = ["About", "Slice", "slices_of"]
 
-# Real files bend the rules in ways that do not matter here, and users cannot act on the warnings.
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", module="pydicom")
+# RescaleType (0028,1054) of values that are no Hounsfield units, by PS3.3 C.11.1.1.2
+OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
+UNIT = 1e-3  # by which the directions of rows and columns may miss right angles and length 1
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-# Headers are read for these alone, so that nothing about the patient can reach a message.
-TAGS = [
-    "SOPClassUID",
-    "Modality",
-    "ImageType",
-    "BodyPartExamined",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "InstanceNumber",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "BitsStored",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "NumberOfFrames",
-    "PixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-]
 
-Vector = npt.NDArray[np.float64]
+@dataclass(frozen=True, slots=True)
+class About:
+    """What tells one patient, one series, one reconstruction or one phase from another."""
+
+    study: str
+    series: str
+    number: int  # SeriesNumber
+    patient: str
+    frame_of_reference: str
+    image_type: tuple[str, ...]
+    body_part: str
+    kernel: str
+    acquisition: str
+    thickness: float | None  # mm, as stated: not the distance between slices
+    between: float | None  # SpacingBetweenSlices, mm, as stated
+    diameter: float | None  # of the reconstruction, mm
+    projection: bool
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,8 +51,10 @@ class Slice:
     along_column: Vector
     slope: float
     intercept: float
-    largest: float  # HU that the stored bits allow
-    padding: tuple[int, int] | None  # first and last stored value outside the field of view
+    bits: int  # BitsStored
+    signed: bool
+    padding: tuple[int, int] | None  # first and last stored value that the header calls padding
+    about: About
 
     @property
     def normal(self) -> Vector:
@@ -78,127 +62,113 @@ class Slice:
         return np.cross(self.along_row, self.along_column)
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file has the DICOM mark behind its preamble."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def slices_of(header: Header) -> list[Slice]:
+    """The slice of a classic CT file, or one slice for each frame of an enhanced one.
 
-
-def read_header(path: Path) -> Dataset | None:
-    """The few attributes that PIVOT uses; None for a file that is not DICOM."""
-    if not is_dicom(path):
-        if path.suffix.lower() in DICOM_SUFFIXES:
-            msg = f"{path.name} is not a DICOM file, or is damaged: copy it again or take it out of the folder"
-            raise BadScan(msg)
-        return None
+    Raises:
+        BadScan: an attribute is missing, malformed, or cannot be that of a CT image.
+    """
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-        sop_class = header.get("SOPClassUID") or header.file_meta.MediaStorageSOPClassUID
-    except Exception as error:
-        msg = f"{path.name} is a damaged DICOM file: copy it again or take it out of the folder"
-        raise BadScan(msg) from error
-    header.SOPClassUID = sop_class
-    return header
+        return list(_slices(header))
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        msg = f"{header.path.name} has a malformed header ({' '.join(str(error).split())[:200]}): export it again"
+        raise BadScan(msg) from None
 
 
-def is_ct_image(header: Dataset) -> bool:
-    """Whether the file holds CT images, not a report, a screenshot or another modality."""
-    return header.SOPClassUID in CT_CLASSES and header.get("Modality", "CT") == "CT"
-
-
-def slices_of(path: Path, header: Dataset) -> Iterator[Slice]:
-    """The slice of a classic CT file, or one slice for each frame of an enhanced one."""
-    frames = int(header.get("NumberOfFrames") or 1)
-    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+def _slices(header: Header) -> Iterator[Slice]:
+    name, data = header.path.name, header.data
+    frames = int(data.get("NumberOfFrames") or 1)
+    groups = data.get("PerFrameFunctionalGroupsSequence") or []
     if len(groups) != frames and (groups or frames > 1):
-        msg = f"{path.name} holds {frames} frames but positions for {len(groups)}: convert it to single-frame DICOM"
+        msg = f"{name} holds {frames} frames but positions for {len(groups)}: convert it to single-frame DICOM"
         raise BadScan(msg)
-    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    if int(data.get("SamplesPerPixel") or 1) != 1:
+        msg = f"{name} is a colour image (SamplesPerPixel 3): export the series again as original CT images"
+        raise BadScan(msg)
+    shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     for frame in range(frames):
-        sources = [*_items(groups[frame]), *_items(shared), header] if groups else [header]
-        try:
-            yield _slice(path, frame, header, sources, enhanced=bool(groups))
-        except (TypeError, ValueError) as error:
-            msg = f"{path.name} has a malformed header ({error}): export the series again"
-            raise BadScan(msg) from None
-
-
-def read_pixels(path: Path, slices: list[Slice]) -> Iterator[tuple[npt.NDArray[Any], int]]:
-    """For each slice of one file its (columns, rows) HU, int32 or float64, and how many pixels were padding."""
-    try:
-        dataset = pydicom.dcmread(path)
-        if "PixelData" in dataset:
-            for one in slices:
-                yield _as_hounsfield(pixel_array(dataset, index=one.frame), one)
-            return
-    except Exception as error:
-        where = f"{path.name} (instance {slices[0].number})"
-        msg = f"{where} cannot be decoded: it is damaged, cut short, or compressed in an unsupported way"
-        raise BadScan(msg) from error
-    msg = f"{path.name} (instance {slices[0].number}) has no pixel data: export the series again with images"
-    raise BadScan(msg)
+        sources = [*_items(groups[frame]), *_items(shared), data] if groups else [data]
+        yield _slice(header, frame, Attributes(name, sources), enhanced=bool(groups))
 
 
 def _items(groups: Dataset) -> list[Dataset]:
     return [element.value[0] for element in groups if element.VR == "SQ" and element.value]
 
 
-def _slice(path: Path, frame: int, header: Dataset, sources: list[Dataset], *, enhanced: bool) -> Slice:
-    def get(name: str) -> Any:  # noqa: ANN401 - numbers, lists and texts alike
-        value = next((source.get(name) for source in sources if source.get(name) not in (None, "")), None)
-        if value is None:
-            msg = f"{path.name} has no {name}: export the series again as original CT images"
-            raise BadScan(msg)
-        return value
-
-    if header.get("SamplesPerPixel", 1) != 1:
-        msg = f"{path.name} is a colour image: export the series again as original CT images"
-        raise BadScan(msg)
-    row, column = np.reshape(np.asarray(get("ImageOrientationPatient"), float), (2, 3))
-    if not np.allclose(np.array([row, column]) @ np.transpose([row, column]), np.eye(2), atol=1e-3):
-        msg = f"{path.name} has an ImageOrientationPatient that is no pair of perpendicular unit vectors"
-        raise BadScan(msg)
-    between_rows, between_columns = np.asarray(get("PixelSpacing"), float)
-    slope, intercept = float(get("RescaleSlope")), float(get("RescaleIntercept"))
+def _slice(header: Header, frame: int, of: Attributes, *, enhanced: bool) -> Slice:
+    row, column = np.reshape(of.numbers("ImageOrientationPatient", 6), (2, 3))
+    if not np.allclose(np.array([row, column]) @ np.transpose([row, column]), np.eye(2), atol=UNIT):
+        of.refuse("ImageOrientationPatient", "which is no pair of perpendicular unit vectors")
+    row /= np.linalg.norm(row)
+    column -= row * (row @ column)
+    spacing = of.numbers("PixelSpacing", 2)[::-1]  # which gives that between rows first
+    (slope,), (intercept,) = of.numbers("RescaleSlope", 1), of.numbers("RescaleIntercept", 1)
+    for name, low in (("PixelSpacing", spacing.min()), ("RescaleSlope", slope)):
+        if low <= 0:
+            of.refuse(name, "which is not above zero")
+    if str(of.get("RescaleType") or "HU").strip().upper() in OTHER_UNITS:
+        of.refuse("RescaleType", "which is no Hounsfield unit")
+    bits, signed = _stored(of)
     return Slice(
-        path=path,
+        path=header.path,
         frame=frame,
-        number=frame + 1 if enhanced else int(header.get("InstanceNumber") or 0),
-        size=(int(get("Columns")), int(get("Rows"))),
-        spacing=np.array([between_columns, between_rows]),
-        position=np.reshape(np.asarray(get("ImagePositionPatient"), float), 3),
+        number=frame + 1 if enhanced else int(of.get("InstanceNumber") or 0),
+        size=(of.whole("Columns"), of.whole("Rows")),
+        spacing=spacing,
+        position=of.numbers("ImagePositionPatient", 3),
         along_row=row,
-        along_column=column,
-        slope=slope,
-        intercept=intercept,
-        largest=(2 ** (int(get("BitsStored")) - _signed(header)) - 1) * slope + intercept,
-        padding=_padding(header),
+        along_column=column / np.linalg.norm(column),
+        slope=float(slope),
+        intercept=float(intercept),
+        bits=bits,
+        signed=signed,
+        padding=_padding(of),
+        about=_about(header, of),
     )
 
 
-def _signed(header: Dataset) -> int:
-    return int(header.get("PixelRepresentation") or 0)
+def _about(header: Header, of: Attributes) -> About:
+    return About(
+        study=str(of.get("StudyInstanceUID") or ""),
+        series=str(of.get("SeriesInstanceUID") or ""),
+        number=int(of.get("SeriesNumber") or 0),
+        patient=header.patient,
+        frame_of_reference=str(of.get("FrameOfReferenceUID") or ""),
+        image_type=tuple(words(header.data, "ImageType")),
+        body_part=" ".join(words(header.data, "BodyPartExamined")),
+        kernel=_kernel(of),
+        acquisition=str(of.get("AcquisitionNumber") or ""),
+        thickness=of.stated("SliceThickness"),
+        between=of.stated("SpacingBetweenSlices"),
+        diameter=of.stated("ReconstructionDiameter"),
+        projection=header.projection,
+    )
 
 
-def _padding(header: Dataset) -> tuple[int, int] | None:
+def _kernel(of: Attributes) -> str:
+    return next((" ".join(words(one, "ConvolutionKernel")) for one in of.sources if "ConvolutionKernel" in one), "")
+
+
+def _stored(of: Attributes) -> tuple[int, bool]:
+    """BitsStored, and whether the stored values have a sign."""
+    bits, allocated = of.whole("BitsStored"), of.whole("BitsAllocated")
+    if allocated not in (8, 16, 32):
+        of.refuse("BitsAllocated", "which is not 8, 16 or 32")
+    if not 0 < bits <= allocated:
+        of.refuse("BitsStored", f"which does not fit BitsAllocated {allocated}")
+    if of.whole("HighBit", bits - 1) != bits - 1:
+        of.refuse("HighBit", f"which contradicts BitsStored {bits}: it must be {bits - 1}")
+    signed = of.whole("PixelRepresentation", 0)
+    if signed not in (0, 1):
+        of.refuse("PixelRepresentation", "neither 0 nor 1")
+    return bits, bool(signed)
+
+
+def _padding(of: Attributes) -> tuple[int, int] | None:
     """PS3.3 C.7.5.1.1.2: one stored value, or the range up to a limit; often written with the wrong sign."""
-    value = header.get("PixelPaddingValue")
+    value = of.get("PixelPaddingValue")
     if not isinstance(value, int):
         return None
-    limit = header.get("PixelPaddingRangeLimit")
-    ends = [end - 65536 if _signed(header) and end > 32767 else end for end in (value, limit) if isinstance(end, int)]
+    limit = of.get("PixelPaddingRangeLimit")
+    ends = [end - 65536 if end > 32767 else end for end in (value, limit) if isinstance(end, int)]
     return min(ends), max(ends)
-
-
-def _as_hounsfield(stored: npt.NDArray[Any], one: Slice) -> tuple[npt.NDArray[Any], int]:
-    whole = one.slope.is_integer() and one.intercept.is_integer()
-    slope, intercept = (int(one.slope), int(one.intercept)) if whole else (one.slope, one.intercept)
-    values: npt.NDArray[Any] = stored.astype(np.int32 if whole else np.float64)
-    values *= slope
-    values += intercept
-    outside = values < AIR
-    if one.padding:
-        outside |= (stored >= one.padding[0]) & (stored <= one.padding[1])
-        outside &= values != AIR
-    values[outside] = AIR
-    return values.T, int(np.count_nonzero(outside))

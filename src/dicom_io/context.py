@@ -6,18 +6,20 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
-import pydicom
 from highdicom.base import SOPClass
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DT
 
-from ..data.slices import Slice
+from ..data.headers import open_dicom
+from ..data.loader import dicom_slices
+from ..data.stacks import Stack
 from ..errors import BadScan
 from ..types import Detection, Results
 
-__all__ = ["MANUFACTURER", "Context", "nodule_name", "open_context"]
+__all__ = ["MANUFACTURER", "Context", "check_series", "nodule_name", "open_context"]
 
 logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # it would log patients' names
 
@@ -41,6 +43,15 @@ IDENTITY = (
     "AccessionNumber",
     "StudyID",
     "ReferringPhysicianName",
+)
+# What all slices must state alike, of which the UIDs must not be empty.
+SHARED = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
 )
 DIGITS = 4  # of a float that tell one result from another; a last bit that threads change must not
 
@@ -117,21 +128,35 @@ class Context:
         return made
 
 
-def open_context(slices: Sequence[Slice], results: Results) -> Context:
-    """The context of a scan's results, from the slices of its series in the order of the scan's third axis.
+def check_series(series: str | Path) -> None:
+    """Refuse, before any work is done, a DICOM series of whose results no objects could be written after it.
+
+    Raises:
+        BadScan: no DICOM series, or one whose files lack or contradict what objects must state of them.
+    """
+    with dicom_slices(series) as stack:
+        try:
+            _headers(stack)
+        except BadScan as error:
+            msg = f"{series}: {error}"
+            raise BadScan(msg) from error.__cause__
+
+
+def open_context(stack: Stack, results: Results) -> Context:
+    """The context of a scan's results, from its series.
 
     Raises:
         BadScan: multi-frame files, another scan than that of the results, or a header that lacks what objects need.
     """
-    _check_slices(slices, results)
-    headers = [pydicom.dcmread(one.path, stop_before_pixels=True) for one in slices]
-    _check_headers(headers, results)
+    headers = _headers(stack)
+    _check_results(headers, results)
     identity = _identity(headers, results)
+    original = open_dicom(stack.slices[0].path, stop_before_pixels=True)
     for header in headers:
         _forget_patient(header)
     return Context(
         images=headers,
-        original=pydicom.dcmread(slices[0].path, stop_before_pixels=True),
+        original=original,
         results=results,
         identity=identity,
         when=datetime.fromisoformat(results["timestamp"]).astimezone().replace(tzinfo=None),  # local, as DICOM has it
@@ -143,23 +168,42 @@ def nodule_name(nodule: Detection) -> str:
     return f"Nodule {nodule['id']}"
 
 
-def _check_slices(slices: Sequence[Slice], results: Results) -> None:
-    if len({one.path for one in slices}) < len(slices):
+def _headers(stack: Stack) -> list[Dataset]:
+    """The headers of all slices, with what objects must state of them; what may come from elsewhere is filled in."""
+    if len({one.path for one in stack.slices}) < len(stack.slices):
         msg = "DICOM objects of multi-frame CT are not written: convert the series to one file for each slice"
         raise BadScan(msg)
-    shape = [*slices[0].size, len(slices)]
+    if stack.resampled:
+        msg = "its slices are unevenly spaced, and DICOM objects must refer to slices as they are: run without --dicom"
+        raise BadScan(msg)
+    headers = [open_dicom(one.path, stop_before_pixels=True) for one in stack.slices]
+    for header, one in zip(headers, stack.slices, strict=True):
+        header.SOPClassUID = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        header.SOPInstanceUID = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
+        # Type 2 in a CT image, and so often empty; type 1 in what refers to it: then the distance between the slices.
+        header.SliceThickness = one.about.thickness or round(float(stack.grid[1] - stack.grid[0]), 6)
+    for name in SHARED:
+        _check_shared(name, {str(header.get(name) or "") for header in headers}, needed=name.endswith("UID"))
+    instances = {str(header.SOPInstanceUID or "") for header in headers}
+    if len(instances) < len(headers) or "" in instances:
+        what = "no value" if "" in instances else "the same value in several slices"
+        msg = f"has {what} of SOPInstanceUID, by which DICOM objects refer to slices: export the series again"
+        raise BadScan(msg)
+    return headers
+
+
+def _check_shared(name: str, values: set[str], *, needed: bool) -> None:
+    if len(values) > 1 or (needed and "" in values):
+        what = f"{len(values)} different values" if len(values) > 1 else "no value"
+        msg = f"has {what} of {name}, so DICOM objects cannot refer to it: export the series again"
+        raise BadScan(msg)
+
+
+def _check_results(headers: Sequence[Dataset], results: Results) -> None:
+    shape = [int(headers[0].Columns), int(headers[0].Rows), len(headers)]
     if shape != list(results["heatmap"].shape):
         msg = f"the results are of another scan: it has {list(results['heatmap'].shape)} voxels, the series has {shape}"
         raise BadScan(msg)
-
-
-def _check_headers(headers: Sequence[Dataset], results: Results) -> None:
-    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        values = {str(header.get(name) or "") for header in headers}
-        if len(values) > 1 or "" in values:
-            what = f"{len(values)} different values" if len(values) > 1 else "no value"
-            msg = f"has {what} of {name}, so DICOM objects cannot refer to it: export the series again"
-            raise BadScan(msg)
     if headers[0].SeriesInstanceUID != results["metadata"]["series_uid"]:
         msg = "the results are of another series: give the series that was searched"
         raise BadScan(msg)

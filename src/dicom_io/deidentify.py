@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pydicom
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
 from dicomanonymizer.simpledicomanonymizer import replace_element
 from pydicom.dataelem import DataElement
@@ -29,8 +28,8 @@ from pydicom.sequence import Sequence
 
 from ..data.archive import unpacked
 from ..data.dicom import holds_dicom
+from ..data.headers import is_ct_image, is_dicom, open_dicom
 from ..data.loader import dicom_slices, scan_name
-from ..data.slices import is_ct_image
 from ..errors import BadConfig, BadScan
 
 __all__ = ["deidentified", "deidentify", "load_key", "may_show_text", "pseudonym"]
@@ -192,7 +191,7 @@ def _profile() -> Dataset:
 
 def _holds_dicom(path: Path) -> bool:
     if path.suffix.lower() != ".zip":
-        return path.is_dir() or path.suffix.lower() == ".dcm"
+        return path.is_dir() or (path.is_file() and is_dicom(path))
     try:
         with unpacked(path) as folder:
             return holds_dicom(folder)
@@ -202,9 +201,9 @@ def _holds_dicom(path: Path) -> bool:
 
 def _copy_series(path: Path, folder: Path, key: bytes) -> None:
     folder.mkdir()
-    with dicom_slices(path) as slices:
-        for number, file in enumerate(dict.fromkeys(one.path for one in slices), start=1):
-            dataset = pydicom.dcmread(file)
+    with dicom_slices(path) as stack:
+        for number, file in enumerate(dict.fromkeys(one.path for one in stack.slices), start=1):
+            dataset = open_dicom(file)
             if number == 1 and may_show_text(dataset):
                 log.warning("%s: its images are derived, and may show text that names the patient", path)
             deidentify(dataset, key)

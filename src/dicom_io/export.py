@@ -39,9 +39,9 @@ def export_objects(
     Raises:
         BadScan: no DICOM series, not that of the results, or headers that lack what objects need.
     """
-    with dicom_slices(series) as slices:
+    with dicom_slices(series) as stack:
         try:
-            return _export(open_context(slices, results), folder, report_pdf, pictures)
+            return _export(open_context(stack, results), folder, report_pdf, pictures)
         except BadScan as error:
             msg = f"{series}: {error}"
             raise BadScan(msg) from error.__cause__

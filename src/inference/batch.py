@@ -227,7 +227,7 @@ class _Run:
         self.writing = self.writing or writer.submit(load_writers, self.pipeline.config)  # while others work
         with self._failing(path):
             read = reading.result()
-            check_scan(read.scan, self.pipeline.config)
+            check_scan(read.scan, self.pipeline.config, path, self.folder)
             with self.turns.infer:
                 start = time.perf_counter()
                 results = self.pipeline.predict(

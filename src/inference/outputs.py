@@ -7,6 +7,7 @@ What draws and writes is imported where it is used: it takes seconds, for which 
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = ["check_outputs", "check_scan", "is_complete", "load_writers", "output
 
 log = logging.getLogger("pivot")
 DICOM = "_dicom"
+TEMPORARY = len(".4194304.partial.")  # bytes by which names are longer while files are written (see `files`)
 # What changes how fast results come, not what they are. The checkpoint is known by its hash.
 WITHOUT_EFFECT = {
     "versions.python",
@@ -66,15 +68,24 @@ def load_writers(config: Config) -> None:
         from ..viz import overlay  # noqa: F401
 
 
-def check_scan(scan: Scan, config: Config) -> None:
-    """Refuse, before any work is done, a scan whose outputs could not be written after it.
+def check_scan(scan: Scan, config: Config, source: str | Path, folder: Path) -> None:
+    """Refuse, before any work is done, a scan whose outputs could not be written into `folder` after it.
 
     Raises:
-        BadScan: DICOM objects are wanted of a scan that was no DICOM series.
+        BadScan: its name is too long, or DICOM objects are wanted and cannot refer to it.
     """
-    if config.output.save_dicom and scan.series_uid is None:
-        msg = "output.save_dicom (--dicom) needs a DICOM series, to whose study the results are added: give one"
+    most = os.pathconf(folder, "PC_NAME_MAX") - TEMPORARY
+    longest = max(len(os.fsencode(name)) for name in output_names(scan.scan_id, config))
+    if longest > most:
+        msg = f"its name is {longest - most} bytes too long for the names of its results ({longest} bytes): rename it"
         raise BadScan(msg)
+    if config.output.save_dicom:
+        if scan.series_uid is None:
+            msg = "output.save_dicom (--dicom) needs a DICOM series, to whose study the results are added: give one"
+            raise BadScan(msg)
+        from ..dicom_io.context import check_series
+
+        check_series(source)
 
 
 def output_names(scan_id: str, config: Config) -> list[str]:

@@ -1,0 +1,142 @@
+"""The headers of DICOM files, of which only a few attributes are read; what is DICOM, and a CT image, at all."""
+
+import hashlib
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+
+from ..errors import BadScan
+from .attributes import words
+
+__all__ = ["Header", "is_ct_image", "is_dicom", "open_dicom", "read_header"]
+
+# Real files bend the rules in ways that do not matter here, and users cannot act on the warnings.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module="pydicom")
+
+
+CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+STORAGE = "1.2.840.10008.5.1.4."  # how the UIDs of all standard SOP classes for storage begin
+# Headers are read for these alone. What may name the patient is turned into something else at once (see `Header`).
+TAGS = [
+    "SOPClassUID",
+    "Modality",
+    "ImageType",
+    "BodyPartExamined",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "PatientID",
+    "AcquisitionNumber",
+    "InstanceNumber",
+    "FrameOfReferenceUID",
+    "ConvolutionKernel",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "NumberOfFrames",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ReconstructionDiameter",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+# Values of ImageType, and words of a series' description, that stand for projections through many slices.
+PROJECTION_TYPE = re.compile(
+    r"\b(M(IN|AX)? ?IP|MAXIMUM|MINIMUM|PROJECTION|VRT?|VOLUME ?RENDER\w*|SSD)\b", re.IGNORECASE
+)
+PROJECTION_NAME = re.compile(r"\bM(in|ax)? ?IPs?\b", re.IGNORECASE)
+
+
+class Header(NamedTuple):
+    """What a file states, without what names the patient."""
+
+    path: Path
+    data: Dataset
+    patient: str  # a digest of PatientID, which tells one patient from another and no more
+    projection: bool  # through many slices, as a MIP is
+    bare: bool  # without the preamble of a DICOM file
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file is DICOM by its content: with the mark behind its preamble, or without either."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or (_may_be_bare(start) and _sop_class(path).startswith(STORAGE))
+
+
+def open_dicom(path: Path, **options: Any) -> Dataset:  # noqa: ANN401 - those of `dcmread`
+    """The data set of a DICOM file, with or without a preamble; its transfer syntax is in `file_meta`."""
+    dataset = pydicom.dcmread(path, force=True, **options)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def read_header(path: Path) -> Header | None:
+    """The few attributes that PIVOT uses; None for a file that is not DICOM.
+
+    Raises:
+        BadScan: it is DICOM, and damaged.
+    """
+    if not is_dicom(path):
+        return None
+    try:
+        data = open_dicom(path, stop_before_pixels=True, specific_tags=TAGS)
+        data.SOPClassUID = data.get("SOPClassUID") or data.file_meta.MediaStorageSOPClassUID
+        patient = hashlib.sha256(str(data.get("PatientID") or "").strip().encode()).hexdigest()
+        projection = any(PROJECTION_TYPE.search(text.replace("_", " ")) for text in words(data, "ImageType")) or bool(
+            PROJECTION_NAME.search(str(data.get("SeriesDescription") or "").replace("_", " "))
+        )
+    except Exception as error:
+        msg = f"{path.name} is a damaged DICOM file: copy it again or take it out of the folder"
+        raise BadScan(msg) from error
+    for name in ("PatientID", "SeriesDescription"):
+        data.pop(name, None)
+    return Header(path, data, patient, projection, bare=not getattr(data, "preamble", None))
+
+
+def is_ct_image(header: Dataset) -> bool:
+    """Whether the file holds CT images, not a report, a screenshot or another modality."""
+    return header.SOPClassUID in CT_CLASSES and (header.get("Modality") or "CT") == "CT"
+
+
+def _may_be_bare(start: bytes) -> bool:
+    """Whether a file could begin with a data element of group 2 or 8, in any of the three ways to write one."""
+    return start[:2] in (b"\2\0", b"\x08\0", b"\0\x08") and len(start) >= 16
+
+
+def _sop_class(path: Path) -> str:
+    try:
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+        return str(header.get("SOPClassUID") or "")
+    except Exception:  # noqa: BLE001 - whatever is thrown at what is no DICOM
+        return ""

@@ -1,0 +1,152 @@
+"""Which slices belong together: series of one UID that are several, and several that are one."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .slices import Slice
+from .stacks import Stack, extent, typical_step
+
+__all__ = ["MIN_SLICES", "Part", "joined", "split"]
+
+MIN_SLICES = 3  # fewer are a localiser
+CONTINUES = (0.5, 1.5)  # times the distance between slices, from the end of one series to where the next continues it
+LIKE = 0.05  # by which distances between slices may differ in series that continue one another
+
+
+@dataclass(eq=False)
+class Part:
+    """Slices that may be a volume; then the volume, or what is wrong with them."""
+
+    slices: list[Slice]
+    stack: Stack | None = None
+    problem: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """What it is called in words for the user."""
+        numbers = sorted({one.about.number for one in self.slices})
+        name = " and ".join(str(number) for number in numbers[:3]) if any(numbers) else "without number"
+        kernel = self.slices[0].about.kernel
+        return f"series {name} ({len(self.slices)} slices{f', kernel {kernel}' if kernel else ''})"
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Its lowest and its highest place along the normal, in millimetres."""
+        return extent(self.slices)
+
+
+def split(part: Part) -> list[Part]:
+    """The reconstructions, acquisitions or phases that share a SeriesInstanceUID."""
+    for differ, everywhere in SPLITS:
+        pieces = list(_grouped(part.slices, differ).values())
+        if _are_volumes(pieces) and (everywhere or _overlap(pieces)):
+            return [one for piece in pieces for one in split(Part(piece))]
+    for pieces in (_twins(part.slices), _runs(part.slices)):
+        if _are_volumes(pieces) and _overlap(pieces):
+            return [Part(piece) for piece in pieces]
+    return [part]
+
+
+def _orientation(one: Slice) -> Hashable:
+    return tuple(np.round([*one.along_row, *one.along_column], 2) + 0.0)
+
+
+# What tells reconstructions apart; and whether it does so wherever they lie, or only where one covers the other.
+SPLITS: tuple[tuple[Callable[[Slice], Hashable], bool], ...] = (
+    (lambda one: one.about.frame_of_reference, True),
+    (lambda one: one.about.image_type, True),
+    (lambda one: one.about.kernel, True),
+    (lambda one: one.size, True),
+    (_orientation, True),
+    (lambda one: tuple(np.round(one.spacing, 3)), True),
+    (lambda one: one.about.thickness, False),
+    (lambda one: one.about.acquisition, False),
+)
+
+
+def _grouped(slices: Iterable[Slice], differ: Callable[[Slice], Hashable]) -> dict[Hashable, list[Slice]]:
+    groups: dict[Hashable, list[Slice]] = defaultdict(list)
+    for one in slices:
+        groups[differ(one)].append(one)
+    return groups
+
+
+def _are_volumes(pieces: list[list[Slice]]) -> bool:
+    return len(pieces) > 1 and all(len(piece) >= MIN_SLICES for piece in pieces)
+
+
+def _overlap(pieces: list[list[Slice]]) -> bool:
+    """Whether any two pieces share at least half the length of the shorter."""
+    spans = sorted(map(extent, pieces))
+    return any(
+        min(a[1], b[1]) - b[0] >= min(a[1] - a[0], b[1] - b[0]) / 2 for i, a in enumerate(spans) for b in spans[i + 1 :]
+    )
+
+
+def _twins(slices: list[Slice]) -> list[list[Slice]]:
+    """Slices of which each InstanceNumber occurs as often, at different places: one piece for each time."""
+    groups = [sorted(group, key=_height(slices)) for group in _grouped(slices, lambda one: one.number).values()]
+    if len({len(group) for group in groups}) > 1 or not all(typical_step(group) for group in groups):
+        return [slices]
+    return [list(piece) for piece in zip(*groups, strict=True)]
+
+
+def _runs(slices: list[Slice]) -> list[list[Slice]]:
+    """Slices in the order of their InstanceNumber, cut where they turn back."""
+    if len({one.number for one in slices}) < len(slices):
+        return [slices]
+    height, runs, direction = _height(slices), list[list[Slice]](), 0.0
+    for one in sorted(slices, key=lambda one: one.number):
+        move = np.sign(height(one) - height(runs[-1][-1])) if runs else 0.0
+        if not runs or (direction and move != direction):
+            runs.append([one])
+            direction = 0.0
+        else:
+            runs[-1].append(one)
+            direction = move
+    return runs
+
+
+def _height(slices: list[Slice]) -> Callable[[Slice], float]:
+    normal = slices[0].normal
+    return lambda one: float(one.position @ normal)
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """Parts that continue one another end to end, as one."""
+    pools: dict[Hashable, list[Part]] = defaultdict(list)
+    for part in parts:
+        first = part.slices[0]
+        alike = tuple(differ(first) for differ, everywhere in SPLITS if everywhere)
+        pools[(alike, first.about.projection)].append(part)
+    return [chain for pool in pools.values() for chain in _chains(pool)]
+
+
+def _chains(pool: list[Part]) -> list[Part]:
+    if len(pool) == 1:
+        return pool
+    usual = typical_step([part.slices[0] for part in pool])
+    chains = list[Part]()
+    for part in sorted(pool, key=lambda part: part.span):
+        chain = next((chain for chain in chains if _continues(part, chain, usual)), None)
+        if chain:
+            chain.slices += part.slices
+        else:
+            chains.append(Part(list(part.slices)))
+    for chain in chains:
+        count = len({one.about.series for one in chain.slices})
+        if count > 1:
+            chain.notes.append(f"{count} series (SeriesInstanceUID) continue one another, and were read as one")
+    return chains
+
+
+def _continues(part: Part, chain: Part, usual: float) -> bool:
+    steps = [step for step in (typical_step(chain.slices), typical_step(part.slices)) if step]
+    step = steps[0] if steps else usual
+    gap = part.span[0] - chain.span[1]
+    near = CONTINUES[0] * step <= gap <= CONTINUES[1] * step
+    return near and max(steps, default=step) <= (1 + LIKE) * min(steps, default=step)

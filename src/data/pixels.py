@@ -1,0 +1,141 @@
+"""The pixels of DICOM slices in HU: what is stored, checked against what the header says of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID, JPEGExtended12Bit
+
+from ..errors import BadScan
+from .checks import AIR, padding_note
+from .headers import open_dicom
+from .slices import Slice
+
+__all__ = ["Repairs", "read_pixels"]
+
+HIGHEST = 31743  # HU, of 16 stored bits without a sign and the usual intercept of -1024, less one for the sign
+LARGE = 2**15  # slopes and intercepts from here on could overflow whole numbers
+AIR_LIKE = -900  # HU; padding above it could be lung or tissue, and is none
+
+Voxels = npt.NDArray[Any]
+
+
+class Repairs(NamedTuple):
+    """How many pixels were changed, or kept where the header would have them changed."""
+
+    padded: int = 0  # below -1024 HU: became air
+    negative: int = 0  # of unsigned pixels: too large for anything but a negative number
+    kept: int = 0  # have the value of padding, which is that of lung or tissue
+    padding: int = 0  # HU of that value
+
+    def plus(self, other: "Repairs") -> "Repairs":
+        """Both together."""
+        padded, negative, kept, _ = (a + b for a, b in zip(self, other, strict=True))
+        return Repairs(padded, negative, kept, self.padding or other.padding)
+
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user."""
+        signed = f"PixelRepresentation says unsigned, but {self.negative} pixels can only be negative: read as such"
+        kept = f"PixelPaddingValue is {self.padding} HU, which may be lung or tissue: its {self.kept} pixels were kept"
+        return (*((signed,) if self.negative else ()), *((kept,) if self.kept else ()), *padding_note(self.padded))
+
+
+def read_pixels(path: Path, slices: list[Slice]) -> Iterator[tuple[Voxels, Repairs]]:
+    """For each slice of one file its (columns, rows) HU, int32 or float64, and the repairs.
+
+    Raises:
+        BadScan: there are no pixels, they cannot be decoded, or the header contradicts them.
+    """
+    where = f"{path.name} (instance {slices[0].number})"
+    try:
+        dataset = open_dicom(path)
+        missing = "PixelData" not in dataset
+    except Exception as error:
+        msg = f"{where} is damaged or cut short: copy it again"
+        raise BadScan(msg) from error
+    if missing:
+        msg = f"{where} has no pixel data (PixelData): export the series again with images"
+        raise BadScan(msg)
+    for one in slices:
+        yield _as_hounsfield(_numbers(_stored(dataset, one, where), one, where), one)
+
+
+def _stored(dataset: Dataset, one: Slice, where: str) -> Voxels:
+    """The stored values (rows, columns) of a slice as they are."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    shape = (one.size[1], one.size[0])
+    if not syntax.is_encapsulated:
+        return _native(dataset, one, shape, where, "<" if syntax.is_little_endian else ">")
+    try:
+        stored: Voxels = pixel_array(dataset, index=one.frame, correct_unused_bits=False)
+    except Exception as error:
+        wanted = "convert the series to Explicit VR Little Endian, for example with gdcmconv --raw"
+        if isinstance(error, NotImplementedError) or syntax == JPEGExtended12Bit or "plugin" in str(error):
+            msg = f"{where} has pixels in {syntax.name} ({syntax}), which PIVOT cannot decode: {wanted}"
+        else:
+            msg = f"{where} cannot be decoded from {syntax.name} ({syntax}): it is damaged or cut short, copy it again"
+        raise BadScan(msg) from error
+    if stored.shape != shape:
+        msg = f"{where} holds {stored.shape[::-1]} pixels, not {one.size} (Columns, Rows): export the series again"
+        raise BadScan(msg)
+    return stored
+
+
+def _native(dataset: Dataset, one: Slice, shape: tuple[int, int], where: str, order: str) -> Voxels:
+    kind = np.dtype(f"{order}{'i' if one.signed else 'u'}{int(dataset.BitsAllocated) // 8}")
+    content, size = dataset.PixelData, shape[0] * shape[1] * kind.itemsize
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not size * frames <= len(content) < size * frames + max(shape[1] * kind.itemsize, 2):
+        need = f"{frames} x {shape[1]} x {shape[0]} pixels (NumberOfFrames, Columns, Rows)"
+        what = f"{where} cannot be decoded: it holds {len(content)} bytes of pixels, but {need} take {size * frames}"
+        msg = f"{what}: copy it again"
+        raise BadScan(msg)
+    return np.frombuffer(content, kind, count=shape[0] * shape[1], offset=size * one.frame).reshape(shape)
+
+
+def _numbers(stored: Voxels, one: Slice, where: str) -> tuple[npt.NDArray[np.int32], int]:
+    """The stored values as the numbers that BitsStored and PixelRepresentation make of them, and how many wrapped.
+
+    Unsigned pixels of 16 bits that would be beyond any HU are negative numbers: padding, or the whole scan, of a
+    program that got the sign wrong.
+    """
+    values = stored.astype(np.int32)
+    most = 2 ** (one.bits - one.signed) - 1
+    least = -most - 1 if one.signed else 0
+    wrapped = (values > 32767) & (values * one.slope + one.intercept > HIGHEST) if not one.signed else None
+    negative = 0 if wrapped is None else int(np.count_nonzero(wrapped))
+    if wrapped is not None and negative:
+        values[wrapped] -= 65536
+    low, high = int(values.min()), int(values.max())
+    if one.signed and low >= 0 and most < high <= 2 * most + 1:  # PS3.5 8.1.1: the bits above may be anything
+        values[values > most] -= 2 * (most + 1)
+        if (values * one.slope + one.intercept).min() >= AIR:
+            return values, negative
+    if high > most or (low < least and not negative):
+        value = high if high > most else low
+        msg = (
+            f"{where} holds the value {value}, beyond BitsStored {one.bits} with PixelRepresentation {int(one.signed)} "
+            f"({least} to {most}): one of them is wrong, export the series again"
+        )
+        raise BadScan(msg)
+    return values, negative
+
+
+def _as_hounsfield(numbers: tuple[npt.NDArray[np.int32], int], one: Slice) -> tuple[Voxels, Repairs]:
+    stored, negative = numbers
+    whole = one.slope.is_integer() and one.intercept.is_integer() and max(one.slope, abs(one.intercept)) < LARGE
+    slope, intercept = (int(one.slope), int(one.intercept)) if whole else (one.slope, one.intercept)
+    values: Voxels = stored.astype(np.int32 if whole else np.float64)
+    values *= slope
+    values += intercept
+    kept, padding = 0, 0
+    if one.padding:
+        declared = (stored >= one.padding[0]) & (stored <= one.padding[1]) & (values > AIR_LIKE)
+        kept, padding = int(np.count_nonzero(declared)), round(one.padding[1] * one.slope + one.intercept)
+    outside = values < AIR
+    values[outside] = AIR
+    return values.T, Repairs(int(np.count_nonzero(outside)), negative, kept, padding if kept else 0)

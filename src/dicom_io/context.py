@@ -15,6 +15,7 @@ from pydicom.valuerep import DT
 
 from ..data.headers import open_dicom
 from ..data.loader import dicom_slices
+from ..data.slices import Slice
 from ..data.stacks import Stack
 from ..errors import BadScan
 from ..types import Detection, Results
@@ -151,7 +152,7 @@ def open_context(stack: Stack, results: Results) -> Context:
     headers = _headers(stack)
     _check_results(headers, results)
     identity = _identity(headers, results)
-    original = open_dicom(stack.slices[0].path, stop_before_pixels=True)
+    original = _header(stack, stack.slices[0])
     for header in headers:
         _forget_patient(header)
     return Context(
@@ -176,12 +177,7 @@ def _headers(stack: Stack) -> list[Dataset]:
     if stack.resampled:
         msg = "its slices are unevenly spaced, and DICOM objects must refer to slices as they are: run without --dicom"
         raise BadScan(msg)
-    headers = [open_dicom(one.path, stop_before_pixels=True) for one in stack.slices]
-    for header, one in zip(headers, stack.slices, strict=True):
-        header.SOPClassUID = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-        header.SOPInstanceUID = header.get("SOPInstanceUID") or header.file_meta.get("MediaStorageSOPInstanceUID")
-        # Type 2 in a CT image, and so often empty; type 1 in what refers to it: then the distance between the slices.
-        header.SliceThickness = one.about.thickness or round(float(stack.grid[1] - stack.grid[0]), 6)
+    headers = [_header(stack, one) for one in stack.slices]
     for name in SHARED:
         _check_shared(name, {str(header.get(name) or "") for header in headers}, needed=name.endswith("UID"))
     instances = {str(header.SOPInstanceUID or "") for header in headers}
@@ -190,6 +186,15 @@ def _headers(stack: Stack) -> list[Dataset]:
         msg = f"has {what} of SOPInstanceUID, by which DICOM objects refer to slices: export the series again"
         raise BadScan(msg)
     return headers
+
+
+def _header(stack: Stack, one: Slice) -> Dataset:
+    header = open_dicom(one.path, stop_before_pixels=True)
+    for name in ("SOPClassUID", "SOPInstanceUID"):
+        setattr(header, name, header.get(name) or header.file_meta.get(f"MediaStorage{name}"))
+    # Type 2 in a CT image, and so often empty; type 1 in what refers to it: then the distance between the slices.
+    header.SliceThickness = one.about.thickness or round(float(stack.grid[1] - stack.grid[0]), 6)
+    return header
 
 
 def _check_shared(name: str, values: set[str], *, needed: bool) -> None:

@@ -8,6 +8,7 @@ from ..config import Config, load_config
 from ..data.loader import read_scan
 from ..inference.outputs import check_outputs, write_outputs
 from ..inference.pipeline import InferencePipeline
+from .context import check_series
 from .settings import Inference, ObjectKind, PacsConfig
 
 __all__ = ["Outcome", "open_model", "run_series"]
@@ -44,6 +45,7 @@ def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
         PivotError: whatever else went wrong.
     """
     pipeline = open_model(config.inference)
+    check_series(series)
     scan, folder = read_scan(series), config.keep_results or folder
     results = pipeline.predict(scan)
     outputs = write_outputs(scan, results, _outputs(pipeline.config, config), folder, source=series)

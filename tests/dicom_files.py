@@ -23,6 +23,7 @@ __all__ = [
     "AFFINE",
     "CHEST",
     "FORMATS",
+    "Edit",
     "change",
     "chest",
     "compress",

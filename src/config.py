@@ -1,14 +1,15 @@
 """What a user may write in YAML. Each section is a frozen model that refuses unknown keys."""
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .errors import BadConfig
+from .plain_yaml import BadYaml, parse_yaml
 from .types import Shape3
 
 __all__ = ["AUGMENTATIONS", "Config", "Device", "Section", "explain", "load_config", "load_section"]
@@ -16,6 +17,7 @@ __all__ = ["AUGMENTATIONS", "Config", "Device", "Section", "explain", "load_conf
 Probability = Annotated[float, Field(ge=0, le=1)]
 Millimetres = Annotated[float, Field(ge=0, le=1000)]
 Spacing = Annotated[float, Field(gt=0.1, le=10)]  # mm
+Hounsfield = Annotated[float, Field(ge=-100_000, le=100_000)]
 Voxels = Annotated[int, Field(ge=1, le=2048)]
 Count = Annotated[int, Field(ge=1, le=1024)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
@@ -28,6 +30,8 @@ AUGMENTATIONS: tuple[Augmentation, ...] = (
     "rotate_90_xz",
     "rotate_90_yz",
 )
+MOST_TOLD = 20  # problems
+MOST_GIVEN = 200  # characters of a wrong value
 
 
 class Section(BaseModel):
@@ -63,7 +67,7 @@ class InputSection(Section):
     """The grid and the intensities that the network sees; unset keys follow the checkpoint."""
 
     spacing: tuple[Spacing, Spacing, Spacing] | None = None  # mm
-    clip_range: tuple[float, float] | None = None  # HU
+    clip_range: tuple[Hounsfield, Hounsfield] | None = None
     normalize: bool | None = None
     normalization_method: Literal["minmax", "zscore"] | None = None
 
@@ -216,7 +220,7 @@ class Visualization(Section):
     """How the pictures look."""
 
     num_slices: Annotated[int, Field(ge=1, le=25)] = 5
-    colormap: str = "hot"
+    colormap: Annotated[str, Field(max_length=100)] = "hot"
     overlay_alpha: Probability = 0.5
     save_3d: bool = False
 
@@ -274,11 +278,11 @@ def load_section(kind: type[S], source: dict[str, Any] | str | Path | None) -> S
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"cannot read the config {path}: {error.strerror}"
         raise BadConfig(msg) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (BadYaml, UnicodeDecodeError) as error:
         msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
         raise BadConfig(msg) from None
     if data is not None and not isinstance(data, dict):
@@ -289,14 +293,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def explain(error: ValidationError, kind: type[Section] = Config) -> Iterable[str]:
     """One line a problem: the key's path, what is wrong, what was given; `kind` is the section that was read."""
-    for item in error.errors():
+    wrong = error.errors()
+    for item in wrong[:MOST_TOLD]:
         path = ".".join(str(part) for part in item["loc"]) or "(top level)"
         if item["type"] == "extra_forbidden":
             yield f"{path}: unknown key{_suggestion(item['loc'], kind)}"
         elif item["type"] == "value_error":
             yield f"{path}: {item['ctx']['error']}"
         else:
-            yield f"{path}: {item['msg']} (given: {item['input']!r})"
+            yield f"{path}: {item['msg']} (given: {textwrap.shorten(repr(item['input']), MOST_GIVEN)})"
+    if len(wrong) > MOST_TOLD:
+        yield f"... and {len(wrong) - MOST_TOLD} more"
 
 
 def _suggestion(location: tuple[int | str, ...], kind: type[Section]) -> str:

@@ -1,12 +1,17 @@
-"""How processes end: with the one that they work for, and on a signal."""
+"""How processes end, with the one that they work for and on a signal; and how much memory they may take."""
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
-__all__ = ["helpers", "stop_on_signal"]
+__all__ = ["helpers", "limit_memory", "memory_of_machine", "stop_on_signal"]
+
+CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 
 
 def helpers(count: int) -> ProcessPoolExecutor:
@@ -21,6 +26,31 @@ def stop_on_signal(stopping: threading.Event) -> None:
     """Set the event when SIGTERM or SIGINT comes."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+
+
+def memory_of_machine() -> int | None:
+    """Bytes of memory that this machine, or the container that this is, has; None where nothing tells."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in CGROUPS:
+        with suppress(OSError, ValueError):
+            found.append(int(path.read_text()))
+    return min(found, default=None)
+
+
+def limit_memory(count: int | None) -> None:
+    """Let this process and those that it starts have `count` bytes of data each at most: then memory runs out.
+
+    Address space would be the wrong measure, of which GPU drivers set aside far more than they use.
+    """
+    if count is None or not sys.platform.startswith("linux"):
+        return
+    import resource  # noqa: PLC0415 - not everywhere
+
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    least = count if most == resource.RLIM_INFINITY else min(count, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, most))
 
 
 def _serve() -> None:

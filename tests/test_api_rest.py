@@ -266,7 +266,7 @@ def test_a_busy_service_says_so(tmp_path: Path, settings: dict[str, Any], status
     with api_on(tmp_path, **settings) as api:
         if status == 429:
             assert api.submit().status_code == 202
-        api.service.uploads = settings.get("uploads", 0)
+        api.service.arriving |= {str(number): "other" for number in range(settings.get("uploads", 0))}
         answer = api.submit()
         assert answer.status_code == status
         assert status == 413 or int(answer.headers["retry-after"]) > 0

@@ -159,7 +159,7 @@ def test_sockets_ask_for_the_key_too(
 
 
 def test_a_busy_service_asks_to_come_again(api: Api) -> None:
-    api.service.uploads = api.settings.uploads
+    api.service.arriving |= {str(number): "other" for number in range(api.settings.uploads)}
     with api.connect(f"{JOBS}/stream") as socket:
         told, code = _messages(socket)
     assert (told[0]["error"]["status"], code) == (503, 1013)

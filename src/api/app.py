@@ -16,6 +16,7 @@ from .database import open_database
 from .pages import serve_page
 from .problems import handle_problems
 from .security import SecurityHeaders
+from .serving import Bounds
 from .settings import Settings, load_settings
 from .submission import Service
 from .supervisor import supervised
@@ -36,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
             async with supervised(app.state.service):
                 yield
         finally:
-            app.state.service.engine.dispose()
+            app.state.service.close()
 
     # No documentation pages: they load scripts from elsewhere.
     app = FastAPI(
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
+    app.add_middleware(Bounds, settings=settings)
     serve_page(app)
     return app
 

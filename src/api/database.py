@@ -1,4 +1,4 @@
-"""The table of jobs, in SQLite or PostgreSQL, and how it comes to be and changes with releases."""
+"""The tables of jobs and workers, in SQLite or PostgreSQL, and how they come to be and change with releases."""
 
 import sqlite3
 import time
@@ -7,6 +7,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config as Alembic
+from alembic.util import CommandError
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -24,15 +25,22 @@ from sqlalchemy import (
     event,
     text,
 )
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["jobs", "now", "open_database"]
+from ..errors import BadConfig
+
+__all__ = ["jobs", "lease_clock", "now", "open_database", "workers"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT = 30  # seconds for another's lock
 LOCK = 0x5049564F54  # of PostgreSQL, while migrating: "PIVOT"
+POOL, OVERFLOW = 10, 20  # connections
+# A PostgreSQL that is frozen, or behind a dead network, must not hold a request for ever (seconds).
+CONNECT_SECONDS, STATEMENT_SECONDS, SILENT_SECONDS = 5, 10, 15
 
 metadata = MetaData()
 
@@ -63,6 +71,13 @@ jobs = Table(
     Index("jobs_by_owner", "owner", "id"),
 )
 
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("seen", Double, nullable=False),  # the last sign of life, by the clock of leases
+)
+
 
 class now(FunctionElement[float]):  # noqa: N801 - an SQL function
     """Seconds since 1970 by the database's clock."""
@@ -81,18 +96,72 @@ def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:  # n
     return "extract(epoch from clock_timestamp())::float8"
 
 
+class lease_clock(FunctionElement[float]):  # noqa: N801 - an SQL function
+    """Seconds that only go forward: on SQLite since this machine was started, which alone uses the file."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(lease_clock, "sqlite")
+def _lease_sqlite(element: lease_clock, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
+    return "pivot_monotonic()"
+
+
+@compiles(lease_clock, "postgresql")
+def _lease_postgresql(element: lease_clock, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
+    return "extract(epoch from clock_timestamp())::float8"
+
+
 def open_database(url: str) -> Engine:
-    """The database at `url`, with the table in the form that this release needs."""
-    if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": WAIT})
-        event.listen(engine, "connect", _durable)
-    else:
-        engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
-    _migrate(engine)
+    """The database at `url`, with the tables in the form that this release needs.
+
+    Raises:
+        BadConfig: there is none, or it cannot be used; the message repeats neither the URL nor its password.
+    """
+    try:
+        engine = _engine(url)
+        _migrate(engine)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
+        msg = "PIVOT_DATABASE_URL cannot be used: write postgresql+psycopg://user:password@host/database"
+        raise BadConfig(msg) from None
+    except (DBAPIError, CommandError) as error:
+        reason = " ".join(str(getattr(error, "orig", error)).split())
+        where = make_url(url).database if url.startswith("sqlite") else "the one of PIVOT_DATABASE_URL"
+        msg = f"the database of jobs cannot be used ({where}): {reason}"
+        raise BadConfig(msg) from None
     return engine
 
 
+def _engine(url: str) -> Engine:
+    if url.startswith("sqlite"):
+        engine = create_engine(url, connect_args={"timeout": WAIT})
+        event.listen(engine, "connect", _durable)
+        return engine
+    limits = {
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives_idle": SILENT_SECONDS,
+        "tcp_user_timeout": SILENT_SECONDS * 1000,
+    }
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=POOL,
+        max_overflow=OVERFLOW,
+        pool_timeout=CONNECT_SECONDS,
+        connect_args=limits if make_url(url).get_driver_name() == "psycopg" else {},
+    )
+    event.listen(engine, "connect", _impatient)
+    return engine
+
+
+def _impatient(connection: Any, _record: object) -> None:  # noqa: ANN401 - a connection of any driver
+    connection.cursor().execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
+    connection.commit()
+
+
 def _durable(connection: sqlite3.Connection, _record: object) -> None:
+    connection.create_function("pivot_monotonic", 0, time.monotonic)
     _log_ahead(connection)
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
@@ -118,6 +187,7 @@ def _migrate(engine: Engine) -> None:
     alembic.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))  # others may migrate for long
             connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,9 +1,8 @@
 """Whether the service lives and can take jobs, and its figures for Prometheus."""
 
-import asyncio
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,7 +12,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import jobs
+from ..errors import PivotError
+from . import jobs, workers
 from .security import owner_of
 from .submission import Service
 
@@ -54,18 +54,19 @@ class Figures:
 
 
 class Queue(Collector):
-    """The number of jobs in each state, as it is when Prometheus asks."""
+    """The number of jobs in each state and of living workers, as they were when Prometheus asked."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, counts: Mapping[str, int], living: int) -> None:
+        self.service, self.counts, self.living = service, counts, living
 
     def collect(self) -> Iterable[Metric]:
         """The figures."""
         family = GaugeMetricFamily("pivot_jobs", "Jobs in each state", labels=["state"])
-        for state, count in jobs.counts(self.service.engine).items():
+        for state, count in self.counts.items():
             family.add_metric([state], count)
         yield family
-        yield GaugeMetricFamily("pivot_uploads", "Uploads under way", value=self.service.uploads)
+        yield GaugeMetricFamily("pivot_workers", "Workers that gave a sign of life", value=self.living)
+        yield GaugeMetricFamily("pivot_uploads", "Uploads under way", value=len(self.service.arriving))
         free = shutil.disk_usage(self.service.settings.data).free
         yield GaugeMetricFamily("pivot_disk_free_bytes", "Free space of the data folder", value=free)
 
@@ -78,26 +79,33 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "not ready"}})
 async def readyz(request: Request) -> Response:
-    """The database and the disk are usable."""
+    """The database and the disk are usable, and a worker lives where this server is to have some."""
     service: Service = request.app.state.service
+    settings, database, living = service.settings, "ok", 0
     try:
-        await asyncio.to_thread(jobs.counts, service.engine)
-        database = "ok"
-    except SQLAlchemyError:
+        living = await service.ask(workers.living, service.engine)
+    except (SQLAlchemyError, PivotError):
         database = "unreachable"
-    free = shutil.disk_usage(service.settings.data).free >= service.settings.free_bytes
-    ready = database == "ok" and free
-    content = {"status": "ok" if ready else "not ready", "database": database, "disk": "ok" if free else "nearly full"}
+    free = shutil.disk_usage(settings.data).free >= settings.free_bytes
+    worked = living > 0 or not (settings.ray or settings.devices)
+    ready = database == "ok" and free and worked
+    content = {
+        "status": "ok" if ready else "not ready",
+        "database": database,
+        "disk": "ok" if free else "nearly full",
+        "workers": living,
+    }
     return JSONResponse(content, 200 if ready else 503)
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(request: Request) -> Response:
+async def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
     service: Service = request.app.state.service
     owner_of(request, service.settings)
+    counts = await service.ask(jobs.counts, service.engine)
     queue = CollectorRegistry()
-    queue.register(Queue(service))
+    queue.register(Queue(service, counts, await service.ask(workers.living, service.engine)))
     return Response(
         generate_latest(request.app.state.registry) + generate_latest(queue), media_type=CONTENT_TYPE_LATEST
     )

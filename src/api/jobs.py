@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import Engine, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from .database import jobs, now
+from .database import jobs, lease_clock, now
 
 __all__ = [
     "ID",
@@ -42,6 +42,8 @@ State: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelle
 STATES: tuple[State, ...] = ("queued", "running", "completed", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("queued", "running")
 ID = "[0-9a-f]{32}"
+LEAST_LEASE = 60.0  # seconds; one that runs for longer than any is of before the machine was started
+AT_ONCE = 500  # values in a statement; databases take some thousands
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ def counts(engine: Engine) -> Mapping[str, int]:
 
 def claim(engine: Engine, lease_seconds: float) -> Job | None:
     """The oldest job that waits or whose worker gave no sign of life, now under a lease of one's own."""
-    free = or_(jobs.c.state == "queued", and_(jobs.c.state == "running", jobs.c.lease_until < now()))
+    longest = lease_clock() + max(lease_seconds, LEAST_LEASE)
+    over = or_(jobs.c.lease_until < lease_clock(), jobs.c.lease_until > longest)
+    free = or_(jobs.c.state == "queued", and_(jobs.c.state == "running", over))
     oldest = select(jobs.c.id).where(free).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
     taken = (
         update(jobs)
@@ -137,7 +141,7 @@ def claim(engine: Engine, lease_seconds: float) -> Job | None:
             started_at=func.coalesce(jobs.c.started_at, now()),
             attempts=jobs.c.attempts + 1,
             lease=secrets.token_hex(16),
-            lease_until=now() + lease_seconds,
+            lease_until=lease_clock() + lease_seconds,
             windows_done=0,
         )
     )
@@ -149,7 +153,11 @@ def claim(engine: Engine, lease_seconds: float) -> Job | None:
 def beat(engine: Engine, job: Job, lease_seconds: float, done: int, total: int | None) -> bool:
     """Renew the lease and tell the progress; False once the job is another's, or was cancelled."""
     return _while_mine(
-        engine, job, lease_until=now() + lease_seconds, windows_done=done, windows_total=total or job.windows_total
+        engine,
+        job,
+        lease_until=lease_clock() + lease_seconds,
+        windows_done=done,
+        windows_total=total or job.windows_total,
     )
 
 
@@ -197,8 +205,12 @@ def expired(engine: Engine, seconds: float) -> list[Job]:
 
 def known(engine: Engine, numbers: list[str]) -> list[Job]:
     """The jobs with these identifiers, as far as they exist."""
+    found: list[Job] = []
     with engine.connect() as connection:
-        return [_job(row) for row in connection.execute(select(jobs).where(jobs.c.id.in_(numbers)))]
+        for first in range(0, len(numbers), AT_ONCE):
+            some = select(jobs).where(jobs.c.id.in_(numbers[first : first + AT_ONCE]))
+            found += [_job(row) for row in connection.execute(some)]
+    return found
 
 
 def _while_mine(engine: Engine, job: Job, **values: Any) -> bool:  # noqa: ANN401 - any columns

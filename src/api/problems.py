@@ -1,5 +1,6 @@
 """What the service answers when it cannot do as asked: RFC 9457 problem details, from errors and their statuses."""
 
+import errno
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -8,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from ..errors import PivotError
@@ -23,11 +25,13 @@ __all__ = [
     "TooMany",
     "Unauthorized",
     "handle_problems",
+    "plain",
     "problem",
 ]
 
 log = logging.getLogger("pivot")
 RETRY_SECONDS = 10
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Refused(PivotError):
@@ -108,12 +112,28 @@ def problem(error: PivotError) -> dict[str, Any]:
     return {"type": f"urn:pivot:{kind}", "title": title, "status": error.status, "detail": str(error), **more}
 
 
+def plain(error: Exception) -> PivotError | None:
+    """The error that a client is told, where the reason is known: the server is out of something, for a while."""
+    match error:
+        case PivotError():
+            return error
+        case DBAPIError() | PoolTimeoutError():
+            log.warning("the database does not answer: %s", type(error).__name__)
+            return Busy("the database does not answer: try again", retry_after=RETRY_SECONDS)
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            return Busy("the server has too many files open: try again", retry_after=RETRY_SECONDS)
+        case OSError(errno=number) if number in FULL:
+            return Busy("the disk of the server is full: delete jobs, or try again later", retry_after=60)
+    return None
+
+
 def handle_problems(app: FastAPI) -> None:
     """Make every error of the app a problem."""
     app.add_exception_handler(PivotError, _ours)
     app.add_exception_handler(HTTPException, _starlettes)
     app.add_exception_handler(RequestValidationError, _parameters)
-    app.add_exception_handler(DBAPIError, _database)
+    for kind in (DBAPIError, PoolTimeoutError, OSError):
+        app.add_exception_handler(kind, _out_of_something)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -145,9 +165,10 @@ def _parameters(request: Request, error: Exception) -> Response:
     return _ours(request, BadRequest(wrong))
 
 
-def _database(request: Request, error: Exception) -> Response:
-    log.warning("the database does not answer: %s", type(error).__name__)
-    return _ours(request, Busy("the database does not answer: try again", retry_after=RETRY_SECONDS))
+def _out_of_something(request: Request, error: Exception) -> Response:
+    if (reason := plain(error)) is None:
+        raise error
+    return _ours(request, reason)
 
 
 def _unexpected(_request: Request, error: Exception) -> Response:

@@ -1,10 +1,12 @@
 """The REST interface; `docs/service.md` is its contract."""
 # ruff: noqa: FAST003 - `Found` takes the job_id
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from sqlalchemy.exc import DBAPIError
 
 from .. import __version__
 from . import jobs
@@ -52,8 +54,9 @@ def _owner(request: Request) -> str:
     return owner_of(request, _service(request).settings)
 
 
-def _job(request: Request, owner: "Owner", job_id: Annotated[str, Path(max_length=64)]) -> Job:
-    job = jobs.find(_service(request).engine, job_id, owner)
+async def _job(request: Request, owner: "Owner", job_id: Annotated[str, Path(max_length=64)]) -> Job:
+    service = _service(request)
+    job = await service.ask(jobs.find, service.engine, job_id, owner)
     if job is None:
         msg = "there is no such job: it never existed, has expired, or belongs to another key"
         raise NotFound(msg)
@@ -83,14 +86,14 @@ async def submit(
     """Submit a scan."""
     client = owner if owner.startswith("key:") or not request.client else request.client.host
     async with arriving(service, owner, client) as scan:
-        file, config = await read_form(request, scan.incoming, service.settings.upload_seconds)
+        file, config = await read_form(request, scan.incoming, service.settings)
         job = await queue(service, scan, file, config, idempotency_key)
     response.headers.update({"Location": f"{PREFIX}/{job.id}", **NEVER_STORED})
     return _shown(service, job)
 
 
 @router.get("/inference", responses=_problems())
-def list_jobs(
+async def list_jobs(
     response: Response,
     service: Served,
     owner: Owner,
@@ -99,7 +102,7 @@ def list_jobs(
     status: State | None = None,
 ) -> JobList:
     """Your jobs, newest first."""
-    found = jobs.page(service.engine, owner, limit + 1, cursor, status)
+    found = await service.ask(jobs.page, service.engine, owner, limit + 1, cursor, status)
     shown, more = found[:limit], len(found) > limit
     following = f"{PREFIX}?limit={limit}&cursor={shown[-1].id}{f'&status={status}' if status else ''}" if more else None
     response.headers.update(NEVER_STORED)
@@ -171,14 +174,20 @@ def download(
     response_model=None,
     responses={**_problems(404), 200: {"model": JobOut}, 204: {"description": "removed"}},
 )
-def delete(service: Served, job: Found) -> Response:
+async def delete(service: Served, job: Found) -> Response:
     """Cancel a job that waits or runs; remove one that ended, with its files."""
-    if jobs.cancel(service.engine, job):
-        remove(service.settings.jobs, job.id, "input")
-        cancelled = jobs.find(service.engine, job.id, job.owner) or job
-        return JSONResponse(_shown(service, cancelled).model_dump(), headers=NEVER_STORED)
-    jobs.forget(service.engine, job)
-    remove(service.settings.jobs, job.id)
+    folder, engine = service.settings.jobs, service.engine
+    try:
+        cancelled = await service.ask(jobs.cancel, engine, job)
+    except DBAPIError:  # on a full disk, the database has no room even for this, until files have gone
+        await asyncio.to_thread(remove, folder, job.id, "input" if job.open else "")
+        cancelled = await service.ask(jobs.cancel, engine, job)
+    if cancelled:
+        await asyncio.to_thread(remove, folder, job.id, "input")
+        now = await service.ask(jobs.find, engine, job.id, job.owner) or job
+        return JSONResponse(_shown(service, now).model_dump(), headers=NEVER_STORED)
+    await service.ask(jobs.forget, engine, job)
+    await asyncio.to_thread(remove, folder, job.id)
     return Response(status_code=204)
 
 

@@ -1,19 +1,23 @@
 """The settings of the service: environment variables that begin with `PIVOT_`, or files in /run/secrets."""
 
+import logging
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from ..config import Device
 from ..errors import BadConfig
 from ..files import shipped
+from ..processes import memory_of_machine
 
 __all__ = ["Settings", "load_settings"]
 
+log = logging.getLogger("pivot")
+MEMORY_SHARE = 0.8  # of the machine's memory, for all workers together
 SECRETS = Path("/run/secrets")  # where Docker and Kubernetes mount them
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -51,13 +55,18 @@ class Settings(BaseSettings):
 
     upload_bytes: Positive = 2**30
     upload_seconds: Seconds = 1800.0
+    upload_rate: Positive = 2**14  # bytes a second that a client must send at least
     uploads: Positive = 8  # at the same time, in one server process
+    uploads_per_key: Positive = 4  # of them of one key or address
+    message_bytes: Positive = 2**30  # of WebSocket messages that are not whole yet, in one server process
+    connections: Positive = 500  # to one server process
     streams: Positive = 200  # WebSockets that follow a job, in one server process
     submissions_per_minute: Positive = 120  # of one key or address
     queued_jobs: Positive = 200  # of one key
     free_bytes: Positive = 2 * 2**30  # that must stay free on the disk
     window_voxels: Positive = 2**25  # inference.batch_size x patch_size that a client may ask for
 
+    memory_bytes: Positive | None = None  # of one worker, and of what reads for it; None: a share of the machine's
     job_seconds: Seconds = 3600.0
     lease_seconds: Seconds = 30.0  # without a sign of life, another worker takes the job
     attempts: Positive = 5  # before a job that workers die over is given up
@@ -93,10 +102,31 @@ class Settings(BaseSettings):
         """The checkpoint that jobs run on."""
         return self.checkpoint or shipped("checkpoints/best_model.pth")
 
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a worker may take; None where the machine does not say how many it has."""
+        machine = memory_of_machine()
+        if self.memory_bytes or machine is None:
+            return self.memory_bytes
+        return int(MEMORY_SHARE * machine / max(1, len(self.devices)))
+
     def make_folders(self) -> None:
-        """The data folder, for nobody else's eyes."""
+        """The data folder, for nobody else's eyes.
+
+        Raises:
+            BadConfig: it cannot be made or written to.
+        """
         for folder in (self.data, self.jobs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if folder.stat().st_mode & 0o077:
+                    folder.chmod(0o700)
+            except OSError as error:
+                if folder.is_dir():
+                    log.warning("%s can be read by others, and its mode not be changed: %s", folder, error.strerror)
+                    continue
+                msg = f"PIVOT_DATA: cannot use the folder {folder} ({error.strerror}): give one that can be written to"
+                raise BadConfig(msg) from None
 
     @property
     def jobs(self) -> Path:
@@ -112,6 +142,11 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except (SettingsError, OSError, UnicodeDecodeError) as error:
+        name = re.search(r'field "(\w+)"', str(error))
+        what = f"PIVOT_{name[1].upper()} is not JSON as it should be" if name else f"{SECRETS} cannot be read"
+        msg = f"the settings of the service cannot be used: {what}"
+        raise BadConfig(msg) from None
     except ValidationError as error:
         lines = [
             f"  PIVOT_{'.'.join(map(str, item['loc'])).upper() or 'settings'}: {item['msg']}" for item in error.errors()

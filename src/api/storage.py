@@ -7,8 +7,6 @@ import mimetypes
 import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +20,6 @@ __all__ = [
     "Artifact",
     "artifacts",
     "new_folder",
-    "orphans",
     "remove",
     "report_of",
     "safe_name",
@@ -39,7 +36,6 @@ LONGEST = 150  # bytes of a name; the results' names are longer, and file system
 SCAN = "scan"  # subfolder with the scan as NIfTI
 KINDS = {"detections.csv": "table"}  # all others are called after what stands before the first dot
 TYPES = {".gz": "application/gzip", ".nii": "application/octet-stream", ".npy": "application/octet-stream"}
-ORPHAN_SECONDS = 7200  # an upload takes less
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +137,6 @@ def report_of(jobs: Path, job: Job) -> Path:
     """The JSON report of a completed job, which is hidden where the configuration wants none."""
     folder, name = jobs / job.id / str(job.result), f"{scan_id(job.file)}_detections.json"
     return folder / name if (folder / name).is_file() else folder / f".{name}"
-
-
-def orphans(jobs: Path) -> Iterator[str]:
-    """The folders that nothing was written to for hours."""
-    for folder in jobs.iterdir():
-        if time.time() - folder.stat().st_mtime > ORPHAN_SECONDS:
-            yield folder.name
 
 
 def _artifact(job: Job, path: Path, file: str) -> Artifact:

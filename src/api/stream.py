@@ -3,27 +3,29 @@
 import asyncio
 import json
 import logging
+import time
 from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
-from sqlalchemy.exc import DBAPIError
 from starlette.types import Receive
 
 from ..errors import PivotError
 from . import jobs
 from .jobs import Job
-from .problems import BadRequest, Busy, NotFound, Refused, problem
+from .problems import BadRequest, Busy, NotFound, Refused, plain, problem
 from .schemas import message
 from .security import owner_of
+from .serving import allow_large_messages, received_bytes
 from .storage import report_of
 from .submission import Arriving, Service, arriving, queue
+from .uploads import PACE_SECONDS, Pace
 
 __all__ = ["router"]
 
 log = logging.getLogger("pivot")
 POLL_SECONDS = 0.25
-NORMAL, POLICY, TRY_LATER = 1000, 1008, 1013  # https://www.iana.org/assignments/websocket/websocket.xhtml
+NORMAL, POLICY, FAULT, TRY_LATER = 1000, 1008, 1011, 1013  # https://www.iana.org/assignments/websocket/websocket.xhtml
 
 router = APIRouter(prefix="/api/v1/inference")
 
@@ -32,18 +34,19 @@ router = APIRouter(prefix="/api/v1/inference")
 async def submit(socket: WebSocket) -> None:
     """Take a scan, then tell of its job until it ends."""
     service: Service = socket.app.state.service
-    _allow_large_messages(socket._receive, service.settings.upload_bytes)  # noqa: SLF001 - has no public name
+    settings = service.settings
     try:
-        owner = owner_of(socket, service.settings)
-        await _accept(socket)
+        owner = owner_of(socket, settings)
         client = owner if owner.startswith("key:") or not socket.client else socket.client.host
-        async with arriving(service, owner, client) as scan, asyncio.timeout(service.settings.upload_seconds):
-            name, config = await _receive(socket, scan)
+        async with arriving(service, owner, client) as scan, asyncio.timeout(settings.upload_seconds):
+            allow_large_messages(_server_of(socket), min(settings.upload_bytes, settings.message_bytes))
+            await _accept(socket)
+            name, config = await _receive(socket, scan, Pace(settings.upload_rate))
             job = await queue(service, scan, await scan.incoming.close(name), config, None)
         await _follow(socket, service, job)
     except WebSocketDisconnect:
         pass
-    except (PivotError, TimeoutError, DBAPIError) as error:
+    except Exception as error:  # noqa: BLE001 - a client is told, whatever it is
         await _refuse(socket, error)
 
 
@@ -54,33 +57,19 @@ async def follow(socket: WebSocket, job_id: str) -> None:
     try:
         owner = owner_of(socket, service.settings)
         await _accept(socket)
-        job = await asyncio.to_thread(jobs.find, service.engine, job_id, owner)
+        job = await service.ask(jobs.find, service.engine, job_id, owner)
         if job is None:
             msg = "there is no such job: it never existed, has expired, or belongs to another key"
             raise NotFound(msg)
         await _follow(socket, service, job)
     except WebSocketDisconnect:
         pass
-    except (PivotError, DBAPIError) as error:
+    except Exception as error:  # noqa: BLE001
         await _refuse(socket, error)
 
 
-def _allow_large_messages(receive: Receive, limit: int) -> None:
-    """Let this connection's one message be as large as an upload may be, and take as long.
-
-    Uvicorn has the limits on its command line only (16 MiB; a pong within 20 s, which cannot come in the middle of a
-    large message), but a connection's own protocol object, whose method `receive` is, can be told others.
-    """
-    protocol: Any = getattr(receive, "__self__", None)
-    connection: Any = getattr(protocol, "conn", None)
-    if hasattr(connection, "max_message_size"):
-        connection.max_message_size = limit
-    elif hasattr(protocol, "max_size"):  # uvicorn's older implementation
-        protocol.max_size = limit
-    else:
-        log.info("messages are limited by the server's own setting (uvicorn --ws-max-size)")
-    if hasattr(protocol, "ping_timeout"):
-        protocol.ping_timeout = None
+def _server_of(socket: WebSocket) -> Receive:
+    return socket._receive  # noqa: SLF001 - has no public name
 
 
 async def _accept(socket: WebSocket) -> None:
@@ -88,9 +77,9 @@ async def _accept(socket: WebSocket) -> None:
     await socket.accept(subprotocol=offered[0] if offered else None)
 
 
-async def _receive(socket: WebSocket, scan: Arriving) -> tuple[str, bytes]:
+async def _receive(socket: WebSocket, scan: Arriving, pace: Pace) -> tuple[str, bytes]:
     """The name and configuration of the scan, whose bytes are now in `scan.incoming`."""
-    first = await _next(socket)
+    first = await _paced(socket, pace)
     if isinstance(first, bytes):
         scan.incoming.take(first)
         return "", b""
@@ -100,7 +89,7 @@ async def _receive(socket: WebSocket, scan: Arriving) -> tuple[str, bytes]:
         msg = "`size` must be a positive number of bytes"
         raise BadRequest(msg)
     while size is None or scan.incoming.size < size:
-        piece = await _next(socket)
+        piece = await _paced(socket, pace)
         if isinstance(piece, str):
             _event(piece, "end")
             break
@@ -109,7 +98,24 @@ async def _receive(socket: WebSocket, scan: Arriving) -> tuple[str, bytes]:
     if size not in (None, scan.incoming.size):
         msg = f"{scan.incoming.size} bytes arrived, but `size` is {size}"
         raise BadRequest(msg)
-    return str(start.get("filename") or ""), str(start.get("config") or "").encode()
+    return str(start.get("filename") or ""), str(start.get("config") or "").encode(errors="surrogatepass")
+
+
+async def _paced(socket: WebSocket, pace: Pace) -> str | bytes:
+    """The next message, as long as its bytes come fast enough; where the server does not count them, whenever."""
+    counted = received_bytes(_server_of(socket))
+    if counted is None:
+        return await _next(socket)
+    coming = asyncio.ensure_future(_next(socket))
+    try:
+        while True:
+            start, before = time.monotonic(), counted()
+            await asyncio.wait([coming], timeout=PACE_SECONDS)
+            pace.count(time.monotonic() - start, counted() - before)
+            if coming.done():
+                return coming.result()
+    finally:
+        coming.cancel()
 
 
 async def _next(socket: WebSocket) -> str | bytes:
@@ -165,7 +171,7 @@ async def _left(socket: WebSocket) -> None:
 
 
 async def _again(service: Service, job: Job) -> Job:
-    found = await asyncio.to_thread(jobs.find, service.engine, job.id, job.owner)
+    found = await service.ask(jobs.find, service.engine, job.id, job.owner)
     if found is None:
         msg = "the job was removed"
         raise NotFound(msg)
@@ -179,15 +185,16 @@ def _report(service: Service, job: Job) -> dict[str, Any]:
 
 async def _refuse(socket: WebSocket, error: Exception) -> None:
     """Tell the problem, and close with the code that says whether to try again."""
-    match error:
-        case TimeoutError():
-            error = BadRequest("the upload took too long")
-        case DBAPIError():
-            error = Busy("the database does not answer: try again", retry_after=10)
-    assert isinstance(error, PivotError)  # noqa: S101 - all others are matched above
-    later = isinstance(error, Refused) and error.retry_after is not None
+    if isinstance(error, TimeoutError):
+        error = BadRequest("the upload took too long")
+    known, code = plain(error), POLICY
+    if known is None:
+        log.error("a WebSocket met an unexpected %s", type(error).__name__, exc_info=error)
+        known, code = PivotError(f"unexpected {type(error).__name__}; the server's log tells more"), FAULT
+    elif isinstance(known, Refused) and known.retry_after is not None:
+        code = TRY_LATER
     with suppress(WebSocketDisconnect, RuntimeError):  # it has gone
         if socket.application_state.name == "CONNECTING":
             await _accept(socket)  # a refused handshake could not say why
-        await socket.send_json(message(None, error=problem(error)))
-        await socket.close(TRY_LATER if later else POLICY)
+        await socket.send_json(message(None, error=problem(known)))
+        await socket.close(code)

@@ -4,12 +4,16 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from .jobs import Job, new_id, submit, waiting
 from .problems import BadRequest, Busy, Refused, TooMany
@@ -22,6 +26,11 @@ __all__ = ["Arriving", "Service", "arriving", "queue"]
 
 KEY_LENGTH = 200
 RETRY_SECONDS = 5
+DATABASE_SECONDS = 10.0  # for one answer
+DATABASE_THREADS = 20
+CONFIG_THREADS = 2  # that parse configurations, so that slow ones hold up each other, and nobody else
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class KeyReused(Refused):
@@ -37,11 +46,37 @@ class Service:
     settings: Settings
     engine: Engine
     rate: RateLimit = field(init=False)
-    uploads: int = 0  # under way
+    arriving: dict[str, str] = field(default_factory=dict)  # uploads under way: the job to be, and whose
     streams: int = 0  # that follow a job
+    seen: dict[str, float] = field(default_factory=dict)  # folders of jobs, and since when the sweep knows them
 
     def __post_init__(self) -> None:
         self.rate = RateLimit(self.settings.submissions_per_minute)
+        self._database = ThreadPoolExecutor(DATABASE_THREADS, "database")
+        self._configs = ThreadPoolExecutor(CONFIG_THREADS, "config")
+
+    async def ask(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the database answers to the action; it has threads of its own, which a frozen one may hold for long.
+
+        Raises:
+            Busy: it does not answer in time; what it was asked to do may yet happen.
+        """
+        asked = asyncio.get_running_loop().run_in_executor(self._database, partial(action, *args, **kwargs))
+        try:
+            return await asyncio.wait_for(asked, DATABASE_SECONDS)
+        except TimeoutError:
+            msg = "the database does not answer: try again"
+            raise Busy(msg, retry_after=RETRY_SECONDS) from None
+
+    async def read_config(self, text: bytes) -> dict[str, Any]:
+        """The configuration that a client wrote; raises `BadConfig`."""
+        return await asyncio.get_running_loop().run_in_executor(self._configs, client_config, text, self.settings)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        for pool in (self._database, self._configs):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.engine.dispose()
 
 
 class Arriving(NamedTuple):
@@ -61,23 +96,18 @@ async def arriving(service: Service, owner: str, client: str) -> AsyncIterator[A
         Busy: the server has no room.
     """
     service.rate.take(client)
-    await asyncio.to_thread(_check_room, service, owner)
-    if service.uploads >= service.settings.uploads:
-        msg = f"{service.uploads} uploads are under way, as many as this server takes: try again"
-        raise Busy(msg, retry_after=RETRY_SECONDS)
-    service.uploads += 1
+    await _check_room(service, owner)
     jobs, number = service.settings.jobs, new_id()
-    accepted = False
+    _take_place(service, client, number)
+    incoming = None
     try:
         incoming = Incoming(new_folder(jobs, number), service.settings.upload_bytes)
-        try:
-            yield Arriving(number, owner, incoming)
-            accepted = incoming.accepted
-        finally:
-            incoming.abandon()
+        yield Arriving(number, owner, incoming)
     finally:
-        service.uploads -= 1
-        if not accepted:
+        del service.arriving[number]
+        if incoming is not None:
+            incoming.abandon()
+        if incoming is None or not incoming.accepted:
             await asyncio.shield(asyncio.to_thread(remove, jobs, number))  # also when the request is cancelled
 
 
@@ -95,29 +125,47 @@ async def queue(service: Service, scan: Arriving, file: str, config: bytes, key:
     if file.endswith(STUDY) and not service.settings.dicomweb_url:
         msg = "this service knows no DICOMweb server to fetch a study from: send its scan as `file`"
         raise BadRequest(msg)
-    settings = await asyncio.to_thread(client_config, config, service.settings)
+    settings = await service.read_config(config)
     fingerprint = hashlib.sha256(f"{scan.incoming.digest} {json.dumps(settings)}".encode()).hexdigest()
     await asyncio.to_thread(sync, scan.incoming.folder)
-    job, scan.incoming.accepted = await asyncio.to_thread(
-        submit,
-        service.engine,
-        id=scan.number,
-        owner=scan.owner,
-        file=file,
-        size_bytes=scan.incoming.size,
-        config=settings,
-        idempotency_key=key,
-        fingerprint=fingerprint,
-    )
+    # Where the answer is lost, the row may be there all the same: its scan must stay, and is swept away if it is not.
+    scan.incoming.accepted = True
+    try:
+        job, scan.incoming.accepted = await service.ask(
+            submit,
+            service.engine,
+            id=scan.number,
+            owner=scan.owner,
+            file=file,
+            size_bytes=scan.incoming.size,
+            config=settings,
+            idempotency_key=key,
+            fingerprint=fingerprint,
+        )
+    except DBAPIError as error:
+        scan.incoming.accepted = error.connection_invalidated
+        raise
     if job.fingerprint != fingerprint:
         msg = "this Idempotency-Key belongs to another scan or configuration: use a new one"
         raise KeyReused(msg)
     return job
 
 
-def _check_room(service: Service, owner: str) -> None:
+def _take_place(service: Service, client: str, number: str) -> None:
+    """Count the upload; everybody has a share of the places, so that nobody can take them all."""
+    settings, mine = service.settings, Counter(service.arriving.values())[client]
+    if mine >= settings.uploads_per_key:
+        msg = f"{mine} of your uploads are under way, as many as one client may have: wait for one to end"
+        raise TooMany(msg, retry_after=RETRY_SECONDS)
+    if len(service.arriving) >= settings.uploads:
+        msg = f"{len(service.arriving)} uploads are under way, as many as this server takes: try again"
+        raise Busy(msg, retry_after=RETRY_SECONDS)
+    service.arriving[number] = client
+
+
+async def _check_room(service: Service, owner: str) -> None:
     settings = service.settings
-    if waiting(service.engine, owner) >= settings.queued_jobs:
+    if await service.ask(waiting, service.engine, owner) >= settings.queued_jobs:
         msg = f"{settings.queued_jobs} of your jobs have not ended yet: wait for some of them"
         raise TooMany(msg, retry_after=60)
     if shutil.disk_usage(settings.data).free < settings.free_bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -14,13 +15,14 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import jobs
-from .storage import orphans, remove, tidy
+from .storage import remove, tidy
 from .submission import Service
 
 __all__ = ["supervised", "sweep"]
 
 log = logging.getLogger("pivot")
 SWEEP_SECONDS = 60.0
+ORPHAN_SECONDS = 3600.0  # beyond the longest upload, for whatever may have held it up
 STOP_SECONDS = 15.0  # for a worker to give its job back
 STEADY_SECONDS = 60.0  # after which a worker's end says nothing about the next one
 MOST_SECONDS = 30.0  # between two starts
@@ -48,13 +50,22 @@ def sweep(service: Service) -> None:
     for job in jobs.expired(service.engine, settings.retention_hours * 3600):
         jobs.forget(service.engine, job)
         remove(settings.jobs, job.id)
-    old = list(orphans(settings.jobs))
+    old = _old_folders(service)
     found = jobs.known(service.engine, old)
     for number in set(old) - {job.id for job in found}:
         remove(settings.jobs, number)
     for job in found:
         if not job.open:
             tidy(settings.jobs, job.id, job.result)
+            service.seen[job.id] = math.inf  # nobody writes to it any more
+
+
+def _old_folders(service: Service) -> list[str]:
+    """The folders that this server has known for longer than an upload takes, whatever the clocks of files say."""
+    settings, now = service.settings, time.monotonic()
+    here = {folder.name for folder in settings.jobs.iterdir()} - service.arriving.keys()
+    service.seen = {number: service.seen.get(number, now) for number in here}
+    return [number for number, since in service.seen.items() if now - since > settings.upload_seconds + ORPHAN_SECONDS]
 
 
 async def _keep_sweeping(service: Service) -> None:
@@ -67,18 +78,25 @@ async def _keep_sweeping(service: Service) -> None:
 
 
 async def _keep_running(command: Sequence[str]) -> None:
-    """Start a module of this package, with its arguments, and again whenever it ends."""
-    pause = 1.0
+    """Start a module of this package, with its arguments, and again whenever it ends or cannot be started."""
+    pause, name = 1.0, " ".join(command)
     while True:
         start = time.monotonic()
-        process = await _start(*command)
         try:
-            code = await process.wait()
-        finally:
-            await _stop(process)
+            why = f"ended ({await _run(command)})"
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next start may go well
+            why = f"could not be started ({type(error).__name__})"
         pause = 1.0 if time.monotonic() - start > STEADY_SECONDS else min(2 * pause, MOST_SECONDS)
-        log.warning("`%s` ended (%s): the next one starts in %.0f s", " ".join(command), code, pause)
+        log.warning("`%s` %s: the next one starts in %.0f s", name, why, pause)
         await asyncio.sleep(pause)
+
+
+async def _run(command: Sequence[str]) -> int:
+    process = await _start(*command)
+    try:
+        return await process.wait()
+    finally:
+        await _stop(process)
 
 
 async def _start(module: str, *arguments: str) -> Process:

@@ -5,12 +5,12 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import yaml
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from ..config import load_config
 from ..errors import BadConfig, BadScan
+from ..plain_yaml import BadYaml, parse_yaml
 from .problems import BadRequest, TooLarge
 from .settings import Settings
 from .storage import safe_name, study_name
@@ -25,12 +26,13 @@ from .storage import safe_name, study_name
 # Every form that it complains of is refused, with the reason, to whom it concerns.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
-__all__ = ["FORM", "Incoming", "client_config", "read_form"]
+__all__ = ["FORM", "Incoming", "Pace", "client_config", "read_form"]
 
 PIECE = 2**20  # bytes written at once
 HEAD = 512  # bytes that tell the format
 CONFIG_BYTES = 2**16
 FORM_BYTES = 2**16  # of a form beside its contents
+PACE_SECONDS = 20.0  # of waiting, over which a client's pace is measured
 # Of the request, for OpenAPI; the form is read by `read_form`.
 FORM = {
     "required": True,
@@ -71,7 +73,7 @@ class Incoming:
         self._hash = hashlib.sha256()
         self._pending = bytearray()
         self._path = folder / ".partial"
-        self._file: BinaryIO = self._path.open("wb")
+        self._file = self._path.open("wb", buffering=0)  # closing it then writes nothing, which could fail
 
     def take(self, data: bytes) -> None:
         """Take a piece, which `flush` writes."""
@@ -110,7 +112,46 @@ class Incoming:
 
     def _write(self, data: bytearray) -> None:
         self._hash.update(data)
-        self._file.write(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+
+class Pace:
+    """How fast a client sends, by the time that was spent waiting for it: it holds a place that others wait for."""
+
+    def __init__(self, least: int) -> None:
+        self.least = least  # bytes a second
+        self._seconds, self._bytes = 0.0, 0
+
+    def count(self, seconds: float, received: int) -> None:
+        """So many bytes came in so many seconds.
+
+        Raises:
+            BadRequest: it was too few of them.
+        """
+        self._seconds += seconds
+        self._bytes += received
+        if self._seconds >= PACE_SECONDS:
+            if self._bytes < self.least * self._seconds:
+                msg = f"less than {self.least} bytes of the upload came in a second: send it over a faster connection"
+                raise BadRequest(msg)
+            self._seconds, self._bytes = 0.0, 0
+
+    async def measured(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The pieces of a body, as long as they come fast enough."""
+        while True:
+            start = time.monotonic()
+            try:
+                async with asyncio.timeout(PACE_SECONDS):
+                    piece = await anext(body)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                piece = b""
+                self.count(PACE_SECONDS, 0)
+            self.count(time.monotonic() - start, len(piece))
+            yield piece
 
 
 def client_config(text: bytes, settings: Settings) -> dict[str, Any]:
@@ -141,12 +182,8 @@ def client_config(text: bytes, settings: Settings) -> dict[str, Any]:
 
 def _parsed(text: bytes) -> Any:  # noqa: ANN401 - whatever the YAML holds
     try:
-        content = text.decode("utf-8")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content)):
-            msg = "config holds an alias (*name), which a few lines of could make endless: write it out"
-            raise BadConfig(msg)
-        return yaml.safe_load(content)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        return parse_yaml(text.decode("utf-8"))
+    except (BadYaml, UnicodeDecodeError) as error:
         msg = f"config is not valid YAML: {' '.join(str(error).split())}"
         raise BadConfig(msg) from None
 
@@ -208,11 +245,11 @@ class _Form:
         self._field = part
 
 
-async def read_form(request: Request, incoming: Incoming, seconds: float) -> tuple[str, bytes]:
+async def read_form(request: Request, incoming: Incoming, settings: Settings) -> tuple[str, bytes]:
     """The name of the scan (or study) in a multipart form, now in `incoming`, and the configuration beside it.
 
     Raises:
-        BadRequest: the body is no such form.
+        BadRequest: the body is no such form, or comes too slowly.
         TooLarge: it is above the limit.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
@@ -222,13 +259,13 @@ async def read_form(request: Request, incoming: Incoming, seconds: float) -> tup
     if int(request.headers.get("content-length") or 0) > incoming.limit + CONFIG_BYTES + FORM_BYTES:
         msg = f"the upload is larger than {incoming.limit} bytes, the limit of this service"
         raise TooLarge(msg)
-    form = _Form(incoming)
+    form, seconds = _Form(incoming), settings.upload_seconds
     events = ("part_begin", "header_begin", "header_field", "header_value", "header_end", "part_data", "end")
     try:
         callbacks = {f"on_{name}": getattr(form, f"on_{name}") for name in events}
         parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
         async with asyncio.timeout(seconds):
-            await _feed(parser, request.stream(), incoming)
+            await _feed(parser, Pace(settings.upload_rate).measured(request.stream()), incoming)
     except FormParserError as error:
         msg = f"the form is malformed: {error}"
         raise BadRequest(msg) from None

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
 from ..config import Section
 from ..errors import BadConfig
+from ..plain_yaml import BadYaml, parse_yaml
 
 __all__ = ["Patient", "load_patient"]
 
@@ -57,12 +57,12 @@ def load_patient(source: Patient | dict[str, Any] | str | Path | None = None) ->
 
 def _read(path: Path) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"cannot read the patient file {path}: {error.strerror}"
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        msg = f"{path} is not valid YAML" + (f": see line {mark.line + 1}" if mark else "")
+    except (BadYaml, UnicodeDecodeError) as error:
+        line = getattr(error, "line", None)
+        msg = f"{path} is not valid YAML" + (f": see line {line}" if line else "")
     raise BadConfig(msg)
 
 

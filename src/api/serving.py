@@ -1,0 +1,216 @@
+"""How uvicorn serves the app: bounds that hold before anybody is known.
+
+The server is started by uvicorn's own command line, whose options nobody has to give: the bounds are set when the app's
+lifespan begins, which is before the first connection. A protocol that was chosen there (`--http`, `--ws`) keeps its own.
+"""
+
+import asyncio
+import logging
+import resource
+from collections.abc import Callable
+from typing import Any, cast
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from .settings import Settings
+
+__all__ = ["Bounds", "allow_large_messages", "received_bytes"]
+
+log = logging.getLogger("pivot")
+QUIET_SECONDS = 20.0  # for a request's header, and between requests
+STOP_SECONDS = 20.0  # for requests under way when the server ends
+HEADER_BYTES = 2**16  # of a request
+MESSAGE_BYTES = 2**16  # of a WebSocket's message, until its sender is known and may send a scan
+FRAGMENTS = 2**16  # of one message; each costs memory, however short it is
+LINGER_SECONDS = 2.0  # for the answer to reach a client that still sends
+SPARE_FILES = 64  # that stay for the database, uploads and worker processes
+TRY_LATER, TOO_LARGE = 1013, 1009
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class Bounds:
+    """Middleware that bounds the server which runs the app."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on; before the first connection, set the bounds."""
+        if scope["type"] == "lifespan":
+            config = getattr(getattr(receive, "__self__", None), "config", None)
+            if isinstance(config, Config):
+                _bound(config, self.settings)
+            else:
+                log.info("connections and messages are bounded by the server's own settings alone")
+        await self.app(scope, receive, send)
+
+
+def allow_large_messages(receive: Receive, limit: int) -> None:
+    """Let this connection's one message be as large as an upload may be, and take as long: its sender is known."""
+    protocol = getattr(receive, "__self__", None)
+    if isinstance(protocol, _WebSocket):
+        protocol.conn.max_message_size = limit
+        protocol.ping_timeout = None  # a pong cannot come in the middle of a large message
+
+
+def received_bytes(receive: Receive) -> Callable[[], int] | None:
+    """What tells the bytes that came over this WebSocket; None where the server does not say."""
+    protocol = getattr(receive, "__self__", None)
+    return (lambda: protocol.received) if isinstance(protocol, _WebSocket) else None
+
+
+def _bound(config: Config, settings: Settings) -> None:
+    held = _Held(settings.message_bytes)
+    if config.http_protocol_class is HttpToolsProtocol:
+        config.http_protocol_class = cast("Any", type("Http", (_Http,), {"most": settings.connections}))
+    if config.ws_protocol_class is WebSocketsSansIOProtocol:
+        config.ws_protocol_class = cast("Any", type("WebSocket", (_WebSocket,), {"held_by_all": held}))
+    config.ws_per_message_deflate = False
+    config.ws_max_size = MESSAGE_BYTES
+    config.timeout_graceful_shutdown = config.timeout_graceful_shutdown or int(STOP_SECONDS)
+    app: Any = config.loaded_app
+    if isinstance(
+        app, ProxyHeadersMiddleware
+    ):  # uvicorn believes every proxy on this machine; the settings say whom to
+        config.loaded_app = app.app
+
+
+class _Http(HttpToolsProtocol):
+    """A connection that is closed when no request comes, when a header has no end, or when there are too many."""
+
+    most = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._unfinished = 0  # bytes of a header or trailer
+        self._quiet: asyncio.TimerHandle | None = None
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self.connections) > min(self.most, max(1, files - SPARE_FILES)):
+            transport.write(FULL)
+            transport.close()
+            return
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        before, self._unfinished = self._unfinished + len(data), -1
+        super().data_received(data)
+        self._unfinished = before if self._unfinished < 0 else 0
+        if self._unfinished > HEADER_BYTES:
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._unfinished = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unfinished = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete:  # which refused a request before its end
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch_no_more()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        self._watch_no_more()
+        super().handle_websocket_upgrade()
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        state = self._idle(), self.cycle
+        self._quiet = self.loop.call_later(QUIET_SECONDS, self._look, *state)
+
+    def _look(self, was_idle: bool, cycle: object) -> None:  # noqa: FBT001 - as it was
+        if was_idle and self._idle() and self.cycle is cycle:
+            self.transport.close()
+        else:
+            self._watch()
+
+    def _watch_no_more(self) -> None:
+        if self._quiet is not None:
+            self._quiet.cancel()
+
+
+class _Held:
+    """Bytes of messages that wait to be whole, in all connections."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bytes = most, 0
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """A connection whose unfinished message counts, and that hears no more once it was refused."""
+
+    held_by_all = _Held(0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.received = self._held = 0
+        self._deaf = False
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        if self._deaf:
+            return
+        self._hold(self._held + len(data))
+        if self.close_sent:
+            if self._held > MESSAGE_BYTES:
+                self._hear_no_more()
+                return
+        elif self.held_by_all.bytes > self.held_by_all.most:
+            self._fail(TRY_LATER, "too many large messages at once: try again, or send in pieces")
+            return
+        super().data_received(data)
+        if len(self.frames) > FRAGMENTS and not self.close_sent:
+            self._fail(TOO_LARGE, "a message in too many fragments")
+
+    async def receive(self) -> Any:  # noqa: ANN401 - as the server has it
+        message = await super().receive()
+        self._hold(0)
+        return message
+
+    async def send(self, message: Any) -> None:  # noqa: ANN401
+        await super().send(message)
+        if message["type"] == "websocket.close":
+            self.conn.max_message_size = MESSAGE_BYTES
+            if self._held > MESSAGE_BYTES:
+                self._hear_no_more()
+            self._hold(0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hold(0)
+        super().connection_lost(exc)
+
+    def _hold(self, count: int) -> None:
+        self.held_by_all.bytes += count - self._held
+        self._held = count
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._hear_no_more()
+
+    def _hear_no_more(self) -> None:
+        """Read on, for a client that sends would never see why it was refused, but keep nothing."""
+        self._deaf = True
+        self.frames = []
+        self.conn.reader.buffer.clear()
+        self._hold(0)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)

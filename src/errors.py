@@ -11,7 +11,9 @@ A message says what is wrong, where, and what to do about it.
 """
 
 import functools
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -23,6 +25,7 @@ __all__ = [
     "PivotError",
     "SomeScansFailed",
     "command",
+    "way_to",
 ]
 
 _P = ParamSpec("_P")
@@ -65,6 +68,12 @@ class SomeScansFailed(PivotError):
     """A batch that finished with at least one failed scan."""
 
     exit_code = 7
+
+
+def way_to(error: Exception) -> str:
+    """Where it was raised, without its message, which may repeat the name of a file or a patient."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)  # noqa: PTH119
 
 
 def command(main: Callable[_P, int | None]) -> Callable[_P, int]:

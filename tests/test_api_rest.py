@@ -282,7 +282,11 @@ def test_what_has_expired_goes_and_nothing_else(tmp_path: Path, monkeypatch: pyt
         (api.settings.jobs / "crashed" / "input").mkdir(parents=True)
         supervisor.sweep(api.service)
         assert {folder.name for folder in api.settings.jobs.iterdir()} == {new, "crashed"}  # which may be on its way
-        monkeypatch.setattr("src.api.storage.ORPHAN_SECONDS", -1)
+        monkeypatch.setattr(supervisor, "ORPHAN_SECONDS", -1 - api.settings.upload_seconds)
+        api.service.arriving["crashed"] = "somebody"
+        supervisor.sweep(api.service)
+        assert {folder.name for folder in api.settings.jobs.iterdir()} == {new, "crashed"}
+        del api.service.arriving["crashed"]
         supervisor.sweep(api.service)
         assert {folder.name for folder in api.settings.jobs.iterdir()} == {new}
         assert api.client.get(f"{JOBS}/{old}").status_code == 404
@@ -294,7 +298,7 @@ def test_what_a_killed_worker_left_of_an_ended_job_goes(api: Api, monkeypatch: p
     done = api.work()
     for left in ("input", "attempt", "attempt.tmp"):
         (api.settings.jobs / number / left).mkdir()
-    monkeypatch.setattr("src.api.storage.ORPHAN_SECONDS", -1)
+    monkeypatch.setattr(supervisor, "ORPHAN_SECONDS", -1 - api.settings.upload_seconds)
     supervisor.sweep(api.service)
     assert [path.name for path in (api.settings.jobs / number).iterdir()] == [done.result]
     assert api.client.get(f"{JOBS}/{number}/results").status_code == 200

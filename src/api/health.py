@@ -83,6 +83,7 @@ async def readyz(request: Request) -> Response:
     service: Service = request.app.state.service
     settings, database, living = service.settings, "ok", 0
     try:
+        await service.ask(jobs.counts, service.engine)
         living = await service.ask(workers.living, service.engine)
     except (SQLAlchemyError, PivotError):
         database = "unreachable"

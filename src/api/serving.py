@@ -1,7 +1,7 @@
 """How uvicorn serves the app: bounds that hold before anybody is known.
 
-The server is started by uvicorn's own command line, whose options nobody has to give: the bounds are set when the app's
-lifespan begins, which is before the first connection. A protocol that was chosen there (`--http`, `--ws`) keeps its own.
+The server is started by uvicorn's own command line, whose options nobody has to give: the bounds are set when the
+app's lifespan begins, before the first connection. A protocol that was chosen there (`--http`, `--ws`) keeps its own.
 """
 
 import asyncio
@@ -73,9 +73,7 @@ def _bound(config: Config, settings: Settings) -> None:
     config.ws_max_size = MESSAGE_BYTES
     config.timeout_graceful_shutdown = config.timeout_graceful_shutdown or int(STOP_SECONDS)
     app: Any = config.loaded_app
-    if isinstance(
-        app, ProxyHeadersMiddleware
-    ):  # uvicorn believes every proxy on this machine; the settings say whom to
+    if isinstance(app, ProxyHeadersMiddleware):  # it believes every proxy on this machine; the settings say which
         config.loaded_app = app.app
 
 

@@ -58,10 +58,7 @@ async def follow(socket: WebSocket, job_id: str) -> None:
         owner = owner_of(socket, service.settings)
         await _accept(socket)
         job = await service.ask(jobs.find, service.engine, job_id, owner)
-        if job is None:
-            msg = "there is no such job: it never existed, has expired, or belongs to another key"
-            raise NotFound(msg)
-        await _follow(socket, service, job)
+        await _follow(socket, service, _found(job))
     except WebSocketDisconnect:
         pass
     except Exception as error:  # noqa: BLE001
@@ -171,11 +168,14 @@ async def _left(socket: WebSocket) -> None:
 
 
 async def _again(service: Service, job: Job) -> Job:
-    found = await service.ask(jobs.find, service.engine, job.id, job.owner)
-    if found is None:
-        msg = "the job was removed"
+    return _found(await service.ask(jobs.find, service.engine, job.id, job.owner))
+
+
+def _found(job: Job | None) -> Job:
+    if job is None:
+        msg = "there is no such job: it never existed, was removed, has expired, or belongs to another key"
         raise NotFound(msg)
-    return found
+    return job
 
 
 def _report(service: Service, job: Job) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,19 +20,20 @@ import nibabel
 from sqlalchemy.exc import DBAPIError
 
 from ..config import Config, load_config
-from ..data.loader import read_scan
 from ..dicom_io.web import pull_study
-from ..errors import PivotError, command
-from ..inference.outputs import check_outputs, write_outputs
+from ..errors import PivotError, command, way_to
+from ..inference.outputs import check_outputs, check_scan, write_outputs
 from ..inference.pipeline import InferencePipeline
-from ..processes import stop_on_signal
+from ..processes import limit_memory, stop_on_signal
+from ..sandbox import can_confine
 from ..types import Scan
-from . import jobs
+from . import jobs, reader
 from .database import open_database
 from .jobs import Job
 from .problems import problem
 from .settings import Settings, load_settings
 from .storage import SCAN, STUDY, remove, scan_id, tidy
+from .workers import Sign
 
 __all__ = ["Worker", "main", "prepare", "start_log"]
 
@@ -52,6 +54,7 @@ class Worker:
     def __init__(self, settings: Settings, device: str, parent: int | None = None) -> None:
         self.settings, self.device, self.parent = settings, device, parent
         self.engine = open_database(settings.url)
+        self.sign = Sign(self.engine)
         self.stopping = threading.Event()
         self.pipeline: InferencePipeline | None = None
 
@@ -59,6 +62,7 @@ class Worker:
         """Work until told to stop."""
         while not self.told_to_stop():
             try:
+                self.sign.give()
                 job = jobs.claim(self.engine, self.settings.lease_seconds)
                 if job is not None:
                     self.work(job)
@@ -66,6 +70,8 @@ class Worker:
             except DBAPIError as error:  # a job at hand is done again once its lease has run out
                 log.warning("the database does not answer: %s", type(error).__name__)
             self.stopping.wait(IDLE_SECONDS)
+        with suppress(DBAPIError):
+            self.sign.end()
 
     def told_to_stop(self) -> bool:
         """Whether a signal came, or the server that started this process is gone."""
@@ -86,8 +92,8 @@ class Worker:
             return
         except DBAPIError:
             raise
-        except Exception as caught:  # a fault in one job must not cost the others
-            log.info("job %s: %s", job.id, type(caught).__name__, exc_info=not isinstance(caught, PivotError))
+        except Exception as caught:  # noqa: BLE001 - a fault in one job must not cost the others
+            _tell(job, caught)
             error = problem(_plain(caught, self.settings.jobs / job.id))
         finally:
             tempfile.tempdir = None
@@ -109,14 +115,17 @@ class Worker:
         pipeline = self._pipeline(config)
         upload = folder / "input" / job.file
         source = self._fetched(upload) if upload.suffix == STUDY else upload
-        start = time.perf_counter()
-        scan = read_scan(source)
-        seconds = time.perf_counter() - start
+        bounds = reader.Bounds(Path(tempfile.tempdir), self.settings.memory, turn.check)
+        scan, seconds = reader.read(source, bounds)
+        check_scan(scan, config)
         results = pipeline.predict(scan, progress=turn.windows)
         turn.check()
         results_folder = folder / str(job.lease)
         _keep_scan(scan, upload, results_folder / SCAN)
-        write_outputs(scan, results, config, results_folder, seconds, source)
+        if config.output.save_dicom:  # for which the upload is read again
+            reader.write(scan, results, config, results_folder, seconds, source, bounds)
+        else:
+            write_outputs(scan, results, config, results_folder, seconds, source)
         turn.check()
 
     def _fetched(self, study: Path) -> Path:
@@ -176,6 +185,7 @@ class _Turn:
             if late_by > HUNG_SECONDS:
                 self._give_up()
             try:
+                self.worker.sign.give()
                 self.lost |= not jobs.beat(self.worker.engine, self.job, settings.lease_seconds, self.done, self.total)
             except DBAPIError as error:  # the lease holds for a while
                 log.warning("the database does not answer: %s", type(error).__name__)
@@ -214,6 +224,15 @@ def _keep_scan(scan: Scan, upload: Path, folder: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), folder / f"{scan_id(upload.name)}.nii.gz")
 
 
+def _tell(job: Job, error: Exception) -> None:
+    """Log what ended a job without its message, which may repeat the name of a file or a patient."""
+    kind = type(error).__name__
+    if isinstance(error, (PivotError, MemoryError)):
+        log.info("job %s: %s", job.id, kind)
+        return
+    log.error("job %s: unexpected %s (%s)", job.id, kind, way_to(error))
+
+
 def _plain(error: Exception, folder: Path) -> PivotError:
     """The error in words for the user, without the paths of this machine."""
     if isinstance(error, PivotError):
@@ -232,6 +251,8 @@ def prepare() -> Settings:
     settings = load_settings()
     start_log(settings)
     settings.make_folders()
+    if not can_confine():
+        log.warning("this kernel has no Landlock (Linux 5.13): what reads uploads could open other files as well")
     return settings
 
 
@@ -248,7 +269,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    worker = Worker(prepare(), options.device, options.parent)
+    settings = prepare()
+    limit_memory(settings.memory)
+    worker = Worker(settings, options.device, options.parent)
     stop_on_signal(worker.stopping)
     worker.run()
 

@@ -1,0 +1,193 @@
+"""A process for one upload: its bytes are read where nothing else can be opened, and memory and time are limited.
+
+The worker starts it (`read`, `write`), with nothing of its own settings. What comes back is values: JSON, and voxels
+in a file that holds nothing else.
+"""
+
+import argparse
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from .. import errors
+from ..config import Config
+from ..errors import PivotError, way_to
+from ..processes import limit_memory
+from ..sandbox import confine, end_with_parent, needed_by_python
+from ..types import Affine, Results, Scan, Volume
+
+__all__ = ["Bounds", "main", "read", "write"]
+
+log = logging.getLogger("pivot")
+PACKAGES = Path(__file__).resolve().parents[2]
+KEPT = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+KNOWN = ("BadScan", "BadOutput", "PivotError")  # errors that may come back
+VOXELS, ANSWER, TASK = "voxels.npy", "answer.json", "task.pickle"
+LOOK_SECONDS = 0.05
+GIGABYTE = 1e9
+
+
+class Bounds(NamedTuple):
+    """What the process may take: a folder for temporary files, bytes of memory (None: all), and time.
+
+    `check` is called now and then, and raises to have the process ended.
+    """
+
+    scratch: Path
+    memory: int | None
+    check: Callable[[], None]
+
+
+def read(scan: Path, bounds: Bounds) -> tuple[Scan, float]:
+    """The scan at `scan`, and the seconds that reading it took.
+
+    Raises:
+        BadScan: it cannot be read as a chest CT.
+        PivotError: it takes more memory than allowed, or the process died over it.
+    """
+    with _Folder(bounds.scratch) as folder:
+        answer = _run(["read", str(scan)], folder, bounds)
+        with _opened(folder / VOXELS) as file:
+            voxels = np.load(file, allow_pickle=False)
+    affine = np.array(answer["affine"], dtype=np.float64).reshape(4, 4)
+    uid = answer["series_uid"]
+    notes = tuple(str(note) for note in answer["notes"])
+    return Scan(voxels, affine, str(answer["scan_id"]), uid and str(uid), notes), float(answer["seconds"])
+
+
+def write(
+    scan: Scan,
+    results: Results,
+    config: Config,
+    target: Path,
+    seconds: float,
+    source: Path,
+    bounds: Bounds,
+) -> None:
+    """`write_outputs` where it reads the upload again, for the headers that DICOM objects repeat.
+
+    Raises:
+        BadScan, BadOutput: as `write_outputs` does.
+        PivotError: as `read` does.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with _Folder(bounds.scratch) as folder:
+        with (folder / TASK).open("wb") as file:
+            affine = results["heatmap"].affine  # which pickling would lose
+            pickle.dump((scan, results, affine, config, target, seconds, source), file, protocol=5)
+        _run(["write", str(source), "--target", str(target)], folder, bounds)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file itself: whoever had taken that process over could have made it a link to another."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+
+
+class _Folder:
+    """A folder of its own in `scratch`, which is gone afterwards."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="read-", dir=scratch))
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
+    """What the process answers."""
+    command = [sys.executable, "-P", "-m", f"{__package__}.reader", *task, "--folder", str(folder)]
+    command += ["--memory", str(bounds.memory)] if bounds.memory else []
+    variables = {name: os.environ[name] for name in KEPT if name in os.environ}
+    variables |= {"PYTHONPATH": str(PACKAGES), "TMPDIR": str(folder), "HOME": str(folder), "MPLCONFIGDIR": str(folder)}
+    # Libraries write to the standard error what they read, names of patients too.
+    none = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=variables, cwd=folder, stdin=none, stdout=none, stderr=none)  # noqa: S603
+    try:
+        while process.poll() is None:
+            bounds.check()
+            time.sleep(LOOK_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        with _opened(folder / ANSWER) as file:
+            answer: dict[str, Any] = json.load(file)
+    except (OSError, ValueError):
+        msg = f"the process that read the scan died ({process.returncode}), perhaps for want of memory"
+        raise PivotError(msg) from None
+    if "fault" in answer:
+        log.error("reading met an unexpected fault (%s)", answer["fault"])
+    if kind := answer.get("error"):
+        raise getattr(errors, kind if kind in KNOWN else "PivotError")(str(answer["message"]))
+    return answer
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do one task, confined to its folder, and leave the answer there."""
+    end_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m src.api.reader", description="read one upload, confined")
+    parser.add_argument("task", choices=("read", "write"))
+    parser.add_argument("scan", type=Path, help="below the parent of the parent of --folder")
+    parser.add_argument("--folder", type=Path, required=True, help="for temporary files and the answer")
+    parser.add_argument("--target", type=Path, help="for results")
+    parser.add_argument("--memory", type=int, help="bytes (default: no limit)")
+    options = parser.parse_args(arguments)
+    limit_memory(options.memory)
+    source, folder = options.scan, options.folder
+    task = pickle.loads((folder / TASK).read_bytes()) if options.task == "write" else None  # noqa: S301 - the worker's
+    confine([*needed_by_python(), source], [folder, *([options.target] if options.target else [])])
+    try:
+        answer = _written(*task) if task else _read(source, folder)
+    except PivotError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    except MemoryError:
+        most = f"{options.memory / GIGABYTE:.1f} GB" if options.memory else "there is"
+        answer = {"error": "PivotError", "message": f"reading the scan takes more memory than {most}"}
+    except Exception as error:  # noqa: BLE001 - is told without its message, which may repeat names
+        kind = type(error).__name__
+        answer = {"error": "PivotError", "message": f"unexpected {kind}; the worker's log tells more"}
+        answer["fault"] = f"{kind}: {way_to(error)}"
+    (folder / ANSWER).write_text(json.dumps(answer))
+
+
+def _read(source: Path, folder: Path) -> dict[str, Any]:
+    from ..data.loader import read_scan  # noqa: PLC0415 - where it is confined
+
+    start = time.perf_counter()
+    scan = read_scan(source)
+    np.save(folder / VOXELS, scan.array)
+    return {
+        "affine": scan.affine.tolist(),
+        "scan_id": scan.scan_id,
+        "series_uid": scan.series_uid,
+        "notes": scan.notes,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _written(
+    scan: Scan, results: Results, affine: Affine, config: Config, target: Path, seconds: float, source: Path
+) -> dict[str, Any]:
+    from ..inference.outputs import write_outputs  # noqa: PLC0415
+
+    results["heatmap"] = Volume(results["heatmap"], affine)
+    write_outputs(scan, results, config, target, seconds, source)
+    return {}
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from .database import open_database
 from .pages import serve_page
 from .problems import handle_problems
 from .security import SecurityHeaders
-from .serving import Bounds
+from .serving import BoundedApp
 from .settings import Settings, load_settings
 from .submission import Service
 from .supervisor import supervised
@@ -40,8 +40,14 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.service.close()
 
     # No documentation pages: they load scripts from elsewhere.
-    app = FastAPI(
-        title="PIVOT", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+    app = BoundedApp(
+        settings,
+        title="PIVOT",
+        version=__version__,
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.registry = CollectorRegistry()
     for router in (routes.router, stream.router, health.router):
@@ -59,7 +65,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
-    app.add_middleware(Bounds, settings=settings)
     serve_page(app)
     return app
 

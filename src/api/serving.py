@@ -7,19 +7,23 @@ app's lifespan begins, before the first connection. A protocol that was chosen t
 import asyncio
 import logging
 import resource
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI, WebSocket
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from ..errors import PivotError
 from .settings import Settings
 
-__all__ = ["Bounds", "allow_large_messages", "received_bytes"]
+__all__ = ["BoundedApp", "allow_large_messages", "received_bytes"]
 
+SERVER = "pivot.server"  # in the scope of a WebSocket
 log = logging.getLogger("pivot")
 QUIET_SECONDS = 20.0  # for a request's header, and between requests
 STOP_SECONDS = 20.0  # for requests under way when the server ends
@@ -32,35 +36,51 @@ TRY_LATER, TOO_LARGE = 1013, 1009
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class Bounds:
-    """Middleware that bounds the server which runs the app."""
+class BoundedApp(FastAPI):
+    """The app, which bounds the server that runs it, and knows the server's end of each WebSocket."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app, self.settings = app, settings
+    def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401 - those of FastAPI
+        super().__init__(**options)
+        self.bounds = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on; before the first connection, set the bounds."""
+        server = getattr(receive, "__self__", None)
         if scope["type"] == "lifespan":
-            config = getattr(getattr(receive, "__self__", None), "config", None)
-            if isinstance(config, Config):
-                _bound(config, self.settings)
+            if isinstance(config := getattr(server, "config", None), Config):
+                _bound(config, self.bounds)
             else:
                 log.info("connections and messages are bounded by the server's own settings alone")
-        await self.app(scope, receive, send)
+            send = _plainly(send)
+        elif scope["type"] == "websocket":
+            scope[SERVER] = server
+        await super().__call__(scope, receive, send)
 
 
-def allow_large_messages(receive: Receive, limit: int) -> None:
+def allow_large_messages(socket: WebSocket, limit: int) -> None:
     """Let this connection's one message be as large as an upload may be, and take as long: its sender is known."""
-    protocol = getattr(receive, "__self__", None)
-    if isinstance(protocol, _WebSocket):
-        protocol.conn.max_message_size = limit
-        protocol.ping_timeout = None  # a pong cannot come in the middle of a large message
+    server = socket.scope.get(SERVER)
+    if isinstance(server, _WebSocket):
+        server.conn.max_message_size = limit
+        server.ping_timeout = None  # a pong cannot come in the middle of a large message
 
 
-def received_bytes(receive: Receive) -> Callable[[], int] | None:
+def received_bytes(socket: WebSocket) -> Callable[[], int] | None:
     """What tells the bytes that came over this WebSocket; None where the server does not say."""
-    protocol = getattr(receive, "__self__", None)
-    return (lambda: protocol.received) if isinstance(protocol, _WebSocket) else None
+    server = socket.scope.get(SERVER)
+    return (lambda: server.received) if isinstance(server, _WebSocket) else None
+
+
+def _plainly(send: Send) -> Send:
+    """Tell a failed start in the error's own words, where they are meant for users."""
+
+    async def tell(message: Message) -> None:
+        error = sys.exc_info()[1]
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, PivotError):
+            message = {**message, "message": f"error: {error}"}
+        await send(message)
+
+    return tell
 
 
 def _bound(config: Config, settings: Settings) -> None:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
-from starlette.types import Receive
 
 from ..errors import PivotError
 from . import jobs
@@ -39,7 +38,7 @@ async def submit(socket: WebSocket) -> None:
         owner = owner_of(socket, settings)
         client = owner if owner.startswith("key:") or not socket.client else socket.client.host
         async with arriving(service, owner, client) as scan, asyncio.timeout(settings.upload_seconds):
-            allow_large_messages(_server_of(socket), min(settings.upload_bytes, settings.message_bytes))
+            allow_large_messages(socket, min(settings.upload_bytes, settings.message_bytes))
             await _accept(socket)
             name, config = await _receive(socket, scan, Pace(settings.upload_rate))
             job = await queue(service, scan, await scan.incoming.close(name), config, None)
@@ -63,10 +62,6 @@ async def follow(socket: WebSocket, job_id: str) -> None:
         pass
     except Exception as error:  # noqa: BLE001
         await _refuse(socket, error)
-
-
-def _server_of(socket: WebSocket) -> Receive:
-    return socket._receive  # noqa: SLF001 - has no public name
 
 
 async def _accept(socket: WebSocket) -> None:
@@ -100,7 +95,7 @@ async def _receive(socket: WebSocket, scan: Arriving, pace: Pace) -> tuple[str, 
 
 async def _paced(socket: WebSocket, pace: Pace) -> str | bytes:
     """The next message, as long as its bytes come fast enough; where the server does not count them, whenever."""
-    counted = received_bytes(_server_of(socket))
+    counted = received_bytes(socket)
     if counted is None:
         return await _next(socket)
     coming = asyncio.ensure_future(_next(socket))

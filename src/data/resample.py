@@ -9,14 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from ..errors import BadScan
 from ..types import Affine, FloatArray, Shape3, Vec3
 from .geometry import map_points, spacing_of
 
-__all__ = ["Box", "new_grid", "resample", "to_grid"]
+__all__ = ["Box", "check_size", "new_grid", "resample", "to_grid"]
 
 SAME = 1e-3  # mm; spacings closer than this are one
 FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 REACH = 4  # standard deviations of a Gaussian that count
+LARGEST = 2**29  # voxels of a new grid, 2 GiB; a chest at 1 mm has about 80 million
 SLAB = 8  # rows or slices at a time in each thread, so that no copy of the whole volume is made on the way
 Box = tuple[slice, slice, slice]
 
@@ -41,6 +43,9 @@ def resample(
     Where voxels grow, a Gaussian first removes what the coarser grid cannot show; its width makes up the
     difference between the two voxel sizes, taken as the full width at half maximum (Cardoso et al., MICCAI 2015).
     Beyond the old grid lies its minimum.
+
+    Raises:
+        BadScan: that is more than memory is set aside for (`check_size`).
     """
     x, y, z = array.shape
     shape, grid = new_grid((x, y, z), affine, spacing)
@@ -54,6 +59,7 @@ def resample(
         _interpolation(array.shape[axis], shape[axis], a, b)[box[axis]]
         for axis, (a, b) in enumerate(zip(spacing_of(affine), spacing, strict=True))
     )
+    check_size((to_x.shape[0], to_y.shape[0], max(z, to_z.shape[0])), spacing)
     air = float(array.min())
     planes = np.empty((z, to_x.shape[0], to_y.shape[0]), np.float32)
     result = np.empty((*planes.shape[1:], to_z.shape[0]), np.float32)
@@ -69,6 +75,19 @@ def resample(
     _by_slabs(in_plane, z)
     _by_slabs(across, len(result))
     return result, moved
+
+
+def check_size(shape: Shape3, spacing: Vec3) -> None:
+    """Refuse a grid of `shape` and `spacing` mm that is larger than a chest takes, before memory is set aside for it.
+
+    Raises:
+        BadScan: it is.
+    """
+    if math.prod(shape) > LARGEST:
+        size = " x ".join(str(n) for n in shape)
+        step = " x ".join(f"{length:g}" for length in spacing)
+        msg = f"takes {size} voxels of {step} mm, more than {LARGEST}: crop it to the chest, or check its voxel spacing"
+        raise BadScan(msg)
 
 
 def to_grid(array: npt.NDArray[np.generic], affine: Affine, shape: Shape3, target: Affine) -> FloatArray:

@@ -31,7 +31,7 @@ from ..data.geometry import (
 )
 from ..data.lungs import LungRegion, Mask, search_region
 from ..data.preprocessing import preprocess
-from ..data.resample import Box, new_grid, to_grid
+from ..data.resample import Box, check_size, new_grid, to_grid
 from ..errors import BadConfig, BadScan, PivotError
 from ..model.checkpoint import load_model
 from ..model.device import pick_device, precision
@@ -239,6 +239,7 @@ class InferencePipeline:
         shape, affine = new_grid(shape, affine, self.checkpoint.about.preprocessing.spacing)
         x, y, z = (-(-size // scale) for size in shape)
         coarse = affine @ grid_of(self.model).matrix
+        check_size((x, y, z), spacing_of(coarse))
         region = search_region(lungs, (x, y, z), coarse, SEARCHED) if options.region == "lungs" else None
         if options.mode == "whole_volume":
             a, b, c = (-(-size // multiple) * multiple for size in shape)

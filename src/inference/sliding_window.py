@@ -32,6 +32,7 @@ __all__ = [
 Progress = Callable[[int, int], None]
 Region = npt.NDArray[np.bool_]
 CONTEXT = 8  # voxels that the network sees around the region at least, which itself reaches beyond the lungs
+MOST_WINDOWS = 100_000  # of a scan; the default takes some hundreds
 LARGEST = 24e6  # voxels of a tile, about 1 GB of the network's memory
 LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that windows left out may hold
 
@@ -148,6 +149,9 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[in
     """Windows of size `patch` that cover `shape`, evenly spread, no further apart than `stride`.
 
     They start at multiples of `multiple`; the last ends at the volume's last voxel.
+
+    Raises:
+        BadConfig: there are more of them than anybody could wait for.
     """
     spans = []
     for size, window, step in zip(shape, patch, stride, strict=True):
@@ -156,6 +160,9 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[in
         count = math.ceil(room / unit) + 1
         starts = [room * i // max(1, count - 1) * multiple for i in range(count)]
         spans.append([slice(start, start + window) for start in starts])
+    if (count := math.prod(map(len, spans))) > MOST_WINDOWS:
+        msg = f"stride {list(stride)} means {count} windows on this scan, more than {MOST_WINDOWS}: make it larger"
+        raise BadConfig(msg)
     return list(product(*spans))
 
 

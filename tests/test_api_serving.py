@@ -1,0 +1,250 @@
+"""What clients may cost before, and while, they are served: on uvicorn, as the guide starts it."""
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from src.api import serving, uploads
+from src.api.app import create_app
+from src.api.security import hashed
+from src.api.settings import Settings
+
+from .api_service import JOBS, free_port, nifti
+from .small_scans import tiny_checkpoint
+
+KEY = {"X-API-Key": "secret"}
+KEYS = {"ward": hashed("secret"), "other": hashed("other")}
+BEGUN = b"--b\r\nContent-Disposition: form-data; name=file; filename=a.nii\r\n\r\nxyz"
+SHORT = 0.4  # seconds
+
+
+class Served:
+    """A server in a thread of this process, whose limits can be short."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.port, self.settings = free_port(), settings
+        self.server = uvicorn.Server(uvicorn.Config(create_app(settings), port=self.port, log_level="warning"))
+        self.thread = threading.Thread(target=self.server.run)
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), 20)
+        connection.sendall(sent)
+        return connection
+
+    def websocket(self, path: str, key: str | None = None) -> socket.socket:
+        """A WebSocket whose handshake is done."""
+        lines = [f"GET {path} HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade"]
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+        lines += ["Sec-WebSocket-Extensions: permessage-deflate", *([f"X-API-Key: {key}"] if key else [])]
+        connection = self.connect("\r\n".join([*lines, "", ""]).encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += connection.recv(1)
+        assert b"101" in answer.partition(b"\r\n")[0]
+        assert b"permessage-deflate" not in answer
+        return connection
+
+    def upload(self, **headers: str) -> socket.socket:
+        """One that begins, and goes no further."""
+        lines = [f"POST {JOBS} HTTP/1.1", "Host: x", "Content-Length: 1000000"]
+        lines += ["Content-Type: multipart/form-data; boundary=b", *(f"{name}: {v}" for name, v in headers.items())]
+        return self.connect("\r\n".join([*lines, "", ""]).encode() + BEGUN)
+
+    def under_way(self) -> int:
+        text = httpx.get(f"{self.address}/metrics", headers=KEY).text
+        return int(float(next(line.split()[1] for line in text.splitlines() if line.startswith("pivot_uploads "))))
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Callable[..., Any]:
+    @contextmanager
+    def started(**settings: Any) -> Iterator[Served]:  # noqa: ANN401
+        tiny_checkpoint(tmp_path / "best_model.pth")
+        fixed: dict[str, Any] = {"data": tmp_path / "data", "checkpoint": tmp_path / "best_model.pth", "devices": ()}
+        served = Served(Settings(**{**fixed, "free_bytes": 1, "auth": "key", "api_keys": KEYS, **settings}))
+        served.thread.start()
+        try:
+            _until(lambda: served.server.started)
+            yield served
+        finally:
+            served.server.should_exit = True
+            served.thread.join(60)
+
+    return started
+
+
+def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _all(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    received = b""
+    with connection, suppress(ConnectionError):  # it closed while more was on its way
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+def _frame(size: int, sent: int, *, opcode: int = 0x82) -> bytes:
+    """A binary message of `size` bytes, masked with zeros, of which only `sent` bytes are there."""
+    return bytes([opcode, 0xFF]) + struct.pack(">QI", size, 0) + bytes(sent)
+
+
+def _is_cut(connection: socket.socket, *sent: bytes) -> bool:
+    """Whether the server closes before all this is sent, and soon."""
+    start = time.monotonic()
+    with connection:
+        try:
+            for piece in sent:
+                connection.sendall(piece)
+                time.sleep(0.01)
+        except ConnectionError:
+            return time.monotonic() - start < 8
+    return False
+
+
+@pytest.mark.parametrize("path", [f"{JOBS}/stream", f"{JOBS}/x/stream"])
+def test_who_has_no_key_is_not_read_from(serve: Callable[..., Any], path: str) -> None:
+    """On no socket is a message kept that is longer than a greeting."""
+    with serve() as served:
+        assert _is_cut(served.websocket(path), _frame(400_000_000, 0), *[bytes(1_000_000)] * 400)
+
+
+def test_who_has_no_key_is_told_so(serve: Callable[..., Any]) -> None:
+    with serve() as served:
+        assert b"urn:pivot:Unauthorized" in _all(served.websocket(f"{JOBS}/stream"))
+
+
+@pytest.mark.parametrize(
+    "beginning", ["GET / HTTP/1.1\r\nX: ", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "]
+)
+def test_a_header_or_trailer_without_end_is_cut(serve: Callable[..., Any], beginning: str) -> None:
+    with serve() as served:
+        assert _is_cut(served.connect(beginning.encode()), *[b"a" * 65536] * 100)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: ", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nG"]
+)
+def test_connections_that_ask_nothing_are_closed(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(serving, "QUIET_SECONDS", SHORT)
+    with serve() as served:
+        assert (b"200 OK" in _all(served.connect(sent))) == sent.endswith(b"G")
+
+
+def test_a_request_may_take_longer_than_that(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "QUIET_SECONDS", SHORT)
+    with serve() as served:
+        connection = served.upload(**KEY)
+        time.sleep(4 * SHORT)
+        assert served.under_way() == 1
+        connection.close()
+
+
+def test_connections_are_counted(serve: Callable[..., Any]) -> None:
+    with serve(connections=3) as served:
+        kept = [served.connect() for _ in range(3)]
+        _until(lambda: len(served.server.server_state.connections) == 3)
+        assert _all(served.connect()).startswith(b"HTTP/1.1 503 ")
+        for connection in kept:
+            connection.close()
+        _until(lambda: not served.server.server_state.connections)
+        assert httpx.get(f"{served.address}/healthz").is_success
+
+
+def test_messages_share_the_servers_memory(serve: Callable[..., Any]) -> None:
+    with serve(message_bytes=300_000, uploads_per_key=8) as served:
+        assert struct.pack(">H", 1009) in _all(_sent(served, _frame(400_000, 0)))  # never fits
+        first = _sent(served, _frame(250_000, 200_000))
+        time.sleep(0.3)
+        assert struct.pack(">H", 1013) in _all(_sent(served, _frame(250_000, 200_000)))
+        first.close()
+        _until(lambda: served.under_way() == 0)
+        last = _sent(served, _frame(250_000, 250_000))
+        assert b"no supported format" in _all(last)
+
+
+def _sent(served: Served, data: bytes) -> socket.socket:
+    connection = served.websocket(f"{JOBS}/stream", "secret")
+    connection.sendall(data)
+    return connection
+
+
+def test_a_message_comes_in_few_fragments(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "FRAGMENTS", 10)
+    with serve() as served:
+        more = b"\x00\x81\0\0\0\0x"
+        assert struct.pack(">H", 1009) in _all(_sent(served, b"\x02\x81\0\0\0\0x" + more * 20))
+
+
+@pytest.mark.parametrize("by_socket", [False, True])
+def test_a_stalled_upload_loses_its_place(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, by_socket: bool
+) -> None:
+    monkeypatch.setattr(uploads, "PACE_SECONDS", SHORT)
+    monkeypatch.setattr("src.api.stream.PACE_SECONDS", SHORT)
+    with serve() as served:
+        connection = _sent(served, _frame(250_000, 200)) if by_socket else served.upload(**KEY)
+        assert b"faster connection" in _all(connection)
+        _until(lambda: served.under_way() == 0)
+        assert list(served.settings.jobs.iterdir()) == []
+
+
+def test_one_client_leaves_places_for_others(serve: Callable[..., Any]) -> None:
+    with serve(uploads=4, uploads_per_key=2) as served:
+        stalled = [served.upload(**KEY) for _ in range(2)]
+        _until(lambda: served.under_way() == 2)
+        form = {"file": ("scan.nii", nifti())}
+        mine = httpx.post(f"{served.address}{JOBS}", files=form, headers=KEY)
+        assert (mine.status_code, mine.json()["type"]) == (429, "urn:pivot:TooMany")
+        assert int(mine.headers["retry-after"]) > 0
+        assert httpx.post(f"{served.address}{JOBS}", files=form, headers={"X-API-Key": "other"}).status_code == 202
+        for connection in stalled:
+            connection.close()
+
+
+def test_a_server_that_is_told_to_stop_waits_for_no_stalled_upload(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "STOP_SECONDS", 1.0)
+    with serve() as served, served.upload(**KEY):
+        _until(lambda: served.under_way() == 1)
+        served.server.should_exit = True
+        served.thread.join(20)
+        assert not served.thread.is_alive()
+        assert list(served.settings.jobs.iterdir()) == []
+
+
+def test_nobody_on_this_machine_is_believed_to_be_a_proxy(serve: Callable[..., Any]) -> None:
+    """Or each request could claim another address, whose rate is counted anew."""
+    with serve(auth="none", api_keys={}, submissions_per_minute=1) as served:
+        form = {"file": ("scan.nii", nifti())}
+        statuses = [
+            httpx.post(f"{served.address}{JOBS}", files=form, headers={"X-Forwarded-For": f"10.0.0.{n}"}).status_code
+            for n in range(2)
+        ]
+    assert statuses == [202, 429]
+
+
+def test_half_a_surrogate_pair_is_no_reason_to_break_off(serve: Callable[..., Any]) -> None:
+    with serve() as served:
+        text = json.dumps({"event": "start", "size": 4, "filename": "\ud800", "config": 'a: "\ud800"'}).encode()
+        frames = b"\x81\xfe" + struct.pack(">HI", len(text), 0) + text + b"\x82\x84\0\0\0\0NRRD"
+        assert b"urn:pivot:BadConfig" in _all(_sent(served, frames))

@@ -1,0 +1,136 @@
+"""What reads an upload can open nothing else: shown with a reader that would."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from src.api import reader
+from src.api.reader import Bounds
+from src.errors import BadScan, PivotError
+from src.processes import memory_of_machine
+from src.sandbox import can_confine
+
+from .api_service import ROOT, nifti
+
+needs_landlock = pytest.mark.skipif(not can_confine(), reason="needs Landlock (Linux 5.13)")
+# The reader of before: ITK followed whatever a header named, wherever that was.
+HOLE = """
+import json, os, sys
+from pathlib import Path
+from src.api import reader
+from src.data import loader
+from src.errors import BadScan
+
+def read_scan(path):
+    import SimpleITK
+    found = {"environment": sorted(os.environ)}
+    for name in sys.argv[1].split(","):
+        try:
+            Path(name).read_bytes()
+            found[name] = "read"
+        except OSError as error:
+            found[name] = type(error).__name__
+    try:
+        found["by ITK"] = bytes(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)).ravel()[:4]).decode()
+    except RuntimeError as error:
+        found["by ITK"] = type(error).__name__
+    raise BadScan(json.dumps(found))
+
+loader.read_scan = read_scan
+if sys.argv[2] == "free":
+    reader.confine = lambda *_: False
+reader.main(sys.argv[3:])
+"""
+HEADER = (
+    "ObjectType = Image\nNDims = 3\nDimSize = 4 1 1\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"
+    "ElementDataFile = LIST\n/etc/passwd\n"
+)
+
+
+def _found_by_the_hole(folder: Path, others: list[Path], how: str) -> dict[str, str]:
+    upload, scratch = folder / "a" / "scan.mhd", folder / "a" / "scratch"
+    scratch.mkdir(parents=True)
+    upload.write_text(HEADER)
+    command = [sys.executable, "-c", HOLE, ",".join(map(str, others)), how]
+    command += ["read", str(upload), "--folder", str(scratch)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(json.loads((scratch / "answer.json").read_text())["message"])
+    return found
+
+
+@needs_landlock
+def test_a_reader_with_a_hole_reads_nothing_of_others(tmp_path: Path) -> None:
+    anothers = tmp_path / "b" / "report.json"
+    anothers.parent.mkdir()
+    anothers.write_text("{}")
+    secrets = [Path("/etc/passwd"), Path("/proc/self/environ"), anothers]
+    free = _found_by_the_hole(tmp_path / "free", secrets, "free")
+    assert {free[str(path)] for path in secrets} == {"read"}  # so the hole is one
+    assert free["by ITK"] == "root"
+    confined = _found_by_the_hole(tmp_path / "confined", secrets, "confined")
+    assert {confined[str(path)] for path in secrets} == {"PermissionError"}
+    assert confined["by ITK"] == "RuntimeError"
+
+
+def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIVOT_DATABASE_URL", "postgresql+psycopg://user:hunter2@host/jobs")
+    seen = dict[str, str]()
+    start = subprocess.Popen
+
+    def note(*command: object, **options: object) -> object:
+        seen.update(options["env"])  # type: ignore[call-overload]
+        return start(*command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("src.api.reader.subprocess.Popen", note)
+    (tmp_path / "scan.nii").write_bytes(nifti())
+    scan, seconds = reader.read(tmp_path / "scan.nii", Bounds(tmp_path, None, lambda: None))
+    assert (scan.shape, scan.scan_id, seconds > 0) == ((40, 40, 40), "scan", True)
+    assert not [name for name in seen if name.startswith("PIVOT")]
+    assert "hunter2" not in "".join(seen.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_what_is_wrong_with_a_scan_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_bytes(nifti()[:400])
+    with pytest.raises(BadScan, match=r"scan\.nii: is cut short"):
+        reader.read(tmp_path / "scan.nii", Bounds(tmp_path, None, lambda: None))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
+def test_a_scan_that_takes_too_much_memory_is_told_so(tmp_path: Path) -> None:
+    """A quarter of a megabyte that unpacks to a gigabyte."""
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((1024, 1024, 256), np.int16), np.diag([0.4, 0.4, 1, 1])), path)
+    with pytest.raises(PivotError, match="memory"):
+        reader.read(path, Bounds(tmp_path, 300_000_000, lambda: None))
+
+
+def test_reading_ends_when_the_job_does(tmp_path: Path) -> None:
+    class Over(Exception):
+        pass
+
+    def check() -> None:
+        raise Over
+
+    (tmp_path / "scan.nii").write_bytes(nifti())
+    start = time.monotonic()
+    with pytest.raises(Over):
+        reader.read(tmp_path / "scan.nii", Bounds(tmp_path, None, check))
+    assert time.monotonic() - start < 30
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_a_worker_has_a_limit_of_memory() -> None:
+    code = "from src.processes import limit_memory; limit_memory(500_000_000); bytearray(700_000_000)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "MemoryError" in done.stderr
+    machine = memory_of_machine()
+    assert machine is None or 2**28 < machine <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

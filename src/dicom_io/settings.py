@@ -5,7 +5,7 @@ import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from ..config import Device, Section, load_section
 from ..errors import BadConfig
@@ -120,7 +120,15 @@ class DicomWebPeer(_Peer):
     login_from: str | None = None
 
 
-Peer = Annotated[DicomPeer | DicomWebPeer, Field(discriminator="kind")]
+def _kind(peer: object) -> object:
+    return peer.get("kind") if isinstance(peer, dict) else getattr(peer, "kind", None)
+
+
+# By a function, for a field that is checked before its type, as those of sections are, cannot tell the two apart.
+Peer = Annotated[
+    Annotated[DicomPeer, Tag("dicom")] | Annotated[DicomWebPeer, Tag("dicomweb")],
+    Discriminator(_kind, "kind", "a destination's kind is dicom or dicomweb"),
+]
 
 
 class Retry(Section):

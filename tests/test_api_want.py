@@ -92,7 +92,7 @@ def test_a_silent_database_holds_nobody_for_long(api: Api, monkeypatch: pytest.M
     monkeypatch.setattr(submission, "waiting", lambda *_: going.wait(60))
     start = time.monotonic()
     answers = [api.client.get(path) for path in (JOBS, f"{JOBS}/{'0' * 32}", "/metrics")] + [api.submit()]
-    assert {(answer.status_code, answer.headers.get("retry-after")) for answer in answers} == {(503, "10")}
+    assert {(answer.status_code, answer.headers.get("retry-after")) for answer in answers} == {(503, "5")}
     assert api.client.get("/readyz").json()["database"] == "unreachable"
     assert time.monotonic() - start < 30
     going.set()

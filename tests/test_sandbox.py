@@ -13,6 +13,7 @@ import pytest
 
 from src.api import reader
 from src.api.reader import Bounds
+from src.config import Config
 from src.errors import BadScan, PivotError
 from src.processes import memory_of_machine
 from src.sandbox import can_confine
@@ -26,6 +27,7 @@ import json, os, sys
 from pathlib import Path
 from src.api import reader
 from src.data import loader
+from src.config import Config
 from src.errors import BadScan
 
 def read_scan(path):
@@ -91,7 +93,7 @@ def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("src.api.reader.subprocess.Popen", note)
     (tmp_path / "scan.nii").write_bytes(nifti())
-    scan, seconds = reader.read(tmp_path / "scan.nii", Bounds(tmp_path, None, lambda: None))
+    scan, seconds = reader.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
     assert (scan.shape, scan.scan_id, seconds > 0) == ((40, 40, 40), "scan", True)
     assert not [name for name in seen if name.startswith("PIVOT")]
     assert "hunter2" not in "".join(seen.values())
@@ -101,7 +103,7 @@ def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_is_wrong_with_a_scan_comes_back(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti()[:400])
     with pytest.raises(BadScan, match=r"scan\.nii: is cut short"):
-        reader.read(tmp_path / "scan.nii", Bounds(tmp_path, None, lambda: None))
+        reader.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
@@ -110,7 +112,7 @@ def test_a_scan_that_takes_too_much_memory_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((1024, 1024, 256), np.int16), np.diag([0.4, 0.4, 1, 1])), path)
     with pytest.raises(PivotError, match="memory"):
-        reader.read(path, Bounds(tmp_path, 300_000_000, lambda: None))
+        reader.read(path, Config(), Bounds(tmp_path, 300_000_000, lambda: None))
 
 
 def test_reading_ends_when_the_job_does(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_reading_ends_when_the_job_does(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti())
     start = time.monotonic()
     with pytest.raises(Over):
-        reader.read(tmp_path / "scan.nii", Bounds(tmp_path, None, check))
+        reader.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, check))
     assert time.monotonic() - start < 30
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 

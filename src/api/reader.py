@@ -33,7 +33,7 @@ log = logging.getLogger("pivot")
 PACKAGES = Path(__file__).resolve().parents[2]
 KEPT = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 KNOWN = ("BadScan", "BadOutput", "PivotError")  # errors that may come back
-VOXELS, ANSWER, TASK = "voxels.npy", "answer.json", "task.pickle"
+VOXELS, ANSWER, CONFIG, TASK = "voxels.npy", "answer.json", "config.json", "task.pickle"
 LOOK_SECONDS = 0.05
 GIGABYTE = 1e9
 
@@ -49,14 +49,15 @@ class Bounds(NamedTuple):
     check: Callable[[], None]
 
 
-def read(scan: Path, bounds: Bounds) -> tuple[Scan, float]:
+def read(scan: Path, config: Config, bounds: Bounds) -> tuple[Scan, float]:
     """The scan at `scan`, and the seconds that reading it took.
 
     Raises:
-        BadScan: it cannot be read as a chest CT.
+        BadScan: it cannot be read as a chest CT, or not have the outputs that the configuration asks for.
         PivotError: it takes more memory than allowed, or the process died over it.
     """
     with _Folder(bounds.scratch) as folder:
+        (folder / CONFIG).write_text(config.model_dump_json())
         answer = _run(["read", str(scan)], folder, bounds)
         with _opened(folder / VOXELS) as file:
             voxels = np.load(file, allow_pickle=False)
@@ -169,6 +170,11 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
 
     start = time.perf_counter()
     scan = read_scan(source)
+    config = Config.model_validate_json((folder / CONFIG).read_bytes())
+    if config.output.save_dicom:
+        from ..inference.outputs import check_scan  # noqa: PLC0415
+
+        check_scan(scan, config, source, folder)
     np.save(folder / VOXELS, scan.array)
     return {
         "affine": scan.affine.tolist(),

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from ..config import Config, load_config
 from ..dicom_io.web import pull_study
 from ..errors import PivotError, command, way_to
-from ..inference.outputs import check_outputs, check_scan, write_outputs
+from ..inference.outputs import check_outputs, write_outputs
 from ..inference.pipeline import InferencePipeline
 from ..processes import limit_memory, stop_on_signal
 from ..sandbox import can_confine
@@ -116,8 +116,7 @@ class Worker:
         upload = folder / "input" / job.file
         source = self._fetched(upload) if upload.suffix == STUDY else upload
         bounds = reader.Bounds(Path(tempfile.tempdir), self.settings.memory, turn.check)
-        scan, seconds = reader.read(source, bounds)
-        check_scan(scan, config)
+        scan, seconds = reader.read(source, config, bounds)
         results = pipeline.predict(scan, progress=turn.windows)
         turn.check()
         results_folder = folder / str(job.lease)

@@ -187,9 +187,9 @@ BROKEN: dict[str, tuple[Maker, str]] = {
     "offset": (of((CHEST + 1024).astype(np.uint16)), "stored values without the rescale intercept"),
     "offset with padding": (
         of(np.where(CHEST < -900, -2000, CHEST + 1024).astype(np.int16)),
-        "give the original scan in HU",
+        "they look like stored values without the rescale intercept",
     ),
-    "soft tissue window": (of(CHEST.clip(-160, 240)), "hardly any voxel is as dark as lung or air"),
+    "soft tissue window": (of(CHEST.clip(-160, 240)), "only 0.0% of the voxels lie from -980 to -600 HU"),
     "sheared": (lambda folder: nifti(folder / "a.nii", affine=sheared(0.3), qform_code=0), "has a sheared affine"),
     "nan affine": (of(CHEST, srow_x=[np.nan] * 4, qform_code=0), "zero, infinite or NaN entries"),
     "zero affine": (of(CHEST, srow_x=[0] * 4, srow_y=[0] * 4, srow_z=[0] * 4, qform_code=0), "zero, infinite or NaN"),

@@ -8,12 +8,11 @@ import numpy.typing as npt
 from ..errors import BadScan
 from ..types import Affine, Shape3
 from .geometry import spacing_of
+from .plausibility import AIR, check_hounsfield
 
 __all__ = ["AIR", "LARGEST_SHIFT", "as_hounsfield", "check_extent", "check_shape", "nearest_orthogonal"]
 
-AIR = -1024  # HU; what is lower is padding outside the field of view
-AIR_LIKE = -500  # HU; lung and the air around the patient lie below
-LEAST_AIR = 0.01  # of the voxels; lungs alone fill more of a chest CT
+WRAPPED = (61440, 64512)  # -4096 to -1024 HU as unsigned numbers of 16 bits
 MIN_VOXELS, MAX_VOXELS = 8, 4096  # along an axis
 MAX_TOTAL = 2**31  # voxels
 MIN_EXTENT, MAX_EXTENT = 20.0, 3000.0  # mm
@@ -85,14 +84,23 @@ def as_hounsfield(array: Voxels) -> tuple[Voxels, tuple[str, ...]]:
     if low == high:
         msg = f"holds the value {low:g} in every voxel: this is not a CT scan"
         raise BadScan(msg)
+    array, wrapped = _without_wrapped(array, float(high))
+    check_hounsfield(array)
     padding = int(np.count_nonzero(array < AIR))
-    air = int(np.count_nonzero(array <= AIR_LIKE)) - padding
-    if air < LEAST_AIR * (array.size - padding):
-        msg = f"holds values from {low:g} to {high:g}, which are not Hounsfield units of a chest CT: {_hint(low, high)}"
-        raise BadScan(msg)
     if padding:
         array = np.maximum(array, AIR)
-    return _narrow(array, float(high)), padding_note(padding)
+    return _narrow(array, float(array.max())), (*wrapped, *padding_note(padding))
+
+
+def _without_wrapped(array: Voxels, high: float) -> tuple[Voxels, tuple[str, ...]]:
+    """The array with padding that was stored as an unsigned number, such as 63536 for -2000, as the padding it is."""
+    if not WRAPPED[0] <= high <= WRAPPED[1]:
+        return array, ()
+    places = array > np.iinfo(np.int16).max
+    if len(np.unique(array[places])) > 2:
+        return array, ()
+    note = f"{np.count_nonzero(places)} voxels of {high:g} are padding, {high - 2**16:g} stored as an unsigned number"
+    return np.where(places, AIR, array), (f"{note}, and were set to air ({AIR} HU)",)
 
 
 def padding_note(count: int) -> tuple[str, ...]:
@@ -108,16 +116,6 @@ def _check_numbers(array: Voxels) -> None:
     if invalid:
         msg = f"holds {invalid} NaN or infinite voxels ({invalid / array.size:.2%}): repair the scan before reading it"
         raise BadScan(msg)
-
-
-def _hint(low: float, high: float) -> str:
-    if low >= -10 and high <= 10:
-        return "they look normalised, so undo the normalisation or give the original scan"
-    if low >= 0 and high <= 255:
-        return "they look like 8-bit grey levels, so give the original scan"
-    if low >= 0:
-        return "they look like stored values without the rescale intercept (often -1024), so apply it first"
-    return "hardly any voxel is as dark as lung or air, so give the original scan in HU"
 
 
 def _narrow(array: Voxels, high: float) -> Voxels:

@@ -175,6 +175,7 @@ def detections_at(rng: np.random.Generator, scan: Scan, places: Sequence[tuple[P
                 coordinates=_vec3(given),
                 coordinates_voxel=(int(voxel[0]), int(voxel[1]), int(voxel[2])),
                 coordinates_lps=_vec3(off),
+                peak_lps=_vec3(off),
                 diameter_mm=guess if measured is None else measured,
                 diameter_source="network" if measured is None else "segmentation",
                 confidence=0.9,

@@ -12,7 +12,17 @@ from .errors import BadConfig
 from .plain_yaml import BadYaml, parse_yaml
 from .types import Shape3
 
-__all__ = ["AUGMENTATIONS", "Config", "Device", "Section", "explain", "load_config", "load_section"]
+__all__ = [
+    "AUGMENTATIONS",
+    "Config",
+    "DetectionsFormat",
+    "Device",
+    "HeatmapFormat",
+    "Section",
+    "explain",
+    "load_config",
+    "load_section",
+]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Millimetres = Annotated[float, Field(ge=0, le=1000)]
@@ -32,6 +42,10 @@ AUGMENTATIONS: tuple[Augmentation, ...] = (
 )
 MOST_TOLD = 20  # problems
 MOST_GIVEN = 200  # characters of a wrong value
+
+
+DetectionsFormat = Literal["json", "csv", "both"]
+HeatmapFormat = Literal["nifti", "numpy"]
 
 
 class Section(BaseModel):
@@ -201,8 +215,8 @@ class PostProcessing(Section):
 class Formats(Section):
     """File formats of the outputs."""
 
-    detections: Literal["json", "csv", "both"] = "json"
-    heatmap: Literal["nifti", "numpy"] = "nifti"
+    detections: DetectionsFormat = "json"
+    heatmap: HeatmapFormat = "nifti"
 
 
 class Output(Section):

@@ -3,7 +3,7 @@
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,11 +46,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
+def whole_files(folder: str | Path, last: str, stale: Iterable[str] = ()) -> Iterator[Path]:
     """A hidden folder to write to; its files and folders move into `folder` at the end, or none if anything fails.
 
     The file called `last` arrives after all others, and an earlier one of that name goes before them:
-    where it is, they are there and belong to it.
+    where it is, they are there and belong to it. With it goes what is called as in `stale`: an earlier run's.
 
     Raises:
         BadOutput: the folder cannot be made or written to, or the disk is full.
@@ -61,7 +61,8 @@ def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
         draft = Path(tempfile.mkdtemp(prefix=".partial.", dir=folder))
         try:
             yield draft
-            (folder / last).unlink(missing_ok=True)
+            for name in [last, *sorted(stale)]:
+                _remove(folder / name)
             _move_all(sorted(draft.iterdir(), key=lambda file: file.name == last), folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -109,7 +110,7 @@ def _move_all(files: list[Path], folder: Path) -> None:
 
 def _remove(path: Path) -> None:
     """The file, or the folder with what is in it, is gone."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)

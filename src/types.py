@@ -195,13 +195,14 @@ class Mark(TypedDict):
     coordinates_voxel: Shape3
     coordinates_lps: Vec3 | None  # world millimetres, LPS; null where the scan has no affine
     diameter_mm: float
-    confidence: float  # 0 to 1
+    confidence: float  # 0 to 1: the heatmap's value at its peak
 
 
 class Detection(Mark):
-    """One nodule."""
+    """One nodule. Its coordinates are the measured body's centre of gravity; without a body, the heatmap's peak."""
 
     id: int
+    peak_lps: Vec3 | None  # where the heatmap's peak lies, as `coordinates_lps`
     diameter_source: Literal["segmentation", "network"]
     properties: Properties
     triage: Triage

@@ -212,6 +212,35 @@ def test_results_of_another_model_or_config_are_made_again_with_a_note(
     assert note in caplog.text
 
 
+def test_results_of_another_scan_of_the_same_name_are_made_again(
+    run: Run, scans: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run()
+    save_nifti(block(2)[0], scans / "a.nii.gz")
+    assert run(resume=True)["num_scans"] == 1
+    assert "a is done again: its results were made with another scan of this name" in caplog.text
+    assert run(resume=True)["num_scans"] == 0
+
+
+def test_a_run_leaves_nothing_of_an_earlier_one(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    everything = {"save_report": True, "formats": {"detections": "both"}}
+    run(config={**QUICK, "output": everything, "visualization": {"save_3d": True}})
+    (out / "a_dicom").mkdir()
+    kept = {"a_notes.txt", "aa_report.pdf"}
+    for name in kept:
+        (out / name).touch()
+    run(config={**QUICK, "output": {"save_visualization": False, "formats": {"detections": "csv", "heatmap": "numpy"}}})
+    assert {file.name for file in out.glob("*a*")} - {file.name for file in out.glob("*c_*")} == {
+        "a_detections.csv",
+        "a_heatmap.npy",
+        ".a_detections.json",
+        *kept,
+    }
+    run()
+    assert names(out) == outputs_of("a", "c") | kept
+
+
 def test_a_damaged_report_is_no_proof_of_results(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run()
     (tmp_path / "out" / "a_detections.json").write_text("{")

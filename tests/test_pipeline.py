@@ -46,8 +46,10 @@ def test_every_mode_finds_and_measures_the_nodule(name: str) -> None:
     assert first["diameter_mm"] == pytest.approx(20, abs=1)
     assert first["diameter_source"] == "segmentation"
     windows = results["metadata"]["windows"]
-    assert steps[-1] == (windows, windows)
-    assert windows == {"small patches": 8, "linear": 8}.get(name, 1)
+    assert windows == {"small patches": 8, "linear": 8}.get(name, 1) + 1  # and the second look's
+    assert {total for _, total in steps} == {windows}
+    assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+    assert steps[-1][0] == windows
     heatmap = results["heatmap"]
     assert heatmap.shape == block()[0].shape
     assert heatmap.dtype == np.float32
@@ -86,11 +88,11 @@ def test_what_overflows_in_half_precision_is_repeated_and_counted(
     ready.model = Overflowing(ready.model)
     monkeypatch.setattr(sliding_window, "precision", lambda *_, **__: torch.float16)
     results = ready.predict(block()[0])
-    assert results["metadata"]["windows"] == 8
+    assert results["metadata"]["windows"] == 9
     assert results["metadata"]["windows_retried"] == 8
     assert expected["metadata"]["windows_retried"] == 0
     np.testing.assert_allclose(results["heatmap"], expected["heatmap"], atol=1e-3)
-    assert "is repeated in float32" in caplog.text
+    assert "block_0: 8 batches overflowed in half precision, and were repeated in float32" in caplog.text
 
 
 @pytest.mark.parametrize("order", [[[0, 1], [1, 1], [2, 1]], [[2, -1], [0, 1], [1, -1]], [[1, 1], [0, -1], [2, -1]]])

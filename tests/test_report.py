@@ -281,7 +281,7 @@ def test_the_pipeline_writes_the_report_with_the_other_outputs(tmp_path: Path) -
     assert {file.name for file in (tmp_path / "out").iterdir()} == {file.name for file in files}
     assert "not the model that PIVOT ships" in " ".join(pages(tmp_path / "out" / "block_0_report.pdf"))
     (tmp_path / "out" / "block_0_report.pdf").unlink()
-    assert not is_complete("block_0", ready.config, tmp_path / "out", ready.origin)
+    assert not is_complete(Path("block_0"), ready.config, tmp_path / "out", ready.origin)
 
 
 def test_a_report_that_fails_leaves_none_of_the_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,13 +267,12 @@ def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("half_precision")
-def test_overflows_in_half_precision_are_repeated_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_overflows_in_half_precision_are_repeated_and_counted() -> None:
     volume = _volume((12, 6, 6)).clip(0, 0.9)
     volume[8, 3, 3] = 1.5
     found = _predict(Overflowing(), volume, precision="half")
     assert (found.windows, found.retried) == (2, 1)
     np.testing.assert_allclose(found.maps[0], volume, atol=1e-5)
-    assert "repeated in float32" in caplog.text
     assert _predict(Overflowing(), volume).retried == 0
 
 

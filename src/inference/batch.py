@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..config import Config, load_config
-from ..data.loader import find_scans, scan_name
+from ..data.loader import find_scans
 from ..errors import BadCheckpoint, BadConfig, BadOutput, PivotError
 from ..files import writable_folder
 from ..triage.patient import Patient
@@ -87,7 +87,8 @@ def batch_inference(  # noqa: PLR0913 - the documented call
         num_workers: overrides `inference.num_workers`; 0 reads and writes between the inferences.
         batch_size: overrides `inference.batch_size`.
         device: overrides `model.device`.
-        resume: leave out scans whose outputs are complete and were made with the same model and settings.
+        resume: leave out scans whose outputs are complete and were made of the same content with the same model and
+            settings.
         progress: is called with the events that `progress` describes, from two threads.
         shard: index, from 0, and number of the parts that the folder is split into; only this one is done.
 
@@ -216,7 +217,7 @@ class _Run:
         return results
 
     def _skip(self, path: Path) -> bool:
-        complete = is_complete(scan_name(path), self.pipeline.config, self.folder, self.pipeline.origin)
+        complete = is_complete(path, self.pipeline.config, self.folder, self.pipeline.origin)
         if complete:
             self.skipped.append(str(path))
             self.tell({"event": "skipped", "scan": str(path)})
@@ -234,6 +235,7 @@ class _Run:
                     read.scan, progress=partial(self._window, path), patient=self.patient, lungs=read.lungs
                 )
                 seconds = time.perf_counter() - start
+            results["metadata"]["input_sha256"] = read.sha256
             self._wait()
             self.writing = writer.submit(self._write, path, read, results, seconds)
             self._check()

@@ -72,7 +72,8 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
             reads and writes beside the one it infers.
         gpus_per_actor: below 1, several actors share a GPU.
         cpus_per_actor: cores that Ray keeps for each, and threads that it computes with.
-        resume: leave out scans whose outputs are complete and were made with the same model and settings.
+        resume: leave out scans whose outputs are complete and were made of the same content with the same model and
+            settings; each is fetched to compare.
         progress: is called with the events that `progress` describes, but for `windows`.
 
     Raises:

@@ -10,10 +10,12 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ..config import Config, Visualization
+from ..config import Config, DetectionsFormat, Formats, HeatmapFormat, Output, Visualization
+from ..data.loader import scan_name
 from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_files
 from ..types import Results, Scan, Volume
@@ -111,6 +113,16 @@ def output_names(scan_id: str, config: Config) -> list[str]:
     return [*names, f"{'' if formats in ('json', 'both') else '.'}{scan_id}_detections.json"]
 
 
+def _every_name(scan_id: str) -> set[str]:
+    """The names of all files that a run could write of a scan, whatever its configuration."""
+    shown = Visualization(save_3d=True)
+    outputs = (
+        Output(save_report=True, save_dicom=True, save_detections=saved, formats=Formats(detections=one, heatmap=other))
+        for saved, one, other in product((True, False), get_args(DetectionsFormat), get_args(HeatmapFormat))
+    )
+    return {name for output in outputs for name in output_names(scan_id, Config(output=output, visualization=shown))}
+
+
 def write_outputs(
     scan: Scan,
     results: Results,
@@ -121,6 +133,8 @@ def write_outputs(
 ) -> list[Path]:
     """Write what the configuration asks for into `folder`: every file of the scan, or none.
 
+    What an earlier run left there of a scan of this name, under any configuration, goes.
+
     `source`, from which the scan was read, is needed for DICOM objects.
 
     Raises:
@@ -129,7 +143,7 @@ def write_outputs(
     """
     start = time.perf_counter()
     names = output_names(results["scan_id"], config)
-    with whole_files(folder, last=names[-1]) as draft:
+    with whole_files(folder, last=names[-1], stale=_every_name(results["scan_id"])) as draft:
         for path in (draft / name for name in names[:-1]):
             if path.name.endswith(DICOM):
                 _write_dicom(scan, results, path, source)
@@ -139,11 +153,12 @@ def write_outputs(
     return [Path(folder, name) for name in names]
 
 
-def is_complete(scan_id: str, config: Config, folder: Path, origin: Mapping[str, Any]) -> bool:
-    """Whether the scan's files are all in `folder`, made with the same model, version and settings.
+def is_complete(path: Path, config: Config, folder: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether the files of the scan at `path` are all in `folder`, made of its content by the same model and settings.
 
     `origin` is that of `InferencePipeline`. Where the files are there but differ, a warning says in what.
     """
+    scan_id = scan_name(path)
     names = output_names(scan_id, config)
     if not all((folder / name).exists() for name in names):
         return False
@@ -155,9 +170,21 @@ def is_complete(scan_id: str, config: Config, folder: Path, origin: Mapping[str,
     earlier = dict(_flat({key: metadata.get(key) for key in origin}))
     now = dict(_flat(origin))
     changed = {key for key in earlier | now if earlier.get(key) != now.get(key)} - WITHOUT_EFFECT
+    if not changed and not _is_of(path, metadata.get("input_sha256")):
+        changed = {"scan of this name"}
     if changed:
         log.warning("%s is done again: its results were made with another %s", scan_id, ", ".join(sorted(changed)))
     return not changed
+
+
+def _is_of(path: Path, sha256: str | None) -> bool:
+    """Whether the scan's files have this content; what cannot be read is not, and fails when it is done again."""
+    from ..data.fingerprint import content_hash
+
+    try:
+        return content_hash(path) == sha256
+    except (BadScan, OSError):
+        return False
 
 
 def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:

@@ -11,7 +11,7 @@ from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +59,9 @@ from ..types import (
 )
 from .blending import BlendMethod
 from .output_formatter import save_csv, save_heatmap, save_json
-from .post_processing import filter_detections, non_maximum_suppression
+from .post_processing import filter_detections, filter_masses
 from .second_look import add_large, halve
-from .sliding_window import CONTEXT, Predictions, plan_box, plan_tiles, predict_windows
+from .sliding_window import CONTEXT, Predictions, count_windows, plan_box, plan_tiles, predict_windows
 from .tta import IDENTITY, views
 
 if TYPE_CHECKING:
@@ -70,13 +70,15 @@ if TYPE_CHECKING:
 __all__ = ["InferencePipeline"]
 
 log = logging.getLogger("pivot")
+WorldPoint: TypeAlias = npt.NDArray[np.float64]  # (3,) mm, RAS+
 
 BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; a mark further away is in bowel, skin or on the table
 SEARCHED = BESIDE_LUNG + 3.0  # mm around the lungs; they are known to about 3 mm
 # Voxels that neighbouring tiles share, and that the network sees around the lungs (docs/performance.md).
 TILES = {"balanced": (96, 16), "fast": (48, 0)}
 MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
-TOO_LARGE = "%d mark%s of more than %g mm left out (size_filter.max_diameter), maybe a mass: see metadata.too_large"
+TOO_LARGE = "%s: %d mark%s of more than %g mm left out (size_filter.max_diameter), maybe a mass: see metadata.too_large"
+OVERFLOWED = "%s: %d batches overflowed in half precision, and were repeated in float32"
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
 
@@ -176,11 +178,14 @@ class InferencePipeline:
         volume = self._preprocess(scan, plan.box)
         ready = time.perf_counter()
         predictions = self._infer(volume, plan, progress)
+        if predictions.retried:
+            log.warning(OVERFLOWED, scan.scan_id, predictions.retried)
         inferred = time.perf_counter()
         heat_affine = volume.affine @ grid_of(self.model).matrix
+        peaks = self._peaks(predictions, heat_affine)
         with ThreadPoolExecutor(1) as beside:
-            drawn = beside.submit(to_grid, predictions.maps[HEATMAP].clip(0, 1), heat_affine, scan.shape, scan.affine)
-            detections, masks, search = self._describe(scan, lungs, predictions, heat_affine, placed=placed)
+            drawn = beside.submit(_drawn, predictions.maps[HEATMAP], heat_affine, scan, peaks)
+            detections, masks, search = self._describe(scan, lungs, predictions, peaks, placed=placed)
             heatmap = drawn.result()
         search = {"searched": "everything" if plan.region is None else "lungs", **search}
         detections = _ruled(detections, patient)
@@ -262,31 +267,34 @@ class InferencePipeline:
     def _infer(self, volume: Preprocessed, plan: _Plan, progress: Callable[[int, int], None] | None) -> Predictions:
         options = self.config.inference
         blending = "linear" if options.speed in TILES else options.blending.method
-        found = self._look(self.model, volume.array, plan, blending, progress)
-        if options.second_look:
-            grid = grid_of(self.any_shape)
-            add_large(found.maps, self._look_again(volume.array, plan.box), grid.offset / grid.stride)
-            if plan.region is not None:
-                found.maps[HEATMAP] *= plan.region
-        second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
-        if second is not None and about is not None:
-            from .second_stage import judge  # noqa: PLC0415 - slow, see `load_writers`
+        if not options.second_look:
+            return self._look(self.model, volume.array, plan, blending, progress)
+        halved, before = self._halved(volume.array, plan.box)
+        again = _Plan(*self._whole_tiles(halved.shape))
+        late = count_windows(self.any_shape, halved.shape, again.patch, again.stride)
+        found = self._look(self.model, volume.array, plan, blending, _shifted(progress, late=late))
+        second = self._look(self.any_shape, halved, again, "linear", _shifted(progress, early=found.windows))
+        grid = grid_of(self.any_shape)
+        a, b, c = (voxels // grid.stride for voxels in before)
+        add_large(found.maps, second.maps[:, a:, b:, c:], grid.offset / grid.stride)
+        if plan.region is not None:
+            found.maps[HEATMAP] *= plan.region
+        return Predictions(found.maps, found.windows + second.windows, found.retried + second.retried)
 
-            mixed = self.config.model.mixed_precision
-            judge(found.maps, volume.array, second.to(self.device), about.fusion, self.device, mixed=mixed)
-        return found
-
-    def _look_again(self, volume: FloatArray, box: Box | None) -> FloatArray:
-        """The maps of the halved volume, mostly by a single window.
+    def _halved(self, volume: FloatArray, box: Box | None) -> tuple[FloatArray, Shape3]:
+        """The halved volume for the second look, and the voxels of air before it along each axis.
 
         A `box` of the whole is extended by air, to lie on the network's lattice as the whole does (docs/design.md, 25).
         """
         scale, multiple = strides_of(self.any_shape)
-        a, b, c = (side.start // 2 % multiple // scale for side in box or [slice(0, 0)] * 3)
+        a, b, c = (side.start // 2 % multiple // scale * scale for side in box or [slice(0, 0)] * 3)
         halved = halve(volume)
-        halved = np.pad(halved, [(before * scale, 0) for before in (a, b, c)], constant_values=halved.min())
-        plan = _Plan(*plan_tiles(None, halved.shape, TILES["fast"][0], scale=scale, multiple=multiple))
-        return self._look(self.any_shape, halved, plan, "linear").maps[:, a:, b:, c:]
+        return np.pad(halved, [(before, 0) for before in (a, b, c)], constant_values=halved.min()), (a, b, c)
+
+    def _whole_tiles(self, shape: Shape3) -> tuple[Shape3, Shape3]:
+        """Patch and stride of the second look: mostly of a single window."""
+        scale, multiple = strides_of(self.any_shape)
+        return plan_tiles(None, shape, TILES["fast"][0], scale=scale, multiple=multiple)
 
     def _look(
         self,
@@ -315,47 +323,61 @@ class InferencePipeline:
             region=plan.region,
         )
 
+    def _peaks(self, predictions: Predictions, heat_affine: Affine) -> list[tuple[Peak, WorldPoint]]:
+        """The heatmap's peaks, strongest first, and where they lie in the world (RAS+)."""
+        from .peak_detection import detect_peaks  # noqa: PLC0415 - slow, see `load_writers`
+
+        rules, spacing = self.config.post_processing.peak_detection, spacing_of(heat_affine)
+        peaks = detect_peaks(predictions.maps[HEATMAP], rules.threshold, rules.min_distance, spacing, rules.method)
+        return [(peak, map_points(heat_affine, np.array(peak["coordinates"]) / spacing)) for peak in peaks]
+
     def _describe(
-        self, scan: Scan, lungs: LungRegion | None, predictions: Predictions, heat_affine: Affine, *, placed: bool
+        self,
+        scan: Scan,
+        lungs: LungRegion | None,
+        predictions: Predictions,
+        peaks: list[tuple[Peak, WorldPoint]],
+        *,
+        placed: bool,
     ) -> tuple[list[Detection], list[NoduleMask | None], dict[str, Any]]:
         """The peaks beside the lungs as measured nodules, strongest first, their masks, and what was left out."""
         from .nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
-        from .peak_detection import detect_peaks  # noqa: PLC0415 - slow, too
 
-        rules = self.config.post_processing.peak_detection
-        spacing = spacing_of(heat_affine)
-        peaks = detect_peaks(predictions.maps[HEATMAP], rules.threshold, rules.min_distance, spacing, rules.method)
         array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
         to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)
 
-        def describe(peak: Peak) -> tuple[Detection, NoduleMask | None] | None:
+        def describe(marked: tuple[Peak, WorldPoint]) -> tuple[Detection, NoduleMask | None] | None:
+            peak, world = marked
             guess = float(predictions.maps[(DIAMETER, *peak["coordinates_voxel"])])
-            world = map_points(heat_affine, np.array(peak["coordinates"]) / spacing)
             if lungs is not None and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
                 return None
             here = map_points(to_voxels, world) * spacing_of(affine)
             properties, body = segment_and_measure(array, _vec3(here), guess, spacing_of(affine))
-            return _detection(scan, peak, world, guess, properties, placed=placed), _mask(body, to_input)
+            centre = world if body is None else map_points(affine, np.divide(body.centre, spacing_of(affine)))
+            return _detection(scan, peak, (world, centre), guess, properties, placed=placed), _mask(body, to_input)
 
         with ThreadPoolExecutor(MEASURED_AT_ONCE) as pool:
             described = [one for one in pool.map(describe, peaks) if one is not None]
-        found, masks = [nodule for nodule, _ in described], {nodule["coordinates"]: mask for nodule, mask in described}
-        kept = filter_detections(found, self.config.post_processing)
-        left_out, too_large = self._left_out(found, len(peaks) - len(found))
+        found: list[Detection] = [{**nodule, "id": number} for number, (nodule, _) in enumerate(described)]
+        masks = [mask for _, mask in described]
+        kept = filter_detections(found, self.config.post_processing, masks)
+        left_out, too_large = self._left_out(scan.scan_id, found, masks, len(peaks) - len(found))
         about = {
             "lung_litres": None if lungs is None else lungs.litres,
             "left_out": left_out,
             "too_large": too_large,
         }
         numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(kept)]
-        return numbered, [masks[nodule["coordinates"]] for nodule in kept], about
+        return numbered, [masks[nodule["id"]] for nodule in kept], about
 
-    def _left_out(self, found: list[Detection], away: int) -> tuple[LeftOut, list[Mark]]:
+    def _left_out(
+        self, found: list[Detection], masks: list[NoduleMask | None], away: int
+    ) -> tuple[LeftOut, list[Mark]]:
         size = self.config.post_processing.size_filter
         large = [nodule for nodule in found if nodule["diameter_mm"] > size.max_diameter]
         small = sum(nodule["diameter_mm"] < size.min_diameter for nodule in found)
         if large:
-            log.warning(TOO_LARGE, len(large), "s" * (len(large) > 1), size.max_diameter)
+            log.warning(TOO_LARGE, scan_id, len(large), "s" * (len(large) > 1), size.max_diameter)
         masses = [
             Mark(
                 coordinates=nodule["coordinates"],
@@ -364,7 +386,7 @@ class InferencePipeline:
                 diameter_mm=nodule["diameter_mm"],
                 confidence=nodule["confidence"],
             )
-            for nodule in non_maximum_suppression(large)
+            for nodule in filter_masses(found, self.config.post_processing, masks)
         ]
         return LeftOut(away_from_lungs=away, too_small=small, too_large=len(large)), masses
 
@@ -387,6 +409,13 @@ class InferencePipeline:
             "windows_retried": predictions.retried,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
+
+
+def _shifted(
+    progress: Callable[[int, int], None] | None, *, early: int = 0, late: int = 0
+) -> Callable[[int, int], None] | None:
+    """The progress of one look, told as that of all: `early` windows came before it, and `late` follow."""
+    return None if progress is None else lambda done, total: progress(early + done, early + total + late)
 
 
 def _as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan, bool]:
@@ -423,18 +452,43 @@ def _affine(own: Affine | None, spacing: Vec3 | None) -> Affine:
     return RAS_TO_LPS @ affine_from_spacing(spacing) if own is None else own
 
 
+def _drawn(heat: FloatArray, affine: Affine, scan: Scan, peaks: list[tuple[Peak, WorldPoint]]) -> FloatArray:
+    """The heatmap on the scan's grid, whose voxel at each peak has the peak's own value.
+
+    Between its voxels a map is interpolated, which alone would lower a peak, by more the thicker the slices are.
+    """
+    drawn = to_grid(heat.clip(0, 1), affine, scan.shape, scan.affine)
+    for peak, world in peaks:
+        voxel = _voxel(scan, map_points(np.linalg.inv(scan.affine), world))
+        drawn[voxel] = max(float(drawn[voxel]), peak["confidence"])
+    return drawn
+
+
+def _voxel(scan: Scan, index: npt.NDArray[np.float64]) -> Shape3:
+    """The scan's voxel nearest to a fractional index."""
+    x, y, z = (int(i) for i in np.clip(np.round(index), 0, np.array(scan.shape) - 1))
+    return x, y, z
+
+
 def _detection(
-    scan: Scan, peak: Peak, world: npt.NDArray[np.float64], guess: float, properties: Properties, *, placed: bool
+    scan: Scan,
+    peak: Peak,
+    places: tuple[WorldPoint, WorldPoint],
+    guess: float,
+    properties: Properties,
+    *,
+    placed: bool,
 ) -> Detection:
-    index = map_points(np.linalg.inv(scan.affine), world)
-    voxel = np.clip(np.round(index), 0, np.array(scan.shape) - 1).astype(int)
+    """The nodule of a peak; `places` in the world are the peak's and that of the nodule's centre."""
+    at_peak, index = (map_points(np.linalg.inv(scan.affine), place) for place in places)
     measured = properties["effective_diameter_mm"]
     diameter = round(float(measured if measured is not None else guess), 2)
     return Detection(
         id=0,
         coordinates=_vec3(index * scan.spacing),
-        coordinates_voxel=(int(voxel[0]), int(voxel[1]), int(voxel[2])),
+        coordinates_voxel=_voxel(scan, index),
         coordinates_lps=_vec3(to_lps(scan.affine, index)) if placed else None,
+        peak_lps=_vec3(to_lps(scan.affine, at_peak)) if placed else None,
         diameter_mm=diameter,
         diameter_source="segmentation" if measured is not None else "network",
         confidence=round(peak["confidence"], 4),

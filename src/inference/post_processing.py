@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import PostProcessing
-from ..types import Detection
+from ..types import Detection, NoduleMask
 
-__all__ = ["filter_detections", "non_maximum_suppression", "sphere_iou"]
+__all__ = ["filter_detections", "filter_masses", "non_maximum_suppression", "sphere_iou"]
+
+WITHIN = 0.5  # of the smaller of two bodies: with more of it in the larger, they are one
 
 
 def non_maximum_suppression(detections: Sequence[Detection], iou_threshold: float = 0.3) -> list[Detection]:
@@ -48,12 +50,70 @@ def sphere_iou(
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
-def filter_detections(detections: Sequence[Detection], rules: PostProcessing) -> list[Detection]:
-    """Those within the configured diameters and confidence, after suppression where it is enabled."""
-    size, least = rules.size_filter, rules.confidence_filter.min_confidence
-    kept = [
-        detection
-        for detection in detections
-        if size.min_diameter <= detection["diameter_mm"] <= size.max_diameter and detection["confidence"] >= least
+def filter_detections(
+    detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
+) -> list[Detection]:
+    """Those within the configured diameters and confidence, strongest first, each body once where NMS is enabled.
+
+    A body's weaker marks are left out even where its strongest is then too large. `masks` are the detections'.
+    """
+    return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] <= rules.size_filter.max_diameter]
+
+
+def filter_masses(
+    detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
+) -> list[Detection]:
+    """Those above the configured diameters, and otherwise as `filter_detections` keeps them."""
+    return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] > rules.size_filter.max_diameter]
+
+
+def _bodies(
+    detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None
+) -> list[Detection]:
+    """The detections that are sure and large enough, without those of a body that a stronger one shows."""
+    pairs = zip(detections, masks or [None] * len(detections), strict=True)
+    fit = [
+        (one, mask)
+        for one, mask in pairs
+        if one["diameter_mm"] >= rules.size_filter.min_diameter
+        and one["confidence"] >= rules.confidence_filter.min_confidence
     ]
-    return non_maximum_suppression(kept, rules.nms.iou_threshold) if rules.nms.enabled else kept
+    if not rules.nms.enabled:
+        return [one for one, _ in fit]
+    kept: list[tuple[Detection, NoduleMask | None]] = []
+    for weaker in sorted(fit, key=lambda pair: -pair[0]["confidence"]):
+        if not any(_is_same_body(stronger, weaker, rules.nms.iou_threshold) for stronger in kept):
+            kept.append(weaker)
+    return [one for one, _ in kept]
+
+
+def _is_same_body(
+    one: tuple[Detection, NoduleMask | None], other: tuple[Detection, NoduleMask | None], iou_threshold: float
+) -> bool:
+    """Whether two overlap by more than the threshold, or half of the smaller lies in the larger.
+
+    Their masks decide; where either has none, the spheres of their diameters do.
+    """
+    (first, mask), (second, other_mask) = one, other
+    if mask is not None and other_mask is not None:
+        sizes = [float(np.count_nonzero(each.voxels)) for each in (mask, other_mask)]
+        common = float(_common_voxels(mask, other_mask))
+    else:
+        sizes = [np.pi / 6 * each["diameter_mm"] ** 3 for each in (first, second)]
+        centre, point = np.array(first["coordinates"]), np.array([second["coordinates"]])
+        (iou,) = sphere_iou(centre, first["diameter_mm"] / 2, point, np.array([second["diameter_mm"] / 2]))
+        common = float(iou * sum(sizes) / (1 + iou))
+    return common > iou_threshold * (sum(sizes) - common) or common > WITHIN * min(sizes)
+
+
+def _common_voxels(one: NoduleMask, other: NoduleMask) -> int:
+    """The number of voxels that two masks of one grid share."""
+    low = np.maximum(one.origin, other.origin)
+    high = np.minimum(np.add(one.origin, one.voxels.shape), np.add(other.origin, other.voxels.shape))
+    if (high <= low).any():
+        return 0
+    parts = (
+        each.voxels[tuple(slice(a, b) for a, b in zip(low - each.origin, high - each.origin, strict=True))]
+        for each in (one, other)
+    )
+    return int(np.count_nonzero(np.logical_and(*parts)))

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ..config import Config
-from ..data.loader import scan_name
 from ..errors import BadScan, PivotError
 from ..files import writable_folder
 from .batch import FATAL, Turns, infer_file
@@ -50,11 +49,11 @@ class Worker:
         Raises:
             PivotError: what would go wrong here with every other scan too.
         """
-        if self.resume and is_complete(scan_name(source), self.config, self.folder, self.pipeline.origin):
-            return {"event": "skipped"}
         told: list[Event] = []
         try:
             with local_copy(source) as path:
+                if self.resume and is_complete(path, self.config, self.folder, self.pipeline.origin):
+                    return {"event": "skipped"}
                 infer_file(self.pipeline, path, self.folder, progress=told.append, turns=self.turns)
         except FATAL:
             raise

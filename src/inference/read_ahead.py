@@ -26,11 +26,12 @@ T = TypeVar("T")
 
 
 class Readied(NamedTuple):
-    """A scan as it was read, where its lungs are, if they were recognised, and the seconds that this took."""
+    """A scan as it was read, where its lungs are, if they were recognised, the seconds that this took, and its hash."""
 
     scan: Scan
     lungs: LungRegion | None
     seconds: float
+    sha256: str  # `content_hash` of its files
 
 
 def read_timed(path: Path) -> Readied:
@@ -41,12 +42,14 @@ def read_timed(path: Path) -> Readied:
     """
     start = time.perf_counter()
     from ..data.aeration import find_lungs  # noqa: PLC0415
+    from ..data.fingerprint import content_hash  # noqa: PLC0415
     from ..data.geometry import canonical  # noqa: PLC0415
     from ..data.loader import read_scan  # noqa: PLC0415
 
     scan = read_scan(path)
     lungs = find_lungs(*canonical(scan.array, scan.affine))
-    return Readied(scan, lungs, time.perf_counter() - start)
+    sha256 = content_hash(path)
+    return Readied(scan, lungs, time.perf_counter() - start, sha256)
 
 
 def executor(workers: int) -> Executor:

@@ -62,6 +62,7 @@ class Body:
 class Segmentation:
     """A nodule, as `mask` (X, Y, Z) on the scan's grid, whose first voxel has the index `origin`.
 
+    `centre` is its centre of gravity in millimetres from the scan's first voxel.
     `body` is the same nodule on a fine isotropic grid of `step` millimetres along the scan's axes, cut
     to `MARGIN` about it; `hu` is the scan on that grid and `other` what else there is denser than the
     threshold: vessels and walls.
@@ -74,6 +75,7 @@ class Segmentation:
     other: Mask
     step: float
     levels: Levels
+    centre: Vec3
 
 
 def segment_nodule(
@@ -100,7 +102,9 @@ def segment_nodule(
         return None
     mask, origin = on_scan(found.body, cube, scan.shape, coordinates, spacing)
     box = box_around(found.body, MARGIN, cube.step)
-    return Segmentation(mask, origin, cube.hu[box], found.body[box], found.other[box], cube.step, found.levels)
+    x, y, z = (np.argwhere(found.body).mean(axis=0) - cube.middle) * cube.step + coordinates
+    centre = float(x), float(y), float(z)
+    return Segmentation(mask, origin, cube.hu[box], found.body[box], found.other[box], cube.step, found.levels, centre)
 
 
 def _ball_diameter(mask: Mask, step: float) -> float:

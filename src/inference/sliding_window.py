@@ -22,6 +22,7 @@ __all__ = [
     "CONTEXT",
     "Box",
     "Predictions",
+    "count_windows",
     "plan_box",
     "plan_tiles",
     "plan_windows",
@@ -145,6 +146,14 @@ def predict_windows(  # noqa: PLR0913 - by name
     return Predictions(maps, len(windows), network.retried)
 
 
+def count_windows(model: torch.nn.Module, shape: Shape3, patch_size: Shape3, stride: Shape3) -> int:
+    """The number of windows that `predict_windows` runs over a volume of `shape` without a region."""
+    scale, multiple = strides_of(model)
+    patch = _fit_patch(shape, patch_size, multiple)
+    lattice = math.lcm(scale, math.gcd(multiple, *stride))
+    return len(plan_windows(_padded(shape, patch, lattice), patch, stride, lattice))
+
+
 def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1) -> list[Box]:
     """Windows of size `patch` that cover `shape`, evenly spread, no further apart than `stride`.
 
@@ -257,15 +266,19 @@ def _fit_patch(shape: Sequence[int], patch: Shape3, multiple: int) -> Shape3:
 
 def _pad(volume: FloatArray, patch: Shape3, lattice: int) -> Tensor:
     """The volume, extended at its far ends with its own minimum (air) to hold whole windows on the lattice."""
-    extra = [
-        max(window, math.ceil(size / lattice) * lattice) - size
-        for size, window in zip(volume.shape, patch, strict=True)
-    ]
+    padded = _padded(volume.shape, patch, lattice)
+    extra = [size - own for size, own in zip(padded, volume.shape, strict=True)]
     tensor = torch.from_numpy(np.ascontiguousarray(volume))
     if not any(extra):
         return tensor
     x, y, z = extra
     return functional.pad(tensor, (0, z, 0, y, 0, x), value=float(volume.min()))
+
+
+def _padded(shape: Sequence[int], patch: Shape3, lattice: int) -> Shape3:
+    """The shape of a volume that holds whole windows on the lattice."""
+    x, y, z = (max(window, math.ceil(size / lattice) * lattice) for size, window in zip(shape, patch, strict=True))
+    return x, y, z
 
 
 def _divide(shape: Sequence[int], scale: int) -> Shape3:

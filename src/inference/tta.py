@@ -1,6 +1,5 @@
 """Test-time augmentation: the same scan seen flipped and rotated, the way back, and a network's mean answer."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import product
@@ -17,7 +16,6 @@ from ..model.unet import grid_of
 
 __all__ = ["IDENTITY", "Box", "View", "ViewedNetwork", "views"]
 
-log = logging.getLogger("pivot")
 Box = tuple[slice, slice, slice]
 Axes = tuple[int, int, int]
 
@@ -122,7 +120,6 @@ class ViewedNetwork:
         output = self._run(batch, self.dtype)
         if not output.isfinite().all() and self.dtype != torch.float32:
             self.retried += 1
-            log.warning("a patch overflowed in %s and is repeated in float32", self.dtype)
             output = self._run(batch, torch.float32)
         if not output.isfinite().all():
             msg = "the model answers with NaN or infinity: its weights are damaged"

@@ -1,0 +1,148 @@
+"""From marks to findings: each body once, where its centre lies, as sure as the heatmap shows it."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.config import PostProcessing
+from src.data.geometry import map_points
+from src.inference.main import InferencePipeline
+from src.inference.nodule_properties import segment_and_measure
+from src.inference.output_formatter import load_heatmap
+from src.inference.peak_detection import detect_peaks
+from src.inference.post_processing import filter_detections, filter_masses
+from src.types import Detection, NoduleMask, Scan, Vec3
+
+from .small_scans import block
+
+RULES = PostProcessing()
+SPACING = (0.7, 0.7, 1.0)
+Points = npt.NDArray[np.float64]
+
+
+def _found(x: float, diameter: float, confidence: float) -> Detection:
+    return cast("Detection", {"coordinates": (x, 0.0, 0.0), "diameter_mm": diameter, "confidence": confidence})
+
+
+@pytest.mark.parametrize(
+    ("found", "nodules", "masses"),
+    [
+        ([(0, 42, 0.95), (10, 24, 0.6)], [], [42]),  # a mark within a mass is no nodule of its own
+        ([(0, 25, 0.95), (8, 8, 0.6)], [25], []),
+        ([(0, 8, 0.95), (8, 25, 0.6)], [8], []),
+        ([(0, 10, 0.9), (11, 10, 0.8)], [10, 10], []),
+        ([(0, 10, 0.9), (9, 10, 0.8)], [10, 10], []),  # they touch
+        ([(0, 10, 0.9), (3, 10, 0.8)], [10], []),
+        ([(0, 2.5, 0.9), (1, 5, 0.8)], [5], []),  # what is too small to be reported hides nothing
+        ([(0, 5, 0.2), (1, 6, 0.1)], [], []),
+        ([(0, 5, 0.4), (30, 6, 0.5)], [6, 5], []),
+        ([], [], []),
+    ],
+)
+def test_a_body_is_reported_once(
+    found: list[tuple[float, float, float]], nodules: list[float], masses: list[float]
+) -> None:
+    detections = [_found(*one) for one in found]
+    assert [one["diameter_mm"] for one in filter_detections(detections, RULES)] == nodules
+    assert [one["diameter_mm"] for one in filter_masses(detections, RULES)] == masses
+
+
+def test_without_suppression_every_mark_stays() -> None:
+    rules = PostProcessing.model_validate({"nms": {"enabled": False}})
+    assert len(filter_detections([_found(0, 10, 0.9), _found(0, 10, 0.8)], rules)) == 2
+
+
+def _cuboid(origin: tuple[int, int, int], shape: tuple[int, int, int]) -> NoduleMask:
+    return NoduleMask(np.ones(shape, bool), origin)
+
+
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        (_cuboid((0, 0, 0), (10, 10, 10)), 1),
+        (_cuboid((10, 0, 0), (10, 10, 10)), 2),  # side by side
+        (_cuboid((5, 0, 0), (10, 10, 10)), 1),  # a third of both
+        (_cuboid((6, 0, 0), (10, 10, 10)), 2),  # a quarter
+        (_cuboid((4, 4, 4), (3, 3, 3)), 1),  # within
+        (_cuboid((8, 0, 0), (3, 10, 10)), 1),  # most of the smaller
+        (_cuboid((9, 0, 0), (3, 10, 10)), 2),
+        (None, 1),  # without a mask the spheres decide
+    ],
+)
+def test_masks_decide_what_is_one_body(other: NoduleMask | None, kept: int) -> None:
+    detections = [_found(0, 12, 0.9), _found(0, 12, 0.8)]
+    for order in (1, -1):  # the order in which they are given does not matter
+        masks = [_cuboid((0, 0, 0), (10, 10, 10)), other][::order]
+        assert len(filter_detections(detections[::order], RULES, masks)) == kept
+
+
+def _tissue(distance: Points) -> npt.NDArray[np.float32]:
+    """Soft tissue in lung where the distance in mm is negative; the edge is a millimetre wide."""
+    share = (0.5 - distance).clip(0, 1)
+    return (-860 + 890 * share).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", ["ball", "oval"])
+def test_two_marks_in_one_body_are_one_nodule_at_its_centre(shape: str) -> None:
+    size = np.array([100, 100, 70])
+    centre = (size // 2) * SPACING
+    away = np.moveaxis(np.indices(size) * np.reshape(SPACING, (3, 1, 1, 1)), 0, -1) - centre
+    radii = {"ball": (13, 13, 13), "oval": (15, 8, 8)}[shape]
+    scan = _tissue((np.linalg.norm(away / radii, axis=-1) - 1) * min(radii))
+    detections, masks = [], []
+    for x, guess, confidence in ((-7.0, 16.0, 0.9), (7.0, 16.0, 0.8)):
+        seed = (float(centre[0] + x), float(centre[1]), float(centre[2]))
+        properties, body = segment_and_measure(scan, seed, guess, SPACING)
+        assert body is not None
+        np.testing.assert_allclose(body.centre, centre, atol=0.5)
+        diameter = properties["effective_diameter_mm"] or guess
+        detections.append(cast("Detection", {"coordinates": seed, "diameter_mm": diameter, "confidence": confidence}))
+        masks.append(NoduleMask(body.mask, body.origin))
+    assert filter_detections(detections, RULES, masks) == [detections[0]]
+
+
+@given(st.tuples(*[st.floats(-3, 3)] * 3), st.floats(4, 20))
+def test_a_bodys_centre_is_found_from_a_mark_beside_it(off: Vec3, diameter: float) -> None:
+    share = min(1.0, diameter / 4 / 3)
+    size = np.array([64, 64, 45])
+    centre = (size - 1) / 2 * SPACING
+    away = np.linalg.norm(np.indices(size).T * SPACING - centre, axis=-1).T
+    seed = centre + np.multiply(off, share)
+    _, body = segment_and_measure(
+        _tissue(away - diameter / 2), (float(seed[0]), float(seed[1]), float(seed[2])), diameter, SPACING
+    )
+    assert body is not None
+    np.testing.assert_allclose(body.centre, centre, atol=0.3)
+
+
+def _thick(scan: Scan) -> Scan:
+    """The scan as if its slices were twice as thick."""
+    array = scan.array[:, :, : scan.array.shape[2] // 2 * 2].reshape(*scan.array.shape[:2], -1, 2).mean(axis=3)
+    shift = np.diag([1.0, 1.0, 2.0, 1.0])
+    shift[2, 3] = 0.5
+    return Scan(np.round(array).astype(np.int16), scan.affine @ shift, "thick")
+
+
+@pytest.mark.parametrize("slices", ["2.5 mm", "5 mm"])
+def test_the_heatmap_shows_what_is_reported(slices: str, tmp_path: Path) -> None:
+    """At the peak it has the nodule's confidence, and its peaks are the pipeline's."""
+    scan, truth = block(0)
+    scan = scan if slices == "2.5 mm" else _thick(scan)
+    ready = InferencePipeline()
+    results = ready.predict(scan)
+    (found,) = results["detections"]
+    np.testing.assert_allclose(found["coordinates_lps"] or (), truth.coordinates_lps, atol=1.0)
+    path = tmp_path / "heatmap.nii.gz"
+    ready.save_heatmap(results["heatmap"], path)
+    ras = np.array(found["peak_lps"]) * (-1, -1, 1)
+    for heatmap in (results["heatmap"], load_heatmap(path)):
+        x, y, z = np.round(map_points(np.linalg.inv(scan.affine), ras)).astype(int)
+        assert heatmap[x, y, z] == pytest.approx(found["confidence"], abs=0.005)
+        (peak,) = detect_peaks(heatmap, spacing=scan.spacing)
+        assert peak["coordinates_voxel"] == (x, y, z)
+        assert peak["confidence"] == pytest.approx(found["confidence"], abs=0.005)

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.config import PostProcessing
@@ -87,11 +87,17 @@ def _tissue(distance: Points) -> npt.NDArray[np.float32]:
     return (-860 + 890 * share).astype(np.float32)
 
 
+def _places(shape: tuple[int, int, int]) -> Points:
+    """Where the voxels lie, in mm: (X, Y, Z, 3)."""
+    places: Points = np.moveaxis(np.indices(shape), 0, -1) * np.array(SPACING)
+    return places
+
+
 @pytest.mark.parametrize("shape", ["ball", "oval"])
 def test_two_marks_in_one_body_are_one_nodule_at_its_centre(shape: str) -> None:
-    size = np.array([100, 100, 70])
-    centre = (size // 2) * SPACING
-    away = np.moveaxis(np.indices(size) * np.reshape(SPACING, (3, 1, 1, 1)), 0, -1) - centre
+    size = (100, 100, 70)
+    centre = np.multiply((50, 50, 35), SPACING)
+    away = _places(size) - centre
     radii = {"ball": (13, 13, 13), "oval": (15, 8, 8)}[shape]
     scan = _tissue((np.linalg.norm(away / radii, axis=-1) - 1) * min(radii))
     detections, masks = [], []
@@ -106,12 +112,13 @@ def test_two_marks_in_one_body_are_one_nodule_at_its_centre(shape: str) -> None:
     assert filter_detections(detections, RULES, masks) == [detections[0]]
 
 
+@settings(max_examples=15)
 @given(st.tuples(*[st.floats(-3, 3)] * 3), st.floats(4, 20))
 def test_a_bodys_centre_is_found_from_a_mark_beside_it(off: Vec3, diameter: float) -> None:
     share = min(1.0, diameter / 4 / 3)
-    size = np.array([64, 64, 45])
-    centre = (size - 1) / 2 * SPACING
-    away = np.linalg.norm(np.indices(size).T * SPACING - centre, axis=-1).T
+    size = (64, 64, 45)
+    centre = np.multiply((31.5, 31.5, 22), SPACING)
+    away = np.linalg.norm(_places(size) - centre, axis=-1)
     seed = centre + np.multiply(off, share)
     _, body = segment_and_measure(
         _tissue(away - diameter / 2), (float(seed[0]), float(seed[1]), float(seed[2])), diameter, SPACING
@@ -139,7 +146,7 @@ def test_the_heatmap_shows_what_is_reported(slices: str, tmp_path: Path) -> None
     np.testing.assert_allclose(found["coordinates_lps"] or (), truth.coordinates_lps, atol=1.0)
     path = tmp_path / "heatmap.nii.gz"
     ready.save_heatmap(results["heatmap"], path)
-    ras = np.array(found["peak_lps"]) * (-1, -1, 1)
+    ras = np.multiply(found["peak_lps"] or (), (-1, -1, 1))
     for heatmap in (results["heatmap"], load_heatmap(path)):
         x, y, z = np.round(map_points(np.linalg.inv(scan.affine), ras)).astype(int)
         assert heatmap[x, y, z] == pytest.approx(found["confidence"], abs=0.005)

@@ -73,12 +73,14 @@ def test_a_part_of_the_scan_is_answered_as_the_whole(start: int) -> None:
     volume = preprocess(chest()[0], (1, 1, 1), (-1000, 400), "minmax").array[:192, :64, :64]
     ready = InferencePipeline()
 
-    def look(part: FloatArray, box: Box | None) -> FloatArray:
+    def look(seen: FloatArray, box: Box | None) -> FloatArray:
         """What the second look adds, which can hardly be told from the first look's answers."""
-        halved, before = ready._halved(part, box)  # noqa: SLF001
+        halved, before = ready._halved(seen, box)  # noqa: SLF001
         plan = _Plan(*ready._whole_tiles(halved.shape))  # noqa: SLF001
         heat = ready._look(ready.any_shape, halved, plan, "linear").maps[HEATMAP]  # noqa: SLF001
-        return heat[tuple(slice(air // 2, None) for air in before)]
+        x, y, z = (air // 2 for air in before)
+        part: FloatArray = heat[x:, y:, z:]
+        return part
 
     whole = look(volume, None)
     part = look(volume[start:], (slice(start, 192), slice(0, 64), slice(0, 64)))
@@ -101,7 +103,7 @@ def test_what_is_too_large_for_a_nodule_is_told(tmp_path: Path, caplog: pytest.L
     assert large["diameter_mm"] == pytest.approx(50, abs=3)
     np.testing.assert_allclose(large["coordinates_voxel"], 16, atol=1)
     assert results["summary"]["lung_rads"]["category"] is None
-    assert "1 mark of more than 30 mm left out (size_filter.max_diameter), maybe a mass" in caplog.text
+    assert "mass: 1 mark of more than 30 mm left out (size_filter.max_diameter), maybe a mass" in caplog.text
     write_report(mass(), results, tmp_path / "mass.md")
     assert "Maybe a mass: a mark of 5" in (tmp_path / "mass.md").read_text(encoding="utf-8")
     pictures = {}

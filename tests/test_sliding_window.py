@@ -283,6 +283,15 @@ def test_a_network_that_answers_nan_is_refused(precision: Literal["half", "full"
         _predict(Overflowing(), np.full((6, 6, 6), 3, np.float32), precision=precision)
 
 
+@pytest.mark.parametrize(("values", "warned"), [((0.0, 1.0), 0), ((-1000.0, 400.0), 1)])
+def test_raw_values_are_told_once(values: tuple[float, float], warned: int, caplog: pytest.LogCaptureFixture) -> None:
+    sliding_window._warn_of_raw_values.cache_clear()  # noqa: SLF001
+    volume = np.resize(np.array(values, np.float32), (6, 6, 6))
+    for _ in range(2):
+        sliding_window_inference(nn.Identity(), volume, (6, 6, 6), (6, 6, 6), device="cpu")
+    assert caplog.text.count("preprocess the scan first") == warned
+
+
 def test_clearing_the_cache_changes_nothing() -> None:
     volume = _volume((9, 9, 9))
     cleared, kept = (_predict(nn.Identity(), volume, clear_cache=clear) for clear in (True, False))

@@ -22,6 +22,7 @@ from src.types import Affine, NoduleMask, Vec3, Volume
 from src.viz.confidence import plot_confidence_distribution
 from src.viz.outline import outline_of
 from src.viz.overlay import visualize_detections
+from src.viz.shares import share
 from src.viz.slices import (
     NORMAL,
     Mark,
@@ -402,3 +403,11 @@ def test_a_real_scan_with_many_slices_stays_small(shared_data: Path, tmp_path: P
     path = tmp_path / "v.png"
     visualize_detections(scan, found, spacing, path, num_slices=25)
     assert path.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.00"), (0.004, "<0.01"), (0.5, "0.50"), (0.994, "0.99"), (0.9955, ">0.99"), (1, "1.00")],
+)
+def test_only_certainty_is_called_certain(value: float, text: str) -> None:
+    assert share(value) == text

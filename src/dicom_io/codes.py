@@ -19,9 +19,8 @@ __all__ = [
     "NO_UNITS",
     "PERCENT",
     "PRESENCE",
-    "PROBABILITY",
     "REPORT",
-    "SCORE_METHOD",
+    "SUSPICION",
 ]
 
 NODULE = Code("27925004", "SCT", "Nodule")
@@ -35,9 +34,8 @@ DEEP_LEARNING = Code("123109", "DCM", "Artificial Intelligence")
 CENTER = Code("111010", "DCM", "Center")
 COMMENT = Code("121106", "DCM", "Comment")
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
-PROBABILITY = Code("111047", "DCM", "Probability of cancer")
-# What the code above says too much: the score is agreement with how readers rated nodules by eye.
-SCORE_METHOD = Code("triage-score", "99PIVOT", "Likelihood of malignant rating by eye, not of cancer")
+# DICOM's own "Probability of cancer" would say too much: the score is agreement with how readers rated nodules by eye.
+SUSPICION = Code("reader-suspicion", "99PIVOT", "Probability that readers suspect malignancy, not of cancer")
 ACTIVATION = Code("130402", "DCM", "Class activation")
 PERCENT = Code("%", "UCUM", "Percent")
 NO_UNITS = Code("1", "UCUM", "no units")

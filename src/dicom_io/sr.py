@@ -43,9 +43,8 @@ from .codes import (
     NODULE,
     PERCENT,
     PRESENCE,
-    PROBABILITY,
     REPORT,
-    SCORE_METHOD,
+    SUSPICION,
 )
 from .context import MANUFACTURER, Context
 from .seg import segmented
@@ -150,7 +149,7 @@ def _measurements(nodule: Detection) -> Iterator[Measurement]:
     yield Measurement(name=CERTAINTY, value=round(100 * nodule["confidence"], 2), unit=PERCENT)
     score = nodule["triage"]["malignancy_score"]
     if score is not None:
-        yield Measurement(name=PROBABILITY, value=round(100 * score, 2), unit=PERCENT, method=SCORE_METHOD)
+        yield Measurement(name=SUSPICION, value=round(100 * score, 2), unit=PERCENT)
 
 
 def _evaluations(nodule: Detection) -> Iterator[QualitativeEvaluation]:

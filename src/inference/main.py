@@ -278,10 +278,12 @@ def _told(done: "BatchResults", folder: Path) -> str:
 
 
 def _table(nodules: list[dict[str, Any]]) -> list[str]:
+    from ..viz.shares import share
+
     lines = ["truth: mm  type           found: mm  confidence"]
     for nodule in nodules:
         found = nodule["found_mm"]
-        seen = "   missed" if found is None else f"{found:9.1f}  {nodule['confidence']:.2f}"
+        seen = "   missed" if found is None else f"{found:9.1f}  {share(nodule['confidence'])}"
         lines.append(f"{nodule['diameter_mm']:9.1f}  {nodule['nodule_type']:13}  {seen}")
     return lines
 

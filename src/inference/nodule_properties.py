@@ -16,6 +16,7 @@ from scipy.special import erf
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
 from ..data.geometry import sphere_diameter
+from ..data.pairing import check_spacing
 from ..types import FloatArray, NoduleType, Properties, Vec3
 from .masks import Mask, depth_of, rim_distance
 from .segmentation import Levels, Segmentation, segment_nodule
@@ -40,7 +41,11 @@ def extract_properties(
     `coordinates` are millimetres from the first voxel, `diameter` a first guess in millimetres,
     `axial_axis` the array axis that runs from head to feet. Where the nodule cannot be segmented, the
     HU statistics are those of a ball of the guessed diameter, null outside the scan, and all else is null.
+
+    Raises:
+        BadScan: the spacing contradicts the scan's own affine.
     """
+    check_spacing(scan, spacing)
     return segment_and_measure(scan, coordinates, diameter, spacing, axial_axis)[0]
 
 

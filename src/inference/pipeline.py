@@ -30,6 +30,7 @@ from ..data.geometry import (
     turn_box,
 )
 from ..data.lungs import LungRegion, Mask, search_region
+from ..data.pairing import check_spacing
 from ..data.preprocessing import preprocess
 from ..data.resample import Box, check_size, new_grid, to_grid
 from ..errors import BadConfig, BadScan, PivotError
@@ -265,6 +266,17 @@ class InferencePipeline:
         return preprocess(scan, trained.spacing, trained.clip_range, method, box)  # type: ignore[arg-type]
 
     def _infer(self, volume: Preprocessed, plan: _Plan, progress: Callable[[int, int], None] | None) -> Predictions:
+        found = self._looks(volume, plan, progress)
+        second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
+        if second is not None and about is not None:
+            from .second_stage import judge  # noqa: PLC0415 - slow, see `load_writers`
+
+            mixed = self.config.model.mixed_precision
+            judge(found.maps, volume.array, second.to(self.device), about.fusion, self.device, mixed=mixed)
+        return found
+
+    def _looks(self, volume: Preprocessed, plan: _Plan, progress: Callable[[int, int], None] | None) -> Predictions:
+        """The maps of the first look, and what the second look adds to them."""
         options = self.config.inference
         blending = "linear" if options.speed in TILES else options.blending.method
         if not options.second_look:
@@ -371,7 +383,7 @@ class InferencePipeline:
         return numbered, [masks[nodule["id"]] for nodule in kept], about
 
     def _left_out(
-        self, found: list[Detection], masks: list[NoduleMask | None], away: int
+        self, scan_id: str, found: list[Detection], masks: list[NoduleMask | None], away: int
     ) -> tuple[LeftOut, list[Mark]]:
         size = self.config.post_processing.size_filter
         large = [nodule for nodule in found if nodule["diameter_mm"] > size.max_diameter]
@@ -423,7 +435,7 @@ def _as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan,
     if isinstance(scan, Scan):
         return scan, True
     own: Affine | None = getattr(scan, "affine", None)
-    affine = _affine(own, spacing)
+    affine = _affine(scan, own, spacing)
     try:
         shape, _ = check_shape(np.shape(scan))
         affine, straightened = nearest_orthogonal(affine)
@@ -435,7 +447,7 @@ def _as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan,
     return Scan(array, affine, notes=straightened + changed), own is not None
 
 
-def _affine(own: Affine | None, spacing: Vec3 | None) -> Affine:
+def _affine(scan: npt.NDArray[Any], own: Affine | None, spacing: Vec3 | None) -> Affine:
     """The array's own affine; else one of its spacing, with axes that are taken to run to the left, back and head."""
     if spacing is None:
         if own is None:
@@ -446,10 +458,10 @@ def _affine(own: Affine | None, spacing: Vec3 | None) -> Affine:
     if steps.shape != (3,) or not (np.isfinite(steps).all() and (steps > 0).all()):
         msg = f"the spacing {spacing} must be three positive numbers, millimetres along x, y and z"
         raise BadScan(msg)
-    if own is not None and not np.allclose(spacing_of(own), steps, rtol=1e-3):
-        msg = f"the spacing {list(spacing)} contradicts the scan's own {[round(v, 4) for v in spacing_of(own)]}"
-        raise BadScan(msg)
-    return RAS_TO_LPS @ affine_from_spacing(spacing) if own is None else own
+    if own is None:
+        return RAS_TO_LPS @ affine_from_spacing(spacing)
+    check_spacing(scan, spacing)
+    return own
 
 
 def _drawn(heat: FloatArray, affine: Affine, scan: Scan, peaks: list[tuple[Peak, WorldPoint]]) -> FloatArray:

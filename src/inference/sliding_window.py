@@ -1,5 +1,7 @@
 """A network moved over a volume that is larger than one patch."""
 
+import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,11 +32,13 @@ __all__ = [
     "sliding_window_inference",
 ]
 
+log = logging.getLogger("pivot")
 Progress = Callable[[int, int], None]
 Region = npt.NDArray[np.bool_]
 CONTEXT = 8  # voxels that the network sees around the region at least, which itself reaches beyond the lungs
 MOST_WINDOWS = 100_000  # of a scan; the default takes some hundreds
 LARGEST = 24e6  # voxels of a tile, about 1 GB of the network's memory
+NORMALISED = 20.0  # what no preprocessed scan exceeds: min-max gives 0 to 1, z-scores of a CT stay below 10
 LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that windows left out may hold
 
 
@@ -75,10 +79,12 @@ def sliding_window_inference(
         BadConfig: the patch size or stride does not suit the model.
         BadCheckpoint: the model gives NaN or infinity even in float32.
     """
-    where = pick_device(device)
+    where, volume = pick_device(device), np.asarray(scan, dtype=np.float32)
+    if volume.size and np.abs(volume).max() > NORMALISED:
+        _warn_of_raw_values()
     return predict_windows(
         model.to(where).eval(),
-        np.asarray(scan, dtype=np.float32),
+        volume,
         _shape(patch_size),
         _shape(stride),
         batch_size=batch_size,
@@ -173,6 +179,14 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[in
         msg = f"stride {list(stride)} means {count} windows on this scan, more than {MOST_WINDOWS}: make it larger"
         raise BadConfig(msg)
     return list(product(*spans))
+
+
+@functools.cache
+def _warn_of_raw_values() -> None:
+    """Once a process: the network answers whatever it is given, but not with nodules."""
+    log.warning(
+        "sliding_window_inference was given values beyond +-%g, such as HU: preprocess the scan first", NORMALISED
+    )
 
 
 def plan_box(

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..types import Detection
+from .shares import share
 from .slices import FOOTER, save_png
 from .source import DetectionSource, read_detections
 
@@ -56,9 +57,8 @@ def _draw_bars(axes: Axes, shown: list[Detection], limits: dict[str, float], tot
     axes.bar(range(len(shown)), heights, color=[COLORS[_risk(nodule)] for nodule in shown], width=0.7)
     crowded = len(shown) > 20
     for x, nodule in enumerate(shown):
-        label = (
-            f"{nodule['diameter_mm']:.0f}" if crowded else f"{nodule['confidence']:.2f}\n{nodule['diameter_mm']:.1f} mm"
-        )
+        diameter = nodule["diameter_mm"]
+        label = f"{diameter:.0f}" if crowded else f"{share(nodule['confidence'])}\n{diameter:.1f} mm"
         axes.text(x, nodule["confidence"] + 0.015, label, ha="center", va="bottom", fontsize=7 if crowded else 8)
     axes.set_xticks(range(len(shown)), [str(nodule.get("id", x)) for x, nodule in enumerate(shown)], fontsize=8)
     axes.set(ylim=(0, 1.2), xlim=(-0.7, max(len(shown), 6) - 0.3), xlabel="nodule", ylabel="confidence")

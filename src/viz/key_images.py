@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from ..types import Detection, NoduleMask, Results, Scan, Volume
 from .outline import draw_zoom, outline_of
 from .overlay import draw_circles
+from .shares import share
 from .slices import Mark, Plane, Stage, around, cut, draw_section, mark, stage
 from .source import read_detections
 
@@ -37,7 +38,7 @@ def _key_image(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | Non
         draw_section(axes, section, plane, None if plane == "axial" else around(section, nodule, half))
         draw_circles(axes, section, [nodule])
     draw_zoom(close, on, nodule, outline_of(on, nodule, found, mask), "axial, largest section")
-    title = f"Nodule {nodule.number}: {2 * nodule.radius:.1f} mm, confidence {nodule.confidence:.2f}"
+    title = f"Nodule {nodule.number}: {2 * nodule.radius:.1f} mm, confidence {share(nodule.confidence)}"
     figure.text(0.5, 0.985, WARNING, ha="center", va="top", color="#ff5a4f", fontsize=15, weight="bold")
     figure.text(0.5, 0.95, title, ha="center", va="top", color="white", fontsize=13)
     canvas = FigureCanvasAgg(figure)

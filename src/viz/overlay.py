@@ -17,6 +17,7 @@ from matplotlib.patches import Circle as CirclePatch
 from ..errors import BadConfig
 from ..types import Detection, Vec3
 from .outline import draw_zoom, outline_of
+from .shares import share
 from .slices import (
     FOOTER,
     NORMAL,
@@ -35,7 +36,7 @@ from .slices import (
     save_png,
     stage,
 )
-from .source import DetectionSource, read_detections
+from .source import DetectionSource, check_pairing, read_detections
 
 __all__ = ["draw_circles", "find_colormap", "visualize_detections"]
 
@@ -62,8 +63,8 @@ def visualize_detections(
 
     Raises:
         BadConfig: an unknown colormap, or a number out of range.
-        BadOutput: detections that are not PIVOT's, or a picture that cannot be written.
-        BadScan: not a volume.
+        BadOutput: detections that are not PIVOT's or of another scan, or a picture that cannot be written.
+        BadScan: not a volume, or its spacing contradicts its affine.
     """
     colors = find_colormap(colormap)
     if num_slices < 1 or not 0 <= alpha <= 1:
@@ -71,6 +72,7 @@ def visualize_detections(
         raise BadConfig(msg)
     on = stage(scan, spacing)
     found = read_detections(detections)
+    check_pairing(found, np.shape(scan), getattr(scan, "affine", None))  # type: ignore[arg-type]
     marks = mark(on, found.detections)
     masses = [one._replace(number="mass?") for one in mark(on, found.too_large)]
     shown = [*marks, *masses]
@@ -219,7 +221,7 @@ def _caption(figure: Figure, marks: list[Mark], masses: list[Mark]) -> None:
     if marks:
         first = marks[0]
         title = f"{len(marks)} nodule{'s' * (len(marks) > 1)}, views through no. {first.number}: "
-        title += f"{2 * first.radius:.1f} mm, confidence {first.confidence:.2f}"
+        title += f"{2 * first.radius:.1f} mm, confidence {share(first.confidence)}"
     if masses:
         title += f"; maybe a mass: {', '.join(f'{2 * one.radius:.0f} mm' for one in masses)}"
     figure.text(0.012, 1 - 0.12 / height, title, ha="left", va="top", color="white", fontsize=13, weight="bold")

@@ -16,7 +16,7 @@ from .lungs import lungs_of
 from .report_blocks import RESEARCH_USE
 from .scene import Trace, heat_traces, letters, lung_trace, nodule_traces
 from .slices import Stage, heatmap_affine, mark, stage
-from .source import DetectionSource, Found, read_detections
+from .source import DetectionSource, Found, check_pairing, read_detections
 
 __all__ = ["render_3d_volume", "write_3d"]
 
@@ -71,6 +71,7 @@ def write_3d(
     """
     _check_suffix(output_path)
     found = read_detections(detections)
+    check_pairing(found, scan.shape, scan.affine)
     heat = load_heatmap(heatmap) if isinstance(heatmap, str | Path) else heatmap
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     figure = _figure(_traces(on, heat, heatmap_affine(heat, on, scan.array), found), interactive=interactive)

@@ -10,7 +10,7 @@ from ..types import Scan
 from .report_content import report_blocks
 from .report_pdf import write_pdf
 from .report_text import as_markdown
-from .source import DetectionSource, read_detections
+from .source import DetectionSource, check_pairing, read_detections
 
 __all__ = ["generate_report", "write_report"]
 
@@ -37,10 +37,7 @@ def write_report(scan: Scan, detections: DetectionSource, output_path: str | Pat
     """
     pdf = _check_suffix(output_path)
     found = read_detections(detections)
-    shape = found.metadata.get("shape", scan.shape)
-    if list(shape) != list(scan.shape):
-        msg = f"the detections are of another scan: it has {shape} voxels, {scan.scan_id} has {list(scan.shape)}"
-        raise BadOutput(msg)
+    check_pairing(found, scan.shape, scan.affine)
     name = "".join(letter if letter.isprintable() else "?" for letter in scan.scan_id)
     blocks = report_blocks(dataclasses.replace(scan, scan_id=name), found, pictures=pdf)
     with whole_file(output_path) as partial:

@@ -11,6 +11,7 @@ from .lungs import locate, lungs_of
 from .model_card import model_card
 from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Rows, Text
 from .report_nodule import SUMMARY_HEADER, Nodule, nodule_blocks, position, summary_row
+from .shares import share
 from .slices import WINDOW, Stage, mark, stage
 from .source import Found
 
@@ -96,7 +97,7 @@ def _summary(nodules: Sequence[Nodule], too_large: Sequence[Detection]) -> Itera
     for large in too_large:
         yield Text(
             f"Maybe a mass: a mark of {large['diameter_mm']:.0f} mm at {position(large)}, confidence "
-            f"{large['confidence']:.2f}, is larger than what is reported as a nodule."
+            f"{share(large['confidence'])}, is larger than what is reported as a nodule."
         )
     if not nodules:
         yield Text("No nodule above the thresholds. This does not mean that there is none.")

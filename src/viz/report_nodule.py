@@ -7,6 +7,7 @@ from ..types import Detection
 from .lungs import Place
 from .report_blocks import Block, Facts, Heading
 from .report_views import nodule_views
+from .shares import share
 from .slices import Mark, Stage
 
 __all__ = ["SUMMARY_HEADER", "Nodule", "nodule_blocks", "position", "summary_row"]
@@ -46,8 +47,8 @@ def summary_row(nodule: Nodule) -> list[str]:
         f"{nodule.found['diameter_mm']:.1f} mm",
         str(nodule.properties.get("nodule_type") or UNKNOWN),
         _place(nodule.place),
-        f"{nodule.mark.confidence:.2f}",
-        "none" if score is None else f"{score:.2f}",
+        share(nodule.mark.confidence),
+        "none" if score is None else share(score),
         str(nodule.triage.get("risk_category") or "none"),
     ]
 
@@ -69,7 +70,7 @@ def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
     density = "{mean_intensity:.0f} ± {std_intensity:.0f} ({min_intensity:.0f} to {max_intensity:.0f}) HU"
     yield "Density", _numbers(measured, density)
     yield "Sphericity", _numbers(measured, "{sphericity:.2f} of 1")
-    yield "Confidence", f"{nodule.mark.confidence:.2f} of 1"
+    yield "Confidence", f"{share(nodule.mark.confidence)} of 1"
     yield "Place (estimated)", _place(nodule.place)
     yield "Position", position(found)
     yield "Score", _score(nodule.triage)
@@ -129,4 +130,4 @@ def _score(triage: Mapping[str, Any]) -> str:
     score, risk = triage.get("malignancy_score"), triage.get("risk_category")
     if score is None or risk not in MEANING:
         return f"none: {triage.get('reason') or 'not scored'}"
-    return f"{score:.2f} of 1, {risk}: {MEANING[risk]}"
+    return f"{share(score)} of 1, {risk}: {MEANING[risk]}"

@@ -13,6 +13,7 @@ from skimage.measure import block_reduce, marching_cubes
 from ..data.geometry import spacing_of, to_lps
 from ..types import Affine, Detection
 from .lungs import Lungs
+from .shares import share
 from .slices import Mark, Stage
 
 __all__ = ["Trace", "heat_traces", "letters", "lung_trace", "nodule_traces"]
@@ -52,7 +53,7 @@ def nodule_traces(on: Stage, marks: Iterable[Mark], detections: Iterable[Detecti
         centre = np.array(on.lps(nodule.centre))
         name = f"{nodule.number}: {2 * nodule.radius:.1f} mm"
         group: dict[str, Any] = {"legendgroup": str(nodule.number), "name": f"{name}, {_risk(found)}"}
-        words = f"nodule {name}<br>confidence {nodule.confidence:.2f}<br>{_risk(found)}<extra></extra>"
+        words = f"nodule {name}<br>confidence {share(nodule.confidence)}<br>{_risk(found)}<extra></extra>"
         look = {"color": nodule.color, "opacity": 1.0, "hovertemplate": words, **group}
         yield _mesh(centre + nodule.radius * ball, faces, **look)
         above = centre + np.array([0, 0, nodule.radius + 4])

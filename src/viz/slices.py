@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from ..data.geometry import RAS_TO_LPS, affine_from_spacing, canonical, map_points
+from ..data.pairing import check_spacing, overlap
 from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_file
 from ..types import Affine, Detection, FloatArray, Vec3
@@ -49,6 +50,7 @@ Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
 View: TypeAlias = tuple[float, float, float, float]  # left, right, bottom and top edge in mm
 NORMAL: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom
+SAME_SPACE = 0.8  # intersection over union of what a heatmap and its scan cover; a coarser one ends a little earlier
 FOOTER = "Research use only. Not for diagnosis."
 WINDOW = (-1350.0, 150.0)  # HU: the lung window, level -600, width 1500
 RISK_COLORS: dict[str | None, str] = {"high": "#ff5a4f", "intermediate": "#ffb02e", "low": "#6fdc6f", None: "#4fd0ff"}
@@ -131,6 +133,7 @@ def stage(scan: npt.NDArray[Any], spacing: Vec3) -> Stage:
     if np.ndim(scan) != 3 or 0 in np.shape(scan):
         msg = f"a picture needs a scan of shape (X, Y, Z), not {np.shape(scan)}"
         raise BadScan(msg)
+    check_spacing(scan, spacing)
     x, y, z = (float(step) for step in spacing)
     given: Affine | None = getattr(scan, "affine", None)
     affine: Affine = np.asarray(RAS_TO_LPS @ affine_from_spacing((x, y, z)) if given is None else given, np.float64)
@@ -166,10 +169,15 @@ def heatmap_affine(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any])
     """Where a heatmap's voxels are in the stage's world: it has the scan's grid, or an `affine` of its own.
 
     Raises:
-        BadConfig: a heatmap that has neither.
+        BadConfig: a heatmap that has neither, or that shows another part of the world.
     """
     own: Affine | None = getattr(heatmap, "affine", None) if on.in_world else None
     if own is not None:
+        x, y, z = on.array.shape
+        a, b, c = heatmap.shape
+        if overlap((a, b, c), own, (x, y, z), on.affine) < SAME_SPACE:
+            msg = "the heatmap is of another scan: it lies elsewhere in the world"
+            raise BadConfig(msg)
         return own
     if np.shape(heatmap) != np.shape(scan):
         msg = (

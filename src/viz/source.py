@@ -4,10 +4,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from ..inference.output_formatter import as_detections, load_report
-from ..types import Detection, NoduleMask
+import numpy as np
 
-__all__ = ["DetectionSource", "Found", "read_detections"]
+from ..data.geometry import spacing_of, to_lps
+from ..data.pairing import is_same_grid
+from ..errors import BadOutput
+from ..inference.output_formatter import as_detections, load_report
+from ..types import Affine, Detection, NoduleMask, Shape3
+
+__all__ = ["DetectionSource", "Found", "check_pairing", "read_detections"]
+
+ELSEWHERE = 1.0  # mm between two statements of one place
 
 DetectionSource: TypeAlias = Iterable[Detection] | Mapping[str, Any] | str | Path
 
@@ -24,6 +31,30 @@ class Found(NamedTuple):
     masks: list[NoduleMask | None]
     metadata: Mapping[str, Any]
     timestamp: str
+
+
+def check_pairing(found: Found, shape: Shape3, affine: Affine | None) -> None:
+    """Refuse what was found in another scan than that of `shape`, placed by `affine` (RAS+) where it is known.
+
+    Raises:
+        BadOutput: the report is of another grid, or a nodule lies elsewhere in the world than in the scan, or outside.
+    """
+    told = list(found.metadata.get("shape") or shape)
+    if told != list(shape):
+        msg = f"the detections are of another scan: it has {told} voxels, this one has {list(shape)}"
+        raise BadOutput(msg)
+    if affine is None:
+        return
+    theirs = np.asarray(found.metadata.get("affine") or affine, np.float64)
+    if theirs.shape != (4, 4) or not is_same_grid(shape, theirs, shape, affine):
+        msg = "the detections are of another scan: it has as many voxels, which lie elsewhere in the world"
+        raise BadOutput(msg)
+    for one in found.detections:
+        lps = one.get("coordinates_lps")
+        here = to_lps(affine, np.divide(one["coordinates"], spacing_of(affine)))
+        if lps is not None and np.linalg.norm(here - lps) > ELSEWHERE:
+            msg = f"the detections are of another scan: nodule {one.get('id', '')} lies elsewhere in the world"
+            raise BadOutput(msg)
 
 
 def read_detections(source: DetectionSource) -> Found:

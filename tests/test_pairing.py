@@ -58,7 +58,7 @@ def _elsewhere(scan: Scan) -> Affine:
     return affine
 
 
-def _nodule(scan: Scan) -> dict[str, Any]:
+def _nodule() -> dict[str, Any]:
     truth = block(0)[1]
     lps = np.add(truth.coordinates_lps, (5, 0, 0)).tolist()
     return {"id": 3, "coordinates": truth.coordinates, "coordinates_lps": lps, "diameter_mm": 9.0, "confidence": 0.9}
@@ -71,16 +71,16 @@ def test_detections_of_another_scan_are_refused(kind: str, what: str, tmp_path: 
     given: Any = {
         "shape": _report(scan, shape=[1, 2, 3]),
         "affine": _report(scan, affine=_elsewhere(scan).tolist()),
-        "nodule": [_nodule(scan)],
+        "nodule": [_nodule()],
     }[what]
+    volume, heatmap = Volume(scan.array, scan.affine), np.zeros(scan.shape, np.float32)
+    write = {
+        "picture": lambda: visualize_detections(volume, given, scan.spacing, tmp_path / "a.png"),
+        "page": lambda: write_3d(scan, heatmap, given, tmp_path / "a.html"),
+        "report": lambda: write_report(scan, given, tmp_path / "a.md"),
+    }[kind]
     with pytest.raises(BadOutput, match="are of another scan"):
-        match kind:
-            case "picture":
-                visualize_detections(Volume(scan.array, scan.affine), given, scan.spacing, tmp_path / "a.png")
-            case "page":
-                write_3d(scan, np.zeros(scan.shape, np.float32), given, tmp_path / "a.html")
-            case _:
-                write_report(scan, given, tmp_path / "a.md")
+        write()
     assert not list(tmp_path.iterdir())
 
 

@@ -72,7 +72,7 @@ def visualize_detections(
         raise BadConfig(msg)
     on = stage(scan, spacing)
     found = read_detections(detections)
-    check_pairing(found, np.shape(scan), getattr(scan, "affine", None))  # type: ignore[arg-type]
+    check_pairing(found, np.shape(scan), getattr(scan, "affine", None))
     marks = mark(on, found.detections)
     masses = [one._replace(number="mass?") for one in mark(on, found.too_large)]
     shown = [*marks, *masses]

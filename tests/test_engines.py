@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pytest
 import torch
 
 from src.config import load_config
 from src.errors import BadConfig
+from src.inference.main import InferencePipeline
 from src.model import engines
 from src.model.checkpoint import Checkpoint, load_model
 from src.model.device import autocast
@@ -20,7 +22,7 @@ from src.model.engines import Engine, open_engine, pick_engine
 from src.model.graphs import PACKAGES, GraphKind, in_bfloat16
 from src.model.unet import UNet
 
-from .small_scans import tiny_checkpoint
+from .small_scans import block, tiny_checkpoint
 
 CPU = torch.device("cpu")
 GRAPHS: tuple[GraphKind, ...] = get_args(GraphKind)
@@ -100,6 +102,23 @@ def test_two_threads_get_each_the_answer_to_their_own_input(
             expected = tiny.model(x)
             assert max(float((answer - expected).abs().max()) for answer in got) < 1e-3
     assert len(network.graphs) == (engine != "torch")
+
+
+@pytest.mark.parametrize("engine", ["torch", *GRAPHS])
+def test_two_threads_of_one_pipeline_get_each_their_own_scans_results(
+    engine: GraphKind | Literal["torch"], tiny: Checkpoint
+) -> None:
+    pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
+    looks = {"patch_size": [32, 32, 32], "stride": [32, 32, 32], "region": "everything", "second_look": False}
+    ready = InferencePipeline(tiny, {"inference": {**looks, "engine": engine}, "model": {"mixed_precision": False}})
+    scans = [block(0)[0], block(2)[0]]
+    alone = [np.asarray(ready.predict(scan)["heatmap"]) for scan in scans]
+    assert np.abs(alone[0] - alone[1]).max() > 1e-5
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(ready.predict, scans * 2))
+    for number, results in enumerate(together):
+        assert results["scan_id"] == scans[number % 2].scan_id
+        np.testing.assert_allclose(results["heatmap"], alone[number % 2], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", GRAPHS)

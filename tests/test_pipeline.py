@@ -228,3 +228,21 @@ def test_another_device_than_there_is_becomes_the_cpu_with_a_warning(
     with caplog.at_level(logging.WARNING, "pivot"):
         assert InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), device="cuda:99").device.type == "cpu"
     assert "cuda:99 is not available" in caplog.text
+
+
+def test_a_pipeline_leaves_the_hosts_settings_alone(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    before = torch.backends.cudnn.benchmark
+    ready = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), {"inference": {"cudnn_benchmark": not before}})
+    ready.model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    ready.predict(block()[0])
+    assert set(seen) == {not before}
+    assert torch.backends.cudnn.benchmark is before
+
+
+def test_another_configuration_shares_the_weights(tmp_path: Path) -> None:
+    ready = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"))
+    other = ready.with_config({"inference": {"batch_size": 1}})
+    assert other.checkpoint is ready.checkpoint
+    assert (other.device, other.config.inference.batch_size) == (ready.device, 1)
+    assert ready.config.inference.batch_size == 4

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from ..data.pairing import check_spacing
 from ..data.preprocessing import preprocess
 from ..data.resample import Box, check_size, new_grid, to_grid
 from ..errors import BadConfig, BadScan, PivotError
-from ..model.checkpoint import load_model
+from ..model.checkpoint import Checkpoint, load_model
 from ..model.device import pick_device, precision
 from ..model.engines import open_engine
 from ..model.unet import DIAMETER, HEATMAP, grid_of, strides_of
@@ -107,8 +106,12 @@ def _enough_memory() -> Iterator[None]:
 class InferencePipeline:
     """A model with its configuration, ready for any number of scans.
 
+    Several threads may call `predict` of one pipeline at once, with any engine; each gets its own scan's results. On
+    one processor that is no faster than one after the other, and takes the memory of all.
+
     Args:
-        checkpoint: the model file; without one, `model.checkpoint` of the config, then the shipped weights.
+        checkpoint: the model file, or one that is loaded; without one, `model.checkpoint` of the config, then the
+            shipped weights.
         config: YAML file, mapping or `Config`.
         device: overrides `model.device`.
 
@@ -119,15 +122,22 @@ class InferencePipeline:
 
     def __init__(
         self,
-        checkpoint: str | Path | None = None,
+        checkpoint: Checkpoint | str | Path | None = None,
         config: Config | dict[str, Any] | str | Path | None = None,
         device: str | None = None,
     ) -> None:
         config = load_config(config)
         self.device = pick_device(device or config.model.device)
-        self.checkpoint = load_model(checkpoint or config.model.checkpoint)
-        self.config = self._usable(config)
-        self._open()
+        self.checkpoint = (
+            checkpoint if isinstance(checkpoint, Checkpoint) else load_model(checkpoint or config.model.checkpoint)
+        )
+        _check_input(config, self.checkpoint)
+        self.config = config
+        options = config.inference
+        open_it = partial(open_engine, self.checkpoint, device=self.device, mixed=config.model.mixed_precision)
+        network = open_it(options.engine, tiled=options.speed in TILES)
+        self.model: torch.nn.Module = network
+        self.any_shape = network if network.kind is None else open_it("torch")  # a graph has one shape
 
     def with_config(self, config: Config | dict[str, Any] | str | Path | None) -> Self:
         """The same loaded weights, on the same device, under another configuration.
@@ -135,17 +145,7 @@ class InferencePipeline:
         Raises:
             BadConfig: the configuration is wrong, or contradicts the model's preprocessing.
         """
-        other = copy(self)
-        other.config = self._usable(load_config(config))
-        other._open()  # noqa: SLF001 - of the same class
-        return other
-
-    def _open(self) -> None:
-        options, mixed = self.config.inference, self.config.model.mixed_precision
-        open_it = partial(open_engine, self.checkpoint, device=self.device, mixed=mixed)
-        network = open_it(options.engine, tiled=options.speed in TILES)
-        self.model: torch.nn.Module = network
-        self.any_shape = network if network.kind is None else open_it("torch")  # a graph has one shape
+        return type(self)(self.checkpoint, config, str(self.device))
 
     @_enough_memory()
     def predict(
@@ -228,16 +228,6 @@ class InferencePipeline:
             },
         }
 
-    def _usable(self, config: Config) -> Config:
-        """The configuration, which must not contradict the model's preprocessing, put into effect."""
-        trained = self.checkpoint.about.preprocessing.model_dump()
-        for key, wanted in config.input.model_dump(exclude_none=True).items():
-            if wanted != trained[key]:
-                msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}: remove the key"
-                raise BadConfig(msg)
-        torch.backends.cudnn.benchmark = config.inference.cudnn_benchmark
-        return config
-
     def _plan(self, shape: Shape3, affine: Affine, lungs: LungRegion | None) -> _Plan:
         options = self.config.inference
         patch, stride = options.patch_size, options.step
@@ -266,7 +256,8 @@ class InferencePipeline:
         return preprocess(scan, trained.spacing, trained.clip_range, method, box)  # type: ignore[arg-type]
 
     def _infer(self, volume: Preprocessed, plan: _Plan, progress: Callable[[int, int], None] | None) -> Predictions:
-        found = self._looks(volume, plan, progress)
+        with _cudnn_benchmark(wanted=self.config.inference.cudnn_benchmark):
+            found = self._looks(volume, plan, progress)
         second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
         if second is not None and about is not None:
             from .second_stage import judge  # noqa: PLC0415 - slow, see `load_writers`
@@ -421,6 +412,25 @@ class InferencePipeline:
             "windows_retried": predictions.retried,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
+
+
+def _check_input(config: Config, checkpoint: Checkpoint) -> None:
+    """Refuse a configuration that contradicts the model's preprocessing."""
+    trained = checkpoint.about.preprocessing.model_dump()
+    for key, wanted in config.input.model_dump(exclude_none=True).items():
+        if wanted != trained[key]:
+            msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}: remove the key"
+            raise BadConfig(msg)
+
+
+@contextmanager
+def _cudnn_benchmark(*, wanted: bool) -> Iterator[None]:
+    """Where cuDNN tries which of its algorithms is fastest, if that is wanted; the host's own setting is kept."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _shifted(

@@ -16,7 +16,7 @@ from src.config import load_config
 from src.errors import BadConfig
 from src.inference.main import InferencePipeline
 from src.model import engines
-from src.model.checkpoint import Checkpoint, load_model
+from src.model.checkpoint import Checkpoint, load_model, save_checkpoint
 from src.model.device import autocast
 from src.model.engines import Engine, open_engine, pick_engine
 from src.model.graphs import PACKAGES, GraphKind, in_bfloat16
@@ -106,19 +106,24 @@ def test_two_threads_get_each_the_answer_to_their_own_input(
 
 @pytest.mark.parametrize("engine", ["torch", *GRAPHS])
 def test_two_threads_of_one_pipeline_get_each_their_own_scans_results(
-    engine: GraphKind | Literal["torch"], tiny: Checkpoint
+    engine: GraphKind | Literal["torch"], tiny: Checkpoint, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
+    state = dict(tiny.model.state_dict())
+    state["head.2.weight"] = 10_000 * state["head.2.weight"]  # as drawn, it answers everything nearly alike
+    save_checkpoint(tmp_path / "lively.pth", state, tiny.about)
     looks = {"patch_size": [32, 32, 32], "stride": [32, 32, 32], "region": "everything", "second_look": False}
-    ready = InferencePipeline(tiny, {"inference": {**looks, "engine": engine}, "model": {"mixed_precision": False}})
+    ready = InferencePipeline(
+        tmp_path / "lively.pth", {"inference": {**looks, "engine": engine}, "model": {"mixed_precision": False}}
+    )
     scans = [block(0)[0], block(2)[0]]
     alone = [np.asarray(ready.predict(scan)["heatmap"]) for scan in scans]
-    assert np.abs(alone[0] - alone[1]).max() > 1e-5
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(ready.predict, scans * 2))
     for number, results in enumerate(together):
         assert results["scan_id"] == scans[number % 2].scan_id
-        np.testing.assert_allclose(results["heatmap"], alone[number % 2], atol=1e-6)
+        np.testing.assert_allclose(results["heatmap"], alone[number % 2], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", GRAPHS)

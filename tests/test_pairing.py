@@ -74,13 +74,13 @@ def test_detections_of_another_scan_are_refused(kind: str, what: str, tmp_path: 
         "nodule": [_nodule()],
     }[what]
     volume, heatmap = Volume(scan.array, scan.affine), np.zeros(scan.shape, np.float32)
-    write = {
+    writers: dict[str, Any] = {
         "picture": lambda: visualize_detections(volume, given, scan.spacing, tmp_path / "a.png"),
         "page": lambda: write_3d(scan, heatmap, given, tmp_path / "a.html"),
         "report": lambda: write_report(scan, given, tmp_path / "a.md"),
-    }[kind]
+    }
     with pytest.raises(BadOutput, match="are of another scan"):
-        write()
+        writers[kind]()
     assert not list(tmp_path.iterdir())
 
 

@@ -181,7 +181,7 @@ def test_patient_data_stay_out(tmp_path: Path) -> None:
         (
             {"detections": {"detections": [], "metadata": {"shape": [512, 512, 9]}}},
             BadOutput,
-            r"of another scan: it has \[512, 512, 9\] voxels, scan has \[32, 32, 26\]",
+            r"of another scan: it has \[512, 512, 9\] voxels, this one has \[32, 32, 26\]",
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
     python -m benchmarks.service uploads             50 uploads of 60 MB at once, while a job runs
     python -m benchmarks.service kills --kills 30    kill -9 at random moments; --postgres URL for PostgreSQL
-    python -m benchmarks.service fuzz --count 500    mutated uploads
+    python -m benchmarks.service two --postgres URL  24 jobs on two servers, one of which is killed in the middle
     python -m benchmarks.service schema --count 2000 schemathesis on the OpenAPI description
 
 The network is a tiny one, except in `uploads`, whose job runs on the shipped weights.
@@ -11,8 +11,6 @@ The exit code is 1 where a limit is broken.
 
 import argparse
 import asyncio
-import gzip
-import io
 import json
 import os
 import random
@@ -21,9 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +33,16 @@ from src.files import shipped
 from tests.api_service import JOBS, free_port, nifti, served
 from tests.small_scans import chest, save_nifti
 
-__all__ = ["mutated"]
+__all__ = ["OPEN", "QUICK"]
 
 MEMORY, HEALTH = 2**30, 0.1  # bytes and seconds that the server must stay below
 LARGE = 60_000_000
 QUICK = "inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}"
-OPEN: dict[str, Any] = {"PIVOT_SUBMISSIONS_PER_MINUTE": "1000000", "PIVOT_QUEUED_JOBS": "1000000"}
+OPEN: dict[str, Any] = {
+    "PIVOT_SUBMISSIONS_PER_MINUTE": "1000000",
+    "PIVOT_QUEUED_JOBS": "1000000",
+    "PIVOT_UPLOADS_PER_KEY": "100",
+}
 
 
 def uploads(folder: Path, count: int) -> bool:
@@ -50,7 +50,11 @@ def uploads(folder: Path, count: int) -> bool:
     large = folder / "large.nii"
     large.write_bytes(nifti() + _chance(0).randbytes(LARGE - len(nifti())))
     long = save_nifti(chest()[0], folder / "chest.nii")
-    with served(folder, PIVOT_CHECKPOINT=str(shipped("checkpoints/best_model.pth"))) as (address, server):
+    variables: dict[str, Any] = {
+        "PIVOT_CHECKPOINT": str(shipped("checkpoints/best_model.pth")),
+        "PIVOT_UPLOADS_PER_KEY": "8",
+    }
+    with served(folder, **variables) as (address, server):
         with InferenceClient(address) as client:
             number = client.submit_inference(long)
             while client.job(number)["status"] == "queued":
@@ -125,6 +129,29 @@ def kills(folder: Path, count: int, postgres: str | None) -> bool:
     return all(ending.startswith("once") for ending in ended)
 
 
+def two(folder: Path, count: int, postgres: str) -> bool:
+    """Jobs by two servers, with a worker each, on one PostgreSQL and one data folder; one is killed with its worker."""
+    (folder / "scan.nii").write_bytes(nifti(64))
+    (folder / "quick.yaml").write_text(QUICK)
+    variables = {**OPEN, "PIVOT_LEASE_SECONDS": "5", "PIVOT_DATABASE_URL": postgres}
+    with (
+        served(folder, **variables) as (one, first),
+        served(folder, **variables) as (other, _),
+        InferenceClient(one) as there,
+        InferenceClient(other) as here,
+    ):
+        clients = [(there, here)[turn % 2] for turn in range(count)]
+        accepted = [client.submit_inference(folder / "scan.nii", folder / "quick.yaml") for client in clients]
+        while sum(here.job(number)["status"] == "completed" for number in accepted) < count // 3:
+            time.sleep(0.2)
+        for process in [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]:
+            process.kill()
+        ended = Counter(_ending(here, number, folder) for number in accepted)
+        again = sum(here.job(number)["attempts"] > 1 for number in accepted)
+    print(f"{count} jobs on two servers, one killed in the middle: {dict(ended)}; {again} were cut off and done again")
+    return ended.keys() == {"once"} and sum(ended.values()) == count
+
+
 def _some_moment(client: InferenceClient, number: str, chance: random.Random) -> None:
     """Wait for a random time: every other time in the middle of the job, which takes about two seconds."""
     if chance.random() < 0.5:
@@ -165,70 +192,6 @@ def _ending(client: InferenceClient, number: str, folder: Path) -> str:
     return "once" if report["scan_id"] == "scan" and len(parts) == 1 else "once, with leftovers for the next sweep"
 
 
-def fuzz(folder: Path, count: int) -> bool:
-    """Uploads that are broken in some way: no 5xx, and no file is left of what was refused or failed."""
-    chance = _chance(0)
-    forms = [httpx.Request("POST", "http://x", files=form) for form in _forms()]
-    statuses = Counter[int]()
-    with served(folder, PIVOT_LEASE_SECONDS="5", **OPEN) as (address, _), httpx.Client(base_url=address) as client:
-        for number in range(count):
-            form = forms[number % len(forms)]
-            headers = {"content-type": form.headers["content-type"]}
-            statuses[client.post(JOBS, content=mutated(form.read(), chance), headers=headers).status_code] += 1
-        ended = _wait_for_all(client)
-        for job in _all_jobs(client):
-            client.delete(f"{JOBS}/{job}")
-        left = [path for path in (folder / "data" / "jobs").rglob("*") if path.is_file()]
-    print(f"{count} mutated uploads: {dict(statuses)}; the jobs among them: {dict(ended)}; files left: {len(left)}")
-    return max(statuses) < 500 and not left
-
-
-def _forms() -> Iterator[dict[str, Any]]:
-    """A scan in each of several formats, with a configuration."""
-    scan, packed = nifti(), io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("scan.nii", scan)
-    for name, content in (("scan.nii", scan), ("scan.nii.gz", gzip.compress(scan)), ("scan.zip", packed.getvalue())):
-        yield {"file": (name, content), "config": QUICK.encode()}
-
-
-def mutated(body: bytes, chance: random.Random) -> bytes:
-    """The body with some bytes changed, a part repeated or left out, or its end cut off."""
-    data = bytearray(body)
-    for _ in range(chance.randint(1, 8)):
-        place = chance.randrange(len(data) if chance.random() < 0.5 else min(1000, len(data)))  # headers come first
-        length = chance.randint(1, 400)
-        match chance.randrange(5):
-            case 0:
-                data[place] = chance.randrange(256)
-            case 1:
-                del data[place : place + length]
-            case 2:
-                data[place:place] = data[place : place + length]
-            case 3:
-                data[place:place] = chance.randbytes(length)
-            case _ if chance.random() < 0.2:
-                del data[place + 1 :]
-    return bytes(data)
-
-
-def _all_jobs(client: httpx.Client) -> dict[str, str]:
-    found, url = dict[str, str](), f"{JOBS}?limit=100"
-    while url:
-        page = client.get(url).json()
-        found |= {job["job_id"]: job["status"] for job in page["jobs"]}
-        url = page["next"]
-    return found
-
-
-def _wait_for_all(client: httpx.Client) -> Counter[str]:
-    while True:
-        states = Counter(_all_jobs(client).values())
-        if not states["queued"] + states["running"]:
-            return states
-        time.sleep(0.5)
-
-
 def schema(folder: Path, count: int) -> bool:
     """Requests made from the OpenAPI description, sensible and not: none may be answered with 5xx."""
     with served(folder, PIVOT_DEVICES="none", PIVOT_UPLOADS="100", **OPEN) as (address, _):
@@ -250,8 +213,8 @@ def schema(folder: Path, count: int) -> bool:
 def main() -> int:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("uploads", "kills", "fuzz", "schema"))
-    parser.add_argument("--count", type=int, help="uploads, mutations or cases")
+    parser.add_argument("part", choices=("uploads", "kills", "two", "schema"))
+    parser.add_argument("--count", type=int, help="uploads, jobs or cases")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--postgres", help="postgresql+psycopg://user:password@host/database, empty")
     options = parser.parse_args()
@@ -262,8 +225,8 @@ def main() -> int:
                 good = uploads(folder, options.count or 50)
             case "kills":
                 good = kills(folder, options.kills, options.postgres)
-            case "fuzz":
-                good = fuzz(folder, options.count or 500)
+            case "two":
+                good = two(folder, options.count or 24, str(options.postgres))
             case _:
                 good = schema(folder, options.count or 2000)
         if not good:

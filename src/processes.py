@@ -11,7 +11,8 @@ from pathlib import Path
 
 __all__ = ["helpers", "limit_memory", "memory_of_machine", "stop_on_signal"]
 
-CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
+CGROUP = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def helpers(count: int) -> ProcessPoolExecutor:
@@ -33,9 +34,12 @@ def memory_of_machine() -> int | None:
     found = []
     with suppress(OSError, ValueError, AttributeError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for path in CGROUPS:
-        with suppress(OSError, ValueError):
-            found.append(int(path.read_text()))
+    with suppress(OSError, ValueError):  # of a container, or of a service of systemd
+        own = CGROUPS / CGROUP.read_text().rpartition("::/")[2].strip()
+        limits = [folder / "memory.max" for folder in (own, *own.parents) if folder.is_relative_to(CGROUPS)]
+        for path in (*limits, CGROUPS / "memory/memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # none, or `max`
+                found.append(int(path.read_text()))
     return min(found, default=None)
 
 

@@ -69,6 +69,39 @@ def test_services_find_their_pods_and_pods_their_volumes(root: Path) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"]
 
 
+def test_what_runs_has_limits_and_the_network_has_too(root: Path) -> None:
+    documents = _documents(root / "deploy" / "kubernetes" / "pivot.yaml")
+    pods = [document["spec"]["template"] for document in documents if document["kind"] == "Deployment"]
+    assert all(container["resources"]["limits"]["memory"] for pod in pods for container in pod["spec"]["containers"])
+    policies = [document["spec"] for document in documents if document["kind"] == "NetworkPolicy"]
+    for pod in pods:
+        labels = pod["metadata"]["labels"].items()
+        mine = [policy for policy in policies if policy["podSelector"]["matchLabels"].items() <= labels]
+        assert {kind for policy in mine for kind in policy["policyTypes"]} == {"Ingress", "Egress"}
+    (composed,) = _documents(root / "deploy" / "compose.yaml")
+    assert all(service["mem_limit"] for service in composed["services"].values())
+    assert composed["x-pivot"]["ulimits"]["nofile"]["hard"] > 1000
+    unit = (root / "deploy" / "pivot.service").read_text(encoding="utf-8")
+    for setting in ("MemoryMax", "LimitNOFILE", "UMask=0077", "SystemCallFilter=@system-service landlock_"):
+        assert setting in unit
+    for text in (unit, (root / "deploy" / "Dockerfile").read_text(encoding="utf-8")):
+        assert "--limit-concurrency" in text.replace('"', "")
+
+
+def test_images_hold_what_is_locked(root: Path) -> None:
+    uv = shutil.which("uv")
+    if not uv:
+        pytest.skip("needs uv")
+    text = (root / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    (options,) = re.findall(r"uv export (--locked .*?) --output-file", text)
+    done = subprocess.run([uv, "export", "--quiet", *options.split()], cwd=root, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    packages = re.findall(r"(?m)^[\w-]+==\S+", done.stdout.decode())
+    assert len(packages) > 30
+    assert done.stdout.count(b"--hash=sha256:") >= len(packages)
+    assert not [name for name in packages if name.startswith(("torch==", "nvidia-"))]
+
+
 def test_composed_services_have_their_secrets_and_volumes(root: Path) -> None:
     (composed,) = _documents(root / "deploy" / "compose.yaml")
     for service in composed["services"].values():

@@ -1,6 +1,6 @@
 """Requests that make little sense: none is a server error, and none leaves a file.
 
-`python -m benchmarks.service schema` and `fuzz` do thousands of these, against a server process.
+`python -m benchmarks.service schema` and `benchmarks.fuzzing` do thousands of these, against a server process.
 """
 
 import random
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from benchmarks.service import mutated
+from benchmarks.fuzzing import mutated
 from src.api import jobs
 
 from .api_service import JOBS, Api, api_on, nifti

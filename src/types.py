@@ -116,10 +116,11 @@ class Properties(TypedDict):
     max_intensity: float | None
     effective_diameter_mm: float | None  # of the sphere of the same volume
     long_axis_mm: float | None  # longest in-plane diameter on the largest axial section
-    short_axis_mm: float | None  # longest diameter perpendicular to it
+    short_axis_mm: float | None  # longest diameter of that section perpendicular to it
     sphericity: float | None  # 0 to 1
     solid_fraction: float | None  # share of the volume denser than ground-glass, 0 to 1
     nodule_type: NoduleType | None
+    solid_mm: NotRequired[float | None]  # diameter of the largest connected solid part of a subsolid nodule
 
 
 class Triage(TypedDict):

@@ -186,7 +186,12 @@ FOLLOWED = [
     (solid(4.0), solid(7.2), 700, "4A"),  # the same, smaller
     (subsolid("part-solid", 10, 2.0), subsolid("part-solid", 10, 3.6), 180, "4A"),
     (subsolid("part-solid", 10, 2.0), subsolid("part-solid", 10, 4.0), 180, "4B"),
-    (subsolid("part-solid", 10, 5.0), subsolid("part-solid", 14, 5.0), 400, "2"),  # stable component
+    (
+        subsolid("part-solid", 10, 5.0),
+        subsolid("part-solid", 14, 5.0),
+        400,
+        "4A",
+    ),  # the whole grew beside a stable component
     (subsolid("ground-glass", 10), subsolid("part-solid", 10, 3.0), 180, "4A"),  # a new component
     (subsolid("ground-glass", 10), subsolid("ground-glass", 16), 180, "2"),
     (subsolid("ground-glass", 29), subsolid("ground-glass", 31), 180, "3"),

@@ -103,7 +103,7 @@ def test_lung_rads_by_size(kind: NoduleType, axes: tuple[float, float], category
     found = lung_rads.lung_rads(nodule(kind, *axes), BASELINE)
     assert (found["category"], found["reason"]) == (category, None)
     assert found["management"]
-    assert (found["solid_mm"] is None) == (kind != "part-solid")
+    assert (found["solid_mm"] is None) == (kind == "solid")
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import cdist
 from scipy.special import erf
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
 from ..data.geometry import sphere_diameter
 from ..data.pairing import check_spacing
 from ..types import FloatArray, NoduleType, Properties, Vec3
+from .axes import axes_of
 from .masks import Mask, depth_of, rim_distance
 from .segmentation import Levels, Segmentation, segment_nodule
 
@@ -176,16 +175,11 @@ def _share(nodule: Segmentation, depth: FloatArray, rim: Mask, height: float) ->
 
 
 def _axes(share: FloatArray, step: float, axial_axis: int) -> tuple[float, float]:
-    """The longest diameter of the largest axial section, and its extent across that, in millimetres."""
+    """The longest diameter of the largest axial section, and the longest perpendicular to it, in millimetres."""
     sections = np.moveaxis(share, axial_axis, 0)
     section = sections[np.argmax(sections.sum(axis=(1, 2)))]
-    outlines = find_contours(section, 0.5 * section.max())
-    outline = max(outlines, key=len) * step
-    corners = outline[ConvexHull(outline).vertices]
-    lengths = cdist(corners, corners)
-    one, two = np.unravel_index(np.argmax(lengths), lengths.shape)
-    dx, dy = (corners[two] - corners[one]) / lengths[one, two]
-    return float(lengths[one, two]), float(np.ptp(corners @ (-dy, dx)))
+    axes = axes_of(max(find_contours(section, 0.5 * section.max()), key=len)[:-1] * step)
+    return axes.long, axes.short
 
 
 def _sphericity(share: FloatArray) -> float:

@@ -15,17 +15,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import pdist
 from skimage.draw import polygon
+from skimage.measure import find_contours
 
 from ..data.geometry import sphere_diameter
 from ..errors import BadScan
+from ..inference.axes import axes_of
 
 __all__ = ["Outline", "RatedNodule", "load_nodules"]
 
 Pixels = npt.NDArray[np.int64]  # (N, 2) column, row
 ABSENT = 6  # the rating of calcification that means none
+CENTRES = 1 - 1e-6  # the level of a contour through the centres of a section's outermost pixels
 WIDE = 1 << 16  # more than any column or row
 SAME = 0.6  # centres nearer than this share of the larger diameter belong to one nodule
 RATINGS = ("subtlety", "sphericity", "margin", "lobulation", "spiculation", "texture", "malignancy")
@@ -167,19 +169,11 @@ def _within(loop: Pixels) -> npt.NDArray[np.int64]:
 
 
 def _axes(pixels: Pixels, spacing: float) -> tuple[float, float]:
-    """The longest diameter of a section, and its extent across that, from pixel edge to pixel edge."""
-    try:
-        corners = pixels[ConvexHull(pixels).vertices].astype(np.float64)
-    except QhullError:  # fewer than three pixels, or all in a row
-        corners = pixels.astype(np.float64)
-    lengths = cdist(corners, corners)
-    one, two = np.unravel_index(np.argmax(lengths), lengths.shape)
-    longest = float(lengths[one, two])
-    across = 0.0
-    if longest > 0:
-        dx, dy = (corners[two] - corners[one]) / longest
-        across = float(np.ptp(corners @ (-dy, dx)))
-    return (longest + 1) * spacing, (across + 1) * spacing
+    """The longest diameter of a section, and the longest perpendicular to it, from pixel edge to pixel edge."""
+    section = np.zeros(np.ptp(pixels, axis=0) + 3)
+    section[tuple((pixels - pixels.min(axis=0) + 1).T)] = 1
+    axes = axes_of(max(find_contours(section, CENTRES), key=len)[:-1])
+    return (axes.long + 1) * spacing, (axes.short + 1) * spacing
 
 
 def _clusters(outlines: list[Outline]) -> Iterator[tuple[Outline, ...]]:

@@ -61,7 +61,7 @@ MANAGEMENT: dict[Category, str] = {
 }
 BASELINE = "screening assumption: baseline, no prior"
 NOT_LOOKED_FOR = "benign calcification, fat and additional suspicious features (4X) are not measured"
-SPHERE = "the solid component is a sphere of the solid volume"
+SPHERE = "the solid component is a sphere of the volume of its largest connected part"
 NONE_FOUND = "that none was found means that there is none"
 
 
@@ -71,7 +71,7 @@ def lung_rads(nodule: Nodule, patient: Patient) -> LungRads:
     if reason:
         return uncategorised(reason)
     size = _mean(nodule)
-    solid = round_half_up(nodule.solid_diameter_mm, 1) if nodule.nodule_type == "part-solid" else None
+    solid = None if nodule.nodule_type == "solid" else round_half_up(nodule.solid_diameter_mm, 1)
     category = look_up(RULES, nodule.nodule_type, size, solid or Decimal(0))
     return LungRads(
         category=category,

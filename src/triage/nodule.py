@@ -21,11 +21,12 @@ class Nodule:
     short_axis_mm: float
     volume_mm3: float
     solid_fraction: float  # 0 to 1
+    solid_mm: float | None = None  # of the largest connected solid part; None: not measured
 
     @property
     def solid_diameter_mm(self) -> float:
-        """The diameter of the sphere that has the volume of the solid component."""
-        return sphere_diameter(self.volume_mm3 * self.solid_fraction)
+        """The diameter of the largest connected solid part; unmeasured, of a sphere of all that is solid."""
+        return sphere_diameter(self.volume_mm3 * self.solid_fraction) if self.solid_mm is None else self.solid_mm
 
 
 def as_nodule(properties: Properties) -> Nodule | None:
@@ -36,7 +37,10 @@ def as_nodule(properties: Properties) -> Nodule | None:
         return None
     if not all(0 < size < LARGEST for size in (long_axis, short_axis, volume)) or not 0 <= solid <= 1:
         return None
-    return Nodule(kind, long_axis, short_axis, volume, solid)
+    core = properties.get("solid_mm")
+    if core is not None and not 0 <= core < LARGEST:
+        return None
+    return Nodule(kind, long_axis, short_axis, volume, solid, core)
 
 
 def round_half_up(value: float | Decimal, places: int) -> Decimal:

@@ -50,6 +50,8 @@ STEPPED_DOWN: dict[Category, _Step] = {"3": _Step("2", 180), "4A": _Step("3", 90
 SCREENED = Patient(setting="screening", prior_ct=False)  # under which sizes alone decide
 SCREENING = "screening assumption"
 INCIDENTAL = "Lung-RADS is for screening, not for incidental nodules"
+WHOLE_GREW = "the whole grew and its solid part did not: at least category 4A"
+SAME_DAY = "both examinations are of the same day: what differs is the measurement, not the nodule"
 Pace = Literal["growing", "slow", "stable"]
 
 
@@ -67,9 +69,12 @@ def lung_rads_with_prior(nodule: Nodule, prior: Nodule | None, days: int | None,
         category = _by(NEW, nodule, now)
         return _ruled(now, category, [*assumed, "new: not seen on the earlier examination"])
     before = lung_rads(prior, SCREENED)
-    pace, why = _pace(round(_extent(nodule, now) - _extent_then(nodule, prior, before), 1), days)
+    pace, why = _pace(_increase(nodule, now, before), days)
     if pace == "growing":
-        return _ruled(now, _by(GROWING, nodule, now), [*assumed, *why])
+        category = _by(GROWING, nodule, now)
+        if nodule.nodule_type == "part-solid" and _solid_increase(now, before) <= GROWTH_MM:
+            category, why = max("4A", _category(now), key=CATEGORIES.index), [*why, WHOLE_GREW]
+        return _ruled(now, category, [*assumed, *why])
     if pace == "slow" and nodule.nodule_type != "ground-glass":
         return _ruled(now, "4B", [*assumed, *why])
     category, more = _stable(nodule, now, before, days if pace == "stable" else None)
@@ -87,6 +92,8 @@ def _pace(increase: float, days: int | None) -> tuple[Pace, list[str]]:
     """How fast it grew by an `increase` in millimetres, and what that assumes."""
     if increase <= GROWTH_MM:
         return "stable", []
+    if days == 0:
+        return "stable", [SAME_DAY]
     if days is None:
         return "growing", ["the interval is unknown, and taken to be at most 12 months"]
     if days <= YEAR:
@@ -115,16 +122,16 @@ def _by(rules: Sequence[Rule], nodule: Nodule, sized: LungRads) -> Category:
     return look_up(rules, nodule.nodule_type, Decimal(str(sized["size_mm"])), solid)
 
 
-def _extent(nodule: Nodule, sized: LungRads) -> float:
-    """The rounded diameter in which growth counts: of the solid component of a part-solid nodule, else of the whole."""
-    return (sized["solid_mm"] if nodule.nodule_type == "part-solid" else sized["size_mm"]) or 0.0
+def _increase(nodule: Nodule, now: LungRads, before: LungRads) -> float:
+    """The increase in mm of the rounded mean diameter, or of the solid part of a part-solid nodule if that is more."""
+    whole = round((now["size_mm"] or 0.0) - (before["size_mm"] or 0.0), 1)
+    return max(whole, _solid_increase(now, before)) if nodule.nodule_type == "part-solid" else whole
 
 
-def _extent_then(nodule: Nodule, prior: Nodule, sized: LungRads) -> float:
-    """The same of the earlier nodule, which may have been of another type."""
-    if nodule.nodule_type == "part-solid" and prior.nodule_type == "ground-glass":
-        return 0.0  # what is solid now is new
-    return _extent(prior if nodule.nodule_type == "part-solid" else nodule, sized)
+def _solid_increase(now: LungRads, before: LungRads) -> float:
+    """The increase of the solid part; of a nodule that was all solid, the whole was its solid part."""
+    then = before["size_mm"] if before["solid_mm"] is None else before["solid_mm"]
+    return round((now["solid_mm"] or 0.0) - (then or 0.0), 1)
 
 
 def _category(ruled: LungRads) -> Category:

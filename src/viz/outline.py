@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from scipy import ndimage
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import cdist
 from skimage.measure import find_contours
 
 from ..data.geometry import turn_box
+from ..inference.axes import axes_of
 from ..inference.segmentation import segment_nodule
 from ..types import Detection, NoduleMask
 from .slices import OUTLINE, Mark, Stage, around, cut, draw_section
@@ -42,9 +41,7 @@ def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | Non
     section = np.pad(voxels[..., largest].astype(np.float32), 1)
     line = max(find_contours(ndimage.zoom(section, FINER, order=1, grid_mode=True, mode="nearest"), 0.5), key=len)
     line = ((line + 0.5) / FINER - 1.5 + origin[:2]) * on.spacing[:2]
-    corners = line[ConvexHull(line).vertices]
-    lengths = cdist(corners, corners)
-    return Outline(origin[2] + largest, line, corners[list(np.unravel_index(lengths.argmax(), lengths.shape))])
+    return Outline(origin[2] + largest, line, axes_of(line[:-1]).ends)
 
 
 def draw_zoom(axes: Axes, on: Stage, nodule: Mark, outline: Outline | None, title: str) -> None:

@@ -90,7 +90,7 @@ def test_writing_happens_beside_inference_unless_there_are_no_workers(
         ("predict_windows", MemoryError(), "PivotError", "not enough memory for this scan: lower inference.batch_size"),
         ("predict_windows", RuntimeError("CUDA out of memory. Tried"), "PivotError", "not enough memory for this scan"),
         ("predict_windows", RuntimeError("DefaultCPUAllocator: can't"), "PivotError", "not enough memory for this"),
-        ("predict_windows", KeyError("surprise"), "KeyError", "unexpected KeyError: 'surprise'; PIVOT_LOG=debug tells"),
+        ("predict_windows", KeyError("surprise"), "KeyError", "unexpected KeyError: 'surprise'; --verbose tells"),
         ("predict_windows", RuntimeError("two\nlines"), "RuntimeError", "unexpected RuntimeError: two lines;"),
         ("predict_windows", BadScan("too odd"), "BadScan", "too odd"),
         ("write_outputs", MemoryError(), "MemoryError", "not enough memory to write its results"),

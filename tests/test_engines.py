@@ -110,7 +110,8 @@ def test_two_threads_of_one_pipeline_get_each_their_own_scans_results(
 ) -> None:
     pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
     state = dict(tiny.model.state_dict())
-    state["head.2.weight"] = 10_000 * state["head.2.weight"]  # as drawn, it answers everything nearly alike
+    state["head.2.weight"] = 3000 * state["head.2.weight"]  # as drawn, it answers everything nearly alike
+    state["head.2.bias"] = torch.tensor([2.0, 2.0, 0.0])
     save_checkpoint(tmp_path / "lively.pth", state, tiny.about)
     looks = {"patch_size": [32, 32, 32], "stride": [32, 32, 32], "region": "everything", "second_look": False}
     ready = InferencePipeline(
@@ -118,12 +119,12 @@ def test_two_threads_of_one_pipeline_get_each_their_own_scans_results(
     )
     scans = [block(0)[0], block(2)[0]]
     alone = [np.asarray(ready.predict(scan)["heatmap"]) for scan in scans]
-    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    assert np.abs(alone[0] - alone[1]).max() > 0.05
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(ready.predict, scans * 2))
     for number, results in enumerate(together):
         assert results["scan_id"] == scans[number % 2].scan_id
-        np.testing.assert_allclose(results["heatmap"], alone[number % 2], atol=1e-4)
+        np.testing.assert_allclose(results["heatmap"], alone[number % 2], atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", GRAPHS)

@@ -1,8 +1,10 @@
 """The command line and the pipeline on the shipped weights."""
 
+import argparse
 import csv
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from src.inference import batch, demo, pipeline
 from src.inference import main as command_line
 from src.inference.main import main
 from src.inference.output_formatter import load_detections
+from src.logs import add_log_options, show_log
 from src.types import Scan
 
 from .small_scans import block, save_nifti, tiny_checkpoint
@@ -72,7 +75,7 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "set() True"
     guide = ("checkpoint", "input", "output", "input-dir", "output-dir", "batch-size", "num-workers")
-    for flag in (*guide, "config", "device", "format", "demo", "resume", "progress", "patient"):
+    for flag in (*guide, "config", "device", "format", "demo", "resume", "progress", "patient", "quiet", "verbose"):
         assert f"--{flag} " in done.stdout.replace("\n", " ").replace("]", " ")
 
 
@@ -177,3 +180,24 @@ def test_the_demo_shows_the_truth_beside_what_was_found(
         "demo_heatmap.nii.gz",
         "demo_detections.csv",
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [([], {"WARNING", "ERROR"}), (["--quiet"], {"ERROR"}), (["--verbose"], {"DEBUG", "WARNING", "ERROR"})],
+)
+def test_a_command_tells_as_much_as_it_is_asked_to(
+    flags: list[str], told: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("PIVOT_LOG", raising=False)
+    log = logging.getLogger("pivot")
+    level = log.level
+    parser = argparse.ArgumentParser()
+    add_log_options(parser)
+    try:
+        show_log(parser.parse_args(flags).log)
+        for name in ("DEBUG", "WARNING", "ERROR"):
+            log.log(logging.getLevelName(name), "told")
+    finally:
+        log.setLevel(level)
+    assert {record.levelname for record in caplog.records} == told

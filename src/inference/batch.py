@@ -294,6 +294,6 @@ def _plain(path: Path, error: Exception) -> PivotError:
         case BrokenExecutor():
             message = "the process that read it has died: is there enough memory?"
         case _:
-            message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; PIVOT_LOG=debug tells more"
+            message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; --verbose tells more"
     kind = type(error) if isinstance(error, PivotError) else PivotError
     return kind(message if message.startswith(f"{path}: ") else f"{path}: {message}")

@@ -4,7 +4,6 @@ A and B are scans, or results of earlier runs with their scans. The exit code is
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import command
 from ..files import writable_folder
+from ..logs import add_log_options, show_log
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare two examinations, print a table and write all files; returns the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_log(options.log)
     print(_compare(options))
 
 
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, help="model file (default: model.checkpoint of the config, or the shipped one)")
     add("--config", type=Path, help="YAML file, such as configs/inference.yaml")
     add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: model.device of the config)")
+    add_log_options(parser)
     return parser
 
 

@@ -1,12 +1,11 @@
 """The command line: `python -m src.inference.main --input scan.nii.gz --output results/`.
 
 The exit code is 0, or that of the error (see `errors`); 7 when a batch finished, but not for every scan.
-Warnings and errors go to stderr; the environment variable PIVOT_LOG=debug shows more of them.
+Warnings and errors go to stderr (see `logs`).
 """
 
 import argparse
 import gc
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import BadConfig, PivotError, SomeScansFailed, command
+from ..logs import add_log_options, show_log
 from .progress import Listener, listening
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["InferencePipeline", "batch_inference", "cli", "main"]
 
-LEVELS = ("debug", "info", "warning", "error")
 MANY_OBJECTS = 100_000  # imports make more, which stay; to look through them again and again is a tenth of the start
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
     try:
         options = _parse(arguments)
         with listening(options.progress) as tell:
-            _show_log()  # now, so that warnings appear above the bars
+            show_log(options.log)  # now, so that warnings appear above the bars
             lines, failed = _run(options, tell, own_process=own_process)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; with --resume the same command goes on where it stopped\n")
@@ -90,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pivot",
         description="Find and measure lung nodules on chest CT. Research software, not a medical device.",
-        epilog="With PIVOT_LOG=debug in the environment, stderr tells more.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -116,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard-index", type=_count(0), help="which of the parts, from 0")
     add("--distributed", nargs="?", const="auto", metavar="ADDRESS", help="run --input-dir on a Ray cluster")
     add("--progress", choices=("auto", "bar", "json", "none"), default="auto", help="bars, or JSON lines on stdout")
+    add_log_options(parser)
     return parser
 
 
@@ -175,16 +174,6 @@ def _count(least: int) -> Callable[[str], int]:
         return int(text)
 
     return count
-
-
-def _show_log() -> None:
-    """Log to stderr, in the level that PIVOT_LOG names."""
-    level = os.environ.get("PIVOT_LOG", "warning").lower()
-    if level not in LEVELS:
-        msg = f"PIVOT_LOG is {level!r}: use one of {', '.join(LEVELS)}"
-        raise BadConfig(msg)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.getLogger("pivot").setLevel(level.upper())
 
 
 def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> tuple[list[str], dict[str, str]]:

@@ -1,7 +1,6 @@
 """Batches: what fails, what is skipped, what stops everything; on a network that finds nothing."""
 
 import logging
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from src.inference import batch, outputs, pipeline
 from src.inference.batch import BatchResults, batch_inference, infer_file, open_pipeline
 from src.inference.main import main
 
+from .dicom_files import write_series
 from .small_scans import block, save_nifti, tiny_checkpoint
 
 Run: TypeAlias = Callable[..., BatchResults]
@@ -165,11 +165,53 @@ def test_what_concerns_every_scan_stops_the_batch(
     assert names(tmp_path / "out") == set()
 
 
-def test_two_scans_of_one_name_are_refused_before_any_is_done(run: Run, scans: Path, tmp_path: Path) -> None:
-    shutil.copy(scans / "a.nii.gz", scans / "a.mhd")
-    with pytest.raises(BadScan, match=r"a\.mhd and a\.nii\.gz would both be called a: rename one of them"):
-        run()
-    assert names(tmp_path / "out") == set()
+def test_of_two_scans_of_one_name_the_second_fails_and_the_rest_is_done(run: Run, scans: Path, tmp_path: Path) -> None:
+    save_nifti(block()[0], scans / "a.nii")
+    done = run()
+    assert done["num_scans"] == 2
+    assert set(done["failed"]) == {str(scans / "a.nii.gz"), str(scans / "b.nii.gz")}
+    message = "a.nii and a.nii.gz would both be called a: rename one of them"
+    assert done["failed"][str(scans / "a.nii.gz")].endswith(message)
+    assert {"a_detections.json", "c_detections.json"} <= names(tmp_path / "out")
+
+
+def test_a_batch_tells_what_it_passed_over_and_left_out(
+    run: Run, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scans / "b.nii.gz").unlink()
+    (scans / "notes.txt").write_text("no scan")
+    save_nifti(block()[0], scans / "below" / "deep.nii")
+    series = write_series(scans / "series", block()[0].array, block()[0].affine)
+    save_nifti(block()[0], series / "beside.nii")
+    done = run()
+    assert done["passed_over"] == {
+        str(scans / "below"): "a folder without DICOM files, which only --recursive looks into",
+        str(scans / "notes.txt"): "no scan by its suffix, nor DICOM by its content",
+    }
+    left_out = "left out: beside.nii: the folder holds DICOM files too, which are read first"
+    assert left_out in done["notes"][str(scans / "series")]
+    checkpoint = str(tmp_path / "tiny.pth")
+    options = ["--checkpoint", checkpoint, "--input-dir", str(scans), "--output-dir", str(tmp_path / "again")]
+    assert main(options) == 0
+    told = capsys.readouterr().out
+    assert f"{scans / 'series'}: {left_out}" in told
+    assert f"passed over: {scans / 'below'}: a folder without DICOM files" in told
+
+
+def test_a_recursive_batch_keeps_the_folders(run: Run, tmp_path: Path) -> None:
+    for name in ("x/ct.nii.gz", "y/ct.nii.gz", "y/z/ct.nii"):
+        save_nifti(block()[0], tmp_path / "tree" / name)
+    for number in (1, 2):
+        write_series(tmp_path / "tree" / "study" / str(number), block()[0].array, block()[0].affine, series=number)
+    save_nifti(block()[0], tmp_path / "only" / "folders" / "ct.nii")
+    with pytest.raises(BadScan, match="or use --recursive"):
+        run(input_dir=tmp_path / "only")
+    done = run(input_dir=tmp_path / "tree", recursive=True)
+    assert (done["num_scans"], done["failed"], done["passed_over"]) == (4, {}, {})
+    out = tmp_path / "out"
+    for place in ("x/ct", "y/ct", "y/z/ct", "study"):
+        assert (out / f"{place}_detections.json").is_file()
+    assert run(input_dir=tmp_path / "tree", recursive=True, resume=True)["num_scans"] == 0
 
 
 @pytest.mark.parametrize("formats", [{"detections": "json"}, {"detections": "csv"}, {"detections": "both"}])

@@ -21,8 +21,9 @@ from sybil.parsers.markdown import CodeBlockParser
 
 from benchmarks.cluster import local_cluster
 from src.config import Config, load_config
-from src.data.loader import find_scans, scan_name
+from src.data.loader import scan_name
 from src.data.phantom import PhantomNodule, chest_phantom
+from src.data.survey import find_scans
 from src.inference.main import main
 from src.inference.output_formatter import load_detections
 from src.types import Scan

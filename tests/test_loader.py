@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from src.data.geometry import RAS_TO_LPS, map_points
-from src.data.loader import find_scans, load_scan, read_scan, scan_name
+from src.data.loader import load_scan, read_scan, scan_name
+from src.data.survey import find_scans
 from src.errors import BadScan
 from src.types import Volume
 

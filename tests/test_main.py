@@ -120,8 +120,12 @@ def test_json_progress_is_one_event_a_line_and_nothing_else(
         "scan_id": "scan",
         "detections": 0,
         "outputs": ["results/scan_heatmap.nii.gz", "results/scan_detections.json"],
+        "notes": [],
     }
-    assert summary.keys() == {"event", "num_scans", "total_detections", "avg_time", "failed", "skipped"}
+    assert summary.keys() == {"event", "num_scans", "total_detections", "avg_time", "failed", "skipped"} | {
+        "notes",
+        "passed_over",
+    }
     assert main([*command, "--progress", "json", "--resume"]) == 0
     assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == ["skipped", "summary"]
 

@@ -19,7 +19,7 @@ from .checks import as_hounsfield, check_extent, nearest_orthogonal
 if TYPE_CHECKING:
     from .stacks import Stack
 
-__all__ = ["dicom_slices", "find_scans", "load_scan", "read_scan", "scan_name"]
+__all__ = ["dicom_slices", "load_scan", "plain_error", "read_scan", "scan_name", "suffix_of", "supported"]
 
 VOLUMES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr")
 SUFFIXES = (*VOLUMES, ".zip")
@@ -58,7 +58,7 @@ def read_scan(path: str | Path) -> Scan:
         msg = f"{path}: {error}"
         raise BadScan(msg) from error.__cause__
     except Exception as error:  # whatever a library throws at a broken file is the file's fault
-        msg = f"{path}: {_plain(error)}"
+        msg = f"{path}: {plain_error(error)}"
         raise BadScan(msg) from error
     notes = read.notes + straightened + changed
     return Scan(array, affine, scan_name(path), read.uid, notes, read.body_part)
@@ -78,7 +78,7 @@ def dicom_slices(path: str | Path) -> Iterator["Stack"]:
     path = Path(path)
     with ExitStack() as stack:
         try:
-            content = stack.enter_context(unpacked(path)) if _suffix(path) == ".zip" else path
+            content = stack.enter_context(unpacked(path)) if suffix_of(path) == ".zip" else path
             if not content.is_dir() and not _is_dicom(content):
                 msg = "is no DICOM series"
                 raise BadScan(msg)  # noqa: TRY301 - told like what reading finds
@@ -93,44 +93,11 @@ def scan_name(path: str | Path) -> str:
     """The name of a file without its known suffix (`.nii.gz` is one), or of a folder."""
     path = Path(path)
     name = path.name or path.resolve().name
-    return name if path.is_dir() else name[: len(name) - len(_suffix(path))]
-
-
-def find_scans(folder: str | Path) -> list[Path]:
-    """Every scan directly in `folder`, sorted by name: files, zips and DICOM folders, or the folder itself.
-
-    Raises:
-        BadScan: there is none, or two would have the same `scan_name`.
-    """
-    from .dicom import holds_dicom  # noqa: PLC0415
-
-    folder = Path(folder)
-    try:
-        scans = [folder] if holds_dicom(folder, nested=False) else _scans_in(folder)
-    except OSError as error:
-        msg = f"{folder}: {_plain(error)}"
-        raise BadScan(msg) from error
-    if not scans:
-        msg = f"{folder}: holds no scans: {_supported()}"
-        raise BadScan(msg)
-    names: dict[str, Path] = {}
-    for scan in scans:
-        other = names.setdefault(scan_name(scan), scan)
-        if other != scan:
-            msg = f"{folder}: {other.name} and {scan.name} would both be called {scan_name(scan)}: rename one of them"
-            raise BadScan(msg)
-    return scans
-
-
-def _scans_in(folder: Path) -> list[Path]:
-    from .dicom import holds_dicom  # noqa: PLC0415
-
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    return [entry for entry in entries if (holds_dicom(entry) if entry.is_dir() else _suffix(entry) in SUFFIXES)]
+    return name if path.is_dir() else name[: len(name) - len(suffix_of(path))]
 
 
 def _read(path: Path) -> Read:
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if path.is_dir():
         return _folder(path, "folder")
     with path.open("rb"):  # so that a missing file is told before an unknown suffix
@@ -142,7 +109,7 @@ def _read(path: Path) -> Read:
         return _volume(path)
     if _is_dicom(path):
         return _dicom(path)
-    msg = f"is no DICOM file, and has an unknown suffix: {_supported()}"
+    msg = f"is no DICOM file, and has an unknown suffix: {supported()}"
     raise BadScan(msg)
 
 
@@ -150,7 +117,7 @@ def _folder(folder: Path, kind: str) -> Read:
     """What a folder or an unpacked archive holds: DICOM, which comes before all else, or one volume file."""
     from .dicom import files_in, holds_dicom  # noqa: PLC0415
 
-    volumes = [file for file in files_in(folder) if _suffix(file) in VOLUMES]
+    volumes = [file for file in files_in(folder) if suffix_of(file) in VOLUMES]
     names = ", ".join(file.name for file in volumes[:5]) + ", ..." * (len(volumes) > 5)
     if holds_dicom(folder) or not volumes:
         read = _dicom(folder)
@@ -173,24 +140,26 @@ def _dicom(path: Path) -> Read:
 def _volume(path: Path) -> Read:
     from .volumes import read_volume  # noqa: PLC0415
 
-    return Read(*read_volume(path, _suffix(path)))
+    return Read(*read_volume(path, suffix_of(path)))
 
 
 def _is_dicom(path: Path) -> bool:
     from .headers import is_dicom  # noqa: PLC0415
 
-    return _suffix(path) in DICOM or (_suffix(path) not in SUFFIXES and is_dicom(path))
+    return suffix_of(path) in DICOM or (suffix_of(path) not in SUFFIXES and is_dicom(path))
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """The known suffix of a file, in lower case; empty where it has none."""
     return next((suffix for suffix in (*SUFFIXES, *DICOM) if path.name.lower().endswith(suffix)), "")
 
 
-def _supported() -> str:
+def supported() -> str:
+    """What can be read, in words for the user."""
     return f"supported are {', '.join(SUFFIXES)} and folders of DICOM files"
 
 
-def _plain(error: Exception) -> str:
+def plain_error(error: Exception) -> str:
     """What an exception means to the user, on one line, without the path that it may repeat."""
     match error:
         case FileNotFoundError():

@@ -9,7 +9,8 @@ import numpy as np
 
 from .. import __version__
 from ..data.dates import scan_date
-from ..data.loader import find_scans, read_scan, scan_name
+from ..data.loader import read_scan, scan_name
+from ..data.survey import find_scans
 from ..errors import BadConfig, BadOutput, BadScan
 from ..inference.output_formatter import load_report
 from ..types import Report, Scan

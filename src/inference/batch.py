@@ -6,24 +6,25 @@ thread writes the results of the last. With no workers, everything happens in tu
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Config, load_config
-from ..data.loader import find_scans
-from ..errors import BadCheckpoint, BadConfig, BadOutput, PivotError
+from ..data.survey import twin_message
+from ..errors import BadCheckpoint, BadConfig, BadOutput, BadScan, PivotError
 from ..files import writable_folder
 from ..triage.patient import Patient
 from ..types import Results
 from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
-from .progress import Listener, silent
+from .progress import BatchResults, Listener, silent
 from .read_ahead import Readied, executor, read_ahead, read_timed
-from .sharding import shard_of
+from .sharding import scans_of
 
 if TYPE_CHECKING:
     from .pipeline import InferencePipeline
@@ -35,7 +36,6 @@ __all__ = [
     "batch_inference",
     "infer_file",
     "open_pipeline",
-    "scans_of",
     "with_options",
 ]
 
@@ -54,16 +54,6 @@ class Turns(NamedTuple):
 AT_ONCE = Turns()
 
 
-class BatchResults(TypedDict):
-    """What came out of a batch."""
-
-    num_scans: int  # finished in this run
-    total_detections: int  # in those
-    avg_time: float  # seconds to read, infer and write one of them; wall time is less where these overlap
-    failed: dict[str, str]  # path to message
-    skipped: list[str]  # paths that were complete already
-
-
 def batch_inference(  # noqa: PLR0913 - the documented call
     checkpoint: str | Path | None = None,
     input_dir: str | Path = ".",
@@ -76,12 +66,13 @@ def batch_inference(  # noqa: PLR0913 - the documented call
     resume: bool = False,
     progress: Listener = silent,
     shard: tuple[int, int] = (0, 1),
+    recursive: bool = False,
 ) -> BatchResults:
     """Run over every scan in a folder; one that fails is reported in `failed` and does not stop the rest.
 
     Args:
         checkpoint: the model file; without one, `model.checkpoint` of the config, then the shipped weights.
-        input_dir: files, zips and DICOM folders, or itself a DICOM folder; not searched any deeper.
+        input_dir: files, zips and DICOM folders, or itself a DICOM folder.
         output_dir: made if need be; another folder than `input_dir`.
         config: YAML file, mapping or `Config`.
         num_workers: overrides `inference.num_workers`; 0 reads and writes between the inferences.
@@ -91,31 +82,20 @@ def batch_inference(  # noqa: PLR0913 - the documented call
             settings.
         progress: is called with the events that `progress` describes, from two threads.
         shard: index, from 0, and number of the parts that the folder is split into; only this one is done.
+        recursive: look into the folders below, too; their results go into folders of the same names.
 
     Raises:
         BadConfig: the configuration is wrong, or contradicts the model.
-        BadScan: the folder holds no scans, or two of the same name.
+        BadScan: the folder holds no scans.
         BadCheckpoint: the model cannot be loaded, or answers with NaN.
         BadOutput: `output_dir` cannot be written to.
     """
     settings = with_options(load_config(config), batch_size=batch_size, num_workers=num_workers)
     pipeline = open_pipeline(checkpoint, settings, device, output_dir)
-    run = _Run(pipeline, Path(output_dir), progress)
-    run.all(scans_of(input_dir, output_dir, shard), resume=resume)
-    return run.summary()
-
-
-def scans_of(input_dir: str | Path, output_dir: str | Path, shard: tuple[int, int] = (0, 1)) -> Sequence[Path]:
-    """The scans in a folder, or one part of them, as `batch_inference` does them.
-
-    Raises:
-        BadConfig: the output folder is the input folder, or there is no such part.
-        BadScan: the folder holds no scans, or two of the same name.
-    """
-    if Path(input_dir).resolve() == Path(output_dir).resolve():
-        msg = f"the output folder {output_dir} is the input folder: heatmaps in it would be taken for scans"
-        raise BadConfig(msg)
-    return shard_of(find_scans(input_dir), *shard)
+    found = scans_of(input_dir, output_dir, shard, recursive=recursive)
+    run = _Run(pipeline, Path(output_dir), progress, base=Path(input_dir) if recursive else None)
+    run.all(found.scans, resume=resume, twins=found.twins)
+    return run.summary(found.passed_over)
 
 
 def infer_file(
@@ -192,10 +172,15 @@ class _Run:
     skipped: list[str] = field(default_factory=list)
     detections: int = 0
     seconds: list[float] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     writing: Future[None] | None = None
+    base: Path | None = None  # the folder whose own folders those of the results follow
 
-    def all(self, paths: Sequence[Path], *, resume: bool) -> None:
-        todo = [path for path in paths if not (resume and self._skip(path))]
+    def all(self, paths: Sequence[Path], *, resume: bool, twins: Mapping[Path, Path] = MappingProxyType({})) -> None:
+        for path in (path for path in paths if path in twins):
+            with self._failing(path):
+                raise BadScan(twin_message(path, twins[path]))
+        todo = [path for path in paths if path not in twins and not (resume and self._skip(path))]
         workers = self.pipeline.config.inference.num_workers
         most = workers * self.pipeline.config.inference.prefetch_factor
         with executor(workers) as readers, executor(min(1, workers)) as writer:
@@ -205,23 +190,30 @@ class _Run:
                     self._one(path, reading, writer)
             self._wait()
 
-    def summary(self) -> BatchResults:
+    def summary(self, passed_over: Mapping[str, str] = MappingProxyType({})) -> BatchResults:
         results = BatchResults(
             num_scans=len(self.seconds),
             total_detections=self.detections,
             avg_time=sum(self.seconds) / len(self.seconds) if self.seconds else 0.0,
             failed={path: str(failure) for path, failure in self.failures.items()},
             skipped=self.skipped,
+            notes=self.notes,
+            passed_over=dict(passed_over),
         )
         self.tell({"event": "summary", **results})
         return results
 
     def _skip(self, path: Path) -> bool:
-        complete = is_complete(path, self.pipeline.config, self.folder, self.pipeline.origin)
+        complete = is_complete(path, self.pipeline.config, self._place(path), self.pipeline.origin)
         if complete:
             self.skipped.append(str(path))
             self.tell({"event": "skipped", "scan": str(path)})
         return complete
+
+    def _place(self, path: Path) -> Path:
+        """The folder for the results of a scan."""
+        inside = self.base is not None and path != self.base
+        return self.folder / path.parent.relative_to(self.base or "") if inside else self.folder
 
     def _one(self, path: Path, reading: Future[Readied], writer: Executor) -> None:
         """Infer the scan, and have its results written once those of the last are."""
@@ -256,9 +248,10 @@ class _Run:
     def _write(self, path: Path, read: Readied, results: Results, seconds: float) -> None:
         with self._failing(path), self.turns.write:
             start = time.perf_counter()
-            outputs = write_outputs(read.scan, results, self.pipeline.config, self.folder, read.seconds, path)
+            outputs = write_outputs(read.scan, results, self.pipeline.config, self._place(path), read.seconds, path)
             self.seconds.append(read.seconds + seconds + time.perf_counter() - start)
             self.detections += len(results["detections"])
+            self.notes |= {str(path): list(read.scan.notes)} if read.scan.notes else {}
             self.tell(
                 {
                     "event": "finished",
@@ -267,6 +260,7 @@ class _Run:
                     "detections": len(results["detections"]),
                     "seconds": round(self.seconds[-1], 3),
                     "outputs": [str(output) for output in outputs],
+                    "notes": list(read.scan.notes),
                 }
             )
 

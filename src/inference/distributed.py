@@ -144,7 +144,9 @@ class _Tally:
         self.tell = tell
         self.begun = 0
         self.seconds = 0.0
-        self.results = BatchResults(num_scans=0, total_detections=0, avg_time=0.0, failed={}, skipped=[])
+        self.results = BatchResults(
+            num_scans=0, total_detections=0, avg_time=0.0, failed={}, skipped=[], notes={}, passed_over={}
+        )
 
     def over(self, start: Callable[[], tuple[Any, Any]], size: int, slots: int) -> BatchResults:
         """Do all scans with `size` actors."""
@@ -181,6 +183,7 @@ class _Tally:
                 self.results["num_scans"] += 1
                 self.results["total_detections"] += detections
                 self.seconds += seconds
+                self.results["notes"] |= {given: event["notes"]} if event["notes"] else {}
             case {"event": "failed", "message": message}:
                 event = {**event, "message": f"{given}: {message}"}
                 self.results["failed"][given] = event["message"]

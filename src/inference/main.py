@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import BadConfig, PivotError, SomeScansFailed, command
 from ..logs import add_log_options, show_log
-from .progress import Listener, listening
+from .progress import BatchResults, Listener, listening, told
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
     from ..config import Config
-    from .batch import BatchResults, batch_inference
+    from .batch import batch_inference
     from .pipeline import InferencePipeline
 
 __all__ = ["InferencePipeline", "batch_inference", "cli", "main"]
@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--dicomweb", metavar="URL", help="fetch the best chest CT series of --study from this server")
     source.add_argument("--demo", action="store_true", help="make a synthetic chest and find its nodules")
     add("--study", metavar="UID", help="the StudyInstanceUID that --dicomweb fetches")
+    add("--recursive", action="store_true", help="look for scans in the folders below --input-dir, too")
     add("--output", type=_path, help="folder for results, except of --input-dir (default: results)")
     add("--output-dir", type=_path, help="folder for the results of --input-dir (default: results)")
     add("--config", type=_path, help="YAML file, such as configs/inference.yaml")
@@ -123,8 +124,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.input_dir is None:
-        for name in ("output_dir", "num_workers", "num_shards", "shard_index", "distributed"):
-            if getattr(options, name) is not None:
+        for name in ("output_dir", "num_workers", "num_shards", "shard_index", "distributed", "recursive"):
+            if getattr(options, name) not in (None, False):
                 parser.error(f"--{name.replace('_', '-')} goes with --input-dir, not with --input or --demo")
     elif options.output is not None:
         parser.error("--output goes with --input or --demo: with --input-dir, use --output-dir")
@@ -142,6 +143,10 @@ def _contradictions(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
     yield (
         bool(options.distributed and options.device),
         "--device goes without --distributed, which uses the GPUs of the cluster, or its CPUs",
+    )
+    yield (
+        bool(options.distributed and options.recursive),
+        "--recursive goes without --distributed, whose results are all in one folder",
     )
     for name in ("resume", "dicom"):
         yield options.demo and getattr(options, name), f"--{name} goes with --input or --input-dir, not with --demo"
@@ -197,9 +202,10 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
                 config,
                 device=options.device,
                 shard=shard,
+                recursive=options.recursive,
                 **shared,
             )
-        return [_told(done, options.output)], done["failed"]
+        return told(done, options.output), done["failed"]
     opened = cache(partial(open_pipeline, options.checkpoint, config, options.device, options.output))
     if options.demo:
         from .demo import run_demo
@@ -209,18 +215,19 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
         opened()  # what is wrong with it is told before anything is fetched
     with _scan(options) as path, read_beside(path) if own_process else nullcontext(read_timed) as read:
         done = infer_file(opened(), path, options.output, patient=patient, read=read, **shared)
-    return [_told(done, options.output)], {}
+    return told(done, options.output), {}
 
 
 def _on_cluster(
     options: argparse.Namespace, config: "Config", shard: tuple[int, int], shared: dict[str, Any]
 ) -> "BatchResults":
-    from .batch import scans_of
     from .distributed import connect, distributed_inference
+    from .sharding import scans_of
 
-    scans = scans_of(options.input_dir, options.output, shard)
+    found = scans_of(options.input_dir, options.output, shard)
     connect(options.distributed)
-    return distributed_inference(options.checkpoint, scans, output_dir=options.output, config=config, **shared)
+    done = distributed_inference(options.checkpoint, found.scans, output_dir=options.output, config=config, **shared)
+    return {**done, "passed_over": found.passed_over}
 
 
 @contextmanager
@@ -254,16 +261,6 @@ def _config(options: argparse.Namespace) -> "Config":
         raise BadConfig(msg)
     save_dicom = options.dicom or None
     return with_options(config, options.batch_size, options.num_workers, options.format, save_dicom=save_dicom)
-
-
-def _told(done: "BatchResults", folder: Path) -> str:
-    scans, found, skipped = done["num_scans"], done["total_detections"], len(done["skipped"])
-    text = f"{scans} scan{'s' * (scans != 1)}, {found} nodule{'s' * (found != 1)}"
-    if scans:
-        text += f", {done['avg_time']:.1f} s a scan"
-    if skipped:
-        text += f"; {skipped} complete already"
-    return f"{text}; results in {folder}"
 
 
 def _table(nodules: list[dict[str, Any]]) -> list[str]:

@@ -4,11 +4,12 @@ Every event has `event`, its kind; all but the last two have `scan`, the path as
 
     start     index (from 1), total             its inference begins
     windows   done, total                       of the passes of the network over it
-    finished  scan_id, detections (a count), seconds, outputs (paths)
+    finished  scan_id, detections (a count), seconds, outputs (paths), notes (of reading it)
     skipped   -                                 complete from an earlier run (`--resume`)
     failed    error (a type), message
     demo      nodules (of `--demo`: diameter_mm, nodule_type, and found_mm and confidence, null where missed)
-    summary   num_scans, total_detections, avg_time, failed (path to message), skipped (paths)
+    summary   num_scans, total_detections, avg_time, failed (path to message), skipped (paths), notes (path to those of
+              reading it), passed_over (path to the reason)
 
 `finished` and `failed` may come after the next scan's `start`, because files are written beside inference.
 """
@@ -18,13 +19,28 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypedDict
 
-__all__ = ["Event", "Listener", "Mode", "listening", "silent"]
+__all__ = ["BatchResults", "Event", "Listener", "Mode", "listening", "silent", "told"]
 
+LEFT_OUT = "left out"  # how notes begin that tell what was not searched
+MOST_TOLD = 20  # of what was passed over
 Event: TypeAlias = dict[str, Any]
 Listener: TypeAlias = Callable[[Event], None]
 Mode: TypeAlias = Literal["auto", "bar", "json", "none"]
+
+
+class BatchResults(TypedDict):
+    """What came out of a batch."""
+
+    num_scans: int  # finished in this run
+    total_detections: int  # in those
+    avg_time: float  # seconds to read, infer and write one of them; wall time is less where these overlap
+    failed: dict[str, str]  # path to message
+    skipped: list[str]  # paths that were complete already
+    notes: dict[str, list[str]]  # path to what reading repaired or left out, of those finished in this run
+    passed_over: dict[str, str]  # path to the reason, of what lies in the folder and is none of its scans
 
 
 def silent(event: Event) -> None:
@@ -85,3 +101,17 @@ def _bars() -> Iterator[Listener]:
                     progress.update(scans, completed=progress.tasks[scans].total)
 
         yield show
+
+
+def told(done: BatchResults, folder: Path) -> list[str]:
+    """What a run tells at its end: the counts; then what was not searched, and why."""
+    scans, found, skipped = done["num_scans"], done["total_detections"], len(done["skipped"])
+    text = f"{scans} scan{'s' * (scans != 1)}, {found} nodule{'s' * (found != 1)}"
+    if scans:
+        text += f", {done['avg_time']:.1f} s a scan"
+    if skipped:
+        text += f"; {skipped} complete already"
+    notes = [f"{path}: {note}" for path, notes in done["notes"].items() for note in notes if note.startswith(LEFT_OUT)]
+    passed = [f"passed over: {path}: {reason}" for path, reason in list(done["passed_over"].items())[:MOST_TOLD]]
+    more = len(done["passed_over"]) - len(passed)
+    return [f"{text}; results in {folder}", *notes, *passed, *([f"passed over: {more} more"] if more else [])]

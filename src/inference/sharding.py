@@ -1,11 +1,13 @@
-"""Splitting one list of scans among any number of independent commands, such as the tasks of a Slurm array."""
+"""The scans of a folder, and splitting them among independent commands, such as the tasks of a Slurm array."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from ..data.survey import Survey, survey
 from ..errors import BadConfig
 
-__all__ = ["shard_of"]
+__all__ = ["scans_of", "shard_of"]
 
 Item = TypeVar("Item")
 
@@ -22,3 +24,19 @@ def shard_of(items: Sequence[Item], index: int, count: int) -> Sequence[Item]:
         msg = f"there is no part {index} of {count}: shard indices run from 0 to the number of shards less one"
         raise BadConfig(msg)
     return items[index::count]
+
+
+def scans_of(
+    input_dir: str | Path, output_dir: str | Path, shard: tuple[int, int] = (0, 1), *, recursive: bool = False
+) -> Survey:
+    """The scans in a folder, or one part of them, as `batch_inference` does them.
+
+    Raises:
+        BadConfig: the output folder is the input folder, or there is no such part.
+        BadScan: the folder holds no scans.
+    """
+    if Path(input_dir).resolve() == Path(output_dir).resolve():
+        msg = f"the output folder {output_dir} is the input folder: heatmaps in it would be taken for scans"
+        raise BadConfig(msg)
+    found = survey(input_dir, recursive=recursive)
+    return found._replace(scans=list(shard_of(found.scans, *shard)))

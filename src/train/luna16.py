@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.loader import find_scans, scan_name
+from ..data.loader import scan_name
+from ..data.survey import find_scans
 from ..errors import BadConfig
 from ..eval.matching import treated_diameter
 from ..eval.tables import Findings, read_findings

@@ -41,12 +41,12 @@ def choose(headers: Iterable[Header]) -> Chosen:
         BadScan: none is a volume, or they are of several studies or patients.
     """
     images, notes = _images(list(headers))
-    parts, broken = _parts(images)
-    _check_one_patient([one for part in parts for one in part.slices])
-    parts = [_judged(part) for part in joined([piece for part in parts for piece in split(part)])]
+    whole, broken = _parts(images)
+    _check_one_patient([one for part in whole for one in part.slices])
+    parts = [_judged(part) for part in joined([piece for part in whole for piece in split(part)])]
     usable = [part for part in parts if part.stack]
     if not usable:
-        raise BadScan(_why_none(parts, broken))
+        raise BadScan(_why_none([_judged(Part(part.slices)) for part in whole], parts, broken))
     best, *others = sorted(usable, key=_preference(usable))
     about = best.slices[0].about
     if about.projection:
@@ -194,11 +194,12 @@ def _why_not(best: Part, other: Part, usable: list[Part]) -> str:
     return reasons[place] if 0 <= place < len(reasons) else "alike, but later by its numbers"
 
 
-def _why_none(parts: list[Part], broken: list[str]) -> str:
-    """The one problem to solve where no series is a volume: that of the largest."""
-    if not parts:
+def _why_none(whole: list[Part], parts: list[Part], broken: list[str]) -> str:
+    """The one problem to solve where no series is a volume: that of the largest, as it was given or as it was taken."""
+    if not whole:
         return broken[0].partition("): ")[2]
-    return max(parts, key=lambda part: len(part.slices)).problem
+    largest = max(whole, key=lambda part: len(part.slices))
+    return largest.problem or max(parts, key=lambda part: len(part.slices)).problem
 
 
 def _what(problem: str) -> str:

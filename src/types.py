@@ -80,22 +80,23 @@ class Scan:
 
 
 class Volume(np.ndarray[Any, np.dtype[Any]]):
-    """A plain (X, Y, Z) array that also carries the `affine` (RAS+) that places it.
+    """A plain (X, Y, Z) array that also carries the `affine` (RAS+) that places it, and `notes` on how it was read.
 
-    What is derived from it (a slice, a flip, a sum) is an array without an affine: after
+    What is derived from it (a slice, a flip, a sum) is an array without an affine and notes: after
     `scan[::-1]` the old one would be wrong.
     """
 
     affine: Affine | None
+    notes: tuple[str, ...]
 
-    def __new__(cls, array: npt.NDArray[Any], affine: Affine) -> Self:
+    def __new__(cls, array: npt.NDArray[Any], affine: Affine, notes: tuple[str, ...] = ()) -> Self:
         """A view of the array with its affine."""
         volume = np.asarray(array).view(cls)
-        volume.affine = affine
+        volume.affine, volume.notes = affine, notes
         return volume
 
     def __array_finalize__(self, obj: object) -> None:
-        self.affine = None
+        self.affine, self.notes = None, ()
 
 
 class Peak(TypedDict):

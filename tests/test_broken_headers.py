@@ -187,6 +187,10 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
         lambda folder: metaimage(folder, data="list", extra="", DimSize="24 20 13"),
         "names 12 files for 13 slices",
     ),
+    "a slice twice": (
+        lambda folder: with_lines(metaimage(folder, data="list"), "s10.dat", "s9.dat"),
+        "names a file twice",
+    ),
     "text voxels": (lambda folder: metaimage(folder, BinaryData="False"), "holds its voxels as text"),
     "long type": (lambda folder: metaimage(folder, ElementType="MET_LONG"), "states ElementType as 'MET_LONG'"),
     "no image": (lambda folder: metaimage(folder, ObjectType="Tube"), "holds a Tube"),

@@ -220,6 +220,12 @@ def test_find_scans_refuses_two_scans_of_one_name(tmp_path: Path) -> None:
         find_scans(tmp_path)
 
 
+def test_load_scan_tells_how_the_scan_was_read(tmp_path: Path) -> None:
+    volume, _ = load_scan(nifti(tmp_path / "a.nii", sform_code=0, qform_code=0))
+    assert "states no orientation" in volume.notes[0]
+    assert volume[::-1].notes == ()
+
+
 @pytest.mark.parametrize(
     ("name", "fragment"), [("empty", "holds no scans"), ("none", "no such file"), ("file.nii", "Not a directory")]
 )

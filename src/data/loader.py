@@ -37,9 +37,9 @@ class Read(NamedTuple):
 
 
 def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
-    """The scan's (X, Y, Z) array in HU and its spacing in millimetres."""
+    """The scan's (X, Y, Z) array in HU, with its `affine` and the `notes` on how it was read, and its spacing in mm."""
     scan = read_scan(path)
-    return Volume(scan.array, scan.affine), scan.spacing
+    return Volume(scan.array, scan.affine, scan.notes), scan.spacing
 
 
 def read_scan(path: str | Path) -> Scan:

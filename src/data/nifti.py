@@ -85,7 +85,7 @@ def _check(header: Header) -> None:
 def _dtype(header: Header) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError:
+    except (KeyError, nib.spatialimages.HeaderDataError):
         msg = f"is damaged: its header states an unknown datatype, {int(header['datatype'])}"
         raise BadScan(msg) from None
     if dtype.fields or dtype.kind not in "iuf" or dtype.itemsize > 8:

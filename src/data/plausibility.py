@@ -1,7 +1,6 @@
 """Whether values are Hounsfield units of a chest CT, judged by where its tissues must lie; else, what they look like.
 
-Shares measured in whole scans and in 1,030 cubes of 50 mm around nodules (`docs/inputs.md`): lung takes 14 % of a cube
-at least, fat with lung 30 %, soft tissue 18 % of what is denser than lung, dense bone 36 % of it at most.
+The limits leave room beside what real scans hold (`docs/inputs.md`).
 """
 
 from collections.abc import Callable

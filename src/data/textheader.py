@@ -136,7 +136,11 @@ def files(
     if len(names) != wanted if axes < len(sizes) else not names or sizes[-1] % len(names):
         msg = f"names {len(names)} files for {sizes[-1]} slices: correct its header"
         raise BadScan(msg)
-    return [Part(beside(header, name), start) for name in names]
+    parts = [Part(beside(header, name), start) for name in names]
+    if len({part.path for part in parts}) < len(parts):
+        msg = "names a file twice, so that a part of the scan would be missing: correct its header"
+        raise BadScan(msg)
+    return parts
 
 
 def grid(axes: Vectors, origin: Vectors | None) -> tuple[Affine, tuple[str, ...]]:

@@ -454,7 +454,7 @@ def _as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan,
     except BadScan as error:
         msg = f"the given array {error}"
         raise BadScan(msg) from error
-    return Scan(array, affine, notes=straightened + changed), own is not None
+    return Scan(array, affine, notes=(*getattr(scan, "notes", ()), *straightened, *changed)), own is not None
 
 
 def _affine(scan: npt.NDArray[Any], own: Affine | None, spacing: Vec3 | None) -> Affine:

@@ -53,7 +53,8 @@ def _text_header(content: bytes) -> Sequence[int]:
         b"type",
         b"endian",
     )
-    places, start = [], 0
+    places: list[int] = []
+    start = 0
     for line in content[:2000].splitlines(keepends=True):
         if not line.strip() or not line.isascii():
             break

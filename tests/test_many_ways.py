@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def rows(affine: Affine) -> dict[str, object]:
     ],
 )
 def test_a_nifti_header_that_contradicts_itself_is_refused_with_both_statements(
-    tmp_path: Path, fields: dict[str, object], words: str
+    tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(BadScan) as error:
         read_scan(nifti(tmp_path / "a.nii.gz", **fields))
@@ -134,7 +135,7 @@ def test_a_nifti_header_that_contradicts_itself_is_refused_with_both_statements(
     ],
 )
 def test_a_nifti_header_that_is_right_in_what_counts_is_read(
-    tmp_path: Path, fields: dict[str, object], note: str | None
+    tmp_path: Path, fields: dict[str, Any], note: str | None
 ) -> None:
     scan = read_scan(nifti(tmp_path / "a.nii", **fields))
     np.testing.assert_array_equal(scan.array, CHEST)

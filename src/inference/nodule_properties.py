@@ -5,6 +5,7 @@ boundary and the blur beyond it (Kuhnigk et al. IEEE Trans Med Imaging 2006;25:4
 not depend on how an edge falls on the voxels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..data.geometry import sphere_diameter
 from ..data.pairing import check_spacing
 from ..types import FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
-from .masks import Mask, depth_of, rim_distance
+from .masks import Mask, depth_of, rim_distance, within
 from .segmentation import Levels, Segmentation, segment_nodule
 
 __all__ = ["extract_properties", "measure_nodule", "segment_and_measure"]
@@ -27,6 +28,9 @@ SOLID = -300.0
 # Shares of solid tissue. Below the first a nodule is ground-glass: the cutoff at -300 HU that best told pure
 # from part-solid in 102 subsolid nodules was 6.14 %. Above the second it is solid: our choice.
 GROUND_GLASS_BELOW, SOLID_ABOVE = 0.06, 0.8
+# A solid part of this diameter in mm makes a nodule part-solid however large the whole is; from it on Lung-RADS
+# calls a new one suspicious. Thinner than VESSEL, in mm, it is a vessel.
+CORE, VESSEL = 4.0, 2.5
 SOFT_TISSUE = 50.0  # HU that a nodule is not taken to exceed unless it is seen to
 POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWHM of 0.8 to 1.5 mm
 SKIN = 1.2  # mm, how deep the blur of an edge reaches into a nodule
@@ -52,7 +56,7 @@ def segment_and_measure(
     scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
 ) -> tuple[Properties, Segmentation | None]:
     """`extract_properties` with the segmentation that was measured."""
-    found = segment_nodule(scan, coordinates, diameter, spacing)
+    found = segment_nodule(scan, coordinates, diameter, spacing, axial_axis)
     if found is None:
         return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing)), None
     return measure_nodule(found, scan, spacing, axial_axis), found
@@ -62,14 +66,16 @@ def measure_nodule(
     nodule: Segmentation, scan: npt.NDArray[np.generic], spacing: Vec3, axial_axis: int = 2
 ) -> Properties:
     """The properties of a nodule that was segmented in this (X, Y, Z) scan in HU."""
-    rim = np.isfinite(rim_distance(nodule.body, nodule.other, nodule.step, 1.0 + 0.5 * max(spacing)))
+    rim = np.isfinite(rim_distance(nodule.body, nodule.other, nodule.step, 1.0 + 0.5 * nodule.thickness))
     depth = depth_of(nodule.body, nodule.step)
     edge = _Edge.of(nodule, depth, rim)
-    height = _height(edge, nodule.levels, float(depth.max()), spacing)
+    sides = [max(step, nodule.thickness) if axis == axial_axis else step for axis, step in enumerate(spacing)]
+    height = _height(edge, nodule.levels, float(depth.max()), sides)
     volume = edge.volume(height)
     share = _share(nodule, depth, rim, height)
     long_axis, short_axis = _axes(share, nodule.step, axial_axis)
-    solid = _solid_fraction(nodule, depth)
+    solid, core = _solid_part(nodule, depth)
+    kind = _nodule_type(solid, core)
     box = tuple(slice(first, first + n) for first, n in zip(nodule.origin, nodule.mask.shape, strict=True))
     return {
         **_unmeasured(np.asarray(scan[box])[nodule.mask]),
@@ -79,7 +85,8 @@ def measure_nodule(
         "short_axis_mm": short_axis,
         "sphericity": _sphericity(share),
         "solid_fraction": solid,
-        "nodule_type": _nodule_type(solid),
+        "nodule_type": kind,
+        "solid_mm": None if kind == "solid" else core,
     }
 
 
@@ -143,14 +150,14 @@ class _Edge(NamedTuple):
         return max(self.deep + float(skin + rim), 1.0) * self.voxel
 
 
-def _height(edge: _Edge, levels: Levels, radius: float, spacing: Vec3) -> float:
+def _height(edge: _Edge, levels: Levels, radius: float, sides: Sequence[float]) -> float:
     """How many HU the nodule is denser than the lung, with the blur of a small one undone.
 
     Blur lowers the middle of a small nodule but keeps its sum. The height is the one at which a ball
     of the resulting volume, blurred, looks like what is seen; not above soft tissue unless seen so.
     """
     # The level seen is that of a ball of half the radius: variance (radius / 2)^2 / 5 on each axis.
-    blur = float(np.sqrt(POINT_SPREAD**2 + np.mean(np.square(spacing)) / 12 + radius**2 / 20))
+    blur = float(np.sqrt(POINT_SPREAD**2 + np.mean(np.square(sides)) / 12 + radius**2 / 20))
     ceiling = max(levels.contrast, SOFT_TISSUE - levels.lung)
     height = levels.contrast
     for _ in range(8):
@@ -191,17 +198,25 @@ def _sphericity(share: FloatArray) -> float:
     return min(1.0, float(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2) / area)
 
 
-def _solid_fraction(nodule: Segmentation, depth: FloatArray) -> float:
-    """The share of the volume that is solid, 0 to 1.
+def _solid_part(nodule: Segmentation, depth: FloatArray) -> tuple[float, float]:
+    """The share of the volume that is solid, 0 to 1, and the diameter in mm of the largest connected solid part.
 
-    The outermost millimetre, where blur mixes nodule and lung, counts like the nearest voxel within.
+    The outermost millimetre, where blur mixes nodule and lung, counts like the nearest voxel within. The diameter
+    is that of the sphere of the part's volume; what is thinner than `VESSEL` is a vessel and no part of it.
     """
-    core = depth >= min(1.0 + nodule.step / 2, 0.5 * float(depth.max()))
-    nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
-    return float(np.mean(nodule.hu[tuple(nearest[:, nodule.body])] > SOLID))
+    deep = depth >= min(1.0 + nodule.step / 2, 0.5 * float(depth.max()))
+    nearest = ndimage.distance_transform_edt(~deep, return_distances=False, return_indices=True)
+    solid = np.zeros_like(nodule.body)
+    solid[nodule.body] = nodule.hu[tuple(nearest[:, nodule.body])] > SOLID
+    inner = depth_of(solid, nodule.step) > VESSEL / 2
+    if not inner.any():
+        return float(solid[nodule.body].mean()), 0.0
+    labels, _ = ndimage.label(within(inner, VESSEL / 2, nodule.step) & solid)
+    largest = int(np.bincount(labels[labels > 0]).max())
+    return float(solid[nodule.body].mean()), sphere_diameter(largest * nodule.step**3)
 
 
-def _nodule_type(solid_fraction: float) -> NoduleType:
-    if solid_fraction < GROUND_GLASS_BELOW:
-        return "ground-glass"
-    return "solid" if solid_fraction > SOLID_ABOVE else "part-solid"
+def _nodule_type(solid_fraction: float, core: float) -> NoduleType:
+    if solid_fraction > SOLID_ABOVE:
+        return "solid"
+    return "ground-glass" if solid_fraction < GROUND_GLASS_BELOW and core < CORE else "part-solid"

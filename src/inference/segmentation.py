@@ -5,7 +5,7 @@ half-way between nodule and lung, and separation from vessels and walls by balls
 nodule. Everything happens on a cube about the position, whose size and step scale with it too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from ..types import FloatArray, Shape3, Vec3
 from .cube import Cube, on_scan, sample_cube, touches_border
+from .edges import slice_blur
 from .masks import Mask, box_around, connected, depth_of, rim_distance, within
 from .walls import base_on_wall, find_wall
 
@@ -28,6 +29,8 @@ AERATED = -500  # HU; lung lies below
 SOLID = -400.0  # HU, half-way between lung and soft tissue
 MARGIN = 5.0  # mm of surroundings that are kept for measuring
 SKIN, BLUR_REACH = 1.2, 1.5  # mm, how deep into a nodule the blur of an edge reaches, and how far beyond it
+THICKER_BY = 1.2  # the ratio of thicknesses from which what was found with the smaller one is dropped
+EDGE_SMOOTHING = 0.4  # mm, SD, against noise
 THIN, THICKER = 1.0, 0.5  # mm of a slice that blurs no farther than that; each further mm adds half a mm
 
 
@@ -76,10 +79,11 @@ class Segmentation:
     step: float
     levels: Levels
     centre: Vec3
+    thickness: float  # mm of the slices by how far they blur, at least the largest voxel side
 
 
 def segment_nodule(
-    scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3
+    scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
 ) -> Segmentation | None:
     """The nodule at a point of an (X, Y, Z) scan in HU; None where no boundary can be found.
 
@@ -87,16 +91,19 @@ def segment_nodule(
     may be wrong by a factor of 3. None means too little contrast, a leak into the surroundings or a
     nodule that the scan's border cuts.
     """
-    size, levels = float(np.clip(diameter, *SIZES)), None
+    size, levels, thickness = float(np.clip(diameter, *SIZES)), None, max(spacing)
     for _ in range(5):
         cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 8)
-        rough = _segment(cube, size, levels)
+        rough = _segment(replace(cube, thickness=thickness), size, levels)
         before = size
         size = float(np.clip(_ball_diameter(rough.body, cube.step) if rough else 1.6 * size, *SIZES))
-        levels = rough.levels if rough else None
-        if SETTLED[0] < size / before < SETTLED[1]:
+        known, thickness = thickness, _thickness(cube, rough, axial_axis) if rough else thickness
+        settled = thickness < THICKER_BY * known
+        levels = rough.levels if rough and settled else None
+        if settled and SETTLED[0] < size / before < SETTLED[1]:
             break
     cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 14)
+    cube = replace(cube, thickness=thickness)
     found = _segment(cube, size, levels)
     if found is None or touches_border(found.body, cube):
         return None
@@ -104,7 +111,15 @@ def segment_nodule(
     box = box_around(found.body, MARGIN, cube.step)
     x, y, z = (np.argwhere(found.body).mean(axis=0) - cube.middle) * cube.step + coordinates
     centre = float(x), float(y), float(z)
-    return Segmentation(mask, origin, cube.hu[box], found.body[box], found.other[box], cube.step, found.levels, centre)
+    parts = cube.hu[box], found.body[box], found.other[box]
+    return Segmentation(mask, origin, *parts, cube.step, found.levels, centre, thickness)
+
+
+def _thickness(cube: Cube, found: Body, axial_axis: int) -> float:
+    """The thickness of slices that blur as the nodule's edge shows, at least the largest voxel side, in mm."""
+    smooth = ndimage.gaussian_filter(cube.hu, EDGE_SMOOTHING / cube.step)
+    blur = slice_blur(smooth, found.body, found.other, found.levels.lung, cube.step, axial_axis)
+    return max(cube.thickness, blur)
 
 
 def _ball_diameter(mask: Mask, step: float) -> float:

@@ -1,7 +1,7 @@
 """How much a nodule grew between two measurements, and how sure that is."""
 
 import math
-from typing import Literal, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 from ..data.geometry import sphere_diameter
 from ..types import Properties, Vec3
@@ -15,14 +15,18 @@ SOURCE = (
 )
 # On top of it, for small nodules on thick slices: the SD of a diameter, as a share of the largest voxel side.
 PARTIAL_VOLUME = 0.05
+# And for slices that differ: the SD of a diameter, as a share of the difference of the largest voxel sides.
+DIFFERING = 0.15
+AS_THICK = 0.8  # of the smaller diameter: slices as thick as that tell no trend
 LEAST_VOLUME = 50.0  # mm3; our choice: NELSON calls smaller ones negative, and vessels taken for nodules mostly are
 TWO_SIDED_95 = 1.96
+Trend: TypeAlias = Literal["growing", "stable", "shrinking"]
 
 
 class Growth(TypedDict):
     """The change from baseline to follow-up; null where one of both could not be measured."""
 
-    trend: Literal["growing", "stable", "shrinking"] | None  # stable: within the uncertainty; null: too small to say
+    trend: Trend | None  # stable: within repeatability; null: not to be told
     volume_change_percent: float | None
     volume_change_percent_95: tuple[float, float] | None  # the interval that the uncertainty leaves
     diameter_change_mm: float | None  # of the sphere of the same volume
@@ -38,13 +42,21 @@ def grown(before: Properties, after: Properties, days: int | None, spacings: tup
     if not first or not second:
         return _unknown("no clear boundary in one of the examinations: volumes cannot be compared")
     change = math.log(second / first)
-    margin = TWO_SIDED_95 * _spread((first, second), spacings)
+    alike, spread = _spread((first, second), spacings)
+    margin = TWO_SIDED_95 * spread
     axes = mean_diameter(before), mean_diameter(after)
     time, limits, reason = _doubling(change, margin, days)
-    if max(first, second) < LEAST_VOLUME:
-        reason = f"no trend below {LEAST_VOLUME:g} mm3" + (f"; {reason}" if reason else "")
+    trend: Trend | None = _trend(change, margin)
+    untold = _untold(before, after, spacings)
+    if untold is None and abs(change) > TWO_SIDED_95 * alike:
+        if days == 0:
+            untold = "no trend: both scans are of the same day, so that the change is one of the measurement"
+        elif trend == "stable":
+            untold = "no trend: the change is within the uncertainty of slices that differ"
+    if untold:
+        trend, reason = None, untold + (f"; {reason}" if reason else "")
     return Growth(
-        trend=_trend(change, margin) if max(first, second) >= LEAST_VOLUME else None,
+        trend=trend,
         volume_change_percent=_percent(change),
         volume_change_percent_95=(_percent(change - margin), _percent(change + margin)),
         diameter_change_mm=round(sphere_diameter(second) - sphere_diameter(first), 2),
@@ -55,7 +67,20 @@ def grown(before: Properties, after: Properties, days: int | None, spacings: tup
     )
 
 
-def _trend(change: float, margin: float) -> Literal["growing", "stable", "shrinking"]:
+def _untold(before: Properties, after: Properties, spacings: tuple[Vec3, Vec3]) -> str | None:
+    """Why two measurements tell no trend, however large the change is."""
+    volumes = before["volume_mm3"] or 0.0, after["volume_mm3"] or 0.0
+    if max(volumes) < LEAST_VOLUME:
+        return f"no trend below {LEAST_VOLUME:g} mm3"
+    if max(max(spacing) for spacing in spacings) >= AS_THICK * sphere_diameter(min(volumes)):
+        return "no trend: the slices are as thick as the nodule"
+    kinds = before["nodule_type"], after["nodule_type"]
+    if None not in kinds and kinds[0] != kinds[1]:
+        return f"no trend: {kinds[0]} at baseline and {kinds[1]} at follow-up, whose borders are not the same"
+    return None
+
+
+def _trend(change: float, margin: float) -> Trend:
     return "growing" if change > margin else "shrinking" if change < -margin else "stable"
 
 
@@ -65,12 +90,14 @@ def mean_diameter(properties: Properties) -> float | None:
     return None if long_axis is None or short_axis is None else (long_axis + short_axis) / 2
 
 
-def _spread(volumes: tuple[float, float], spacings: tuple[Vec3, Vec3]) -> float:
-    """The standard deviation of the logarithm of the volumes' ratio."""
-    total = (math.log1p(REPEATABILITY) / TWO_SIDED_95) ** 2
-    for volume, spacing in zip(volumes, spacings, strict=True):
-        total += (3 * PARTIAL_VOLUME * max(spacing) / sphere_diameter(volume)) ** 2
-    return math.sqrt(total)
+def _spread(volumes: tuple[float, float], spacings: tuple[Vec3, Vec3]) -> tuple[float, float]:
+    """The SD of the logarithm of the volumes' ratio: as if slices were alike, and as they are."""
+    thick = [max(spacing) for spacing in spacings]
+    diameters = [sphere_diameter(volume) for volume in volumes]
+    alike = (math.log1p(REPEATABILITY) / TWO_SIDED_95) ** 2
+    alike += sum((3 * PARTIAL_VOLUME * side / d) ** 2 for side, d in zip(thick, diameters, strict=True))
+    differing = 3 * DIFFERING * abs(thick[0] - thick[1]) / min(diameters)
+    return math.sqrt(alike), math.sqrt(alike + differing**2)
 
 
 def _doubling(

@@ -22,7 +22,7 @@ def slice_blur(smooth: FloatArray, body: Mask, other: Mask, lung: float, step: f
     """
     core = float(np.percentile(smooth[body], 75))
     dense = body & (smooth > (core + lung) / 2)  # without a rim of ground-glass, or of blur taken for one
-    gradient = np.stack(np.gradient(smooth, step))
+    gradient = np.array(np.gradient(smooth, step))
     slope = np.sqrt((gradient**2).sum(axis=0))
     # Within half a millimetre of the boundary, away from vessels and walls.
     near = max(1, round(0.5 / step))

@@ -19,6 +19,7 @@ from ..data.pairing import check_spacing
 from ..types import FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
 from .masks import Mask, depth_of, rim_distance, within
+from .plausible import doubt
 from .segmentation import Levels, Segmentation, segment_nodule
 
 __all__ = ["extract_properties", "measure_nodule", "segment_and_measure"]
@@ -55,8 +56,16 @@ def extract_properties(
 def segment_and_measure(
     scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
 ) -> tuple[Properties, Segmentation | None]:
-    """`extract_properties` with the segmentation that was measured."""
+    """`extract_properties` with the segmentation that was measured.
+
+    A body that cannot be the nodule of the mark, such as the wall beside it, is measured again within twice the
+    mark's diameter; what cannot be it then either is not measured.
+    """
     found = segment_nodule(scan, coordinates, diameter, spacing, axial_axis)
+    if found is not None and doubt(found, scan, coordinates, diameter, spacing):
+        found = segment_nodule(scan, coordinates, diameter, spacing, axial_axis, reach=diameter)
+        if found is not None and doubt(found, scan, coordinates, diameter, spacing):
+            found = None
     if found is None:
         return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing)), None
     return measure_nodule(found, scan, spacing, axial_axis), found

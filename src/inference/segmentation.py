@@ -83,18 +83,24 @@ class Segmentation:
 
 
 def segment_nodule(
-    scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
+    scan: npt.NDArray[np.generic],
+    coordinates: Vec3,
+    diameter: float,
+    spacing: Vec3,
+    axial_axis: int = 2,
+    reach: float | None = None,
 ) -> Segmentation | None:
     """The nodule at a point of an (X, Y, Z) scan in HU; None where no boundary can be found.
 
     `coordinates` are millimetres from the first voxel and may be 3 mm off; `diameter` in millimetres
     may be wrong by a factor of 3. None means too little contrast, a leak into the surroundings or a
-    nodule that the scan's border cuts.
+    nodule that the scan's border cuts. With `reach`, soft tissue and bone that go on farther than so
+    many millimetres from the point are no part of it.
     """
     size, levels, thickness = float(np.clip(diameter, *SIZES)), None, max(spacing)
     for _ in range(5):
         cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 8)
-        rough = _segment(replace(cube, thickness=thickness), size, levels)
+        rough = _segment(replace(cube, thickness=thickness), size, levels, reach)
         before = size
         size = float(np.clip(_ball_diameter(rough.body, cube.step) if rough else 1.6 * size, *SIZES))
         known, thickness = thickness, _thickness(cube, rough, axial_axis) if rough else thickness
@@ -104,7 +110,7 @@ def segment_nodule(
             break
     cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 14)
     cube = replace(cube, thickness=thickness)
-    found = _segment(cube, size, levels)
+    found = _segment(cube, size, levels, reach)
     if found is None or touches_border(found.body, cube):
         return None
     mask, origin = on_scan(found.body, cube, scan.shape, coordinates, spacing)
@@ -126,11 +132,12 @@ def _ball_diameter(mask: Mask, step: float) -> float:
     return float(np.cbrt(6 / np.pi * mask.sum()) * step)
 
 
-def _segment(cube: Cube, size: float, levels: Levels | None) -> Body | None:
+def _segment(cube: Cube, size: float, levels: Levels | None, reach: float | None) -> Body | None:
     """The nodule of about `size` millimetres at the middle of a cube."""
     smooth = ndimage.gaussian_filter(cube.hu, np.clip(0.05 * size, 0.4, 1.0) / cube.step)
     away = cube.away_from(cube.middle)
-    levels = levels or _first_levels(cube, smooth, away, size)
+    beyond = np.zeros(cube.hu.shape, dtype=np.bool_) if reach is None else _beyond(smooth, away, reach, cube.step)
+    levels = levels or _first_levels(cube, np.where(beyond, np.float32(-1024), smooth), away, size)
     found = None
     for _ in range(3):
         if not levels.contrast >= MIN_CONTRAST:
@@ -138,18 +145,30 @@ def _segment(cube: Cube, size: float, levels: Levels | None) -> Body | None:
         dense = _fill(smooth > levels.threshold, size, cube.step)
         depth = depth_of(dense, cube.step)
         wall = find_wall(dense & (smooth > SOLID), depth, size, cube.step)
+        free = dense & ~wall & ~beyond
         # HU break the ties between equal depths, or the order of the axes would.
-        centre = _centre(dense & ~wall, depth + np.float32(1e-4) * smooth, away, size)
+        centre = _centre(free, depth + np.float32(1e-4) * smooth, away, size)
         if centre is None:
             return None
-        body = _separate(dense & ~wall, depth, centre, cube)
-        if wall.any():
+        body = _separate(free, depth, centre, cube)
+        if wall.any() and reach is None:
             body |= base_on_wall(body, wall, dense, centre, float(depth[centre]), cube)
         found = Body(body, dense & ~body, _levels(cube, body, dense & ~body, depth))
         if abs(found.levels.threshold - levels.threshold) < 0.05 * levels.contrast:
             break
         levels = found.levels
     return found
+
+
+def _beyond(smooth: FloatArray, away: FloatArray, reach: float, step: float) -> Mask:
+    """Soft tissue and bone that go on farther than `reach` mm from the middle, and their blur."""
+    labels, count = ndimage.label(smooth > SOLID)
+    far = np.zeros(count + 1, dtype=np.bool_)
+    far[np.unique(labels[away > reach])] = True
+    far[0] = False
+    if not far.any():
+        return np.zeros(smooth.shape, dtype=np.bool_)
+    return within(far[labels], SKIN, step)
 
 
 def _first_levels(cube: Cube, smooth: FloatArray, away: FloatArray, size: float) -> Levels:

@@ -131,6 +131,23 @@ class TestGrowth:
         growth = grown(ball(10), ball(10.3), 90, (FINE, FINE))
         assert (growth["doubling_time_days_95"] or (0, 0))[1] is None
 
+    @pytest.mark.parametrize(("before", "after", "days"), [(8.0, 11.0, 200), (6.0, 9.0, 91), (20.0, 21.5, 365)])
+    def test_the_limits_are_those_of_repeated_measurements(self, before: float, after: float, days: int) -> None:
+        """27 % of the volume, and 5 % of the larger voxel side as the error of each diameter."""
+        coarse = (0.8, 0.8, 2.0)
+        growth = grown(ball(before), ball(after), days, (FINE, coarse))
+        change = 3 * math.log(after / before)
+        errors = math.log(1.27) / 1.96, 3 * 0.05 * FINE[2] / before, 3 * 0.05 * coarse[2] / after
+        margin = 1.96 * math.sqrt(sum(error**2 for error in errors))
+        expected = [100 * math.expm1(change - margin), 100 * math.expm1(change + margin)]
+        assert growth["volume_change_percent_95"] == pytest.approx(expected, abs=0.05)
+        fastest, slowest = growth["doubling_time_days_95"] or (0.0, 0.0)
+        assert fastest == pytest.approx(math.log(2) * days / (change + margin), abs=0.05)
+        if change > margin:
+            assert slowest == pytest.approx(math.log(2) * days / (change - margin), abs=0.05)
+        else:
+            assert slowest is None
+
 
 class TestMatching:
     @given(st.integers(0, 2**31), st.integers(0, 8))
@@ -210,6 +227,12 @@ class TestLungRadsWithPriors:
         ruled = lung_rads_with_prior(now, before, days, Patient(setting="screening"))
         assert ruled["category"] == category
         assert ruled["management"]
+
+    @pytest.mark.parametrize(("days", "category"), [(365, "4A"), (366, "4A"), (730, "4A"), (731, "4B")])
+    def test_growth_is_more_than_1_5_mm_in_a_year_of_365_days_and_a_quarter(self, days: int, category: str) -> None:
+        """3 mm grow more than 1.5 mm a year in less than 730.5 days; slower growth over several years is 4B."""
+        ruled = lung_rads_with_prior(solid(7), solid(4), days, Patient(setting="screening"))
+        assert ruled["category"] == category
 
     def test_it_states_what_it_assumes(self) -> None:
         ruled = lung_rads_with_prior(solid(7.6), solid(6), None, Patient())

@@ -337,6 +337,13 @@ def test_brock_of_a_nodule_is_that_of_both_places_it_may_have() -> None:
     assert "nodules in the scan: 1, as found" in found["assumptions"]
 
 
+def test_brock_goes_by_the_longest_diameter() -> None:
+    patient = INCIDENTAL.model_copy(update={"age": 62})
+    found = [brock(Nodule("solid", 8.0, short, 200.0, 1.0), patient, 1)["2a"] for short in (4.0, 6.0, 8.0)]
+    assert found[0] == found[1] == found[2] == brock(nodule("solid", 8), patient, 1)["2a"]
+    assert brock(Nodule("solid", 9.0, 8.0, 200.0, 1.0), patient, 1)["2a"] != found[0]
+
+
 @pytest.mark.parametrize("field", ["age", "sex", "family_history", "emphysema"])
 def test_brock_takes_no_default(field: str) -> None:
     found = brock(nodule("solid", 8), INCIDENTAL.model_copy(update={field: None}), 1)

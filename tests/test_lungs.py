@@ -11,12 +11,12 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from src.data.aeration import distance_to, find_lungs, inside_body
-from src.data.geometry import RAS_TO_LPS, canonical, map_points
+from src.data.aeration import coarse_means, distance_to, find_lungs, inside_body
+from src.data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of
 from src.data.lungs import LungRegion
 from src.inference.main import InferencePipeline
 from src.inference.sliding_window import Predictions
-from src.types import Preprocessed
+from src.types import Preprocessed, Vec3
 
 from .small_scans import block, chest
 
@@ -74,6 +74,19 @@ def test_the_body_is_filled_to_its_convex_hull_slice_by_slice(tissue: npt.NDArra
     np.testing.assert_array_equal(found, hulls)
 
 
+@given(st.tuples(*[st.floats(0.5, 7)] * 3), st.tuples(*[st.floats(-300, 300)] * 3), st.integers(0, 2))
+def test_coarse_voxels_lie_where_their_mean_is(spacing: Vec3, origin: Vec3, axis: int) -> None:
+    """Of a scan whose HU are a world coordinate, so are those of the coarse voxels."""
+    affine = RAS_TO_LPS @ np.diag([*spacing, 1.0])
+    affine[:3, 3] = origin
+    places = map_points(affine, np.moveaxis(np.indices((13, 14, 15)), 0, -1))
+    means, wide = coarse_means(places[..., axis].astype(np.float32), affine)
+    expected = map_points(wide, np.moveaxis(np.indices(means.shape), 0, -1))[..., axis]
+    np.testing.assert_allclose(means, expected, atol=2e-3)
+    steps = np.round(spacing_of(wide) / np.array(spacing))
+    assert ((steps == 1) | (np.abs(np.array(spacing_of(wide)) - 3) <= np.array(spacing) / 2 + 1e-9)).all()
+
+
 @given(arrays(np.bool_, (4, 5, 6)).filter(np.any), st.tuples(*[st.floats(0.5, 3)] * 3))
 def test_distances_to_the_lungs_are_those_to_the_nearest_voxel(
     lung: npt.NDArray[np.bool_], spacing: tuple[float, float, float]
@@ -111,3 +124,24 @@ def test_marks_away_from_the_lungs_are_counted_but_not_reported(monkeypatch: pyt
     assert results["metadata"]["left_out"] == {"away_from_lungs": 1, "too_small": 0, "too_large": 0}
     (found,) = results["detections"]
     assert np.linalg.norm(np.subtract(found["coordinates"], truth[0].coordinates)) < 3
+
+
+def test_the_heatmap_lies_where_the_network_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, truth = block(2)
+    ready = InferencePipeline(device="cpu")
+    world = map_points(scan.affine, np.divide(truth.coordinates, scan.spacing))
+
+    def bump(volume: Preprocessed, *_: Any) -> Predictions:  # noqa: ANN401 - a callback
+        maps = np.zeros((3, *(-(-size // 2) for size in volume.array.shape)), dtype=np.float32)
+        maps[1] = 12  # mm
+        places = map_points(volume.affine, 2 * np.moveaxis(np.indices(maps.shape[1:]), 0, -1))
+        maps[0] = 0.9 * np.exp(-((places - world) ** 2).sum(axis=-1) / (2 * 4.0**2))
+        return Predictions(maps, 1, 0)
+
+    monkeypatch.setattr(ready, "_infer", bump)
+    results = ready.predict(scan)
+    heat = np.asarray(results["heatmap"], dtype=np.float64)
+    heat[heat < 0.1] = 0
+    middle = [float(np.average(axis, weights=heat)) for axis in np.indices(heat.shape)]
+    np.testing.assert_allclose(map_points(scan.affine, middle), world, atol=0.15)
+    assert results["detections"][0]["coordinates"] == pytest.approx(truth.coordinates, abs=0.1)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.inference.nodule_properties import extract_properties
+from src.inference.nodule_properties import _nodule_type, extract_properties
 from src.types import Properties, Vec3
 
 from .synthetic_nodules import SETTINGS, Case, Setting, draw_case, misplaced, random_case
@@ -116,6 +116,20 @@ def test_density_decides_the_type(hu: float, core: float, kind: str, low: float,
     assert found["solid_fraction"] is not None
     assert low <= found["solid_fraction"] <= high  # of a core of 0.6 diameters: 0.22
     assert found["volume_mm3"] == pytest.approx(volume, rel=0.12)
+
+
+@pytest.mark.parametrize(("hu", "solid"), [(-330.0, 0.0), (-270.0, 1.0)])
+def test_tissue_is_solid_from_minus_300_hu_on(hu: float, solid: float) -> None:
+    found, _ = _measure(replace(NODULE, diameter=18.0, nodule_hu=hu, noise_sd=0.0))
+    assert found["solid_fraction"] == pytest.approx(solid, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("solid", "kind"),
+    [(0.0599, "ground-glass"), (0.06, "part-solid"), (0.8, "part-solid"), (0.8001, "solid")],
+)
+def test_a_nodule_of_which_6_to_80_percent_are_solid_is_part_solid(solid: float, kind: str) -> None:
+    assert _nodule_type(solid) == kind
 
 
 def test_statistics_are_those_of_the_nodule() -> None:

@@ -94,6 +94,15 @@ def test_the_box_holds_the_region_and_its_surroundings(region: npt.NDArray[np.bo
         assert min(2 * region.shape[axis], inside[-1] + 2 + 4) <= side.stop <= 2 * region.shape[axis]
 
 
+def test_the_network_sees_8_voxels_around_the_region_unless_told_otherwise() -> None:
+    region = np.zeros((60, 60, 60), bool)
+    region[20:30, 20:30, 20:30] = True
+    tile, _ = plan_tiles(region, (120, 120, 120), 0, scale=2, multiple=2)
+    assert tile == (36, 36, 36)
+    box = plan_box(region, (120, 120, 120), (4, 4, 4), (4, 4, 4), scale=2, multiple=2)
+    assert [(side.start, side.stop) for side in box] == [(32, 68)] * 3
+
+
 @given(regions(), st.sampled_from(["gaussian", "linear", "average"]))
 def test_what_is_left_out_holds_little_weight(region: npt.NDArray[np.bool_], blending: Any) -> None:  # noqa: ANN401
     volume = np.random.default_rng(0).random([2 * size for size in region.shape], dtype=np.float32)
@@ -204,5 +213,11 @@ def test_looking_at_the_lungs_alone_gives_the_same_there(speed: str, tmp_path: P
     assert part["metadata"]["windows"] < whole["metadata"]["windows"]
     seen = np.asarray(part["heatmap"]) > 0
     assert 0.1 < seen.mean() < 0.9
+    array, affine = canonical(small.array, small.affine)
+    region = search_region(find_lungs(array, affine), small.shape, affine, reach=12)  # mm: where marks are reported
+    assert region is not None
+    kept, full = (canonical(np.asarray(one["heatmap"]), small.affine)[0][region] for one in (part, whole))
+    assert (kept > 0).all()
+    assert np.abs(kept - full).max() < 0.02
     centre = tuple(size // 2 for size in small.shape)
     assert part["heatmap"][centre] == pytest.approx(float(whole["heatmap"][centre]), abs=0.02)

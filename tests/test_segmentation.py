@@ -72,6 +72,36 @@ def test_a_point_in_lung_beside_a_small_nodule_finds_it(offset: Vec3) -> None:
     assert np.linalg.norm(middle - (x, y, z)) < 0.8
 
 
+@pytest.mark.parametrize(("contrast", "found"), [(85.0, False), (115.0, True)])
+def test_a_nodule_is_at_least_100_hu_denser_than_lung(contrast: float, *, found: bool) -> None:
+    case = replace(NODULE, diameter=14.0, nodule_hu=-850 + contrast, noise_sd=0.0)
+    scan, centre, _ = draw_case(case)
+    assert (segment_nodule(scan, centre, case.diameter, case.spacing) is not None) == found
+
+
+@pytest.mark.parametrize(("lung", "found"), [(-530.0, True), (-470.0, False)])
+def test_what_is_denser_than_minus_500_hu_is_no_lung(lung: float, *, found: bool) -> None:
+    case = replace(NODULE, lung_hu=lung, noise_sd=0.0)
+    scan, centre, _ = draw_case(case)
+    assert (segment_nodule(scan, centre, case.diameter, case.spacing) is not None) == found
+
+
+def test_a_large_ground_glass_nodule_is_no_wall() -> None:
+    case = replace(NODULE, diameter=24.0, nodule_hu=-450.0)
+    scan, centre, _ = draw_case(case)
+    found = segment_nodule(scan, centre, 8.0, case.spacing)
+    assert found is not None
+    assert (6 / np.pi * found.body.sum()) ** (1 / 3) * found.step == pytest.approx(24, rel=0.06)
+
+
+def test_the_boundary_lies_half_way_between_lung_and_nodule() -> None:
+    scan, centre, _ = draw_case(replace(NODULE, diameter=16.0, nodule_hu=-400.0, noise_sd=0.0))
+    found = segment_nodule(scan, centre, 16.0, NODULE.spacing)
+    assert found is not None
+    assert found.levels.threshold == pytest.approx(-625, abs=5)
+    assert found.levels.contrast == pytest.approx(450, abs=10)
+
+
 def test_empty_lung_has_no_nodule() -> None:
     noise = np.random.default_rng(0).normal(-850, 30, size=(60, 60, 40))
     assert segment_nodule(noise, (21.0, 21.0, 25.0), 8.0, (0.7, 0.7, 1.25)) is None

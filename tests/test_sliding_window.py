@@ -73,6 +73,13 @@ class Pooling(nn.Module):
         return functional.interpolate(functional.max_pool3d(x, 4), scale_factor=4.0, mode="nearest")
 
 
+class Lowest(nn.Module):
+    """The lowest value that a window shows, everywhere in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amin(dim=(2, 3, 4), keepdim=True).expand_as(x)
+
+
 class Overflowing(nn.Module):
     """NaN in half precision where a patch holds a voxel above 1, and in any precision above 2."""
 
@@ -139,6 +146,15 @@ def test_a_constant_answer_stays_constant(
     shape, patch, stride = tiling
     maps = sliding_window_inference(Constant(), np.zeros(shape), patch, stride, 4, "cpu", method, sigma)
     np.testing.assert_allclose(maps, 0.7, atol=1e-5)
+
+
+@given(tilings(), st.floats(-5, 5))
+def test_beyond_its_end_a_volume_is_as_light_as_its_lightest_voxel(
+    tiling: tuple[Shape3, Shape3, Shape3], level: float
+) -> None:
+    shape, patch, stride = tiling
+    maps = sliding_window_inference(Lowest(), _volume(shape) + np.float32(level), patch, stride, 4, "cpu")
+    assert maps.min() >= np.float32(level) - 1e-5
 
 
 @given(tilings())

@@ -369,3 +369,42 @@ def test_spoilt_crops_are_an_error(tmp_path: Path, spoil: Any, message: str) -> 
     spoil(tmp_path)
     with pytest.raises(BadConfig, match=message):
         load_crops(tmp_path)
+
+
+def batch(weight: float = 1.0) -> list[torch.Tensor]:
+    """Two patches of noise with a nodule in the middle."""
+    heat = torch.zeros(2, 8, 8, 8)
+    heat[:, 4, 4, 4] = 1.0
+    return [torch.rand(2, 1, 16, 16, 16), heat, heat * 2.0, torch.full_like(heat, weight)]
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero(data: Path, tmp_path: Path) -> None:
+    run = Run(config(data, tmp_path, steps=1000, warmup=50, decay=0.2, learning_rate=0.01), CPU, [])
+    rates = []
+    for run.step in (0, 24, 49, 50, 799, 800, 900, 999):
+        rates.append(run.learning_rate)
+    assert rates == pytest.approx([0.0002, 0.005, 0.01, 0.01, 0.01, 0.01, 0.005, 0.00005])
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, 2 / 11), (9, 11 / 20), (5000, 0.9)])
+def test_the_average_follows_fast_at_first_and_then_as_configured(
+    data: Path, tmp_path: Path, step: int, kept: float
+) -> None:
+    run = Run(config(data, tmp_path, steps=10_000, ema=0.9, learning_rate=0.01), CPU, [])
+    run.step = step
+    with torch.no_grad():
+        for values in run.average.parameters():
+            values.add_(0.5)
+    before = copy.deepcopy(run.average)
+    run.learn(batch())
+    parameters = zip(run.average.parameters(), before.parameters(), run.model.parameters(), strict=True)
+    for average, earlier, model in parameters:
+        torch.testing.assert_close(average, kept * earlier + (1 - kept) * model)
+
+
+def test_a_large_gradient_is_cut_to_a_norm_of_ten(data: Path, tmp_path: Path) -> None:
+    run = Run(config(data, tmp_path), CPU, [])
+    run.learn(batch(weight=1e6))
+    first = run.optimizer.state_dict()["state"].values()
+    norm = float(torch.stack([state["exp_avg"].norm() for state in first]).norm())
+    assert norm / 0.1 == pytest.approx(10, rel=1e-3)  # after a step Adam holds a tenth of the gradient

@@ -307,3 +307,11 @@ def test_no_patient_is_on_both_sides(patients: list[str]) -> None:
 def test_too_few_patients_are_an_error() -> None:
     with pytest.raises(BadConfig, match="of 2 patients: at least 3"):
         split_by_patient(crops("ab"))
+
+
+def test_a_known_bump_counts_where_all_else_is_unknown() -> None:
+    nodule = Truth(np.array([24.0, 22, 20]), 12.0)
+    sample = Sample(np.full((48, 48, 48), LUNG_HU, np.float32), [nodule], np.ones((48, 48, 48), bool))
+    _, heat, _, weight = batches([lung()], [], numbers=range(1))._arrays(np.random.default_rng(0), sample)  # noqa: SLF001
+    np.testing.assert_array_equal(weight, heat >= 0.05)
+    assert 50 < weight.sum() < 150

@@ -15,7 +15,7 @@ from src.errors import BadCheckpoint, BadScan
 from src.triage.crops import measure_crops
 from src.triage.fit import main
 from src.triage.lidc import load_nodules
-from src.triage.model import VALID_MM, calcified_share, default_model, load_triage_model, score
+from src.triage.model import VALID_MM, Cutoffs, calcified_share, default_model, load_triage_model, score
 from src.triage.statistics import auc, bootstrap, calibration_error, fit_logistic, folds_by_group
 from src.types import Properties
 
@@ -66,6 +66,14 @@ def test_a_score_is_what_the_model_file_says() -> None:
 @pytest.mark.parametrize(("long_axis", "category"), [(4.0, "low"), (8.0, "intermediate"), (25.0, "high")])
 def test_size_decides_the_category(long_axis: float, category: str) -> None:
     assert score(_properties(long_axis, 0.8 * long_axis), 9.0)["risk_category"] == category
+
+
+@pytest.mark.parametrize(
+    ("value", "category"),
+    [(0.0, "low"), (0.2999, "low"), (0.3, "intermediate"), (0.6999, "intermediate"), (0.7, "high"), (1.0, "high")],
+)
+def test_a_cutoff_itself_belongs_to_the_higher_category(value: float, category: str) -> None:
+    assert Cutoffs(low=0.3, high=0.7).category(value) == category
 
 
 def test_calcification_makes_a_nodule_benign() -> None:

@@ -1,0 +1,45 @@
+"""Resampling keeps what a scan shows where it is, and shows no pattern that the new grid is too coarse for."""
+
+import numpy as np
+import pytest
+
+from src.data.resample import resample
+from src.types import FloatArray, Vec3
+
+FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
+
+
+def _blob(sigma: float) -> FloatArray:
+    """A Gaussian of `sigma` voxels in the middle of 61 voxels a side, HU above air."""
+    squares = sum(axis**2 for axis in np.ogrid[-30:31, -30:31, -30:31])
+    return np.asarray(1000 * np.exp(-squares / (2 * sigma**2)) - 1000, np.float32)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 1.0, 3.0), (2.0, 2.0, 2.0)])
+def test_coarser_voxels_blur_by_the_difference_of_the_two_sizes(spacing: Vec3) -> None:
+    new, _ = resample(_blob(4.0), np.eye(4), spacing)
+    for axis, size in enumerate(spacing):
+        profile = (new + 1000).sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
+        places = np.arange(len(profile)) * size - 30.0
+        variance = float(profile @ places**2 / profile.sum())
+        assert profile @ places / profile.sum() == pytest.approx(0, abs=1e-3)
+        assert variance == pytest.approx(4.0**2 + (size**2 - 1) / FWHM**2, rel=1e-3)
+
+
+def test_stripes_too_fine_for_the_new_grid_vanish() -> None:
+    stripes = np.where(np.arange(60) % 2, 400.0, -400.0)[:, None, None] * np.ones((1, 4, 4))
+    new, _ = resample(stripes.astype(np.float32), np.eye(4), (3.0, 1.0, 1.0))
+    assert np.abs(new[2:-2]).max() < 25
+
+
+@pytest.mark.parametrize("level", [-1000, 40, 300])
+def test_beyond_the_last_voxel_lies_the_lowest_value_of_the_scan(level: int) -> None:
+    new, _ = resample(np.full((4, 4, 4), level, np.int16), np.eye(4), (2.5, 2.5, 2.5))
+    assert new.shape == (3, 3, 3)  # at 0, 2.5 and 5 mm, the last beyond the last voxel, 3.5 mm
+    np.testing.assert_allclose(new, level)
+
+
+def test_the_scan_itself_ends_half_a_voxel_beyond_its_last_centre() -> None:
+    ramp = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    finer, _ = resample(ramp, np.eye(4), (0.4, 1.0, 1.0))
+    np.testing.assert_allclose(finer[:, 0, 0], np.minimum(np.arange(9) * 0.4, 3.0), atol=1e-6)

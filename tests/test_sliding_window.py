@@ -228,9 +228,7 @@ def test_every_view_of_any_network_answers_on_the_same_voxels(view: View, stride
     inside = (slice(1, -1), slice(1, -1), slice(1, -1))  # at the volume's ends, views see what is laid around it
     np.testing.assert_allclose(seen[inside], plain[inside], atol=1e-5)
     grid = grid_of(model)
-    places = [
-        grid.matrix[axis, axis] * np.arange(1, plain.shape[1 + axis] - 1) + grid.matrix[axis, 3] for axis in range(3)
-    ]
+    places = [grid.matrix[axis, axis] * np.arange(1, plain.shape[axis] - 1) + grid.matrix[axis, 3] for axis in range(3)]
     expected = ndimage.map_coordinates(volume, np.meshgrid(*places, indexing="ij"), order=1)
     np.testing.assert_allclose(plain[inside], expected, atol=1e-5)
 

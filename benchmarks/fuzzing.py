@@ -40,6 +40,8 @@ def mutated(body: bytes, chance: random.Random) -> bytes:
     """The body with some bytes changed, a part repeated or left out, or its end cut off."""
     data = bytearray(body)
     for _ in range(chance.randint(1, 8)):
+        if not data:
+            break
         place = chance.randrange(len(data) if chance.random() < 0.5 else min(1000, len(data)))  # headers come first
         length = chance.randint(1, 400)
         match chance.randrange(5):

@@ -16,16 +16,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from .. import errors
-from ..config import Config
 from ..errors import PivotError, way_to
 from ..processes import limit_memory
 from ..sandbox import confine, end_with_parent, needed_by_python
 from ..types import Affine, Results, Scan, Volume
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 __all__ = ["Bounds", "main", "read", "write"]
 
@@ -49,7 +51,7 @@ class Bounds(NamedTuple):
     check: Callable[[], None]
 
 
-def read(scan: Path, config: Config, bounds: Bounds) -> tuple[Scan, float]:
+def read(scan: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
     """The scan at `scan`, and the seconds that reading it took.
 
     Raises:
@@ -57,7 +59,8 @@ def read(scan: Path, config: Config, bounds: Bounds) -> tuple[Scan, float]:
         PivotError: it takes more memory than allowed, or the process died over it.
     """
     with _Folder(bounds.scratch) as folder:
-        (folder / CONFIG).write_text(config.model_dump_json())
+        if config.output.save_dicom:
+            (folder / CONFIG).write_text(config.model_dump_json())
         answer = _run(["read", str(scan)], folder, bounds)
         with _opened(folder / VOXELS) as file:
             voxels = np.load(file, allow_pickle=False)
@@ -70,7 +73,7 @@ def read(scan: Path, config: Config, bounds: Bounds) -> tuple[Scan, float]:
 def write(
     scan: Scan,
     results: Results,
-    config: Config,
+    config: "Config",
     target: Path,
     seconds: float,
     source: Path,
@@ -170,11 +173,11 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
 
     start = time.perf_counter()
     scan = read_scan(source)
-    config = Config.model_validate_json((folder / CONFIG).read_bytes())
-    if config.output.save_dicom:
+    if (folder / CONFIG).exists():
+        from ..config import Config  # noqa: PLC0415 - takes as long as reading
         from ..inference.outputs import check_scan  # noqa: PLC0415
 
-        check_scan(scan, config, source, folder)
+        check_scan(scan, Config.model_validate_json((folder / CONFIG).read_bytes()), source, folder)
     np.save(folder / VOXELS, scan.array)
     return {
         "affine": scan.affine.tolist(),
@@ -186,7 +189,7 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
 
 
 def _written(
-    scan: Scan, results: Results, affine: Affine, config: Config, target: Path, seconds: float, source: Path
+    scan: Scan, results: Results, affine: Affine, config: "Config", target: Path, seconds: float, source: Path
 ) -> dict[str, Any]:
     from ..inference.outputs import write_outputs  # noqa: PLC0415
 

@@ -70,6 +70,9 @@ def _stored(dataset: Dataset, one: Slice, where: str) -> Voxels:
     shape = (one.size[1], one.size[0])
     if not syntax.is_encapsulated:
         return _native(dataset, one, shape, where, "<" if syntax.is_little_endian else ">")
+    if dataset.BitsAllocated not in (8, 16):  # for which GDCM would end the process
+        msg = f"{where} has BitsAllocated {dataset.BitsAllocated}, which {syntax.name} has not: export the series again"
+        raise BadScan(msg)
     try:
         stored: Voxels = pixel_array(dataset, index=one.frame, correct_unused_bits=False)
     except Exception as error:

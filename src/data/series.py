@@ -53,10 +53,11 @@ def choose(headers: Iterable[Header]) -> Chosen:
         kind = "/".join(about.image_type)
         msg = f"holds only projections through many slices (ImageType {kind}): give the axial series they are made of"
         raise BadScan(msg)
+    assert best.stack is not None  # noqa: S101 - that is what usable means
+    notes += _rescaling(best.stack.slices)
     notes += [f"left out: {other.label}: {_why_not(best, other, usable)}" for other in others]
     notes += [f"left out: {part.label}: {_what(part.problem)}" for part in parts if part.problem]
     notes += [f"left out: {_what(told)}" for told in broken]
-    assert best.stack is not None  # noqa: S101 - that is what usable means
     return Chosen(best.stack, about.series or None, about.body_part, (*best.notes, *best.stack.notes, *notes))
 
 
@@ -123,6 +124,13 @@ def _check_one_patient(slices: list[Slice]) -> None:
         if len(values) > 1:
             msg = f"holds CT of {len(values)} {what} (by {tag}): put each into a folder of its own"
             raise BadScan(msg)
+
+
+def _rescaling(slices: list[Slice]) -> list[str]:
+    """What to tell of slices that do not all become HU in the same way."""
+    ways = sorted({(one.slope, one.intercept) for one in slices})
+    told = " to ".join(f"{slope:g} and {intercept:g}" for slope, intercept in (ways[0], ways[-1]))
+    return [f"RescaleSlope and RescaleIntercept differ between slices ({told}): each has its own"] if ways[1:] else []
 
 
 def _judged(part: Part) -> Part:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from benchmarks.dicom_mutations import WAYS, differs, mutations
 from src.data.loader import read_scan
@@ -31,7 +31,7 @@ def written(uid: str, kind: str = "<i2") -> Callable[[Path], Path]:
 
     def edit(dataset: Dataset) -> None:
         dataset.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(kind).tobytes()
-        dataset.file_meta.TransferSyntaxUID = uid
+        dataset.file_meta.TransferSyntaxUID = UID(uid)
 
     return lambda folder: write_series(folder / "scan", CHEST, edit=edit)
 

@@ -28,7 +28,7 @@ LEAST_LUNG, LEAST_LUNG_TO_FAT, LEAST_SOFT = (
 MEDIAN = (-350, 200)  # HU of what is denser than lung
 MOST_DENSE = 0.4  # of it
 MOST_PADDING, MOST_BELOW = 0.5, 0.02  # of all voxels
-SAMPLE = 2**21  # voxels that are looked at
+SAMPLE = 2**19  # voxels that are looked at
 
 Values = npt.NDArray[np.float64]
 

@@ -9,9 +9,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from src.data.aeration import distance_to, find_lungs
+from src.data.coarse import distance_to
 from src.data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of
-from src.data.lungs import LungRegion
+from src.data.lung_finder import find_lungs
+from src.data.lungs import Lungs
 from src.followup.registration import Points, as_image
 from src.types import FloatArray, Scan
 
@@ -110,9 +111,9 @@ def to_mm(scan: Scan, index: npt.ArrayLike, affine: npt.NDArray[np.float64] | No
 
 
 @lru_cache(maxsize=1)
-def _lungs(scan: Scan) -> LungRegion:
+def _lungs(scan: Scan) -> Lungs:
     region = find_lungs(*canonical(scan.array, scan.affine))
-    if region is None:
+    if not region.recognised:
         msg = f"{scan.scan_id} has no lungs"
         raise ValueError(msg)
     return region

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from benchmarks.memory import write_chest
 from benchmarks.speed import CHESTS, LIDC, ROOT, command_line, start_side
 from src.config import load_config
-from src.data.aeration import find_lungs
 from src.data.geometry import canonical
 from src.data.loader import read_scan, scan_name
+from src.data.lung_finder import find_lungs
 from src.files import whole_file
 from src.inference.batch import infer_file, open_pipeline
 from src.inference.output_formatter import load_report
@@ -119,8 +119,7 @@ def _print_sizes(options: Namespace, folder: Path) -> None:
 
 def _litres(path: Path) -> float:
     scan = read_scan(path)
-    lungs = find_lungs(*canonical(scan.array, scan.affine))
-    return lungs.litres if lungs else 0.0
+    return find_lungs(*canonical(scan.array, scan.affine)).litres
 
 
 def _print_batch(options: Namespace, folder: Path) -> None:

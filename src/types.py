@@ -20,8 +20,11 @@ __all__ = [
     "FloatArray",
     "Guidelines",
     "LeftOut",
+    "Location",
     "LungRads",
     "LungRadsExam",
+    "LungState",
+    "LungsReport",
     "Mark",
     "NoduleMask",
     "NoduleType",
@@ -32,6 +35,7 @@ __all__ = [
     "Results",
     "Scan",
     "Shape3",
+    "SideReport",
     "Triage",
     "Vec3",
     "Volume",
@@ -43,6 +47,7 @@ Shape3: TypeAlias = tuple[int, int, int]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Affine: TypeAlias = npt.NDArray[np.float64]
 NoduleType: TypeAlias = Literal["solid", "part-solid", "ground-glass"]
+LungState: TypeAlias = Literal["whole", "cut", "partly aerated", "not aerated"]  # cut by the field of view
 
 
 def spacing_of(affine: Affine) -> Vec3:
@@ -142,13 +147,15 @@ class _Ruled(TypedDict):
 class LungRadsExam(_Ruled):
     """The Lung-RADS category of an examination."""
 
-    category: Literal["1", "2", "3", "4A", "4B"] | None
+    category: Literal["0", "1", "2", "3", "4A", "4B"] | None  # 0 has a reason, too
     management: str | None
 
 
-class LungRads(LungRadsExam):
+class LungRads(_Ruled):
     """The Lung-RADS category of a nodule."""
 
+    category: Literal["1", "2", "3", "4A", "4B"] | None
+    management: str | None
     size_mm: float | None  # the rounded mean diameter that was compared
     solid_mm: float | None  # that of the solid component of a part-solid nodule
 
@@ -200,15 +207,40 @@ class Mark(TypedDict):
     confidence: float  # 0 to 1: the heatmap's value at its peak
 
 
+class Location(TypedDict):
+    """Roughly where in the lungs; null where the scan does not show enough of the body to say."""
+
+    side: Literal["left", "right", "midline"] | None  # by the body's midline; near it no side is told
+    third: Literal["upper", "middle", "lower"] | None  # of the height of the lungs; a third is not a lobe
+
+
 class Detection(Mark):
     """One nodule. Its coordinates are the measured body's centre of gravity; without a body, the heatmap's peak."""
 
     id: int
     peak_lps: Vec3 | None  # where the heatmap's peak lies, as `coordinates_lps`
+    location: NotRequired[Location]  # which reports of earlier versions lack
     diameter_source: Literal["segmentation", "network"]
     properties: Properties
     triage: Triage
     guidelines: NotRequired[Guidelines]  # once all nodules of the scan are known
+
+
+class SideReport(TypedDict):
+    """What is seen of one lung."""
+
+    litres: float  # aerated
+    state: LungState
+
+
+class LungsReport(TypedDict):
+    """What is seen of the lungs, and why they cannot be judged as a whole."""
+
+    recognised: bool
+    evaluable: bool
+    reason: str | None  # why not
+    right: SideReport | None  # null where the middle of the body is not found
+    left: SideReport | None
 
 
 class LeftOut(TypedDict):
@@ -216,7 +248,6 @@ class LeftOut(TypedDict):
 
     away_from_lungs: int
     too_small: int  # than `size_filter.min_diameter`
-    too_large: int  # than `size_filter.max_diameter`
 
 
 class Report(TypedDict):
@@ -227,6 +258,7 @@ class Report(TypedDict):
     timestamp: str
     metadata: dict[str, Any]
     detections: list[Detection]
+    masses: list[Detection]  # larger than `size_filter.max_diameter`; their ids follow those of the detections
     summary: dict[str, Any]
 
 
@@ -241,7 +273,7 @@ class Results(Report):
     """A report with the heatmap: (X, Y, Z) float32 in 0..1 on the input scan's grid."""
 
     heatmap: Volume
-    masks: list[NoduleMask | None]  # one for each detection; None where no boundary was found
+    masks: list[NoduleMask | None]  # of each detection, then of each mass; None where no boundary was found
 
 
 class Preprocessed(NamedTuple):

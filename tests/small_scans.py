@@ -13,12 +13,26 @@ import torch
 from src.data.phantom import PhantomNodule, chest_phantom
 from src.model.checkpoint import About, save_checkpoint
 from src.model.unet import UNet
-from src.types import Affine, Scan
+from src.types import Affine, LungsReport, Scan, SideReport
 
-__all__ = ["TURNS", "block", "chest", "mass", "save_nifti", "tiny_checkpoint", "turned"]
+__all__ = ["TURNS", "WHOLE", "block", "chest", "lungs_but", "mass", "save_nifti", "tiny_checkpoint", "turned"]
 
 SIZE = 64.0  # mm
 TURNS = [*product(permutations(range(3)), product((False, True), repeat=3))]  # all orders and directions of axes
+
+
+WHOLE = LungsReport(
+    recognised=True,
+    evaluable=True,
+    reason=None,
+    right=SideReport(litres=2.0, state="whole"),
+    left=SideReport(litres=1.8, state="whole"),
+)
+
+
+def lungs_but(reason: str, *, recognised: bool = True) -> LungsReport:
+    """Lungs that cannot be judged as a whole."""
+    return {**WHOLE, "recognised": recognised, "evaluable": False, "reason": reason}
 
 
 @functools.cache

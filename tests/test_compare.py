@@ -34,7 +34,7 @@ from src.triage.patient import Patient
 from src.triage.prior import exam_with_prior, lung_rads_with_prior
 from src.types import Detection, NoduleType, Properties, Scan
 from tests.dicom_files import CHEST, write_series, zipped
-from tests.small_scans import block, chest, save_nifti
+from tests.small_scans import WHOLE, block, chest, save_nifti
 
 FINE = (0.7, 0.7, 1.0)
 UNMEASURED: Properties = {
@@ -242,11 +242,11 @@ class TestLungRadsWithPriors:
     def test_incidental_nodules_have_no_category(self) -> None:
         patient = Patient(setting="incidental")
         assert lung_rads_with_prior(solid(7.6), solid(6), 90, patient)["category"] is None
-        assert exam_with_prior([], patient)["reason"]
+        assert exam_with_prior([], patient, WHOLE)["reason"]
 
     def test_the_examination_takes_the_highest(self) -> None:
         ruled = [lung_rads_with_prior(solid(size), None, 90, Patient()) for size in (3, 7, 5)]
-        assert exam_with_prior(ruled, Patient(prior_ct=True))["category"] == "4A"
+        assert exam_with_prior(ruled, Patient(prior_ct=True), WHOLE)["category"] == "4A"
 
 
 @functools.cache

@@ -116,6 +116,7 @@ def scan_with(balls: list[tuple[Vec3, float]], affine: Affine) -> tuple[Scan, Re
         timestamp="2026-01-02T03:04:05Z",
         metadata=metadata,
         detections=detections,
+        masses=[],
         summary={},
         heatmap=Volume(heatmap, affine),
         masks=masks,

@@ -15,6 +15,8 @@ from src.triage.nodule import NOT_MEASURED, Nodule, as_nodule, round_half_up
 from src.triage.patient import Patient
 from src.types import Guidelines, LungRads, NoduleType, Properties
 
+from .small_scans import WHOLE, lungs_but
+
 TYPES: tuple[NoduleType, ...] = get_args(NoduleType)
 BASELINE = Patient(setting="screening", prior_ct=False)
 INCIDENTAL = Patient(
@@ -143,7 +145,7 @@ def test_the_millimetres_are_the_published_volumes() -> None:
     ],
 )
 def test_where_lung_rads_does_not_apply_it_says_why(patient: Patient, reason: str) -> None:
-    for found in (lung_rads.lung_rads(nodule("solid", 9), patient), lung_rads.exam([], patient)):
+    for found in (lung_rads.lung_rads(nodule("solid", 9), patient), lung_rads.exam([], patient, WHOLE)):
         assert found["category"] is found["management"] is None
         assert reason in str(found["reason"])
 
@@ -168,29 +170,49 @@ def rated(*categories: Any) -> list[LungRads]:  # noqa: ANN401 - literals
         (("2",), "2", None),
         (("4A", "2", "4B", "3"), "4B", None),
         (("2", "4A", "3"), "4A", None),
-        ((None,), None, "1 of 1 nodules without a category; no other has one"),
-        (("3", None), None, "1 of 2 nodules without a category; the highest of the others is 3"),
+        ((None,), None, "1 of 1 nodules without a category; nothing with a category was found"),
+        (("3", None), None, "1 of 2 nodules without a category; the highest of what was found is 3"),
         ((None, "4B"), "4B", None),  # nothing is higher
     ],
 )
 def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highest: str, reason: str) -> None:
-    found = lung_rads.exam(rated(*categories), Patient())
+    found = lung_rads.exam(rated(*categories), Patient(), WHOLE)
     assert (found["category"], found["reason"]) == (highest, reason)
     assert (found["management"] is None) == (highest is None)
     assert (lung_rads.NONE_FOUND in found["assumptions"]) == (categories == ())
 
 
-@pytest.mark.parametrize(("category", "expected"), [("2", None), ("4B", "4B")])
-def test_what_was_too_large_to_report_could_be_higher(category: str, expected: str | None) -> None:
-    found = lung_rads.exam(rated(category), Patient(), too_large=1)
+@pytest.mark.parametrize(
+    ("categories", "recognised", "expected"),
+    [
+        ((), True, "0"),
+        (("2",), True, "0"),
+        (("4A",), True, "0"),
+        (("4B", "2"), True, "4B"),  # nothing that is not seen can be higher
+        ((None,), True, None),
+        ((), False, None),
+        (("3",), False, None),
+        (("4B",), False, "4B"),
+    ],
+)
+def test_lungs_that_cannot_be_judged_are_never_negative(
+    categories: tuple[Any, ...], recognised: bool, expected: str | None
+) -> None:
+    lungs = lungs_but("the left lung is not aerated", recognised=recognised)
+    found = lung_rads.exam(rated(*categories), Patient(), lungs)
     assert found["category"] == expected
-    assert (found["reason"] is None) == (expected is not None)
+    told = {None: None, "0": lung_rads.INCOMPLETE, "4B": lung_rads.MANAGEMENT["4B"]}
+    assert found["management"] == told[expected]
+    if expected != "4B":
+        assert ("the left lung is not aerated" in str(found["reason"])) == (categories != (None,))
+        highest = [category for category in categories if category]
+        assert all(f"the highest of what was found is {category}" in str(found["reason"]) for category in highest)
 
 
 def test_the_exam_assumes_what_its_nodules_do_once_each() -> None:
     nodules = [lung_rads.lung_rads(nodule(kind, 9), Patient()) for kind in ("solid", "part-solid", "part-solid")]
     expected = [lung_rads.BASELINE, lung_rads.NOT_LOOKED_FOR, lung_rads.SPHERE]
-    assert lung_rads.exam(nodules, Patient())["assumptions"] == expected
+    assert lung_rads.exam(nodules, Patient(), WHOLE)["assumptions"] == expected
 
 
 FLEISCHNER = {
@@ -432,7 +454,7 @@ def test_each_guideline_gives_a_result_or_a_reason(found: list[Properties], pati
         low_or_high = each["fleischner"]["low_risk"] or each["fleischner"]["high_risk"]
         assert (low_or_high is None) == (each["fleischner"]["reason"] is not None)
         assert each["brock"]["reason"]
-    whole = lung_rads.exam([each["lung_rads"] for each in ruled], patient)
+    whole = lung_rads.exam([each["lung_rads"] for each in ruled], patient, WHOLE)
     assert (whole["category"] is None) == (whole["reason"] is not None)
 
 
@@ -468,7 +490,7 @@ def _bts_rank(found: Nodule) -> int:
 
 @given(st.lists(st.sampled_from(lung_rads.CATEGORIES), min_size=1))
 def test_the_exam_is_never_below_any_nodule(categories: list[str]) -> None:
-    found = lung_rads.exam(rated(*categories), Patient())
+    found = lung_rads.exam(rated(*categories), Patient(), WHOLE)
     assert found["category"] == max(categories)  # "2" < "3" < "4A" < "4B" as text too
 
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from src.data.lung_finder import lung_surface
 from src.data.phantom import PhantomNodule, chest_phantom
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
 from src.inference.main import InferencePipeline
 from src.inference.output_formatter import load_heatmap, save_heatmap, save_json
 from src.inference.outputs import output_names, write_outputs
 from src.types import Scan, Vec3, Volume
-from src.viz.lungs import lungs_of
 from src.viz.rendering_3d import render_3d_volume, write_3d
 from src.viz.report_blocks import RESEARCH_USE
 from src.viz.scene import heat_traces, letters, lung_trace, nodule_traces
@@ -78,9 +78,7 @@ def test_everything_is_at_its_place_whatever_the_axes(
     np.testing.assert_allclose(np.diff(corners(ball), axis=0), truth[0].diameter_mm, atol=0.4)
     assert list(words.text) == ["7: 20.0 mm"]
     assert ball.name == "7: 20.0 mm, high risk"
-    lungs = lungs_of(on)
-    assert lungs is not None
-    surface = lung_trace(lungs)
+    surface = lung_trace(*lung_surface(on.array, on.affine))
     low, high = corners(surface)
     np.testing.assert_allclose(low, LUNGS[0], atol=4)
     np.testing.assert_allclose(high[:2], LUNGS[1], atol=4)  # above the lungs the windpipe goes on

@@ -7,19 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pypdf import PdfReader
 
-from src.data.loader import load_scan
-from src.data.phantom import chest_phantom
 from src.errors import BadOutput, BadScan, PivotError
 from src.inference.main import InferencePipeline
 from src.inference.output_formatter import save_json
 from src.inference.outputs import is_complete, output_names, write_outputs
 from src.types import Scan, Volume
-from src.viz.lungs import locate, lungs_of
 from src.viz.model_card import model_card
 from src.viz.report import generate_report, write_report
 from src.viz.report_blocks import RESEARCH_USE, Text
@@ -27,7 +22,7 @@ from src.viz.report_views import nodule_views
 from src.viz.slices import mark, stage
 
 from .dicom_files import CHEST, write_series
-from .small_scans import TURNS, block, save_nifti, tiny_checkpoint, turned
+from .small_scans import block, save_nifti, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -229,49 +224,6 @@ def test_the_views_show_the_nodule_in_the_middle(tmp_path: Path) -> None:
         middle, reach = (ring.min(axis=0) + ring.max(axis=0)) / 2, len(part) / 2
         assert np.abs(middle - reach).max() < 0.2 * reach  # the number beside it counts too
         assert picture[y - 5 : y + 5, x - 5 : x + 5].mean() > picture[:, x - height // 2 : x + height // 2].mean() + 30
-
-
-@pytest.fixture(scope="module")
-def chest() -> tuple[Scan, Any]:
-    return chest_phantom(spacing=(3.0, 3.0, 4.0))
-
-
-@settings(max_examples=12)
-@given(st.sampled_from(TURNS))
-def test_the_place_of_a_nodule_does_not_depend_on_the_axes(chest: tuple[Scan, Any], turn: tuple[Any, Any]) -> None:
-    scan, truth = chest
-    other, back = turned(scan, *turn)
-    on = stage(Volume(other.array, other.affine), other.spacing)
-    lungs = lungs_of(on)
-    places = []
-    for one in truth:
-        index = np.linalg.inv(back) @ [*np.divide(one.coordinates, scan.spacing), 1]
-        x, y, z = index[:3] * other.spacing
-        places.append(locate(lungs, on, on.place((x, y, z))))
-    assert [place.side for place in places] == ["right", "left", "right", "left", "right", "left"]
-    assert places[4].third == "upper"  # at 198 mm; the lungs reach from about 28 to 246 mm
-    heights = [locate(lungs, on, (160.0, 120.0, z)) for z in (60.0, 140.0, 220.0)]
-    assert heights == [("midline", third) for third in ("lower", "middle", "upper")]
-
-
-def test_cut_lungs_have_no_thirds_and_a_crop_no_place(chest: tuple[Scan, Any]) -> None:
-    scan, _ = chest
-    half = scan.array[:, :, : scan.shape[2] // 2]
-    on = stage(Volume(half, scan.affine), scan.spacing)
-    assert locate(lungs_of(on), on, (70.0, 100.0, 60.0)) == ("right", None)
-    crop = stage(Volume(block()[0].array, block()[0].affine), block()[0].spacing)
-    assert locate(lungs_of(crop), crop, (30.0, 30.0, 30.0)) == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "litres"),
-    [("nlst-101287", (3.5, 5)), ("covid-ct-md-normal001", (2.5, 4.5)), ("tcga-thca-a4ma", (2.5, 4.5))],
-)
-def test_real_lungs_are_found_without_the_couch(shared_data: Path, name: str, litres: tuple[float, float]) -> None:
-    scan, spacing = load_scan(shared_data / "backgrounds" / f"{name}.nii.gz")
-    lungs = lungs_of(stage(scan, spacing))
-    assert lungs is not None
-    assert litres[0] < lungs.mask.sum() * abs(np.linalg.det(lungs.affine)) / 1e6 < litres[1]
 
 
 def test_the_pipeline_writes_the_report_with_the_other_outputs(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from src.data.aeration import find_lungs
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
-from src.data.lungs import LungRegion, search_region
+from src.data.lung_finder import find_lungs
+from src.data.lungs import Lung, Lungs, search_region
 from src.data.preprocessing import preprocess
 from src.data.resample import new_grid, resample, to_grid
 from src.followup.registration import as_image
@@ -38,14 +38,12 @@ class Twice(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def grid() -> tuple[LungRegion, Shape3, Affine]:
+def grid() -> tuple[Lungs, Shape3, Affine]:
     array, affine = canonical(chest()[0].array, chest()[0].affine)
-    lungs = find_lungs(array, affine)
-    assert lungs is not None
-    return lungs, *new_grid(chest()[0].shape, affine, (2.0, 2.0, 2.0))
+    return find_lungs(array, affine), *new_grid(chest()[0].shape, affine, (2.0, 2.0, 2.0))
 
 
-def test_every_nodule_and_the_middle_between_the_lungs_are_searched(grid: tuple[LungRegion, Shape3, Affine]) -> None:
+def test_every_nodule_and_the_middle_between_the_lungs_are_searched(grid: tuple[Lungs, Shape3, Affine]) -> None:
     region = search_region(*grid, reach=15)
     assert region is not None
     assert 0.1 < region.mean() < 0.8
@@ -57,19 +55,20 @@ def test_every_nodule_and_the_middle_between_the_lungs_are_searched(grid: tuple[
     assert not region[:, 0].any()
 
 
-def _lungs(litres: float, right: float) -> LungRegion:
+def _lungs(litres: float, *, doubtful: bool = False) -> Lungs:
     lung = np.zeros((10, 10, 10), bool)
-    lung[1:4], lung[6:9] = True, True
-    lung[6:9, : round(10 * (1 - right))] = False
-    return LungRegion(lung, (~lung).astype(np.float32), np.diag([10.0, 10.0, 10.0, 1.0]), litres)
+    lung[:, :, : round(litres / 0.3)] = True  # 100 voxels of 3 ml a level
+    around = (~lung).astype(np.float32)
+    side = Lung(litres / 2, "whole")
+    return Lungs(lung, around, np.diag([10.0, 10.0, 30.0, 1.0]), (4, 5), (0, 9), side, side, doubtful)
 
 
 @pytest.mark.parametrize(
     ("lungs", "certain"),
-    [(_lungs(3, 1), True), (_lungs(3, 0.5), True), (_lungs(3, 0.1), False), (_lungs(0.9, 1), False), (None, False)],
+    [(_lungs(1.2), True), (_lungs(0.9), False), (_lungs(1.2, doubtful=True), False), (_lungs(0), False)],
 )
-def test_in_doubt_everything_is_searched(lungs: LungRegion | None, certain: bool) -> None:
-    region = search_region(lungs, (20, 20, 20), np.diag([5.0, 5.0, 5.0, 1.0]), 15)
+def test_in_doubt_everything_is_searched(lungs: Lungs, certain: bool) -> None:
+    region = search_region(lungs, (20, 20, 20), np.diag([5.0, 5.0, 15.0, 1.0]), 15)
     assert (region is not None) == certain
 
 

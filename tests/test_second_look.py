@@ -98,20 +98,22 @@ def test_a_mass_takes_the_second_look(looks: int, sizes: list[float]) -> None:
 def test_what_is_too_large_for_a_nodule_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     results = InferencePipeline().predict(mass())
     assert results["detections"] == []
-    assert results["metadata"]["left_out"]["too_large"] == 1
-    (large,) = results["metadata"]["too_large"]
+    (large,) = results["masses"]
     assert large["diameter_mm"] == pytest.approx(50, abs=3)
     np.testing.assert_allclose(large["coordinates_voxel"], 16, atol=1)
-    assert results["summary"]["lung_rads"]["category"] is None
-    assert "mass: 1 mark of more than 30 mm left out (size_filter.max_diameter), maybe a mass" in caplog.text
+    assert large["properties"]["nodule_type"] == "solid"
+    assert results["masks"][large["id"]] is not None
+    assert results["summary"]["num_masses"] == 1
+    assert results["summary"]["lung_rads"]["category"] == large["guidelines"]["lung_rads"]["category"] == "4B"
+    assert "mass: a mass of 5" in caplog.text
     write_report(mass(), results, tmp_path / "mass.md")
-    assert "Maybe a mass: a mark of 5" in (tmp_path / "mass.md").read_text(encoding="utf-8")
+    text = (tmp_path / "mass.md").read_text(encoding="utf-8")
+    assert "### Mass 0" in text
+    assert "0, mass" in text
     pictures = {}
     for name, found in (("nothing", []), ("mass", results)):
         path = tmp_path / f"{name}.png"
         visualize_detections(mass().array, found, mass().spacing, path, num_slices=1)
         pictures[name] = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    words = {name: (picture[:60].min(axis=2) > 200).sum() for name, picture in pictures.items()}
-    assert words["mass"] > 1.3 * words["nothing"]  # the title says more
     colored = {name: (np.ptp(picture[60:], axis=2) > 100).sum() for name, picture in pictures.items()}
     assert colored["mass"] > colored["nothing"] + 2000  # circles and crosshair

@@ -1,51 +1,144 @@
-"""Where lung is: to tell where nodules can be, and marks in the chest from those in the bowel or on the table."""
+"""The lungs of a scan: where they are, what each side is like, and whether they can be judged.
 
+This is the only idea of the lungs in PIVOT. `lung_finder.find_lungs` finds them; where the network looks, which marks
+count, the examination's category, words for places and the comparison of two scans all ask it.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..types import Affine, FloatArray, Shape3
+from ..types import Affine, FloatArray, Location, LungsReport, LungState, Shape3, SideReport
 from .geometry import map_points, spacing_of
 
-__all__ = ["LungRegion", "Mask", "search_region"]
+__all__ = ["LEAST_LITRES", "Lung", "Lungs", "Mask", "search_region"]
 
+LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that the rule does not recognise
 CERTAIN_LITRES = 1.0  # less may be what is left of lungs that disease has filled
-CERTAIN_SHARE = 0.15  # of the lung on either side of the body's middle; less, and one lung may not be recognised
+MIDLINE = 10.0  # mm to either side of the body's midline where left and right are not told apart
 Mask = npt.NDArray[np.bool_]
+WORDS: dict[LungState, str] = {
+    "cut": "the field of view cuts the {} lung",
+    "partly aerated": "the {} lung is aerated in part only",
+    "not aerated": "the {} lung is not aerated",
+}
+
+
+class Lung(NamedTuple):
+    """One side of the chest."""
+
+    litres: float  # aerated
+    state: LungState
 
 
 @dataclass(frozen=True, eq=False)
-class LungRegion:
-    """Aerated lung, as `aeration.find_lungs` finds it, in coarse voxels (X, Y, Z) placed by `affine` (RAS+).
+class Lungs:
+    """What is known of the lungs, on a coarse grid (X, Y, Z) that runs left, back, head, placed by `affine` (RAS+).
 
-    `around` is the distance in mm to what the lungs enclose: their convex hull in each slice, so that hila
-    and masses that indent a lung belong to it.
+    `lung` is thick, aerated lung. `around` is the distance in mm to what the lungs enclose: their convex hull in each
+    slice, so that hila and masses that indent a lung belong to it. `midline` is the lowest and the highest estimate
+    of the body's middle along x, `height` the lowest and the highest level of the lungs, all in voxels of the grid;
+    None where they are not sure. `right` and `left` are None without a midline. `doubtful` says that lung may lie
+    where none is seen: a side is filled, or the midline is not sure.
     """
 
     lung: Mask
     around: FloatArray
     affine: Affine
-    litres: float
+    midline: tuple[float, float] | None
+    height: tuple[int, int] | None
+    right: Lung | None
+    left: Lung | None
+    doubtful: bool
+
+    @cached_property
+    def litres(self) -> float:
+        """Of thick, aerated lung."""
+        return round(float(self.lung.sum() * np.prod(spacing_of(self.affine)) / 1e6), 2)
+
+    @property
+    def recognised(self) -> bool:
+        """Whether this is aerated lung at all, and not a block of a scan, an abdomen or a head."""
+        return self.litres >= LEAST_LITRES
+
+    @property
+    def certain(self) -> bool:
+        """Whether there is no lung but where lung is seen; if not, everything is searched and no mark is dropped."""
+        return self.litres >= CERTAIN_LITRES and not self.doubtful
+
+    @cached_property
+    def reason(self) -> str | None:
+        """Why the lungs cannot be judged as a whole; None where they can."""
+        if not self.recognised:
+            return (
+                f"no lungs are recognised: {self.litres:.1f} litres of aerated lung, and not {LEAST_LITRES:g} or more"
+            )
+        if self.right is None or self.left is None:
+            return "the middle of the body is not found, so that both lungs may not be shown"
+        faults = "; ".join(self._faults())
+        if not faults and not self.certain:
+            return f"only {self.litres:.1f} litres of aerated lung, and not {CERTAIN_LITRES:g} or more"
+        return faults or None
+
+    def _faults(self) -> Iterator[str]:
+        for side, lung in (("right", self.right), ("left", self.left)):
+            if lung and lung.state in WORDS:
+                yield WORDS[lung.state].format(side)
+
+    def report(self) -> LungsReport:
+        """What a report says of the lungs."""
+        right, left = (
+            None if lung is None else SideReport(litres=lung.litres, state=lung.state)
+            for lung in (self.right, self.left)
+        )
+        return LungsReport(
+            recognised=self.recognised,
+            evaluable=self.reason is None,
+            reason=self.reason,
+            right=right,
+            left=left,
+        )
 
     def distance_to(self, world: npt.NDArray[np.float64]) -> float:
         """The distance in mm from a world point (RAS+) to the nearest aerated lung, to about 3 mm."""
         index = map_points(np.linalg.inv(self.affine), world)
-        return float(np.linalg.norm((self._voxels - index) * spacing_of(self.affine), axis=1).min())
+        offsets = (self._voxels - index) * spacing_of(self.affine)
+        return float(np.linalg.norm(offsets, axis=1).min(initial=np.inf))
 
     @cached_property
     def _voxels(self) -> npt.NDArray[np.intp]:
         return np.argwhere(self.lung)
 
+    def locate(self, world: npt.NDArray[np.float64]) -> Location:
+        """Side and third of a world point (RAS+)."""
+        x, _, z = map_points(np.linalg.inv(self.affine), world)
+        return Location(side=self._side(x), third=self._third(z))
 
-def search_region(lungs: LungRegion | None, shape: Shape3, affine: Affine, reach: float) -> Mask | None:
+    def _side(self, x: float) -> Literal["left", "right", "midline"] | None:
+        if self.midline is None:
+            return None
+        low, high = self.midline
+        margin = MIDLINE / spacing_of(self.affine)[0]
+        return "right" if x < low - margin else "left" if x > high + margin else "midline"
+
+    def _third(self, z: float) -> Literal["upper", "middle", "lower"] | None:
+        if self.height is None:
+            return None
+        low, high = self.height
+        share = (z - low) / max(1, high - low)
+        return "lower" if share < 1 / 3 else "middle" if share < 2 / 3 else "upper"
+
+
+def search_region(lungs: Lungs, shape: Shape3, affine: Affine, reach: float) -> Mask | None:
     """Where in a grid of `shape` and `affine` (RAS+) nodules can be: up to `reach` mm from what the lungs enclose.
 
-    The grid's axes run along those of the lungs. None means anywhere: too little lung is recognised, or
-    hardly any on one side.
+    The grid's axes run along those of the lungs. None means anywhere: where lung may be is not certain.
     """
-    if lungs is None or not _is_certain(lungs):
+    if not lungs.certain:
         return None
     index = np.linalg.inv(lungs.affine) @ affine
     axes = (
@@ -54,10 +147,3 @@ def search_region(lungs: LungRegion | None, shape: Shape3, affine: Affine, reach
     )
     region: Mask = (lungs.around <= reach)[np.ix_(*axes)]
     return region
-
-
-def _is_certain(lungs: LungRegion) -> bool:
-    across = lungs.lung.sum(axis=(1, 2))
-    filled = np.flatnonzero(across)
-    left = across[: (filled[0] + filled[-1] + 1) // 2].sum() / across.sum()
-    return lungs.litres >= CERTAIN_LITRES and CERTAIN_SHARE <= left <= 1 - CERTAIN_SHARE

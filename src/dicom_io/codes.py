@@ -54,6 +54,7 @@ MEASURED: dict[str, tuple[Code, Code]] = {
 }
 LUNG_RADS = Code("RID50134", "RADLEX", "Lung-RADS assessment")
 LUNG_RADS_CATEGORIES = {
+    "0": Code("RID50135", "RADLEX", "Lung-RADS 0"),
     "1": Code("RID50136", "RADLEX", "Lung-RADS 1"),
     "2": Code("RID50137", "RADLEX", "Lung-RADS 2"),
     "3": Code("RID50138", "RADLEX", "Lung-RADS 3"),

@@ -13,8 +13,9 @@ __all__ = ["segmentation", "segmented"]
 
 
 def segmented(context: Context) -> list[tuple[Detection, NoduleMask]]:
-    """The nodules that have a mask; the first is segment 1."""
-    nodules = zip(context.results["detections"], context.results["masks"], strict=True)
+    """The nodules and masses that have a mask; the first is segment 1."""
+    found = [*context.results["detections"], *context.results["masses"]]
+    nodules = zip(found, context.results["masks"], strict=True)
     return [(nodule, mask) for nodule, mask in nodules if mask is not None]
 
 

@@ -66,10 +66,9 @@ def compare(
     followup: Exam,
     interval: Interval,
     patient: Patient,
-    too_large: int = 0,
     notes: Sequence[str] = (),
 ) -> Comparison:
-    """What became of every nodule. `too_large` marks of the follow-up were left out for their size."""
+    """What became of every nodule and mass."""
     fit = register(baseline.lungs, followup.lungs)
     followed = _follow(baseline, followup, fit)
     for number, one in enumerate(followed):
@@ -85,7 +84,7 @@ def compare(
         registration=fit.quality,
         repeatability={"volume_change_percent_95": 100 * REPEATABILITY, "source": SOURCE},
         nodules=followed,
-        lung_rads=exam_with_prior(present, patient, too_large),
+        lung_rads=exam_with_prior(present, patient, followup.lungs.lungs.report()),
         summary=_summary(followed),
         notes=list(notes),
     )

@@ -12,7 +12,7 @@ from ..data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of, to_lp
 from ..inference.nodule_properties import measure_nodule
 from ..inference.segmentation import segment_nodule
 from ..types import Affine, Detection, Properties, Scan, Vec3
-from .registration import Lungs, Points, lungs_of
+from .registration import LungImage, Points, lungs_of
 
 __all__ = ["Exam", "Seen"]
 
@@ -40,7 +40,7 @@ class Exam:
     about: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def lungs(self) -> Lungs:
+    def lungs(self) -> LungImage:
         """The scan's lungs; raises `BadScan` where there are none."""
         return lungs_of(self.scan)
 
@@ -69,7 +69,7 @@ class Exam:
         index = map_points(np.linalg.inv(affine), world)
         reach = diameter / 2 / np.array(spacing_of(affine))
         inside = (index >= reach).all() and (index <= np.array(array.shape) - 1 - reach).all()
-        return bool(inside) and self.lungs.region.distance_to(world) <= diameter / 2 + BESIDE_LUNG
+        return bool(inside) and self.lungs.lungs.distance_to(world) <= diameter / 2 + BESIDE_LUNG
 
     def look(self, point: Points, diameter: float) -> Seen | None:
         """What stands at an LPS point, if it is about as large as a nodule of that diameter."""

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from ..data.aeration import coarse_means, distance_to, find_lungs
+from ..data.coarse import coarse_means, distance_to
 from ..data.geometry import RAS_TO_LPS, canonical, spacing_of
-from ..data.lungs import LungRegion, Mask
+from ..data.lung_finder import find_lungs
+from ..data.lungs import Lungs, Mask
 from ..errors import BadScan
 from ..types import Affine, Scan
 
-__all__ = ["Lungs", "Points", "Quality", "Registration", "as_image", "lungs_of", "register"]
+__all__ = ["LungImage", "Points", "Quality", "Registration", "as_image", "lungs_of", "register"]
 
 log = logging.getLogger("pivot")
 Points = npt.NDArray[np.float64]  # (n, 3), LPS mm
@@ -45,10 +46,10 @@ class Quality(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class Lungs:
-    """The lungs of a scan: where they are, and an image of nothing else."""
+class LungImage:
+    """The lungs of a scan, and an image of nothing else."""
 
-    region: LungRegion
+    lungs: Lungs
     mask: sitk.Image  # 1 in the lungs, vessels and small nodules included
     image: sitk.Image  # HU
 
@@ -74,28 +75,28 @@ class Registration:
         return guess
 
 
-def lungs_of(scan: Scan) -> Lungs:
+def lungs_of(scan: Scan) -> LungImage:
     """The lungs of a scan.
 
     Raises:
         BadScan: there are none that could be recognised.
     """
     array, affine = canonical(scan.array, scan.affine)
-    region = find_lungs(array, affine)
-    if region is None:
+    lungs = find_lungs(array, affine)
+    if not lungs.recognised:
         msg = f"{scan.scan_id}: no lungs are recognised, on which it could be compared: give a chest CT with both lungs"
         raise BadScan(msg)
     coarse, wide = coarse_means(array, affine)
-    inside = _filled(region)
-    level = float(np.median(coarse[region.lung]))
+    inside = _filled(lungs)
+    level = float(np.median(coarse[lungs.lung]))
     hu = np.where(inside, np.clip(coarse * (LUNG_HU / level), -1000, OUTSIDE_HU), OUTSIDE_HU)
-    return Lungs(region, as_image(inside.astype(np.uint8), wide), as_image(hu.astype(np.float32), wide))
+    return LungImage(lungs, as_image(inside.astype(np.uint8), wide), as_image(hu.astype(np.float32), wide))
 
 
-def _filled(region: LungRegion) -> Mask:
+def _filled(lungs: Lungs) -> Mask:
     """The lungs with what is enclosed by them, up to twice `FILLED` wide."""
-    spacing = spacing_of(region.affine)
-    beyond = distance_to(region.lung, spacing) > FILLED
+    spacing = spacing_of(lungs.affine)
+    beyond = distance_to(lungs.lung, spacing) > FILLED
     return np.asarray(distance_to(beyond, spacing) > FILLED)
 
 
@@ -110,7 +111,7 @@ def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:
     return image
 
 
-def register(baseline: Lungs, followup: Lungs) -> Registration:
+def register(baseline: LungImage, followup: LungImage) -> Registration:
     """The transform that lays the baseline's lungs upon those of the follow-up.
 
     It is the rigid one, with a warning, where the deformable one folds or fits worse.
@@ -152,7 +153,7 @@ def _objections(folded: float, fits: list[float]) -> list[str]:
     return []
 
 
-def _cropped(lungs: Lungs) -> tuple[sitk.Image, sitk.Image]:
+def _cropped(lungs: LungImage) -> tuple[sitk.Image, sitk.Image]:
     """The image and the mask within a margin around the lungs."""
     where = sitk.GetArrayFromImage(lungs.mask).nonzero()[::-1]
     box = []
@@ -162,7 +163,7 @@ def _cropped(lungs: Lungs) -> tuple[sitk.Image, sitk.Image]:
     return lungs.image[tuple(box)], lungs.mask[tuple(box)]
 
 
-def _rigid(baseline: Lungs, followup: Lungs) -> sitk.Transform:
+def _rigid(baseline: LungImage, followup: LungImage) -> sitk.Transform:
     """Turned and moved, from the lungs' centres on; the same every time."""
     start = sitk.CenteredTransformInitializer(
         sitk.Cast(baseline.mask, sitk.sitkFloat32),

@@ -45,12 +45,11 @@ def _compare(options: argparse.Namespace) -> str:
     interval = interval_between(*sources, options.interval_days)
     reports = _reports(sources, options)
     baseline, followup = (
-        Exam(source.scan, report["detections"], about(source.scan, report))
+        Exam(source.scan, [*report["detections"], *report.get("masses", [])], about(source.scan, report))
         for source, report in zip(sources, reports, strict=True)
     )
-    too_large = reports[1]["metadata"].get("left_out", {}).get("too_large", 0)
     notes = version_notes(baseline.about, followup.about)
-    result = compare(baseline, followup, interval, patient, too_large, notes)
+    result = compare(baseline, followup, interval, patient, notes)
     write_comparison(result, baseline, followup, options.output)
     return f"{text_table(result)}\nresults in {options.output}"
 

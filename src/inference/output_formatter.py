@@ -39,14 +39,15 @@ CSV_COLUMNS = (
     "malignancy_score",
     "risk_category",
 )
-REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "summary")
+REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "masses", "summary")
+LATER_KEYS = {"masses"}  # which reports of earlier versions lack
 NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
 
 
 def save_json(report: Mapping[str, Any], path: str | Path) -> None:
     """Write a report's `*_detections.json`; further keys, such as the heatmap, are left out."""
     with whole_file(path) as partial:
-        text = json.dumps({key: report[key] for key in REPORT_KEYS}, indent=2, allow_nan=False)
+        text = json.dumps({key: report[key] for key in REPORT_KEYS if key in report}, indent=2, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")
 
 
@@ -134,7 +135,7 @@ def load_report(path: str | Path) -> Report:
     except ValueError as error:
         msg = f"{path} is not JSON ({error})"
         raise BadOutput(msg) from None
-    missing = [key for key in REPORT_KEYS if not isinstance(report, dict) or key not in report]
+    missing = [key for key in REPORT_KEYS if not isinstance(report, dict) or key not in {*report, *LATER_KEYS}]
     if missing:
         msg = f"{path} is not a detections file of PIVOT: it lacks {', '.join(missing)}"
         raise BadOutput(msg)
@@ -142,6 +143,7 @@ def load_report(path: str | Path) -> Report:
         msg = f"{path} is not a detections file of PIVOT: its metadata is no mapping"
         raise BadOutput(msg)
     as_detections(report["detections"], str(path))
+    report["masses"] = as_detections(report.get("masses") or [], str(path))
     result: Report = report
     return result
 

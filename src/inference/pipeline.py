@@ -28,7 +28,7 @@ from ..data.geometry import (
     to_lps,
     turn_box,
 )
-from ..data.lungs import LungRegion, Mask, search_region
+from ..data.lungs import Lungs, Mask, search_region
 from ..data.pairing import check_spacing
 from ..data.preprocessing import preprocess
 from ..data.resample import Box, check_size, new_grid, to_grid
@@ -46,7 +46,7 @@ from ..types import (
     Detection,
     FloatArray,
     LeftOut,
-    Mark,
+    Location,
     NoduleMask,
     Peak,
     Preprocessed,
@@ -58,6 +58,7 @@ from ..types import (
     Volume,
 )
 from .blending import BlendMethod
+from .conclusion import conclude, warnings_of
 from .output_formatter import save_csv, save_heatmap, save_json
 from .post_processing import filter_detections, filter_masses
 from .second_look import add_large, halve
@@ -77,7 +78,6 @@ SEARCHED = BESIDE_LUNG + 3.0  # mm around the lungs; they are known to about 3 m
 # Voxels that neighbouring tiles share, and that the network sees around the lungs (docs/performance.md).
 TILES = {"balanced": (96, 16), "fast": (48, 0)}
 MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
-TOO_LARGE = "%s: %d mark%s of more than %g mm left out (size_filter.max_diameter), maybe a mass: see metadata.too_large"
 OVERFLOWED = "%s: %d batches overflowed in half precision, and were repeated in float32"
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
@@ -89,6 +89,15 @@ class _Plan(NamedTuple):
     stride: Shape3
     box: Box | None = None
     region: Mask | None = None
+
+
+class _Found(NamedTuple):
+    """What was found: `nodules` of them, then masses, each with its mask; and what was left out."""
+
+    numbered: list[Detection]
+    nodules: int
+    masks: list[NoduleMask | None]
+    left_out: LeftOut
 
 
 @contextmanager
@@ -154,7 +163,7 @@ class InferencePipeline:
         spacing: Vec3 | None = None,
         progress: Callable[[int, int], None] | None = None,
         patient: Patient | dict[str, Any] | str | Path | None = None,
-        lungs: LungRegion | None = None,
+        lungs: Lungs | None = None,
     ) -> Results:
         """The nodules of a scan: a `Scan`, or an (X, Y, Z) array in HU with its spacing in millimetres.
 
@@ -172,7 +181,7 @@ class InferencePipeline:
         patient = load_patient(patient)
         array, affine = canonical(scan.array, scan.affine)
         if lungs is None:
-            from ..data.aeration import find_lungs  # noqa: PLC0415 - a scan from a file has met it in `read_timed`
+            from ..data.lung_finder import find_lungs  # noqa: PLC0415 - a scan from a file has met it in `read_timed`
 
             lungs = find_lungs(array, affine)
         plan = self._plan(array.shape, affine, lungs)
@@ -186,10 +195,20 @@ class InferencePipeline:
         peaks = self._peaks(predictions, heat_affine)
         with ThreadPoolExecutor(1) as beside:
             drawn = beside.submit(_drawn, predictions.maps[HEATMAP], heat_affine, scan, peaks)
-            detections, masks, search = self._describe(scan, lungs, predictions, peaks, placed=placed)
+            found = self._describe(scan, lungs, predictions, peaks, placed=placed)
             heatmap = drawn.result()
-        search = {"searched": "everything" if plan.region is None else "lungs", **search}
-        detections = _ruled(detections, patient)
+        search = {
+            "searched": "everything" if plan.region is None else "lungs",
+            "lung_litres": lungs.litres if lungs.recognised else None,
+            "lungs": lungs.report(),
+            "left_out": found.left_out,
+        }
+        ruled = _ruled(found.numbered, patient)
+        detections, masses = ruled[: found.nodules], ruled[found.nodules :]
+        conclusion = conclude(detections, masses, lungs.report(), self.checkpoint.about.results)
+        warnings = warnings_of(masses, lungs.report())
+        for warning in warnings:
+            log.warning("%s: %s", scan.scan_id, warning)
         end = time.perf_counter()
         timings = {"preprocess": ready - start, "inference": inferred - ready, "postprocess": end - inferred}
         return Results(
@@ -198,9 +217,17 @@ class InferencePipeline:
             timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             metadata=self._metadata(scan, predictions, search, timings, patient),
             detections=detections,
-            summary=_summary(detections, search["left_out"], end - start, patient),
+            masses=masses,
+            summary={
+                **_counts(detections),
+                "num_masses": len(masses),
+                "lung_rads": exam([one["guidelines"]["lung_rads"] for one in ruled], patient, lungs.report()),
+                "conclusion": conclusion,
+                "warnings": warnings,
+                "processing_time_seconds": round(end - start, 3),
+            },
             heatmap=Volume(heatmap, scan.affine),
-            masks=masks,
+            masks=found.masks,
         )
 
     def save_detections(self, results: Results, path: str | Path) -> None:
@@ -228,7 +255,7 @@ class InferencePipeline:
             },
         }
 
-    def _plan(self, shape: Shape3, affine: Affine, lungs: LungRegion | None) -> _Plan:
+    def _plan(self, shape: Shape3, affine: Affine, lungs: Lungs) -> _Plan:
         options = self.config.inference
         patch, stride = options.patch_size, options.step
         scale, multiple = strides_of(self.model)
@@ -337,13 +364,13 @@ class InferencePipeline:
     def _describe(
         self,
         scan: Scan,
-        lungs: LungRegion | None,
+        lungs: Lungs,
         predictions: Predictions,
         peaks: list[tuple[Peak, WorldPoint]],
         *,
         placed: bool,
-    ) -> tuple[list[Detection], list[NoduleMask | None], dict[str, Any]]:
-        """The peaks beside the lungs as measured nodules, strongest first, their masks, and what was left out."""
+    ) -> _Found:
+        """The peaks beside the lungs as measured nodules and masses; all peaks where lung may be anywhere."""
         from .nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
 
         array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
@@ -352,46 +379,26 @@ class InferencePipeline:
         def describe(marked: tuple[Peak, WorldPoint]) -> tuple[Detection, NoduleMask | None] | None:
             peak, world = marked
             guess = float(predictions.maps[(DIAMETER, *peak["coordinates_voxel"])])
-            if lungs is not None and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
+            if lungs.certain and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
                 return None
             here = map_points(to_voxels, world) * spacing_of(affine)
             properties, body = segment_and_measure(array, _vec3(here), guess, spacing_of(affine))
             centre = world if body is None else map_points(affine, np.divide(body.centre, spacing_of(affine)))
-            return _detection(scan, peak, (world, centre), guess, properties, placed=placed), _mask(body, to_input)
+            location = lungs.locate(centre) if placed else Location(side=None, third=None)
+            nodule = _detection(scan, peak, (world, centre), guess, properties, placed=placed)
+            return {**nodule, "location": location}, _mask(body, to_input)
 
         with ThreadPoolExecutor(MEASURED_AT_ONCE) as pool:
             described = [one for one in pool.map(describe, peaks) if one is not None]
         found: list[Detection] = [{**nodule, "id": number} for number, (nodule, _) in enumerate(described)]
         masks = [mask for _, mask in described]
-        kept = filter_detections(found, self.config.post_processing, masks)
-        left_out, too_large = self._left_out(scan.scan_id, found, masks, len(peaks) - len(found))
-        about = {
-            "lung_litres": None if lungs is None else lungs.litres,
-            "left_out": left_out,
-            "too_large": too_large,
-        }
-        numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(kept)]
-        return numbered, [masks[nodule["id"]] for nodule in kept], about
-
-    def _left_out(
-        self, scan_id: str, found: list[Detection], masks: list[NoduleMask | None], away: int
-    ) -> tuple[LeftOut, list[Mark]]:
-        size = self.config.post_processing.size_filter
-        large = [nodule for nodule in found if nodule["diameter_mm"] > size.max_diameter]
-        small = sum(nodule["diameter_mm"] < size.min_diameter for nodule in found)
-        if large:
-            log.warning(TOO_LARGE, scan_id, len(large), "s" * (len(large) > 1), size.max_diameter)
-        masses = [
-            Mark(
-                coordinates=nodule["coordinates"],
-                coordinates_voxel=nodule["coordinates_voxel"],
-                coordinates_lps=nodule["coordinates_lps"],
-                diameter_mm=nodule["diameter_mm"],
-                confidence=nodule["confidence"],
-            )
-            for nodule in filter_masses(found, self.config.post_processing, masks)
-        ]
-        return LeftOut(away_from_lungs=away, too_small=small, too_large=len(large)), masses
+        rules = self.config.post_processing
+        kept = filter_detections(found, rules, masks)
+        every = [*kept, *filter_masses(found, rules, masks)]
+        numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(every)]
+        small = sum(nodule["diameter_mm"] < rules.size_filter.min_diameter for nodule in found)
+        left_out = LeftOut(away_from_lungs=len(peaks) - len(found), too_small=small)
+        return _Found(numbered, len(kept), [masks[nodule["id"]] for nodule in every], left_out)
 
     def _metadata(
         self, scan: Scan, predictions: Predictions, search: dict[str, Any], timings: dict[str, float], patient: Patient
@@ -538,7 +545,7 @@ def _ruled(detections: list[Detection], patient: Patient) -> list[Detection]:
     return [{**nodule, "guidelines": rules} for nodule, rules in zip(detections, ruled, strict=True)]
 
 
-def _summary(detections: list[Detection], left_out: LeftOut, seconds: float, patient: Patient) -> dict[str, Any]:
+def _counts(detections: list[Detection]) -> dict[str, Any]:
     risks = [found["triage"]["risk_category"] for found in detections]
     return {
         "num_detections": len(detections),
@@ -546,6 +553,4 @@ def _summary(detections: list[Detection], left_out: LeftOut, seconds: float, pat
         "intermediate_risk_count": risks.count("intermediate"),
         "low_risk_count": risks.count("low"),
         "unscored_count": risks.count(None),
-        "lung_rads": exam([found["guidelines"]["lung_rads"] for found in detections], patient, left_out["too_large"]),
-        "processing_time_seconds": round(seconds, 3),
     }

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from ..data.lungs import LungRegion
+from ..data.lungs import Lungs
 from ..types import Scan
 
 __all__ = ["Readied", "executor", "read_ahead", "read_timed"]
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 class Readied(NamedTuple):
-    """A scan as it was read, where its lungs are, if they were recognised, the seconds that this took, and its hash."""
+    """A scan as it was read, its lungs, the seconds that this took, and its hash."""
 
     scan: Scan
-    lungs: LungRegion | None
+    lungs: Lungs
     seconds: float
     sha256: str  # `content_hash` of its files
 
@@ -41,10 +41,10 @@ def read_timed(path: Path) -> Readied:
         BadScan: it cannot be read as a chest CT.
     """
     start = time.perf_counter()
-    from ..data.aeration import find_lungs  # noqa: PLC0415
     from ..data.fingerprint import content_hash  # noqa: PLC0415
     from ..data.geometry import canonical  # noqa: PLC0415
     from ..data.loader import read_scan  # noqa: PLC0415
+    from ..data.lung_finder import find_lungs  # noqa: PLC0415
 
     scan = read_scan(path)
     lungs = find_lungs(*canonical(scan.array, scan.affine))

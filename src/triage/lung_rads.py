@@ -1,19 +1,21 @@
 """Lung-RADS v2022 for baseline screening: the size rules, and the highest category of an examination.
 
-Not applied, because PIVOT does not measure it: categories 0, 4X and S, benign calcification and fat
-(category 1), juxtapleural and airway nodules, cysts. What compares with an earlier examination is in `prior`.
+Category 0 is given where a part of the lungs cannot be judged. Not applied, because PIVOT does not measure it:
+categories 4X and S, benign calcification and fat (category 1), juxtapleural and airway nodules, cysts. What compares
+with an earlier examination is in `prior`.
 """
 
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from ..types import LungRads, LungRadsExam, NoduleType
+from ..types import LungRads, LungRadsExam, LungsReport, NoduleType
 from .nodule import Nodule, round_half_up
 from .patient import Patient
 
 __all__ = [
     "CATEGORIES",
+    "INCOMPLETE",
     "MANAGEMENT",
     "RULES",
     "SOURCE",
@@ -59,6 +61,7 @@ MANAGEMENT: dict[Category, str] = {
     "4A": "low-dose CT in 3 months; PET/CT may be considered for a solid nodule or component of 8 mm or more",
     "4B": "diagnostic work-up",
 }
+INCOMPLETE = "additional CT of the part of the lungs that cannot be judged"  # category 0
 BASELINE = "screening assumption: baseline, no prior"
 NOT_LOOKED_FOR = "benign calcification, fat and additional suspicious features (4X) are not measured"
 SPHERE = "the solid component is a sphere of the volume of its largest connected part"
@@ -88,22 +91,28 @@ def uncategorised(reason: str) -> LungRads:
     return LungRads(category=None, management=None, size_mm=None, solid_mm=None, assumptions=[], reason=reason)
 
 
-def exam(nodules: Sequence[LungRads], patient: Patient, too_large: int = 0) -> LungRadsExam:
-    """The highest category of all nodules of an examination; null where one without a category could be higher.
+def exam(nodules: Sequence[LungRads], patient: Patient, lungs: LungsReport) -> LungRadsExam:
+    """The highest category of all nodules and masses of an examination.
 
-    `too_large` marks were left out for their size, so that they are not among the nodules.
+    Nothing can be higher than 4B. Below that it is null where no lungs are recognised, or where a nodule without a
+    category could be higher; and 0 where a part of the lungs cannot be judged, and could hold more.
     """
     reason = _outside(patient)
+    if reason:
+        return _no_category(reason)
     known = [nodule["category"] for nodule in nodules if nodule["category"] is not None]
     category = max(known, key=CATEGORIES.index, default=CATEGORIES[0])
-    unknown = len(nodules) - len(known)
-    if not reason and unknown and category != CATEGORIES[-1]:
-        others = f"the highest of the others is {category}" if known else "no other has one"
-        reason = f"{unknown} of {len(nodules)} nodules without a category; {others}"
-    if not reason and too_large and category != CATEGORIES[-1]:
-        reason = f"{too_large} marks larger than size_filter.max_diameter were left out, and could be higher"
-    if reason:
-        return LungRadsExam(category=None, management=None, assumptions=[], reason=reason)
+    seen = f"the highest of what was found is {category}" if known else "nothing with a category was found"
+    if category != CATEGORIES[-1]:
+        if not lungs["recognised"]:
+            return _no_category(f"{lungs['reason']}; {seen}")
+        unknown = len(nodules) - len(known)
+        if unknown:
+            return _no_category(f"{unknown} of {len(nodules)} nodules without a category; {seen}")
+        if not lungs["evaluable"]:
+            return LungRadsExam(
+                category="0", management=INCOMPLETE, assumptions=_assumed(patient), reason=f"{lungs['reason']}; {seen}"
+            )
     assumed = dict.fromkeys(assumption for nodule in nodules for assumption in nodule["assumptions"])
     return LungRadsExam(
         category=category,
@@ -111,6 +120,10 @@ def exam(nodules: Sequence[LungRads], patient: Patient, too_large: int = 0) -> L
         assumptions=list(assumed) if nodules else [*_assumed(patient), NONE_FOUND],
         reason=None,
     )
+
+
+def _no_category(reason: str) -> LungRadsExam:
+    return LungRadsExam(category=None, management=None, assumptions=[], reason=reason)
 
 
 def _outside(patient: Patient) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
-from ..types import LungRads, LungRadsExam
+from ..types import LungRads, LungRadsExam, LungsReport
 from .lung_rads import CATEGORIES, MANAGEMENT, Category, Rule, exam, look_up, lung_rads, uncategorised
 from .nodule import Nodule
 from .patient import Patient
@@ -81,11 +81,11 @@ def lung_rads_with_prior(nodule: Nodule, prior: Nodule | None, days: int | None,
     return _ruled(now, category, [*assumed, *why, *more])
 
 
-def exam_with_prior(nodules: Sequence[LungRads], patient: Patient, too_large: int = 0) -> LungRadsExam:
+def exam_with_prior(nodules: Sequence[LungRads], patient: Patient, lungs: LungsReport) -> LungRadsExam:
     """The highest category of all nodules of the present examination, as `lung_rads.exam` gives it."""
     if patient.setting == "incidental":
         return LungRadsExam(category=None, management=None, assumptions=[], reason=INCIDENTAL)
-    return exam(nodules, SCREENED, too_large)
+    return exam(nodules, SCREENED, lungs)
 
 
 def _pace(increase: float, days: int | None) -> tuple[Pace, list[str]]:

@@ -1,6 +1,7 @@
 """A picture of a scan with the detected nodules circled and numbered."""
 
 import difflib
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from .source import DetectionSource, check_pairing, read_detections
 __all__ = ["draw_circles", "find_colormap", "visualize_detections"]
 
 WIDTH, DPI = 15.0, 100  # inches, dots an inch
+TITLE_COLUMNS = 110  # letters a line, of which the heading has room for three
 ZOOMS_A_ROW, MOST_ZOOMS = 5, 15
 
 
@@ -74,7 +76,7 @@ def visualize_detections(
     found = read_detections(detections)
     check_pairing(found, np.shape(scan), getattr(scan, "affine", None))
     marks = mark(on, found.detections)
-    masses = [one._replace(number="mass?") for one in mark(on, found.too_large)]
+    masses = [one._replace(number=f"mass {one.number}") for one in mark(on, found.masses)]
     shown = [*marks, *masses]
     views, strip = _choose(on, shown, num_slices)
     figure, top, close, below = _layout(views, strip, len(marks[:MOST_ZOOMS]))
@@ -88,7 +90,7 @@ def visualize_detections(
             _draw_crosshair(axes, view, shown[0])
     for axes, nodule, one, mask in zip(close, marks, found.detections, found.masks, strict=False):
         draw_zoom(axes, on, nodule, outline_of(on, nodule, one, mask), _measured(nodule, one))
-    _caption(figure, marks, masses)
+    _caption(figure, marks, masses, found.conclusion)
     save_png(figure, output_path)
 
 
@@ -214,17 +216,18 @@ def _draw_crosshair(axes: Axes, section: Section, nodule: Mark) -> None:
     axes.vlines([x, x], [low, y + gap], [y - gap, high], **style)
 
 
-def _caption(figure: Figure, marks: list[Mark], masses: list[Mark]) -> None:
-    """How many nodules, which is the strongest, what the colours mean, and what this is not for."""
+def _caption(figure: Figure, marks: list[Mark], masses: list[Mark], conclusion: str) -> None:
+    """What was found, which is the strongest, what the colours mean, and what this is not for."""
     height = figure.get_figheight()
-    title = "No nodule above the thresholds"
-    if marks:
-        first = marks[0]
-        title = f"{len(marks)} nodule{'s' * (len(marks) > 1)}, views through no. {first.number}: "
-        title += f"{2 * first.radius:.1f} mm, confidence {share(first.confidence)}"
+    title = conclusion
+    for first in (marks or masses)[:1]:
+        told = f"{2 * first.radius:.1f} mm, confidence {share(first.confidence)}"
+        title += f" Views through no. {first.number}: {told}."
     if masses:
-        title += f"; maybe a mass: {', '.join(f'{2 * one.radius:.0f} mm' for one in masses)}"
-    figure.text(0.012, 1 - 0.12 / height, title, ha="left", va="top", color="white", fontsize=13, weight="bold")
+        title += f" Masses: {', '.join(f'{2 * one.radius:.0f} mm' for one in masses)}."
+    lines = textwrap.fill(title, TITLE_COLUMNS)
+    size = 13 if len(title) <= TITLE_COLUMNS else 9
+    figure.text(0.012, 1 - 0.12 / height, lines, ha="left", va="top", color="white", fontsize=size, weight="bold")
     figure.text(0.012, 0.1 / height, FOOTER, ha="left", va="bottom", color="#f4f4f4", fontsize=10)
     names = {color: f"{risk} risk" if risk else "no risk score" for risk, color in RISK_COLORS.items()}
     used = [color for color in names if color in {nodule.color for nodule in marks}]

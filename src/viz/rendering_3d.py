@@ -8,11 +8,11 @@ import numpy.typing as npt
 from plotly import graph_objects as go
 
 from ..data.loader import read_scan
+from ..data.lung_finder import lung_surface
 from ..errors import BadOutput, BadScan
 from ..files import whole_file
 from ..inference.output_formatter import load_heatmap
 from ..types import Affine, Scan, Volume
-from .lungs import lungs_of
 from .report_blocks import RESEARCH_USE
 from .scene import Trace, heat_traces, letters, lung_trace, nodule_traces
 from .slices import Stage, heatmap_affine, mark, stage
@@ -75,8 +75,7 @@ def write_3d(
     heat = load_heatmap(heatmap) if isinstance(heatmap, str | Path) else heatmap
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     figure = _figure(_traces(on, heat, heatmap_affine(heat, on, scan.array), found), interactive=interactive)
-    count = len(found.detections)
-    title = f"{scan.scan_id}: {count or 'no'} nodule{'s' * (count != 1)}"
+    title = f"{scan.scan_id}: {found.conclusion}"
     page = PAGE.format(
         title=html.escape(title),
         background=BACKGROUND,
@@ -104,9 +103,10 @@ def _as_scan(scan: npt.NDArray[Any] | str | Path) -> Scan:
 
 
 def _traces(on: Stage, heatmap: npt.NDArray[Any], affine: Affine, found: Found) -> list[Trace]:
-    lungs = lungs_of(on)
-    solid = [lung_trace(lungs)] if lungs else []
-    solid += [*nodule_traces(on, mark(on, found.detections), found.detections), *heat_traces(heatmap, affine)]
+    lungs, placed = lung_surface(on.array, on.affine)
+    solid = [lung_trace(lungs, placed)] if lungs.any() else []
+    everything = [*found.detections, *found.masses]
+    solid += [*nodule_traces(on, mark(on, everything), everything), *heat_traces(heatmap, affine)]
     return [*solid, letters(solid)] if solid else []
 
 

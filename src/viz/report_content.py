@@ -6,12 +6,10 @@ from typing import Any
 
 from .. import __version__
 from ..triage.model import default_model
-from ..types import Detection, Scan, Volume
-from .lungs import locate, lungs_of
+from ..types import Scan, Volume
 from .model_card import model_card
 from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Rows, Text
-from .report_nodule import SUMMARY_HEADER, Nodule, nodule_blocks, position, summary_row
-from .shares import share
+from .report_nodule import SUMMARY_HEADER, Nodule, nodule_blocks, ruled, summary_row
 from .slices import WINDOW, Stage, mark, stage
 from .source import Found
 
@@ -19,7 +17,7 @@ __all__ = ["report_blocks"]
 
 SHORT = (
     "Score: how likely readers would rate the nodule malignant by eye, 0 to 1. It is not a probability of cancer. "
-    "Place: estimated from a rough outline of the lungs."
+    "Place: estimated from the middle of the body and the height of the lungs."
 )
 MEASURES = (
     "Each nodule is segmented in the image. Diameter: of the sphere of the same volume; where nothing could be "
@@ -29,9 +27,9 @@ MEASURES = (
     "file's axes (scan). Volumes of different programs, or of different versions of one, are not comparable."
 )
 PLACES = (
-    "Side and third are estimated from a rough outline of the lungs: the side by the middle between their outermost "
-    "points (within 10 mm of it no side is named), the third by their height. A third is not a lobe. Where the scan "
-    "does not show the whole height of the lungs no third is named."
+    "The side is told by the middle of the body, which spine and ribs show (within 10 mm of it no side is named), the "
+    "third by the height of the lungs. A third is not a lobe. Where the middle of the body or the whole height of the "
+    "lungs is not shown, none is named."
 )
 PICTURES = (
     f"Pictures: lung window, {WINDOW[0]:g} to {WINDOW[1]:g} HU. R, L, A, P, H, F: the patient's right, left, front, "
@@ -52,10 +50,9 @@ LIMITS = (
 def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
     """The whole report of a scan with its detections; without `pictures` its words and tables alone."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
-    lungs = lungs_of(on) if found.detections else None
-    marks = mark(on, found.detections)
     nodules = [
-        Nodule(one, nodule, locate(lungs, on, one.centre)) for one, nodule in zip(marks, found.detections, strict=True)
+        *(Nodule(*one) for one in zip(mark(on, found.detections), found.detections, strict=True)),
+        *(Nodule(*one, "Mass") for one in zip(mark(on, found.masses), found.masses, strict=True)),
     ]
     return [
         Heading("Lung nodules on chest CT", 1),
@@ -63,7 +60,7 @@ def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
         Heading("Scan"),
         Facts(list(_scan_facts(scan, on, found))),
         Heading("Summary"),
-        *_summary(nodules, found.too_large),
+        *_summary(nodules, found),
         *([Heading("Nodules")] if nodules else []),
         *(Part(nodule_blocks(nodule, on if pictures else None)) for nodule in nodules),
         Heading("Method"),
@@ -93,18 +90,16 @@ def _triple(values: Sequence[float], digits: int) -> str:
     return f"{' x '.join(f'{value:.{digits}f}' for value in values)} mm"
 
 
-def _summary(nodules: Sequence[Nodule], too_large: Sequence[Detection]) -> Iterator[Block]:
-    for large in too_large:
-        yield Text(
-            f"Maybe a mass: a mark of {large['diameter_mm']:.0f} mm at {position(large)}, confidence "
-            f"{share(large['confidence'])}, is larger than what is reported as a nodule."
-        )
+def _summary(nodules: Sequence[Nodule], found: Found) -> Iterator[Block]:
+    yield Text(found.conclusion)
+    exam = found.summary.get("lung_rads")
+    if exam:
+        yield Text(f"Lung-RADS v2022 of the examination: {ruled(exam, exam['category'])}.")
     if not nodules:
-        yield Text("No nodule above the thresholds. This does not mean that there is none.")
         return
     risks = Counter(nodule.triage.get("risk_category") for nodule in nodules)
     counts = ", ".join(f"{risks[risk]} {risk or 'without a score'}" for risk in ("high", "intermediate", "low", None))
-    yield Text(f"{len(nodules)} nodule{'s' * (len(nodules) > 1)}; by risk category: {counts}.")
+    yield Text(f"By risk category: {counts}.")
     yield Rows(SUMMARY_HEADER, [summary_row(nodule) for nodule in nodules])
     yield Text(SHORT)
 

@@ -1,16 +1,15 @@
 """One nodule in a report."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..types import Detection
-from .lungs import Place
 from .report_blocks import Block, Facts, Heading
 from .report_views import nodule_views
 from .shares import share
 from .slices import Mark, Stage
 
-__all__ = ["SUMMARY_HEADER", "Nodule", "nodule_blocks", "position", "summary_row"]
+__all__ = ["SUMMARY_HEADER", "Nodule", "nodule_blocks", "ruled", "summary_row"]
 
 SUMMARY_HEADER = ("No.", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
 UNKNOWN = "not measured"
@@ -22,11 +21,19 @@ MEANING = {
 
 
 class Nodule(NamedTuple):
-    """A detection with its mark on the stage and its estimated place; `properties` and `triage` may be absent."""
+    """A nodule or mass with its mark on the stage; what was measured of it may be absent."""
 
     mark: Mark
     found: Detection
-    place: Place
+    kind: Literal["Nodule", "Mass"] = "Nodule"
+
+    @property
+    def place(self) -> str:
+        """Roughly where it lies."""
+        where: Mapping[str, Any] = self.found.get("location") or {}
+        side, third = where.get("side"), where.get("third")
+        told = "near the midline" if side == "midline" else f"{side} lung" if side else "side not known"
+        return f"{told}, {third} third" if third else told
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -43,10 +50,10 @@ def summary_row(nodule: Nodule) -> list[str]:
     """The nodule in the summary's table."""
     score = nodule.triage.get("malignancy_score")
     return [
-        str(nodule.mark.number),
+        f"{nodule.mark.number}{', mass' if nodule.kind == 'Mass' else ''}",
         f"{nodule.found['diameter_mm']:.1f} mm",
         str(nodule.properties.get("nodule_type") or UNKNOWN),
-        _place(nodule.place),
+        nodule.place,
         share(nodule.mark.confidence),
         "none" if score is None else share(score),
         str(nodule.triage.get("risk_category") or "none"),
@@ -56,7 +63,7 @@ def summary_row(nodule: Nodule) -> list[str]:
 def nodule_blocks(nodule: Nodule, on: Stage | None) -> list[Block]:
     """The part of a nodule, with its picture where a stage to draw it from is given."""
     views = [nodule_views(on, nodule.mark)] if on else []
-    return [Heading(f"Nodule {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)))]
+    return [Heading(f"{nodule.kind} {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)))]
 
 
 def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
@@ -71,8 +78,8 @@ def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
     yield "Density", _numbers(measured, density)
     yield "Sphericity", _numbers(measured, "{sphericity:.2f} of 1")
     yield "Confidence", f"{share(nodule.mark.confidence)} of 1"
-    yield "Place (estimated)", _place(nodule.place)
-    yield "Position", position(found)
+    yield "Place (estimated)", nodule.place
+    yield "Position", _position(found)
     yield "Score", _score(nodule.triage)
     yield from _guidelines(found.get("guidelines") or {})
 
@@ -81,27 +88,29 @@ def _guidelines(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The Lung-RADS category, or why there is none; of the other guidelines those that have a result."""
     lung_rads = rules.get("lung_rads")
     if lung_rads:
-        yield "Lung-RADS v2022", _ruled(lung_rads, lung_rads["category"])
+        yield "Lung-RADS v2022", ruled(lung_rads, lung_rads["category"])
     fleischner = rules.get("fleischner") or {}
     advice = [
         f"{risk} risk: {fleischner[f'{risk}_risk']}" for risk in ("low", "high") if fleischner.get(f"{risk}_risk")
     ]
     if advice:
-        yield "Fleischner 2017", _ruled(fleischner, "; ".join(advice))
+        yield "Fleischner 2017", ruled(fleischner, "; ".join(advice))
     brock = rules.get("brock") or {}
     if brock.get("2a"):
         upper, other = (f"{brock['2a'][place]:.1%}" for place in ("upper_lobe", "other_lobe"))
-        yield "Brock 2a", _ruled(brock, f"{upper} probability of cancer in an upper lobe, {other} elsewhere")
+        yield "Brock 2a", ruled(brock, f"{upper} probability of cancer in an upper lobe, {other} elsewhere")
     bts = rules.get("bts") or {}
     if bts.get("management"):
-        yield "BTS 2015", _ruled(bts, bts["management"])
+        yield "BTS 2015", ruled(bts, bts["management"])
 
 
-def _ruled(rule: Mapping[str, Any], result: str | None) -> str:
-    """A guideline's result with what it rests on."""
+def ruled(rule: Mapping[str, Any], result: str | None) -> str:
+    """A guideline's result with what it rests on, and why there is none or none better."""
     if result is None:
         return f"none: {rule['reason']}"
-    return f"{result} (assuming: {'; '.join(rule['assumptions'])})" if rule["assumptions"] else result
+    notes = [rule["reason"]] if rule["reason"] else []
+    notes += [f"assuming: {'; '.join(rule['assumptions'])}"] if rule["assumptions"] else []
+    return f"{result} ({'; '.join(notes)})" if notes else result
 
 
 def _numbers(measured: Mapping[str, Any], form: str) -> str:
@@ -112,14 +121,7 @@ def _numbers(measured: Mapping[str, Any], form: str) -> str:
         return UNKNOWN
 
 
-def _place(place: Place) -> str:
-    if place.side is None:
-        return "not estimated: no whole lung"
-    side = "near the midline" if place.side == "midline" else f"{place.side} lung"
-    return f"{side}, {place.third} third" if place.third else f"{side}; third unknown, the lungs are cut"
-
-
-def position(found: Detection) -> str:
+def _position(found: Detection) -> str:
     """Where it is, in the world where that is known."""
     lps = found.get("coordinates_lps")
     values, system = (lps, "LPS") if lps else (found["coordinates"], "scan")

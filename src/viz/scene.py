@@ -11,8 +11,8 @@ from scipy.spatial import ConvexHull
 from skimage.measure import block_reduce, marching_cubes
 
 from ..data.geometry import spacing_of, to_lps
+from ..data.lungs import Mask
 from ..types import Affine, Detection
-from .lungs import Lungs
 from .shares import share
 from .slices import Mark, Stage
 
@@ -28,10 +28,10 @@ LETTERS = ("R", "L", "A", "P", "F", "H")  # at the low and high end of each axis
 BALL_POINTS = 180
 
 
-def lung_trace(lungs: Lungs) -> Trace:
-    """The surface of both lungs, to look through."""
-    smooth = ndimage.gaussian_filter(np.pad(lungs.mask.astype(np.float32), 3), 0.8)
-    return _surface(smooth, 0.5, lungs.affine, 3, color=LUNG, opacity=0.16, name="lungs", hoverinfo="skip")
+def lung_trace(lungs: Mask, affine: Affine) -> Trace:
+    """The surface of both lungs, to look through; `affine` is that of the mask (RAS+)."""
+    smooth = ndimage.gaussian_filter(np.pad(lungs.astype(np.float32), 3), 0.8)
+    return _surface(smooth, 0.5, affine, 3, color=LUNG, opacity=0.16, name="lungs", hoverinfo="skip")
 
 
 def heat_traces(heatmap: npt.NDArray[Any], affine: Affine) -> Iterator[Trace]:

@@ -9,6 +9,7 @@ import numpy as np
 from ..data.geometry import spacing_of, to_lps
 from ..data.pairing import is_same_grid
 from ..errors import BadOutput
+from ..inference.conclusion import NONE_FOUND
 from ..inference.output_formatter import as_detections, load_report
 from ..types import Affine, Detection, NoduleMask, Shape3
 
@@ -20,17 +21,25 @@ DetectionSource: TypeAlias = Iterable[Detection] | Mapping[str, Any] | str | Pat
 
 
 class Found(NamedTuple):
-    """Detections, strongest first, with the report's metadata and time (empty for a plain list).
+    """Detections, strongest first, masses, and the report's metadata, summary and time (empty for a plain list).
 
-    `masks` are theirs; all None, but where the source is what `InferencePipeline.predict` gave. `too_large` are the
-    marks that may be masses.
+    `masks` are those of the detections, then of the masses; all None, but where the source is what
+    `InferencePipeline.predict` gave.
     """
 
     detections: list[Detection]
-    too_large: list[Detection]
+    masses: list[Detection]
     masks: list[NoduleMask | None]
     metadata: Mapping[str, Any]
+    summary: Mapping[str, Any]
     timestamp: str
+
+    @property
+    def conclusion(self) -> str:
+        """What was found, in sentences."""
+        count = len(self.detections)
+        plain = f"{count} nodule{'s' * (count > 1)} found." if count else NONE_FOUND
+        return str(self.summary.get("conclusion") or plain)
 
 
 def check_pairing(found: Found, shape: Shape3, affine: Affine | None) -> None:
@@ -49,7 +58,7 @@ def check_pairing(found: Found, shape: Shape3, affine: Affine | None) -> None:
     if theirs.shape != (4, 4) or not is_same_grid(shape, theirs, shape, affine):
         msg = "the detections are of another scan: it has as many voxels, which lie elsewhere in the world"
         raise BadOutput(msg)
-    for one in found.detections:
+    for one in [*found.detections, *found.masses]:
         lps = one.get("coordinates_lps")
         here = to_lps(affine, np.divide(one["coordinates"], spacing_of(affine)))
         if lps is not None and np.linalg.norm(here - lps) > ELSEWHERE:
@@ -69,7 +78,7 @@ def read_detections(source: DetectionSource) -> Found:
     detections = as_detections(report.get("detections"), where)
     strongest_first = sorted(detections, key=lambda found: -found["confidence"])
     masks = dict(enumerate(report.get("masks") or []))  # by id, for detections may have been left out since
-    theirs = [masks.get(found.get("id", -1)) for found in strongest_first]
-    metadata = report.get("metadata") or {}
-    too_large = as_detections(metadata.get("too_large") or [], where)
-    return Found(strongest_first, too_large, theirs, metadata, str(report.get("timestamp") or ""))
+    masses = as_detections(report.get("masses") or [], where)
+    theirs = [masks.get(found.get("id", -1)) for found in [*strongest_first, *masses]]
+    about, summary = report.get("metadata") or {}, report.get("summary") or {}
+    return Found(strongest_first, masses, theirs, about, summary, str(report.get("timestamp") or ""))

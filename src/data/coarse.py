@@ -1,4 +1,4 @@
-"""Finding aerated lung in a scan, roughly and fast."""
+"""A scan in coarse voxels: mean HU, what the body encloses, convex hulls and distances."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,31 +6,13 @@ from scipy import ndimage
 
 from ..types import Affine, FloatArray, Vec3
 from .geometry import spacing_of
-from .lungs import LungRegion, Mask
+from .lungs import Mask
 
-__all__ = ["BODY", "coarse_means", "distance_to", "find_lungs", "inside_body"]
+__all__ = ["BODY", "coarse_means", "distance_to", "hulls_of", "inside_body"]
 
 COARSE = 3.0  # mm, about the width of a coarse voxel
-# Mean HU of a coarse voxel. Gas in the bowel and air around the body lie below, emphysema mostly above the limit.
-AERATED = (-975.0, -600.0)
-BODY = -300.0
-OPENING = 3  # coarse voxels; partial volume at skin and bowel walls has the HU of lung, but is thinner
+BODY = -300.0  # HU of a coarse voxel above which it is tissue
 ROUNDING = 1e-6  # voxels
-LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that this rule does not recognise
-
-
-def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> LungRegion | None:
-    """The aerated lung in (X, Y, Z) HU, z along the body, or None where too little is recognised to rely on."""
-    coarse, wide = coarse_means(array, affine)
-    aerated = (coarse > AERATED[0]) & (coarse < AERATED[1]) & inside_body(coarse > BODY)
-    # The edge counts as lung, for a field of view may cut through it.
-    lung = ndimage.binary_opening(np.pad(aerated, OPENING, mode="edge"), iterations=OPENING)
-    lung = lung[(slice(OPENING, -OPENING),) * 3]
-    spacing = spacing_of(wide)
-    litres = float(lung.sum() * np.prod(spacing) / 1e6)
-    if litres < LEAST_LITRES:
-        return None
-    return LungRegion(lung, distance_to(_hulls(lung), spacing), wide, round(litres, 2))
 
 
 def coarse_means(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.NDArray[np.float32], Affine]:
@@ -63,10 +45,10 @@ def inside_body(tissue: Mask) -> Mask:
     if not count:
         return np.zeros_like(tissue)
     body = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return _hulls(body)
+    return hulls_of(body)
 
 
-def _hulls(mask: Mask) -> Mask:
+def hulls_of(mask: Mask) -> Mask:
     """The convex hull of each slice, through the centres of its outermost voxels."""
     hulls = np.zeros_like(mask)
     columns = np.arange(mask.shape[1])

@@ -134,7 +134,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(files: dict[str, Any]) -> 
     page = files["output_path"].read_text(encoding="utf-8")
     assert [file.name for file in files["output_path"].parent.iterdir()] == ["3d.html"]
     assert len(page.encode()) < 10_000_000
-    for part in ("<title>scan: 1 nodule</title>", RESEARCH_USE, "7: 14.0 mm, high risk", "heatmap above 0.6"):
+    for part in ("<title>scan: 1 nodule found.</title>", RESEARCH_USE, "7: 14.0 mm, high risk", "heatmap above 0.6"):
         assert part in page, part
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", page.replace("\\", ""))
     again = files["output_path"].with_name("again.html")
@@ -169,7 +169,7 @@ def test_a_crop_without_lungs_shows_its_nodules_alone(tmp_path: Path) -> None:
     assert "7: 20.0 mm" in page
     assert '"name":"lungs"' not in page
     render_3d_volume(Volume(scan.array, scan.affine), np.zeros(scan.shape, np.float32), [], tmp_path / "none.html")
-    assert "scan: no nodules" in (tmp_path / "none.html").read_text(encoding="utf-8")
+    assert "scan: No nodule above the thresholds" in (tmp_path / "none.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_the_pipeline_writes_the_page_with_the_other_outputs(tmp_path: Path) -> 
     ready = InferencePipeline(tiny_checkpoint(tmp_path / "t.pth"), {"visualization": {"save_3d": True}})
     files = write_outputs(block()[0], ready.predict(block()[0]), ready.config, tmp_path / "out")
     assert [file.name for file in files] == output_names("block_0", ready.config)
-    assert "block_0: no nodules" in (tmp_path / "out" / "block_0_3d.html").read_text(encoding="utf-8")
+    assert "block_0: No lungs could be searched" in (tmp_path / "out" / "block_0_3d.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")

@@ -32,7 +32,7 @@ LARGE = 0.25  # of the largest section: levels that count below
 BEFORE_SPINE = 30.0  # mm in front of the spine's back where a lung ends that is filled behind
 FILLED_BEHIND = 0.35  # of the levels
 HEIGHT = 0.05  # of the largest section: the lungs begin and end there
-SURFACE, THIN, VESSELS = -400.0, 3, 2  # HU below tissue; coarse voxels around thick lung; widths that are filled
+SURFACE, THIN, VESSELS = -400.0, 4, 2  # HU below tissue; coarse voxels around thick lung; widths that are filled
 
 
 class _Half(NamedTuple):

@@ -29,6 +29,7 @@ from highdicom.sr import (
 )
 from pydicom.sr.codedict import codes
 
+from ..inference.conclusion import NONE_FOUND
 from ..types import Detection
 from .codes import (
     ABSENT,
@@ -59,12 +60,12 @@ Group = (
 
 
 def measurement_report(context: Context, seg: Segmentation | None) -> Comprehensive3DSR:
-    """One measurement group for each nodule; where there is none, one that says so.
+    """One measurement group for each nodule and mass; where there is none, one that says so.
 
     A nodule with a mask refers to its segment in `seg` (TID 1411); any other is a point (TID 1410).
     """
     numbers = {nodule["id"]: number for number, (nodule, _) in enumerate(segmented(context), 1)}
-    nodules = context.results["detections"]
+    nodules = [*context.results["detections"], *context.results["masses"]]
     groups = [_group(context, nodule, seg, numbers.get(nodule["id"])) for nodule in nodules] or [_none(context)]
     report = MeasurementReport(
         observation_context=_observer(context),
@@ -101,7 +102,7 @@ def _none(context: Context) -> Group:
         algorithm_id=_algorithm(context),
         qualitative_evaluations=[absent],
     )
-    group[0].ContentSequence.append(_comment("No nodule above the thresholds. This does not mean that there is none."))
+    group[0].ContentSequence.append(_comment(str(context.results["summary"].get("conclusion") or NONE_FOUND)))
     return group
 
 
@@ -164,6 +165,10 @@ def _lung_rads(nodule: Detection) -> Mapping[str, Any]:
 
 def _remarks(nodule: Detection) -> Iterator[str]:
     """What the numbers cannot say."""
+    location = nodule.get("location")
+    if location and location["side"]:
+        third = f", {location['third']} third" if location["third"] else ""
+        yield f"Place, estimated: {location['side']}{third}."
     properties, triage, lung_rads = nodule["properties"], nodule["triage"], _lung_rads(nodule)
     yield f"Type: {properties['nodule_type'] or 'not measured'}."
     if nodule["diameter_source"] == "network":

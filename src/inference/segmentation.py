@@ -200,7 +200,7 @@ def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray) -> Levels:
     rim = rim_distance(body, other, cube.step, 0.5 * radius + 4)
     shell = np.isfinite(rim) & (rim > BLUR_REACH + thicker)
     halo = shell & (rim <= BLUR_REACH + thicker + max(1.0, cube.step))
-    nodule = float(np.median(cube.hu[layer]))
+    nodule = float(np.median(cube.hu[layer if layer.any() else body]))
     ambient = _air(cube.hu)
     lung = float(np.median(cube.hu[shell])) if shell.any() else ambient
     level = float(np.median(cube.hu[halo])) if halo.any() else lung

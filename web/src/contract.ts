@@ -93,12 +93,14 @@ export interface Report {
   scan_id: string;
   model: string;
   timestamp: string;
-  metadata: { spacing: Vec3; shape: Vec3; notes?: string[]; left_out?: Record<string, number>; too_large?: Mark[] };
+  metadata: { spacing: Vec3; shape: Vec3; notes?: string[]; left_out?: Record<string, number> };
   detections: Detection[];
+  masses?: Detection[];
   summary: {
     num_detections: number;
     processing_time_seconds: number;
     lung_rads?: LungRads;
+    conclusion?: string;
   };
 }
 

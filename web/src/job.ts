@@ -103,8 +103,9 @@ function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal
     "section",
     { class: "side", "aria-label": "Findings" },
     heading(job, report),
-    ...(report.metadata.too_large ?? []).map((mark) => mass(mark, image.goTo)),
-    report.detections.length > 0 ? table.element : el("p", { class: "empty" }, "No nodule was found."),
+    ...(report.masses ?? []).map((mark) => mass(mark, image.goTo)),
+    el("p", { class: report.detections.length > 0 ? "hint" : "empty" }, report.summary.conclusion ?? ""),
+    report.detections.length > 0 && table.element,
     report.detections.length > 0 && about,
     downloads(files),
     remarks(job, report),
@@ -117,7 +118,7 @@ const mass = (mark: Mark, show: (mark: Mark) => void): HTMLElement =>
     "div",
     { class: "mass", role: "note" },
     icon("warning"),
-    el("p", {}, `Maybe a mass: ${fixed(mark.diameter_mm)} mm, confidence ${fixed(mark.confidence, 2)}. Too large to be listed as a nodule.`),
+    el("p", {}, `A mass of ${fixed(mark.diameter_mm)} mm, confidence ${fixed(mark.confidence, 2)}: too large to be listed as a nodule.`),
     button("Show", () => show(mark), { class: "button small" }),
   );
 

@@ -227,7 +227,7 @@ def test_a_mass_is_told_and_shown(opened: Callable[..., tuple[Page, Seen]], serv
     page, _ = opened(f"#/jobs/{job['job_id']}", scheme="dark")
     ready(page)
     note = page.get_by_role("note")
-    expect(note).to_contain_text("Maybe a mass")
+    expect(note).to_contain_text("A mass of")
     place = page.get_by_label("At the crosshair")
     before = place.inner_text()
     note.get_by_role("button", name="Show").click()

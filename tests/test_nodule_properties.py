@@ -129,7 +129,7 @@ def test_tissue_is_solid_from_minus_300_hu_on(hu: float, solid: float) -> None:
     [(0.0599, "ground-glass"), (0.06, "part-solid"), (0.8, "part-solid"), (0.8001, "solid")],
 )
 def test_a_nodule_of_which_6_to_80_percent_are_solid_is_part_solid(solid: float, kind: str) -> None:
-    assert _nodule_type(solid) == kind
+    assert _nodule_type(solid, 0.0) == kind
 
 
 def test_statistics_are_those_of_the_nodule() -> None:

@@ -215,7 +215,8 @@ def test_looking_at_the_lungs_alone_gives_the_same_there(speed: str, tmp_path: P
     array, affine = canonical(small.array, small.affine)
     region = search_region(find_lungs(array, affine), small.shape, affine, reach=12)  # mm: where marks are reported
     assert region is not None
-    kept, full = (canonical(np.asarray(one["heatmap"]), small.affine)[0][region] for one in (part, whole))
+    turned = (canonical(np.asarray(one["heatmap"]), small.affine)[0] for one in (part, whole))
+    kept, full = (one.astype(np.float64)[region] for one in turned)
     assert (kept > 0).all()
     assert np.abs(kept - full).max() < 0.02
     centre = tuple(size // 2 for size in small.shape)

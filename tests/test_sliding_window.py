@@ -76,6 +76,8 @@ class Pooling(nn.Module):
 class Lowest(nn.Module):
     """The lowest value that a window shows, everywhere in it."""
 
+    multiple = 4
+
     def forward(self, x: Tensor) -> Tensor:
         return x.amin(dim=(2, 3, 4), keepdim=True).expand_as(x)
 
@@ -148,7 +150,7 @@ def test_a_constant_answer_stays_constant(
     np.testing.assert_allclose(maps, 0.7, atol=1e-5)
 
 
-@given(tilings(), st.floats(-5, 5))
+@given(tilings(multiple=4), st.floats(-5, 5))
 def test_beyond_its_end_a_volume_is_as_light_as_its_lightest_voxel(
     tiling: tuple[Shape3, Shape3, Shape3], level: float
 ) -> None:

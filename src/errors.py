@@ -10,6 +10,7 @@
 A message says what is wrong, where, and what to do about it.
 """
 
+import errno
 import functools
 import os
 import sys
@@ -26,9 +27,11 @@ __all__ = [
     "SomeScansFailed",
     "command",
     "way_to",
+    "is_out_of_resources",
 ]
 
 _P = ParamSpec("_P")
+RESOURCES = {getattr(errno, name) for name in "EACCES EAGAIN EDQUOT EIO EMFILE ENFILE ENOMEM ENOSPC EROFS".split()}
 
 
 class PivotError(Exception):
@@ -74,6 +77,17 @@ def way_to(error: Exception) -> str:
     """Where it was raised, without its message, which may repeat the name of a file or a patient."""
     frames = traceback.extract_tb(error.__traceback__)
     return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)  # noqa: PTH119
+def is_out_of_resources(error: BaseException) -> bool:
+    """Whether the machine refused disk, memory or file handles, at whatever depth of the causes.
+
+    That is not the input's fault.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in RESOURCES:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def command(main: Callable[_P, int | None]) -> Callable[_P, int]:

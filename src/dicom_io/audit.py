@@ -1,12 +1,15 @@
 """The audit trail: a JSON object a line, of what happened to which study, and why. Never of whom.
 
 Lines hold times, UIDs, AE titles, counts, outcomes and reasons; callers pass nothing that names a patient.
+Where the disk takes no more, lines wait in memory: nobody who audits is stopped by it, and `works` tells.
 """
 
+import errno
 import json
 import os
 import threading
 import traceback
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,9 +17,11 @@ from ..errors import BadOutput
 
 __all__ = ["Audit", "unforeseen"]
 
+MOST_WAITING = 10_000  # lines
+
 
 class Audit:
-    """Appends to the file at `path`; any number of threads may write.
+    """Appends whole lines to the file at `path`; any number of threads may write.
 
     Raises:
         BadOutput: the file cannot be opened for writing.
@@ -30,14 +35,40 @@ class Audit:
             msg = f"cannot write the audit trail {path}: {error.strerror}"
             raise BadOutput(msg) from error
         self._lock = threading.Lock()
+        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
 
     def write(self, event: str, **facts: object) -> None:
-        """Append one event; it is on disk when this returns."""
+        """Append one event; it is on disk when this returns, or as soon as the disk takes it."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, **facts}, default=str) + "\n"
         with self._lock:
-            os.write(self._file, line.encode())
+            self._waiting.append(line.encode())
+            self._flush()
+
+    def works(self) -> bool:
+        """Whether all events so far are on disk; those that wait are tried again."""
+        with self._lock:
+            return self._flush()
+
+    def _flush(self) -> bool:
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
+        except OSError:
+            return False
+        return True
+
+    def _append(self, line: bytes) -> None:
+        """Append all of a line, or nothing of it."""
+        end = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, end)
+            raise
 
 
 def unforeseen(error: Exception) -> str:

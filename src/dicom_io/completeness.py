@@ -70,14 +70,11 @@ def _arrival(folder: Path) -> SeriesArrival:
 def _stated(file: Path) -> tuple[int | None, int | None]:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(STATED))
-    except (OSError, pydicom.errors.InvalidDicomError):
-        return None, None  # which choosing the series will tell
-    study, series = (_number(header.get(name)) for name in STATED)
+        study, series = (_number(str(header.get(name, ""))) for name in STATED)
+    except Exception:  # noqa: BLE001 - pydicom raises anything on a broken element; choosing the series tells of it
+        return None, None
     return study, series
 
 
-def _number(value: object) -> int | None:
-    try:
-        return int(str(value)) or None
-    except ValueError:
-        return None
+def _number(text: str) -> int | None:
+    return int(text) or None if text.isascii() and text.isdigit() else None

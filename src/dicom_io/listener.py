@@ -24,6 +24,7 @@ from .spool import Spool
 __all__ = ["listening", "main"]
 
 TICK = 0.25  # seconds between looks at the spool and the outbox
+LONGEST = 30.0  # seconds between them while they fail
 
 
 @command
@@ -72,12 +73,18 @@ def listening(config: PacsConfig) -> Iterator[int]:
 
 
 def _repeat(action: Callable[[], None], stop: threading.Event, audit: Audit) -> None:
-    """Do it again and again; an error that nobody foresaw is told, and does not end the service."""
-    while not stop.wait(TICK):
+    """Do it again and again; an error that nobody foresaw is told once, and does not end the service."""
+    wait, told = TICK, ""
+    while not stop.wait(wait):
         try:
             action()
         except Exception as error:  # noqa: BLE001 - the service goes on
-            audit.write("error", reason=unforeseen(error))
+            reason = unforeseen(error)
+            if reason != told:
+                audit.write("error", reason=reason)
+            wait, told = min(2 * wait, LONGEST), reason
+        else:
+            wait, told = TICK, ""
 
 
 if __name__ == "__main__":

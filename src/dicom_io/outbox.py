@@ -5,14 +5,13 @@ outbox/<run>/state.json    what each destination still lacks, how often it was t
 """
 
 import json
-import secrets
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from ..errors import PivotError
+from ..errors import BadOutput, PivotError
 from ..files import whole_file, whole_files
 from .audit import Audit
 from .sending import PeerGone, check_peer, send
@@ -54,11 +53,13 @@ class Outbox:
             check_peer(peer)
         self.folder, self.config, self.audit = folder, config, audit
 
-    def put(self, study: str, files: Sequence[Path]) -> None:
-        """Take over the objects of a run: all, or none if anything fails."""
+    def put(self, study: str, files: Sequence[Path], run: str) -> None:
+        """Take over the objects of a run by its name: all, or none if anything fails; those of a run once."""
+        if (self.folder / run / STATE).exists():
+            return
         names = [file.name for file in files]
         ways = {peer.name: _Way(files=names, attempts=0, next=0.0) for peer in self.config.destinations}
-        with whole_files(self.folder / secrets.token_hex(8), last=STATE) as draft:
+        with whole_files(self.folder / run, last=STATE) as draft:
             for file in files:
                 shutil.copyfile(file, draft / file.name)
             state = _State(study=study, since=time.time(), ways=ways)
@@ -67,13 +68,21 @@ class Outbox:
     def send_due(self) -> None:
         """Try each destination whose time has come, once; forget what has arrived, or was tried for too long."""
         for place in sorted(self.folder.glob(f"*/{STATE}")):
-            run = place.parent
-            state: _State = json.loads(place.read_text(encoding="utf-8"))
-            for name, way in state["ways"].items():
-                if way["files"] and way["next"] <= time.time():
-                    self._try(run, state, name)
-            if not any(way["files"] for way in state["ways"].values()):
-                shutil.rmtree(run)
+            try:
+                self._send_run(place.parent, json.loads(place.read_text(encoding="utf-8")))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                place.replace(place.with_suffix(".damaged"))
+                reason = "the file that tells what is to be sent is damaged: send its objects by hand"
+                self.audit.write("results stay", run=place.parent.name, reason=reason)
+            except (OSError, BadOutput):
+                continue  # a full disk: tried again, and the others meanwhile
+
+    def _send_run(self, run: Path, state: _State) -> None:
+        for name, way in state["ways"].items():
+            if way["files"] and way["next"] <= time.time():
+                self._try(run, state, name)
+        if not any(way["files"] for way in state["ways"].values()):
+            shutil.rmtree(run)
 
     def _try(self, run: Path, state: _State, name: str) -> None:
         way, about = state["ways"][name], {"study": state["study"], "destination": name}

@@ -1,12 +1,13 @@
 """From a study that has arrived to results on their way: which series, whether it was run before, the run."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import BadScan, PivotError
+from ..errors import BadScan, PivotError, is_out_of_resources
 from ..processes import helpers
 from .audit import Audit, unforeseen
 from .completeness import arrivals, has_arrived, shortfalls
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["Processor"]
 
 MOST_ATTEMPTS = 3  # at a study on which the worker dies
+LONGEST_PAUSE = 60.0  # seconds between two tries while the machine lacks disk or file handles
+
+
+class _Pause(NamedTuple):
+    """When a study is tried again."""
+
+    until: float  # monotonic seconds
+    seconds: float  # the pause before
+
+
+NO_PAUSE = _Pause(0.0, 0.5)
 
 
 class Processor:
@@ -32,6 +44,7 @@ class Processor:
 
     def __init__(self, config: PacsConfig, spool: Spool, outbox: Outbox, audit: Audit) -> None:
         self.config, self.spool, self.outbox, self.audit = config, spool, outbox, audit
+        self._pauses: dict[str, _Pause] = {}
         self._pool = helpers(1)
         self._pool.submit(_load, config.inference).result()
 
@@ -40,14 +53,41 @@ class Processor:
         self._pool.shutdown()
 
     def work(self) -> None:
-        """Run the studies that were cut short, and those that have arrived."""
+        """Run the studies that were cut short, and those that have arrived; none that could not be audited."""
+        if not self.audit.works():
+            return
         for study in self.spool.taken():
-            self._study(study)
+            self._in_turn(study, self._study)
         for study in self.spool.waiting():
-            if has_arrived(arrivals(study), self.config.completeness, time.time()):
-                self._study(self.spool.take(study.name))
+            self._in_turn(study, self._if_arrived)
+
+    def _in_turn(self, study: Path, action: Callable[[Path], None]) -> None:
+        """Do it, unless its time has not come; where this machine lacks what it takes, keep the study and wait.
+
+        Whatever happens to one study, the others go on.
+        """
+        pause = self._pauses.get(study.name, NO_PAUSE)
+        if time.monotonic() < pause.until:
+            return
+        try:
+            action(study)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other studies go on
+            lacking = is_out_of_resources(error)
+            what = f"the machine lacks what it takes ({_lacking(error)})" if lacking else unforeseen(error)
+            reason = f"{what}: the study is kept, and tried again"
+            if pause is NO_PAUSE:
+                self.audit.write("study waits", study=study.name, reason=reason)
+            seconds = min(2 * pause.seconds, LONGEST_PAUSE)
+            self._pauses[study.name] = _Pause(time.monotonic() + seconds, seconds)
+        else:
+            self._pauses.pop(study.name, None)
+
+    def _if_arrived(self, study: Path) -> None:
+        if has_arrived(arrivals(study), self.config.completeness, time.time()):
+            self._study(self.spool.take(study.name))
 
     def _study(self, study: Path) -> None:
+        """Run a taken study, or refuse it; raises what shows that the machine lacks disk or file handles for either."""
         try:
             if self.spool.attempt(study) > MOST_ATTEMPTS:
                 msg = f"the run was cut short {MOST_ATTEMPTS} times (stopped, killed, or out of memory)"
@@ -57,10 +97,11 @@ class Processor:
             self.audit.write("worker died", study=study.name)
             self._pool = helpers(1)
             return  # and the study is tried again
-        except PivotError as error:
-            self._refuse(study, str(error))
-        except Exception as error:  # noqa: BLE001 - a fault in one study must not cost the others
-            self._refuse(study, unforeseen(error))
+        except Exception as error:
+            if is_out_of_resources(error):
+                self.spool.forgive(study)
+                raise
+            self._refuse(study, str(error) if isinstance(error, PivotError) else unforeseen(error))
         self.spool.finish(study)
 
     def _refuse(self, study: Path, reason: str) -> None:
@@ -87,11 +128,18 @@ class Processor:
         start = time.perf_counter()
         with TemporaryDirectory(prefix="pivot-") as folder:
             outcome = self._pool.submit(_run, series, Path(folder), self.config).result()
-            self.outbox.put(study.name, outcome.objects)
+            self.outbox.put(study.name, outcome.objects, self.spool.run_name(series))
         self.spool.record_run(series)
         seconds = round(time.perf_counter() - start, 1)
         objects = [path.name for path in outcome.objects]
         self.audit.write("run finished", **about, nodules=outcome.nodules, seconds=seconds, objects=objects)
+
+
+def _lacking(error: BaseException) -> str:
+    """What the system said that it lacks, at whatever depth of the causes."""
+    while not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__ or OSError(0, "resources")
+    return error.strerror or type(error).__name__
 
 
 def _load(settings: Inference) -> None:

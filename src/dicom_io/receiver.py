@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from io import BytesIO
 
 import pydicom
+from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from ..errors import BadOutput, BadScan
-from .audit import Audit
+from .audit import Audit, unforeseen
 from .deidentify import deidentify
 from .settings import Listen, server_tls
 from .spool import Spool
@@ -24,6 +25,9 @@ __all__ = ["Receiver"]
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its debug log shows datasets
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4 B.2.3
+SILENCE = 3.0  # seconds in which a peer must ask for an association, so that silent ones hold no place for long
+# Nothing that unpacks to any size: the longest run of zeros costs a sender nothing.
+TRANSFER_SYNTAXES = [syntax for syntax in ALL_TRANSFER_SYNTAXES if "Deflate" not in UID(syntax).name]
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
@@ -82,24 +86,31 @@ class Receiver:
         entity.maximum_pdu_size = 0  # no limit: large ones are faster
         entity.maximum_associations = self.settings.max_associations
         entity.network_timeout = entity.dimse_timeout = self.settings.network_timeout
+        entity.acse_timeout = min(SILENCE, self.settings.network_timeout)
         entity.require_called_aet = True
         entity.require_calling_aet = list(self.settings.allowed_ae_titles)
         for context in AllStoragePresentationContexts:
-            entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+            entity.add_supported_context(str(context.abstract_syntax), TRANSFER_SYNTAXES)
         entity.add_supported_context(Verification)
         return entity
 
     def _store(self, event: evt.Event) -> int:
         visit = self._visit(event.assoc)
+        if not self.audit.works():  # what nobody could account for is not taken
+            return OUT_OF_RESOURCES
         try:
             content, (study, series, instance) = self._content(event)
             self.spool.add(content, study, series, instance, visit.name)
         except BadScan as error:
             self.audit.write("instance refused", peer=visit.peer, reason=str(error))
             return CANNOT_UNDERSTAND
-        except OSError as error:
-            self.audit.write("instance refused", peer=visit.peer, reason=f"cannot be stored: {error.strerror}")
+        except (OSError, MemoryError) as error:
+            what = getattr(error, "strerror", None) or type(error).__name__
+            self.audit.write("instance refused", peer=visit.peer, reason=f"cannot be stored: {what}")
             return OUT_OF_RESOURCES
+        except Exception as error:  # noqa: BLE001 - one instance is refused, and the others of the association go on
+            self.audit.write("instance refused", peer=visit.peer, reason=unforeseen(error))
+            return CANNOT_UNDERSTAND
         if visit.current and visit.current != study:
             self.spool.close(visit.name, self._others(visit), visit.current)
         visit.current = study
@@ -112,6 +123,8 @@ class Receiver:
         try:
             header = pydicom.dcmread(BytesIO(content), specific_tags=[*UIDS, "SOPClassUID"], stop_before_pixels=True)
             study, series, instance = (str(header.get(name, "")) for name in UIDS)
+        except (OSError, MemoryError):
+            raise
         except Exception as error:
             msg = "is not a readable dataset: send it again"
             raise BadScan(msg) from error
@@ -136,6 +149,8 @@ class Receiver:
 
     def _closed(self, event: evt.Event) -> None:
         """The connection is gone; where the association was not released before, it broke off."""
+        if not event.assoc.is_established:  # and it waits for no request any more
+            event.assoc.dul.to_user_queue.put(None)
         self._end(event.assoc, interrupted=True)
 
     def _end(self, association: Association, *, interrupted: bool) -> None:

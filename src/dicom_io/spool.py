@@ -9,6 +9,7 @@
 Files appear by rename, and a study is taken by rename, so that a crash at any moment leaves no half of either.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -40,8 +41,8 @@ class Spool:
             writable_folder(root / name) for name in ("incoming", "work", "outbox", "partial", "done")
         )
         self._moving = threading.Lock()
-        for leftover in self._partial.iterdir():
-            leftover.unlink()
+        shutil.rmtree(self._partial)
+        self._partial.mkdir()
 
     def add(self, content: bytes, study: str, series: str, instance: str, association: str) -> None:
         """Keep an instance that `association` sends; it is on disk when this returns.
@@ -87,23 +88,35 @@ class Spool:
     def waiting(self) -> list[Path]:
         """The folders of the studies that arrive, or have arrived."""
         with self._moving:
-            return [folder for folder in sorted(self.incoming.iterdir()) if not (self.work / folder.name).exists()]
+            return [folder for folder in _studies(self.incoming) if not (self.work / folder.name).exists()]
 
     def taken(self) -> list[Path]:
         """The folders of the studies that were taken and not run to the end."""
-        return sorted(self.work.iterdir())
+        return _studies(self.work)
 
     def attempt(self, study: Path) -> int:
         """Count, on disk, the attempts to run a taken study: 1 for the first."""
         counter = study / ATTEMPTS
-        number = int(counter.read_text()) + 1 if counter.exists() else 1
+        told = counter.read_text() if counter.exists() else ""
+        number = int(told) + 1 if told.isascii() and told.isdigit() else 1
         with whole_file(counter) as draft:
             draft.write_text(str(number))
         return number
 
+    def forgive(self, study: Path) -> None:
+        """Forget the attempts at a taken study: it was not its fault that they failed."""
+        (study / ATTEMPTS).unlink(missing_ok=True)
+
     def finish(self, study: Path) -> None:
-        """Remove a taken study."""
-        shutil.rmtree(study)
+        """Remove a taken study: all of it at once, so that no part of it is ever run as if it were the whole."""
+        gone = self._partial / secrets.token_hex(16)
+        study.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def run_name(self, series: Path) -> str:
+        """A name for the run of just these instances of a series, the same for each attempt."""
+        instances = sorted(file.stem for file in series.glob("*.dcm"))
+        return hashlib.sha256(" ".join([series.parent.name, series.name, *instances]).encode()).hexdigest()[:32]
 
     def was_run(self, series: Path) -> bool:
         """Whether all instances of a series were part of an earlier run."""
@@ -118,6 +131,16 @@ class Spool:
             draft.write_text(json.dumps(record))
 
     def _read(self, study: str) -> dict[str, list[str]]:
-        file = self._done / f"{study}.json"
-        record: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
-        return record
+        """The instances of each series of a study that was run; none where the record is damaged: it is run again."""
+        try:
+            record = json.loads((self._done / f"{study}.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        if not isinstance(record, dict):
+            return {}
+        return {uid: known for uid, known in record.items() if isinstance(known, list)}
+
+
+def _studies(folder: Path) -> list[Path]:
+    """The folders of studies in `folder`; what else lies there is none of ours."""
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and UID.fullmatch(path.name)]

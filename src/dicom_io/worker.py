@@ -1,11 +1,13 @@
 """What the listener's second process does: read a series, find its nodules, and write them as DICOM objects."""
 
+import errno
 import functools
 from pathlib import Path
 from typing import NamedTuple
 
 from ..config import Config, load_config
 from ..data.loader import read_scan
+from ..errors import PivotError, is_out_of_resources
 from ..inference.outputs import check_outputs, write_outputs
 from ..inference.pipeline import InferencePipeline
 from .context import check_series
@@ -43,8 +45,17 @@ def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
     Raises:
         BadScan: the series is no readable chest CT, or no DICOM objects can refer to it.
         PivotError: whatever else went wrong.
+        OSError: the machine lacks disk or file handles.
     """
-    pipeline = open_model(config.inference)
+    try:
+        return _run(open_model(config.inference), series, folder, config)
+    except PivotError as error:
+        if is_out_of_resources(error):  # a chain of causes does not survive the way to the other process
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
+
+
+def _run(pipeline: InferencePipeline, series: Path, folder: Path, config: PacsConfig) -> Outcome:
     check_series(series)
     scan, folder = read_scan(series), config.keep_results or folder
     results = pipeline.predict(scan)

@@ -31,7 +31,10 @@ __all__ = [
 ]
 
 _P = ParamSpec("_P")
-RESOURCES = {getattr(errno, name) for name in "EACCES EAGAIN EDQUOT EIO EMFILE ENFILE ENOMEM ENOSPC EROFS".split()}
+RESOURCES = {
+    getattr(errno, name)
+    for name in ["EACCES", "EAGAIN", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS"]
+}
 
 
 class PivotError(Exception):

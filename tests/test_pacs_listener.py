@@ -165,7 +165,7 @@ def test_results_that_nobody_takes_are_told_and_left(
     with archive() as kept:
         kept.status = status
         config = settings(tmp_path, root, destinations=[_peer(kept)])
-        Outbox(tmp_path / "outbox", config, Audit(tmp_path / "audit.jsonl")).put("1.2.3", [file])
+        Outbox(tmp_path / "outbox", config, Audit(tmp_path / "audit.jsonl")).put("1.2.3", [file], "run")
         later = config.model_copy(update={**change_of, "audit": tmp_path / "audit.jsonl"})
         outbox = Outbox(tmp_path / "outbox", later, Audit(tmp_path / "audit.jsonl"))
         outbox.send_due()

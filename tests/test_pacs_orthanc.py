@@ -155,7 +155,7 @@ def test_results_go_out_by_stow_too(place: Place, root: Path, tmp_path: Path) ->
     study = place.pacs.push(others, tmp_path / "stow")
     first.save_as(tmp_path / "one.dcm", enforce_file_format=True)
     outbox = Outbox(tmp_path / "outbox", config, Audit(config.spool / "audit.jsonl"))
-    outbox.put(first.StudyInstanceUID, [tmp_path / "one.dcm"])
+    outbox.put(first.StudyInstanceUID, [tmp_path / "one.dcm"], "run")
     outbox.send_due()
     assert audit_of(config, "result sent", destination="web", object="one.dcm")
     assert len(place.pacs.instances(study)["CT"]) == len(others) + 1

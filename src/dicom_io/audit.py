@@ -64,7 +64,7 @@ class Audit:
         end = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as the system would
             os.fsync(self._file)
         except OSError:
             os.ftruncate(self._file, end)

@@ -72,8 +72,10 @@ class Processor:
         try:
             action(study)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other studies go on
-            lacking = is_out_of_resources(error)
-            what = f"the machine lacks what it takes ({_lacking(error)})" if lacking else unforeseen(error)
+            what = unforeseen(error)
+            if is_out_of_resources(error):
+                what = f"the machine lacks what it takes ({_lacking(error)})"
+                self.spool.forgive(study.name)
             reason = f"{what}: the study is kept, and tried again"
             if pause is NO_PAUSE:
                 self.audit.write("study waits", study=study.name, reason=reason)
@@ -99,7 +101,6 @@ class Processor:
             return  # and the study is tried again
         except Exception as error:
             if is_out_of_resources(error):
-                self.spool.forgive(study)
                 raise
             self._refuse(study, str(error) if isinstance(error, PivotError) else unforeseen(error))
         self.spool.finish(study)

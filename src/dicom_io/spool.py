@@ -16,12 +16,13 @@ import re
 import secrets
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import BadScan
 from ..files import whole_file, writable_folder
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "check_uid"]
 
 UID = re.compile(r"(?=.{1,64}$)\d+(\.\d+)*")
 ATTEMPTS = ".attempts"
@@ -52,9 +53,7 @@ class Spool:
             OSError: the disk is full or gone.
         """
         for name, uid in (("Study", study), ("Series", series), ("SOP", instance)):
-            if not UID.fullmatch(uid):
-                msg = f"its {name}InstanceUID is missing or malformed"
-                raise BadScan(msg)
+            check_uid(f"its {name}InstanceUID", uid)
         draft = self._partial / secrets.token_hex(16)
         try:
             with draft.open("wb") as file:
@@ -103,9 +102,10 @@ class Spool:
             draft.write_text(str(number))
         return number
 
-    def forgive(self, study: Path) -> None:
-        """Forget the attempts at a taken study: it was not its fault that they failed."""
-        (study / ATTEMPTS).unlink(missing_ok=True)
+    def forgive(self, study: str) -> None:
+        """Forget the attempts at a study, if it was taken: it was not its fault that they failed."""
+        with suppress(OSError):
+            (self.work / study / ATTEMPTS).unlink()
 
     def finish(self, study: Path) -> None:
         """Remove a taken study: all of it at once, so that no part of it is ever run as if it were the whole."""
@@ -139,6 +139,18 @@ class Spool:
         if not isinstance(record, dict):
             return {}
         return {uid: known for uid, known in record.items() if isinstance(known, list)}
+
+
+def check_uid(name: str, uid: str) -> str:
+    """The UID, which may be part of a path or a URL.
+
+    Raises:
+        BadScan: it is missing or malformed.
+    """
+    if not UID.fullmatch(uid):
+        msg = f"{name} is missing or malformed: a UID is made of up to 64 digits and single dots"
+        raise BadScan(msg)
+    return uid
 
 
 def _studies(folder: Path) -> list[Path]:

@@ -1,6 +1,8 @@
 """Fetching a study from a DICOMweb server (QIDO-RS, WADO-RS): its best chest CT series, one instance at a time."""
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import requests
@@ -12,6 +14,7 @@ from .deidentify import deidentify
 from .sending import open_web
 from .series_choice import Candidate, candidate, choose
 from .settings import SeriesRules
+from .spool import check_uid
 
 __all__ = ["pull_study"]
 
@@ -33,11 +36,13 @@ def pull_study(
     written, and the folder is called after the new StudyInstanceUID. `login` is `user:password` or a bearer token.
 
     Raises:
-        BadScan: there is no such study, none of its series fits the rules, or less arrived than the server states.
+        BadScan: `study` is no UID, there is no such study, none of its series fits the rules, or the server sent less
+            than it states, or something else than was asked for; then nothing is written.
         BadConfig: the URL is malformed.
         PivotError: the server does not answer as it should.
     """
     client = open_web(url, login)
+    check_uid("the study UID", study)
     try:
         series = client.search_for_series(study_instance_uid=study, get_remaining=True)
         best, said = choose(
@@ -54,10 +59,11 @@ def pull_study(
 
 
 def _candidate(client: DICOMwebClient, study: str, series: Dataset) -> Candidate:
-    uid = str(series.SeriesInstanceUID)
+    uid = check_uid("the SeriesInstanceUID that the server tells", str(series.SeriesInstanceUID))
     instances: list[Any] = client.search_for_instances(study_instance_uid=study, series_instance_uid=uid)
     first = Dataset.from_json(instances[0])
-    header = client.retrieve_instance_metadata(study, uid, str(first.SOPInstanceUID))
+    instance = check_uid("the SOPInstanceUID that the server tells", str(first.SOPInstanceUID))
+    header = client.retrieve_instance_metadata(study, uid, instance)
     return candidate(uid, [Dataset.from_json(header, bulk_data_uri_handler=_left_there)], len(instances))
 
 
@@ -66,17 +72,31 @@ def _left_there(_uri: str) -> None:
 
 
 def _fetch(client: DICOMwebClient, study: str, best: Candidate, folder: Path, key: bytes | None) -> Path:
-    place, count = folder, 0
-    for count, dataset in enumerate(client.iter_series(study, best.uid, media_types=AS_STORED), start=1):
-        if key is not None:
-            deidentify(dataset, key)
-        place = folder / str(dataset.StudyInstanceUID)
-        place.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(place / f"{count:05d}.dcm", enforce_file_format=True)
-    if count < best.slices:
-        msg = f"study {study}: only {count} of {best.slices} instances of series {best.uid} arrived: try again"
-        raise BadScan(msg)
-    return place
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".partial.", dir=folder) as draft:
+        count, name = 0, study
+        for count, dataset in enumerate(client.iter_series(study, best.uid, media_types=AS_STORED), start=1):
+            _check_asked_for(dataset, study, best)
+            if key is not None:
+                deidentify(dataset, key)
+                name = str(dataset.StudyInstanceUID)
+            dataset.save_as(Path(draft) / f"{count:05d}.dcm", enforce_file_format=True)
+            if count > best.slices:
+                break
+        if count != best.slices:
+            some = "more than" if count > best.slices else f"only {count} of"
+            msg = f"study {study}: {some} {best.slices} instances of series {best.uid} arrived: try again"
+            raise BadScan(msg)
+        place = folder / name
+        shutil.rmtree(place, ignore_errors=True)  # of an earlier pull
+        return shutil.copytree(draft, place)
+
+
+def _check_asked_for(dataset: Dataset, study: str, best: Candidate) -> None:
+    for name, wanted in (("StudyInstanceUID", study), ("SeriesInstanceUID", best.uid)):
+        if str(dataset.get(name, "")) != wanted:
+            msg = f"study {study}: the server sent an instance with another {name} than was asked for"
+            raise BadScan(msg)
 
 
 def _plain(error: Exception) -> str:

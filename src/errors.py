@@ -26,8 +26,8 @@ __all__ = [
     "PivotError",
     "SomeScansFailed",
     "command",
-    "way_to",
     "is_out_of_resources",
+    "way_to",
 ]
 
 _P = ParamSpec("_P")
@@ -80,6 +80,8 @@ def way_to(error: Exception) -> str:
     """Where it was raised, without its message, which may repeat the name of a file or a patient."""
     frames = traceback.extract_tb(error.__traceback__)
     return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)  # noqa: PTH119
+
+
 def is_out_of_resources(error: BaseException) -> bool:
     """Whether the machine refused disk, memory or file handles, at whatever depth of the causes.
 

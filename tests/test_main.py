@@ -139,7 +139,9 @@ def test_bars_go_to_stderr_and_by_default_only_to_a_terminal(
     assert ("8/8" in told.err and "1/1" in told.err) == shown
     assert bool(told.err) == shown
     assert told.out.startswith("1 scan, 0 nodules, ")
-    assert told.out.endswith(" s a scan; results in results\n")
+    first, *rest = told.out.splitlines()
+    assert first.endswith(" s a scan; results in results")
+    assert [line.split(": ")[1:3] for line in rest] == [["warning", "no lungs are recognised"]]
 
 
 def test_an_interruption_is_no_error(

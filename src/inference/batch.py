@@ -22,7 +22,7 @@ from ..files import writable_folder
 from ..triage.patient import Patient
 from ..types import Results
 from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
-from .progress import BatchResults, Listener, silent
+from .progress import WARNING, BatchResults, Listener, silent
 from .read_ahead import Readied, executor, read_ahead, read_timed
 from .sharding import scans_of
 
@@ -251,7 +251,8 @@ class _Run:
             outputs = write_outputs(read.scan, results, self.pipeline.config, self._place(path), read.seconds, path)
             self.seconds.append(read.seconds + seconds + time.perf_counter() - start)
             self.detections += len(results["detections"])
-            self.notes |= {str(path): list(read.scan.notes)} if read.scan.notes else {}
+            notes = [*read.scan.notes, *(f"{WARNING}: {one}" for one in results["summary"]["warnings"])]
+            self.notes |= {str(path): notes} if notes else {}
             self.tell(
                 {
                     "event": "finished",
@@ -260,7 +261,7 @@ class _Run:
                     "detections": len(results["detections"]),
                     "seconds": round(self.seconds[-1], 3),
                     "outputs": [str(output) for output in outputs],
-                    "notes": list(read.scan.notes),
+                    "notes": notes,
                 }
             )
 

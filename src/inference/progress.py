@@ -4,7 +4,7 @@ Every event has `event`, its kind; all but the last two have `scan`, the path as
 
     start     index (from 1), total             its inference begins
     windows   done, total                       of the passes of the network over it
-    finished  scan_id, detections (a count), seconds, outputs (paths), notes (of reading it)
+    finished  scan_id, detections (a count), seconds, outputs (paths), notes (of reading it, and warnings)
     skipped   -                                 complete from an earlier run (`--resume`)
     failed    error (a type), message
     demo      nodules (of `--demo`: diameter_mm, nodule_type, and found_mm and confidence, null where missed)
@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
-__all__ = ["BatchResults", "Event", "Listener", "Mode", "listening", "silent", "told"]
+__all__ = ["WARNING", "BatchResults", "Event", "Listener", "Mode", "listening", "silent", "told"]
 
 LEFT_OUT = "left out"  # how notes begin that tell what was not searched
+WARNING = "warning"  # and those of lungs that cannot be judged, and of masses
 MOST_TOLD = 20  # of what was passed over
 Event: TypeAlias = dict[str, Any]
 Listener: TypeAlias = Callable[[Event], None]
@@ -39,7 +40,7 @@ class BatchResults(TypedDict):
     avg_time: float  # seconds to read, infer and write one of them; wall time is less where these overlap
     failed: dict[str, str]  # path to message
     skipped: list[str]  # paths that were complete already
-    notes: dict[str, list[str]]  # path to what reading repaired or left out, of those finished in this run
+    notes: dict[str, list[str]]  # path to what reading repaired or left out, and to warnings
     passed_over: dict[str, str]  # path to the reason, of what lies in the folder and is none of its scans
 
 
@@ -104,14 +105,19 @@ def _bars() -> Iterator[Listener]:
 
 
 def told(done: BatchResults, folder: Path) -> list[str]:
-    """What a run tells at its end: the counts; then what was not searched, and why."""
+    """What a run tells at its end: the counts; then what was not searched, and why, and what must not be overlooked."""
     scans, found, skipped = done["num_scans"], done["total_detections"], len(done["skipped"])
     text = f"{scans} scan{'s' * (scans != 1)}, {found} nodule{'s' * (found != 1)}"
     if scans:
         text += f", {done['avg_time']:.1f} s a scan"
     if skipped:
         text += f"; {skipped} complete already"
-    notes = [f"{path}: {note}" for path, notes in done["notes"].items() for note in notes if note.startswith(LEFT_OUT)]
+    notes = [
+        f"{path}: {note}"
+        for path, notes in done["notes"].items()
+        for note in notes
+        if note.startswith((LEFT_OUT, WARNING))
+    ]
     passed = [f"passed over: {path}: {reason}" for path, reason in list(done["passed_over"].items())[:MOST_TOLD]]
     more = len(done["passed_over"]) - len(passed)
     return [f"{text}; results in {folder}", *notes, *passed, *([f"passed over: {more} more"] if more else [])]

@@ -112,7 +112,7 @@ def test_json_progress_is_one_event_a_line_and_nothing_else(
     start, *windows, finished, summary = [json.loads(line) for line in told.out.splitlines()]
     path = "scans/scan.nii.gz"
     assert start == {"event": "start", "scan": path, "index": 1, "total": 1}
-    assert windows == [{"event": "windows", "scan": path, "done": done, "total": 8} for done in range(1, 9)]
+    assert windows == [{"event": "windows", "scan": path, "done": done, "total": 9} for done in range(1, 10)]
     assert 0 < finished.pop("seconds") < 100
     assert finished == {
         "event": "finished",
@@ -120,7 +120,7 @@ def test_json_progress_is_one_event_a_line_and_nothing_else(
         "scan_id": "scan",
         "detections": 0,
         "outputs": ["results/scan_heatmap.nii.gz", "results/scan_detections.json"],
-        "notes": [],
+        "notes": ["warning: no lungs are recognised: 0.0 litres of aerated lung, and not 0.3 or more"],
     }
     assert summary.keys() == {"event", "num_scans", "total_detections", "avg_time", "failed", "skipped"} | {
         "notes",
@@ -136,7 +136,7 @@ def test_bars_go_to_stderr_and_by_default_only_to_a_terminal(
 ) -> None:
     assert main([*command, "--progress", mode]) == 0
     told = capsys.readouterr()
-    assert ("8/8" in told.err and "1/1" in told.err) == shown
+    assert ("9/9" in told.err and "1/1" in told.err) == shown
     assert bool(told.err) == shown
     assert told.out.startswith("1 scan, 0 nodules, ")
     first, *rest = told.out.splitlines()
@@ -174,13 +174,15 @@ def test_the_demo_shows_the_truth_beside_what_was_found(
     config.write_text("output: {save_visualization: false, formats: {detections: csv}}")
     for progress in ("none", "json"):
         assert main(["--demo", "--output", str(tmp_path / "out"), "--config", str(config), "--progress", progress]) == 0
-    *table, start, _, _, _, drawn = capsys.readouterr().out.splitlines()
-    drawn_first, missed = (line.split() for line in table[1:])
+    lines = capsys.readouterr().out.splitlines()
+    start, *_, drawn = events = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [event["event"] for event in events].count("demo") == 1
+    drawn_first, missed = (line.split() for line in lines[1 : -len(events)])
     assert drawn_first[:2] == ["20.0", "solid"]
     assert missed == ["5.0", "solid", "missed"]
     assert float(drawn_first[2]) == pytest.approx(20, abs=1)
-    assert json.loads(start)["event"] == "start"
-    assert [found["found_mm"] is None for found in json.loads(drawn)["nodules"]] == [False, True]
+    assert start["event"] == "start"
+    assert [found["found_mm"] is None for found in drawn["nodules"]] == [False, True]
     assert {file.name for file in (tmp_path / "out").glob("demo*")} == {
         "demo.nii.gz",
         "demo_heatmap.nii.gz",

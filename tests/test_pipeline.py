@@ -190,7 +190,7 @@ def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
         (np.full((30, 30, 30), np.nan), (1, 1, 1), "holds 27000 NaN or infinite voxels"),
         (np.random.default_rng(0).random((30, 30, 30)), (1, 1, 1), "look normalised"),
         (np.zeros((30, 30, 30), complex), (1, 1, 1), "holds complex128 values"),
-        (Volume(np.zeros((30, 30, 30)), np.eye(4)), (1, 1, 2), r"\(1, 1, 2\)|\[1, 1, 2\] contradicts the scan's own"),
+        (Volume(np.zeros((30, 30, 30)), np.eye(4)), (1, 1, 2), r"\[1.0, 1.0, 2.0\] contradicts the scan's own"),
     ],
 )
 def test_an_array_that_is_no_scan_is_refused(scan: Any, spacing: Any, message: str, tmp_path: Path) -> None:  # noqa: ANN401

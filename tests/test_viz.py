@@ -170,9 +170,12 @@ def test_a_coarser_heatmap_is_laid_where_its_affine_says(plane: Plane, orientati
     on = stage(turned, spacing)
     centre = on.lps((24.0, 20.0, 30.0)) * np.array([-1, -1, 1])
     coarse: Affine = np.diag([3.0, 3.0, 3.0, 1.0])  # RAS axes, unlike the scan's
-    coarse[:3, 3] = centre - 3.0 * np.array([8, 9, 10])
-    heatmap = np.zeros((20, 20, 20), np.float32)
-    heatmap[8, 9, 10] = 1
+    corners = np.array(list(product(*((0.0, side - 1.0) for side in on.array.shape)))) @ on.affine[:3, :3].T
+    low, high = ((end(corners, axis=0) + on.affine[:3, 3] - centre) / 3 for end in (np.min, np.max))
+    peak = np.ceil(-low).astype(int)  # the heatmap's voxel at `centre`; it covers what the scan covers
+    coarse[:3, 3] = centre - 3.0 * peak
+    heatmap = np.zeros(peak + np.ceil(high).astype(int) + 1, np.float32)
+    heatmap[tuple(peak)] = 1
     section = cut(on, plane, on.index(plane, (24.0, 20.0, 30.0)))
     values = sample(Volume(heatmap, coarse), on, turned, section)
     x, y = (value for axis, value in enumerate((24.0, 20.0, 30.0)) if axis != NORMAL[plane])

@@ -1,5 +1,7 @@
 """Writing files whole or not at all, and finding those that come with PIVOT."""
 
+import errno
+import os
 import secrets
 import shutil
 import tempfile
@@ -11,6 +13,7 @@ from .errors import BadOutput
 
 __all__ = ["shipped", "whole_file", "whole_files", "writable_folder"]
 
+FILES = (".json", ".csv", ".gz", ".nii", ".npy", ".png", ".html", ".pdf", ".dcm")  # what is never a folder
 CHECKOUT = "src"  # the package's name in a checkout; an installation calls it `pivot`
 
 
@@ -62,6 +65,8 @@ def whole_files(folder: str | Path, last: str, stale: Iterable[str] = ()) -> Ite
         try:
             yield draft
             for name in [last, *sorted(stale)]:
+                if name.endswith(FILES) and (folder / name).is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # not ours: it stays
                 _remove(folder / name)
             _move_all(sorted(draft.iterdir(), key=lambda file: file.name == last), folder)
         finally:

@@ -71,7 +71,9 @@ def confine(readable: Iterable[str | Path], writable: Iterable[str | Path]) -> b
 def needed_by_python() -> list[str]:
     """Where this interpreter, its packages and this one lie, and the libraries of the system."""
     places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    places |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}  # a .pth file may add some
+    places |= {
+        path for path in sys.path if path.endswith(("site-packages", "dist-packages"))
+    }  # a .pth file may add some
     return [*sorted(places), os.path.join(sys.base_prefix, "lib"), str(Path(__file__).parent), *SYSTEM]  # noqa: PTH118
 
 

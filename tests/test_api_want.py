@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -235,6 +236,7 @@ def test_a_failed_job_names_its_fault_and_no_file(
         raise ZeroDivisionError(msg)
 
     monkeypatch.setattr("src.api.worker.write_outputs", fault)
+    monkeypatch.setattr(logging.getLogger("pivot.scan"), "disabled", True)  # as `start_log` does
     api.submit(name="MUELLER_HANS.nii", config=QUICK)
     assert api.work().state == "failed"
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

@@ -174,7 +174,7 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "no such input folder": (only("--input-dir", "{}/none"), 3, "none: there is no such file or folder"),
     "file as input folder": (lambda folder: ["--input-dir", str(write(folder, "a.nii"))], 3, "a.nii: "),
     "folder without scans": (only("--input-dir", "{}"), 3, "holds no scans: supported are"),
-    "two scans of one name": (namesakes, 3, "would both be called a"),
+    "two scans of one name": (namesakes, 7, "would both be called a"),
     "output into the input": (in_place, 2, "is the input folder"),
     # outputs
     "file as output": (file_in_the_way("file"), 5, "file: it is a file, give a folder"),

@@ -104,7 +104,7 @@ def test_a_study_is_fetched_by_dicomweb(place: Place, tmp_path: Path) -> None:
     ("url", "study", "kind", "message"),
     [
         (None, "1.2.3.4.5", BadScan, "no such study"),
-        (None, "1.2.x", PivotError, "DICOMweb"),
+        (None, "1.2.x", BadScan, "missing or malformed"),
         ("http://127.0.0.1:9/dicom-web", "1.2.3", PivotError, "does not answer"),
         ("nothing", "1.2.3", BadConfig, "not the URL"),
     ],

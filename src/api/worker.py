@@ -259,6 +259,7 @@ def start_log(settings: Settings) -> None:
     """Write what the settings want told to the standard error."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     log.setLevel(settings.log.upper())
+    logging.getLogger("pivot.scan").disabled = True  # names uploads, and so patients; the results say the same
 
 
 @command

@@ -19,11 +19,14 @@ from .voxels import GZIP, Encoding, Part, Stated
 __all__ = ["metaimage"]
 
 END = "ElementDataFile"  # the last field: voxels or names of files follow
-LINE = re.compile(r"([\w|]+)[ \t]*=[ \t]*(.*?)[ \t]*", re.ASCII)
-# What does not change how voxels are read: patients' and writers' remarks, and what ITK copies from DICOM.
+LINE = re.compile(r"([\w|\[\]]+)[ \t]*=[ \t]*(.*?)[ \t]*", re.ASCII)
+# What does not change how voxels are read: patients' and writers' remarks, and what ITK copies from DICOM and NIfTI.
 REMARK = re.compile(
     r"Comment|ObjectSubType|TransformType|Name|ID|ParentID|AcquisitionDate|Color|CompressionLevel|CenterOfRotation"
     r"|ElementMin|ElementMax|ElementNBits|SequenceID|ITK_\w+|[0-9a-fA-F]{4}\|[0-9a-fA-F]{4}"
+    r"|aux_file|bitpix|cal_(max|min)|datatype|descrip|dim\[[0-7]\]|dim_info|intent_(code|name|p[123])|magic|nifti_type"
+    r"|pixdim\[[0-7]\]|qfac|qform_code(_name)?|qoffset_[xyz]|qto_\w+|quatern_[bcd]|scl_(inter|slope)"
+    r"|sform_code(_name)?|sizeof_hdr|slice_(code|duration|end|start)|srow_[xyz]|sto_\w+|toffset|vox_offset|xyzt_units"
 )
 SAME = {  # other names of a field
     "Position": "Offset",

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InferencePipeline"]
 
-log = logging.getLogger("pivot")
+named = logging.getLogger("pivot.scan")  # what names the scan, which may be called after a patient
 WorldPoint: TypeAlias = npt.NDArray[np.float64]  # (3,) mm, RAS+
 
 BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; a mark further away is in bowel, skin or on the table
@@ -189,7 +189,7 @@ class InferencePipeline:
         ready = time.perf_counter()
         predictions = self._infer(volume, plan, progress)
         if predictions.retried:
-            log.warning(OVERFLOWED, scan.scan_id, predictions.retried)
+            named.warning(OVERFLOWED, scan.scan_id, predictions.retried)
         inferred = time.perf_counter()
         heat_affine = volume.affine @ grid_of(self.model).matrix
         peaks = self._peaks(predictions, heat_affine)
@@ -208,7 +208,7 @@ class InferencePipeline:
         conclusion = conclude(detections, masses, lungs.report(), self.checkpoint.about.results)
         warnings = warnings_of(masses, lungs.report())
         for warning in warnings:
-            log.warning("%s: %s", scan.scan_id, warning)
+            named.warning("%s: %s", scan.scan_id, warning)
         end = time.perf_counter()
         timings = {"preprocess": ready - start, "inference": inferred - ready, "postprocess": end - inferred}
         return Results(

@@ -139,12 +139,6 @@ def zip_bomb(folder: Path) -> list[str]:
     return ["--input", str(path)]
 
 
-def namesakes(folder: Path) -> list[str]:
-    for name in ("a.nii.gz", "a.mhd"):
-        write(folder / "scans", name)
-    return ["--input-dir", str(folder / "scans")]
-
-
 def in_place(folder: Path) -> list[str]:
     write(folder / "scans", "a.nii")
     return ["--input-dir", str(folder / "scans"), "--output-dir", str(folder / "scans" / ".." / "scans")]
@@ -174,7 +168,6 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "no such input folder": (only("--input-dir", "{}/none"), 3, "none: there is no such file or folder"),
     "file as input folder": (lambda folder: ["--input-dir", str(write(folder, "a.nii"))], 3, "a.nii: "),
     "folder without scans": (only("--input-dir", "{}"), 3, "holds no scans: supported are"),
-    "two scans of one name": (namesakes, 7, "would both be called a"),
     "output into the input": (in_place, 2, "is the input folder"),
     # outputs
     "file as output": (file_in_the_way("file"), 5, "file: it is a file, give a folder"),

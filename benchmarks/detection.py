@@ -96,7 +96,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds the cubes and backgrounds/")
-    parser.add_argument("--config", type=Path, default=Path("configs/train_cubes.yaml"), help="names the held-out subset")
+    parser.add_argument(
+        "--config", type=Path, default=Path("configs/train_cubes.yaml"), help="names the held-out subset"
+    )
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
     parser.add_argument("--output", type=Path, default=Path("results/detection"))
     return parser.parse_args()

@@ -151,9 +151,8 @@ def test_a_missing_folder_and_two_scans_of_one_name_are_an_error(tmp_path: Path)
 def test_a_scan_without_lungs_is_an_error(tmp_path: Path) -> None:
     hu = np.full((40, 40, 40), 40, np.int16)
     hu[:, :10] = -1000  # air outside a body of solid tissue
-    hu[:, 10:20] = -100
     nib.save(nib.Nifti1Image(hu, np.eye(4)), tmp_path / "stone.nii")
-    with pytest.raises(BadScan, match=r"stone\.nii: shows no aerated lung"):
+    with pytest.raises(BadScan, match=r"stone\.nii: holds values from -1000 to 40"):
         load_scan(tmp_path / "stone.nii")
 
 

@@ -7,28 +7,20 @@ in DICOM, so they are left as they are; and what an enhanced file states once fo
 is left too, since changing it makes another scan.
 """
 
-import argparse
 import random
-import shutil
 import sys
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gdcm  # type: ignore[import-untyped]
-import numpy as np
 import pydicom
 
-from src.data.geometry import map_points
-from src.data.loader import read_scan
-from src.errors import BadScan
-from tests.dicom_files import AFFINE, CHEST, compress, write_enhanced, write_series
+from benchmarks.mutations import tell
+from tests.dicom_files import CHEST, compress, write_enhanced, write_series
 
-__all__ = ["WAYS", "differs", "mutations"]
+__all__ = ["WAYS", "mutations"]
 
-LARGEST_HU, LARGEST_MM = 1.0, 0.5
 PIXELS = b"\xe0\x7f\x10\x00"  # the tag of PixelData, little endian
 SHARED = b"\x00\x52\x29\x92"  # that of what an enhanced file states once for all its slices
 WORDS = (b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\xff\xff\xff\xff", b"nan ", b"-1 ", b"1e99", b"\\", b"../", b"\r\n", b" ")
@@ -133,41 +125,9 @@ def _change(file: Path, rng: random.Random) -> None:
     dataset.save_as(file, implicit_vr=dataset.original_encoding[0], little_endian=True, enforce_file_format=False)
 
 
-def differs(path: Path) -> str:
-    """How the scan at `path`, read without a note, differs from the one that was written; nothing if it does not."""
-    try:
-        scan = read_scan(path)
-    except BadScan:
-        return ""
-    if scan.notes:
-        return ""
-    if scan.shape != CHEST.shape:
-        return f"shape {scan.shape}"
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in CHEST.shape]), -1).reshape(-1, 3)
-    apart = np.linalg.norm(map_points(scan.affine, corners) - map_points(AFFINE, corners), axis=1).max()
-    worst = float(np.abs(scan.array - CHEST.astype(np.float64)).max())
-    return f"{worst:g} HU, {apart:.2f} mm" if worst > LARGEST_HU or apart > LARGEST_MM else ""
-
-
 def main() -> int:
     """Print, for each way, how many damages were refused or harmless, and those that were neither."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--only", choices=WAYS)
-    given = parser.parse_args()
-    bad = 0
-    for name in [given.only] if given.only else WAYS:
-        ends: Counter[str] = Counter()
-        folder = Path(tempfile.mkdtemp())
-        for seed, path in mutations(name, folder, range(given.first, given.first + given.count)):
-            if difference := differs(path):
-                print(f"  {name} {seed}: {difference}")
-            ends["another scan" if difference else "refused, noted or harmless"] += 1
-        shutil.rmtree(folder)
-        bad += ends["another scan"]
-        print(f"{name:15}", dict(ends), flush=True)
-    return int(bad > 0)
+    return tell(__doc__, WAYS, mutations)
 
 
 if __name__ == "__main__":

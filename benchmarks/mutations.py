@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from src.errors import BadScan
 from tests.dicom_files import AFFINE, CHEST, nifti, write
 from tests.scan_writers import metaimage, nrrd
 
-__all__ = ["WAYS", "differs", "mutations"]
+__all__ = ["WAYS", "differs", "mutations", "tell"]
 
 # How a scan is written, and what of a file may be overwritten in place; None: nothing, since all of it is voxels.
 Span = Callable[[bytes], Sequence[int]] | None
@@ -133,16 +133,26 @@ def differs(path: Path) -> str:
 
 def main() -> int:
     """Print, for each way, how many damages were refused or harmless, and those that were neither."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    return tell(__doc__, WAYS, mutations)
+
+
+def tell(
+    about: str | None, ways: Iterable[str], damaged: Callable[[str, Path, Sequence[int]], Iterator[tuple[int, Path]]]
+) -> int:
+    """The command line of this benchmark, for any `ways` of writing a scan and what damages one.
+
+    The exit code is 1 where a damage was read as another scan.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--only", choices=WAYS)
+    parser.add_argument("--only", choices=list(ways))
     given = parser.parse_args()
     bad = 0
-    for name in [given.only] if given.only else WAYS:
+    for name in [given.only] if given.only else ways:
         ends: Counter[str] = Counter()
         folder = Path(tempfile.mkdtemp())
-        for seed, path in mutations(name, folder, range(given.first, given.first + given.count)):
+        for seed, path in damaged(name, folder, range(given.first, given.first + given.count)):
             if difference := differs(path):
                 print(f"  {name} {seed}: {difference}")
             ends["another scan" if difference else "refused, noted or harmless"] += 1

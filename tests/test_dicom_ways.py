@@ -10,7 +10,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
-from benchmarks.dicom_mutations import WAYS, differs, mutations
+from benchmarks.dicom_mutations import WAYS, mutations
+from benchmarks.mutations import differs
 from src.data.loader import read_scan
 from src.errors import BadScan
 

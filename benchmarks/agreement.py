@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from src.files import whole_file
 from src.train.crops import Crop
-from src.triage.lidc import RatedNodule
+from src.train.triage.lidc import RatedNodule
 from src.types import Properties
 
 __all__ = ["Reference", "agreement", "between_readers", "texture_name"]

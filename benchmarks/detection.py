@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from benchmarks.planted import DEFAULT, TO_LPS, low_threshold
 from src.data.loader import read_scan
+from src.detection.pipeline import InferencePipeline
 from src.eval.froc import RATES, Sweep, band, by_nodules
 from src.eval.matching import Matched
 from src.files import whole_file, writable_folder
-from src.inference.pipeline import InferencePipeline
 from src.train.config import load_train_config
 from src.train.crops import Crop
 from src.train.cubes import load_cubes

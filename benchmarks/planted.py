@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from src.config import PeakDetection
 from src.data.loader import read_scan
+from src.detection.pipeline import InferencePipeline
 from src.errors import BadConfig
 from src.eval.evaluation import Evaluation, evaluate
 from src.eval.matching import Matched, match
@@ -26,7 +27,6 @@ from src.eval.output import row, save, table
 from src.eval.reports import read_reports
 from src.eval.tables import Findings, Marks, read_findings
 from src.files import whole_file
-from src.inference.pipeline import InferencePipeline
 from src.train.chance import orientation
 from src.train.config import load_train_config
 from src.train.crops import Crop, load_crops, split_by_patient

@@ -14,7 +14,7 @@ from benchmarks.breathing import lung_places
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
 from src.data.loader import read_scan
 from src.data.resample import resample
-from src.inference.nodule_properties import extract_properties
+from src.measurement.nodule_properties import extract_properties
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient
 from src.train.insertion import Nodule, insert, resample_crop, soft_outline

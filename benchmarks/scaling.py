@@ -27,10 +27,10 @@ from benchmarks.cluster import local_cluster
 from benchmarks.simulation import Stages, simulate
 from src.config import load_config
 from src.data.phantom import chest_phantom
-from src.inference import distributed
-from src.inference.distributed import distributed_inference
-from src.inference.progress import Event
-from src.inference.ray_worker import Worker
+from src.runs import distributed
+from src.runs.distributed import distributed_inference
+from src.runs.progress import Event
+from src.runs.ray_worker import Worker
 
 __all__ = ["main"]
 

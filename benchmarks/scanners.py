@@ -16,9 +16,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from benchmarks.planted import TO_LPS, add_copies, add_data, evaluate_copies, held_out, low_threshold, predict_copies
+from src.detection.pipeline import InferencePipeline
 from src.eval.output import row
 from src.files import whole_file
-from src.inference.pipeline import InferencePipeline
 from src.types import FloatArray, Scan
 
 __all__ = ["SCANNERS", "Scanner", "main", "scanned"]

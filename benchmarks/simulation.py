@@ -1,6 +1,6 @@
 """How a pool of actors gets through a queue of scans: `python -m benchmarks.simulation`.
 
-Each actor has `slots` scans under way, infers one and writes one at a time, as `src.inference.ray_worker`
+Each actor has `slots` scans under way, infers one and writes one at a time, as `src.runs.ray_worker`
 does. `benchmarks.scaling` compares this with a measured cluster; here it looks at stragglers in large ones.
 """
 

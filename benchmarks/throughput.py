@@ -25,9 +25,9 @@ from src.data.geometry import canonical
 from src.data.loader import read_scan, scan_name
 from src.data.lung_finder import find_lungs
 from src.files import whole_file
-from src.inference.batch import infer_file, open_pipeline
-from src.inference.output_formatter import load_report
 from src.model.device import autocast, precision
+from src.results.output_formatter import load_report
+from src.runs.batch import infer_file, open_pipeline
 from src.types import Vec3
 
 __all__ = ["main"]

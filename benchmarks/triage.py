@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from src.inference.nodule_properties import extract_properties
+from src.measurement.nodule_properties import extract_properties
 from src.triage.model import calcified_share
 from tests.synthetic_nodules import Case, draw_case, misplaced
 

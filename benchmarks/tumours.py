@@ -26,8 +26,8 @@ import SimpleITK
 from benchmarks.planted import DEFAULT, low_threshold, match_one
 from src.data.geometry import sphere_diameter
 from src.data.loader import read_scan
+from src.detection.pipeline import InferencePipeline
 from src.files import whole_file, writable_folder
-from src.inference.pipeline import InferencePipeline
 from src.types import Results
 
 __all__ = ["main"]

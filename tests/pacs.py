@@ -27,7 +27,7 @@ from pydicom.uid import (
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
 
-from src.dicom_io.settings import PacsConfig
+from src.pacs.settings import PacsConfig
 from src.types import Scan
 from tests.dicom_files import CHEST, slice_dataset
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import ray
 
-from src.inference import outputs
-from src.inference.progress import Event
-from src.inference.ray_worker import Worker
+from src.runs import outputs
+from src.runs.progress import Event
+from src.runs.ray_worker import Worker
 
 __all__ = ["Full", "FullOnOne", "FullOrDead", "Noted", "Poisoned", "Slow", "working"]
 

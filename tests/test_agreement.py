@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agreement import Reference, agreement, between_readers, texture_name
-from src.inference.nodule_properties import extract_properties
-from src.triage.lidc import Outline, RatedNodule
+from src.measurement.nodule_properties import extract_properties
+from src.train.triage.lidc import Outline, RatedNodule
 from src.types import Properties
 from tests.synthetic_nodules import Case, draw_case
 

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from src.api import jobs, worker
 from src.api.worker import Worker
-from src.inference import pipeline
+from src.detection import pipeline
 from src.model.checkpoint import Checkpoint, load_model
 from src.types import Preprocessed
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.inference.axes import axes_of
+from src.measurement.axes import axes_of
 
 CRESCENT = np.concatenate(
     [[(r * np.sin(t), r * np.cos(t)) for t in np.linspace(-a, a, 200)] for r, a in ((17.0, 0.9), (11.0, -0.9))]

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 import pytest
 
 from src.config import Config
+from src.detection import pipeline
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
-from src.inference import batch, outputs, pipeline
-from src.inference.batch import BatchResults, batch_inference, infer_file, open_pipeline
 from src.inference.main import main
+from src.runs import batch, outputs
+from src.runs.batch import BatchResults, batch_inference, infer_file, open_pipeline
 
 from .dicom_files import write_series
 from .small_scans import block, save_nifti, tiny_checkpoint

@@ -27,11 +27,11 @@ from src.followup.matching import GATES, assign
 from src.followup.output import text_table, write_comparison
 from src.followup.registration import Registration, lungs_of, register
 from src.followup.source import Source, interval_between
+from src.guidelines.nodule import Nodule
+from src.guidelines.patient import Patient
+from src.guidelines.prior import exam_with_prior, lung_rads_with_prior
 from src.inference.compare import main
-from src.inference.nodule_properties import extract_properties
-from src.triage.nodule import Nodule
-from src.triage.patient import Patient
-from src.triage.prior import exam_with_prior, lung_rads_with_prior
+from src.measurement.nodule_properties import extract_properties
 from src.types import Detection, NoduleType, Properties, Scan
 from tests.dicom_files import CHEST, write_series, zipped
 from tests.small_scans import WHOLE, block, chest, save_nifti

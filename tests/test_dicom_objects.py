@@ -20,13 +20,13 @@ from pydicom.dataset import Dataset
 from src.config import Config
 from src.data.geometry import RAS_TO_LPS, canonical, map_points, to_lps, turn_box
 from src.data.loader import read_scan
+from src.detection.pipeline import InferencePipeline
 from src.dicom_io.export import export_objects
 from src.errors import BadScan
+from src.guidelines.apply import apply_guidelines
+from src.guidelines.patient import Patient
 from src.inference.main import main
-from src.inference.pipeline import InferencePipeline
-from src.triage.guidelines import apply_guidelines
 from src.triage.model import score
-from src.triage.patient import Patient
 from src.types import Affine, NoduleMask, Properties, Results, Scan, Vec3, Volume
 
 from .dicom_files import change, nifti, only, shift, without, write_enhanced, write_series, zipped

@@ -17,11 +17,11 @@ from src.api.client import InferenceClient
 from src.api.ray_workers import RayWorkers
 from src.api.settings import Settings
 from src.errors import BadCheckpoint, BadConfig, BadOutput, BadScan
-from src.inference import distributed
-from src.inference.batch import BatchResults, batch_inference
-from src.inference.distributed import distributed_inference
 from src.inference.main import main
-from src.inference.ray_worker import Worker, local_copy
+from src.runs import distributed
+from src.runs.batch import BatchResults, batch_inference
+from src.runs.distributed import distributed_inference
+from src.runs.ray_worker import Worker, local_copy
 
 from . import ray_workers
 from .api_service import nifti, served

@@ -25,7 +25,7 @@ from src.data.loader import scan_name
 from src.data.phantom import PhantomNodule, chest_phantom
 from src.data.survey import find_scans
 from src.inference.main import main
-from src.inference.output_formatter import load_detections
+from src.results.output_formatter import load_detections
 from src.types import Scan
 from tests.api_service import free_port, wait_for
 from tests.guide_blocks import FENCE, commands, leaves, spans

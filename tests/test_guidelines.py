@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.triage import bts, fleischner, lung_rads
-from src.triage.brock import MODEL_2A, MODEL_2B, Case, brock, probability
-from src.triage.guidelines import SOURCES, apply_guidelines
-from src.triage.nodule import NOT_MEASURED, Nodule, as_nodule, round_half_up
-from src.triage.patient import Patient
+from src.guidelines import bts, fleischner, lung_rads
+from src.guidelines.apply import SOURCES, apply_guidelines
+from src.guidelines.brock import MODEL_2A, MODEL_2B, Case, brock, probability
+from src.guidelines.nodule import NOT_MEASURED, Nodule, as_nodule, round_half_up
+from src.guidelines.patient import Patient
 from src.types import Guidelines, LungRads, NoduleType, Properties
 
 from .small_scans import WHOLE, lungs_but

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from src.errors import BadConfig
+from src.guidelines.apply import SOURCES
+from src.guidelines.patient import Patient, load_patient
 from src.inference.main import InferencePipeline, main
-from src.triage.guidelines import SOURCES
-from src.triage.patient import Patient, load_patient
 
 from .small_scans import block, save_nifti, tiny_checkpoint
 

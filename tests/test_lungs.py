@@ -17,8 +17,8 @@ from src.data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of
 from src.data.loader import read_scan
 from src.data.lung_finder import find_lungs
 from src.data.lungs import Lung, Lungs, Mask, search_region
+from src.detection.sliding_window import Predictions
 from src.inference.main import InferencePipeline
-from src.inference.sliding_window import Predictions
 from src.types import Affine, FloatArray, Preprocessed, Scan, Vec3
 
 from .small_scans import TURNS, block, chest, turned

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pytest
 
 from src.data.loader import read_scan
-from src.inference import batch, demo, pipeline
+from src.detection import pipeline
 from src.inference import main as command_line
 from src.inference.main import main
-from src.inference.output_formatter import load_detections
 from src.logs import add_log_options, show_log
+from src.results.output_formatter import load_detections
+from src.runs import batch, demo
 from src.types import Scan
 
 from .small_scans import block, save_nifti, tiny_checkpoint

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from src.config import PostProcessing
 from src.data.geometry import map_points
+from src.detection.peak_detection import detect_peaks
+from src.detection.post_processing import filter_detections, filter_masses
 from src.inference.main import InferencePipeline
-from src.inference.nodule_properties import segment_and_measure
-from src.inference.output_formatter import load_heatmap
-from src.inference.peak_detection import detect_peaks
-from src.inference.post_processing import filter_detections, filter_masses
+from src.measurement.nodule_properties import segment_and_measure
+from src.results.output_formatter import load_heatmap
 from src.types import Detection, NoduleMask, Scan, Vec3
 
 from .small_scans import block

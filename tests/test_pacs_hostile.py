@@ -20,18 +20,18 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
-from src.dicom_io import processing
-from src.dicom_io.audit import Audit
-from src.dicom_io.completeness import arrivals
-from src.dicom_io.listener import _repeat
-from src.dicom_io.outbox import STATE, Outbox
-from src.dicom_io.processing import Processor
-from src.dicom_io.receiver import SILENCE, Receiver
-from src.dicom_io.settings import Listen, SeriesRules
-from src.dicom_io.spool import ATTEMPTS, Spool
-from src.dicom_io.web import pull_study
-from src.dicom_io.worker import Outcome
 from src.errors import BadOutput, BadScan, PivotError
+from src.pacs import processing
+from src.pacs.audit import Audit
+from src.pacs.completeness import arrivals
+from src.pacs.listener import _repeat
+from src.pacs.outbox import STATE, Outbox
+from src.pacs.processing import Processor
+from src.pacs.receiver import SILENCE, Receiver
+from src.pacs.settings import Listen, SeriesRules
+from src.pacs.spool import ATTEMPTS, Spool
+from src.pacs.web import pull_study
+from src.pacs.worker import Outcome
 from tests.pacs import audit_of, series_of, settings, transfer
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -391,7 +391,7 @@ def test_a_server_that_sends_something_else_writes_nothing(
 ) -> None:
     slices = series_of(study="1.2.3.4")
     server = make(slices)
-    monkeypatch.setattr("src.dicom_io.web.open_web", lambda *_: server)
+    monkeypatch.setattr("src.pacs.web.open_web", lambda *_: server)
     with pytest.raises(BadScan, match=reason):
         pull_study("http://server", "1.2.3.4", tmp_path / "pulled", rules=SeriesRules(slices=(4, 500)))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -400,7 +400,7 @@ def test_a_server_that_sends_something_else_writes_nothing(
 @pytest.mark.parametrize("study", ["..", ".", "../..", "1..2", "", "1.2/../3", "1" * 65])
 def test_only_a_uid_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: str) -> None:
     server = Server(series_of())
-    monkeypatch.setattr("src.dicom_io.web.open_web", lambda *_: server)
+    monkeypatch.setattr("src.pacs.web.open_web", lambda *_: server)
     with pytest.raises(BadScan, match="malformed"):
         pull_study("http://server", study, tmp_path)
     assert not server.asked

@@ -31,12 +31,12 @@ from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode, encode_file_meta
 
-from src.dicom_io.audit import Audit
-from src.dicom_io.listener import main
-from src.dicom_io.outbox import Outbox, wait_before
-from src.dicom_io.receiver import Receiver
-from src.dicom_io.settings import Listen, PacsConfig, Retry, Tls, client_tls, load_pacs
-from src.dicom_io.spool import Spool
+from src.pacs.audit import Audit
+from src.pacs.listener import main
+from src.pacs.outbox import Outbox, wait_before
+from src.pacs.receiver import Receiver
+from src.pacs.settings import Listen, PacsConfig, Retry, Tls, client_tls, load_pacs
+from src.pacs.spool import Spool
 from tests.dicom_files import CHEST, change, file_dataset, only, shift, without
 from tests.pacs import PATIENCE, Archive, archive, audit_of, free_port, series_of, settings, transfer, until
 
@@ -85,7 +85,7 @@ def _peer(kept: Archive) -> dict[str, object]:
 def _service(file: Path, root: Path, config: PacsConfig) -> Iterator[subprocess.Popen[bytes]]:
     """The service in a process of its own, once it listens."""
     before = len(audit_of(config, "started"))
-    process = subprocess.Popen([sys.executable, "-m", "src.dicom_io.listener", "--config", str(file)], cwd=root)
+    process = subprocess.Popen([sys.executable, "-m", "src.pacs.listener", "--config", str(file)], cwd=root)
     try:
         until(lambda: len(audit_of(config, "started")) > before)
         yield process

@@ -13,13 +13,13 @@ from highdicom.sr import MeasurementReport
 from pydicom.dataset import Dataset
 
 from src.api.client import InferenceClient
-from src.dicom_io.audit import Audit
-from src.dicom_io.listener import listening
-from src.dicom_io.outbox import Outbox
-from src.dicom_io.settings import PacsConfig
-from src.dicom_io.web import pull_study
 from src.errors import BadConfig, BadScan, PivotError
 from src.inference.main import main
+from src.pacs.audit import Audit
+from src.pacs.listener import listening
+from src.pacs.outbox import Outbox
+from src.pacs.settings import PacsConfig
+from src.pacs.web import pull_study
 from tests.api_service import served
 from tests.pacs import Orthanc, at_once, audit_of, orthanc, series_of, settings, until
 from tests.small_scans import block

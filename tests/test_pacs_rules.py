@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from src.dicom_io.completeness import arrivals, has_arrived, shortfalls
-from src.dicom_io.series_choice import Candidate, choose, choose_series, verdict
-from src.dicom_io.settings import Completeness, SeriesRules
-from src.dicom_io.spool import Spool
 from src.errors import BadScan
+from src.pacs.completeness import arrivals, has_arrived, shortfalls
+from src.pacs.series_choice import Candidate, choose, choose_series, verdict
+from src.pacs.settings import Completeness, SeriesRules
+from src.pacs.spool import Spool
 from tests.dicom_files import change
 from tests.pacs import series_of
 

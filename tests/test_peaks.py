@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.inference.peak_detection import detect_peaks
-from src.inference.post_processing import non_maximum_suppression, sphere_iou
+from src.detection.peak_detection import detect_peaks
+from src.detection.post_processing import non_maximum_suppression, sphere_iou
 from src.types import Detection, Vec3
 
 Method = Literal["local_maxima", "nms"]

@@ -12,11 +12,11 @@ import torch
 
 from src import __version__
 from src.data.loader import load_scan
+from src.detection import sliding_window
 from src.errors import BadConfig, BadScan
-from src.inference import sliding_window
 from src.inference.main import InferencePipeline
-from src.inference.output_formatter import load_detections
-from src.inference.outputs import output_names, write_outputs
+from src.results.output_formatter import load_detections
+from src.runs.outputs import output_names, write_outputs
 from src.triage.model import default_model, score
 from src.types import Detection, Scan, Volume
 

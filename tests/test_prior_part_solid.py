@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from src.triage.nodule import Nodule
-from src.triage.patient import Patient
-from src.triage.prior import lung_rads_with_prior
+from src.guidelines.nodule import Nodule
+from src.guidelines.patient import Patient
+from src.guidelines.prior import lung_rads_with_prior
 from src.types import NoduleType
 
 SCREENED = Patient(setting="screening")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.inference.read_ahead import executor, read_ahead
+from src.runs.read_ahead import executor, read_ahead
 
 
 class Reader:

@@ -9,11 +9,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from src.detection.pipeline import InferencePipeline
 from src.errors import BadScan, PivotError
-from src.inference.batch import infer_file
-from src.inference.pipeline import InferencePipeline
-from src.inference.read_ahead import read_timed
-from src.inference.read_beside import read_beside
+from src.runs.batch import infer_file
+from src.runs.read_ahead import read_timed
+from src.runs.read_beside import read_beside
 
 from .small_scans import chest, tiny_checkpoint
 
@@ -64,7 +64,7 @@ def _die(_voxels: Path, _path: Path) -> None:
 
 def test_the_end_of_that_process_is_told(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"))
-    monkeypatch.setattr("src.inference.read_beside._read_to", _die)
+    monkeypatch.setattr("src.runs.read_beside._read_to", _die)
     with ExitStack() as stack:
         with monkeypatch.context() as gone:
             gone.delitem(sys.modules, "torch")

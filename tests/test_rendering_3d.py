@@ -17,8 +17,8 @@ from src.data.lung_finder import lung_surface
 from src.data.phantom import PhantomNodule, chest_phantom
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
 from src.inference.main import InferencePipeline
-from src.inference.output_formatter import load_heatmap, save_heatmap, save_json
-from src.inference.outputs import output_names, write_outputs
+from src.results.output_formatter import load_heatmap, save_heatmap, save_json
+from src.runs.outputs import output_names, write_outputs
 from src.types import Scan, Vec3, Volume
 from src.viz.rendering_3d import render_3d_volume, write_3d
 from src.viz.report_blocks import RESEARCH_USE

@@ -12,8 +12,8 @@ from pypdf import PdfReader
 
 from src.errors import BadOutput, BadScan, PivotError
 from src.inference.main import InferencePipeline
-from src.inference.output_formatter import save_json
-from src.inference.outputs import is_complete, output_names, write_outputs
+from src.results.output_formatter import save_json
+from src.runs.outputs import is_complete, output_names, write_outputs
 from src.types import Scan, Volume
 from src.viz.model_card import model_card
 from src.viz.report import generate_report, write_report

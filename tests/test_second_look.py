@@ -11,10 +11,10 @@ from PIL import Image
 from scipy import ndimage
 
 from src.data.preprocessing import preprocess
+from src.detection.pipeline import _Plan
+from src.detection.second_look import LEAST, add_large, halve
+from src.detection.tta import Box
 from src.inference.main import InferencePipeline
-from src.inference.pipeline import _Plan
-from src.inference.second_look import LEAST, add_large, halve
-from src.inference.tta import Box
 from src.model.unet import DIAMETER, HEATMAP
 from src.types import FloatArray
 from src.viz.overlay import visualize_detections

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from src.detection.peak_detection import detect_peaks
+from src.detection.second_stage import LARGE, _cubes, judge, second_opinions
 from src.errors import BadCheckpoint
-from src.inference.peak_detection import detect_peaks
-from src.inference.second_stage import LARGE, _cubes, judge, second_opinions
 from src.model.checkpoint import SECOND_STAGE, About, SecondStage, load_model, save_checkpoint
 from src.model.classifier import SIDE, CandidateNet, Fusion
 from src.model.unet import CHANNELS, DIAMETER, HEATMAP, UNet

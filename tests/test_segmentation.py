@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from src.inference.segmentation import segment_nodule
+from src.measurement.segmentation import segment_nodule
 from src.types import Vec3
 
 from .synthetic_nodules import SETTINGS, Case, Setting, draw_case

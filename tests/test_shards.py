@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from src.errors import BadConfig
 from src.inference.main import main
-from src.inference.sharding import shard_of
+from src.runs.sharding import shard_of
 
 from .small_scans import block, save_nifti, tiny_checkpoint
 

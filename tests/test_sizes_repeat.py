@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from src.followup.growth import grown
-from src.inference.nodule_properties import extract_properties
+from src.measurement.nodule_properties import extract_properties
 from src.types import NoduleType, Properties
 
 from .synthetic_nodules import Case, draw_case

@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from src.config import AUGMENTATIONS, Augmentation
 from src.data.preprocessing import preprocess
+from src.detection import sliding_window
+from src.detection.blending import BlendMethod, blend_weights
+from src.detection.peak_detection import detect_peaks
+from src.detection.sliding_window import plan_windows, predict_windows, sliding_window_inference
+from src.detection.tta import IDENTITY, View, views
 from src.errors import BadCheckpoint, BadConfig
-from src.inference import sliding_window
-from src.inference.blending import BlendMethod, blend_weights
-from src.inference.peak_detection import detect_peaks
-from src.inference.sliding_window import plan_windows, predict_windows, sliding_window_inference
-from src.inference.tta import IDENTITY, View, views
 from src.model.checkpoint import load_model
 from src.model.unet import grid_of
 from src.types import FloatArray, Shape3

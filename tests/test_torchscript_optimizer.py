@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from src.detection.sliding_window import sliding_window_inference
 from src.errors import BadCheckpoint, BadConfig, BadOutput
-from src.inference.sliding_window import sliding_window_inference
-from src.inference.torchscript_optimizer import optimize_model
 from src.model.checkpoint import About, legacy_jit, load_model, save_checkpoint
 from src.model.device import autocast
+from src.model.torchscript_optimizer import optimize_model
 from src.model.unet import UNet, grid_of, strides_of
 
 SHAPE = (1, 1, 16, 16, 16)

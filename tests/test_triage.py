@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import BadCheckpoint, BadScan
-from src.triage.crops import measure_crops
-from src.triage.fit import main
-from src.triage.lidc import load_nodules
+from src.train.triage.crops import measure_crops
+from src.train.triage.fit import main
+from src.train.triage.lidc import load_nodules
+from src.train.triage.statistics import auc, bootstrap, calibration_error, fit_logistic, folds_by_group
 from src.triage.model import VALID_MM, Cutoffs, calcified_share, default_model, load_triage_model, score
-from src.triage.statistics import auc, bootstrap, calibration_error, fit_logistic, folds_by_group
 from src.types import Properties
 
 LENGTHS = st.floats(1, 60)
@@ -128,7 +128,7 @@ def test_a_damaged_model_is_refused(root: Path, tmp_path: Path, change: Callable
 
 
 def test_a_missing_model_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(BadCheckpoint, match=r"src\.triage\.fit"):
+    with pytest.raises(BadCheckpoint, match=r"src\.train\.triage\.fit"):
         load_triage_model(tmp_path / "none.json")
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(BadCheckpoint, match="not JSON"):

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import BadConfig, BadOutput
-from src.inference.triage_calibration import Isotonic, Mapping, Platt, Temperature, calibrate_scores, load_calibration
-from src.triage.calibration import METHODS, cross_calibrated, fit_mapping
+from src.train.triage.calibration import METHODS, cross_calibrated, fit_mapping
+from src.train.triage.statistics import calibration_error, log_loss
+from src.triage.calibration import Isotonic, Mapping, Platt, Temperature, calibrate_scores, load_calibration
 from src.triage.model import default_model
-from src.triage.statistics import calibration_error, log_loss
 
 SCORES = st.floats(0, 1)
 

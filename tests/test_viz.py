@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from src.data.loader import load_scan
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
-from src.inference.output_formatter import save_json
+from src.results.output_formatter import save_json
 from src.types import Affine, NoduleMask, Vec3, Volume
 from src.viz.confidence import plot_confidence_distribution
 from src.viz.outline import outline_of

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import BadConfig, command
-from ..inference.distributed import connect, demand
 from ..processes import stop_on_signal
+from ..runs.distributed import connect, demand
 from .settings import Settings
 from .worker import Worker, prepare, start_log
 

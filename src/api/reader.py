@@ -175,7 +175,7 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
     scan = read_scan(source)
     if (folder / CONFIG).exists():
         from ..config import Config  # noqa: PLC0415 - takes as long as reading
-        from ..inference.outputs import check_scan  # noqa: PLC0415
+        from ..runs.outputs import check_scan  # noqa: PLC0415
 
         check_scan(scan, Config.model_validate_json((folder / CONFIG).read_bytes()), source, folder)
     np.save(folder / VOXELS, scan.array)
@@ -191,7 +191,7 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
 def _written(
     scan: Scan, results: Results, affine: Affine, config: "Config", target: Path, seconds: float, source: Path
 ) -> dict[str, Any]:
-    from ..inference.outputs import write_outputs  # noqa: PLC0415
+    from ..runs.outputs import write_outputs  # noqa: PLC0415
 
     results["heatmap"] = Volume(results["heatmap"], affine)
     write_outputs(scan, results, config, target, seconds, source)

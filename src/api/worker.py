@@ -20,11 +20,11 @@ import nibabel
 from sqlalchemy.exc import DBAPIError
 
 from ..config import Config, load_config
-from ..dicom_io.web import pull_study
+from ..detection.pipeline import InferencePipeline
 from ..errors import PivotError, command, way_to
-from ..inference.outputs import check_outputs, write_outputs
-from ..inference.pipeline import InferencePipeline
+from ..pacs.web import pull_study
 from ..processes import limit_memory, stop_on_signal
+from ..runs.outputs import check_outputs, write_outputs
 from ..sandbox import can_confine
 from ..types import Scan
 from . import jobs, reader

@@ -1,1 +1,1 @@
-"""Results as DICOM objects in the study of the scan."""
+"""Results as DICOM objects, and de-identification."""

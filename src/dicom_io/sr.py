@@ -29,7 +29,7 @@ from highdicom.sr import (
 )
 from pydicom.sr.codedict import codes
 
-from ..inference.conclusion import NONE_FOUND
+from ..results.conclusion import NONE_FOUND
 from ..types import Detection
 from .codes import (
     ABSENT,

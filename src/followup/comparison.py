@@ -6,10 +6,10 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from .. import __version__
-from ..triage.lung_rads import lung_rads, uncategorised
-from ..triage.nodule import NOT_MEASURED, as_nodule
-from ..triage.patient import Patient
-from ..triage.prior import GROWTH_MM, exam_with_prior, lung_rads_with_prior
+from ..guidelines.lung_rads import lung_rads, uncategorised
+from ..guidelines.nodule import NOT_MEASURED, as_nodule
+from ..guidelines.patient import Patient
+from ..guidelines.prior import GROWTH_MM, exam_with_prior, lung_rads_with_prior
 from ..types import LungRads, LungRadsExam, Vec3
 from .exam import Exam, Seen
 from .growth import REPEATABILITY, SOURCE, Growth, grown

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of, to_lps
-from ..inference.nodule_properties import measure_nodule
-from ..inference.segmentation import segment_nodule
+from ..measurement.nodule_properties import measure_nodule
+from ..measurement.segmentation import segment_nodule
 from ..types import Affine, Detection, Properties, Scan, Vec3
 from .registration import LungImage, Points, lungs_of
 

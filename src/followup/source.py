@@ -12,7 +12,7 @@ from ..data.dates import scan_date
 from ..data.loader import read_scan, scan_name
 from ..data.survey import find_scans
 from ..errors import BadConfig, BadOutput, BadScan
-from ..inference.output_formatter import load_report
+from ..results.output_formatter import load_report
 from ..types import Report, Scan
 from .comparison import Interval
 

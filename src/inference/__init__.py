@@ -1,1 +1,1 @@
-"""From a scan to nodules: the stages, the pipeline over them, and the command line."""
+"""The command lines, and the documented names of what other packages do."""

@@ -34,7 +34,7 @@ def _compare(options: argparse.Namespace) -> str:
     from ..followup.exam import Exam
     from ..followup.output import text_table, write_comparison
     from ..followup.source import about, interval_between, open_source, version_notes
-    from ..triage.patient import load_patient
+    from ..guidelines.patient import load_patient
 
     patient = load_patient(options.patient)
     writable_folder(options.output)
@@ -58,7 +58,7 @@ def _reports(sources: "Sequence[Source]", options: argparse.Namespace) -> "list[
     """The nodules of both scans; those without a report of an earlier run are searched now."""
     if all(source.report for source in sources):
         return [source.report for source in sources if source.report]
-    from .pipeline import InferencePipeline
+    from ..detection.pipeline import InferencePipeline
 
     pipeline = InferencePipeline(options.checkpoint, options.config, options.device)
     return [source.report or pipeline.predict(source.scan) for source in sources]

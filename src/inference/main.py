@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import BadConfig, PivotError, SomeScansFailed, command
 from ..logs import add_log_options, show_log
-from .progress import BatchResults, Listener, listening, told
+from ..runs.progress import BatchResults, Listener, listening, told
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
     from ..config import Config
-    from .batch import batch_inference
-    from .pipeline import InferencePipeline
+    from ..detection.pipeline import InferencePipeline
+    from ..runs.batch import batch_inference
 
 __all__ = ["InferencePipeline", "batch_inference", "cli", "main"]
 
@@ -34,11 +34,11 @@ INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     match name:
         case "InferencePipeline":
-            from .pipeline import InferencePipeline
+            from ..detection.pipeline import InferencePipeline
 
             return InferencePipeline
         case "batch_inference":
-            from .batch import batch_inference
+            from ..runs.batch import batch_inference
 
             return batch_inference
     raise AttributeError(name)
@@ -183,10 +183,10 @@ def _count(least: int) -> Callable[[str], int]:
 
 def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> tuple[list[str], dict[str, str]]:
     """What to tell at the end, and what failed."""
-    from ..triage.patient import load_patient
-    from .batch import batch_inference, infer_file, open_pipeline
-    from .read_ahead import read_timed
-    from .read_beside import read_beside
+    from ..guidelines.patient import load_patient
+    from ..runs.batch import batch_inference, infer_file, open_pipeline
+    from ..runs.read_ahead import read_timed
+    from ..runs.read_beside import read_beside
 
     config, patient = _config(options), load_patient(options.patient)
     shared: dict[str, Any] = {"resume": options.resume, "progress": tell}
@@ -208,7 +208,7 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
         return told(done, options.output), done["failed"]
     opened = cache(partial(open_pipeline, options.checkpoint, config, options.device, options.output))
     if options.demo:
-        from .demo import run_demo
+        from ..runs.demo import run_demo
 
         return _table(run_demo(opened(), options.output, tell)), {}
     if options.dicomweb or options.deidentify:
@@ -221,8 +221,8 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
 def _on_cluster(
     options: argparse.Namespace, config: "Config", shard: tuple[int, int], shared: dict[str, Any]
 ) -> "BatchResults":
-    from .distributed import connect, distributed_inference
-    from .sharding import scans_of
+    from ..runs.distributed import connect, distributed_inference
+    from ..runs.sharding import scans_of
 
     found = scans_of(options.input_dir, options.output, shard)
     connect(options.distributed)
@@ -241,7 +241,7 @@ def _scan(options: argparse.Namespace) -> Iterator[Path]:
     name = os.environ.get("PIVOT_DEIDENTIFY_KEY")
     key = load_key(Path(name) if name else None) if options.deidentify else None
     if options.dicomweb:
-        from ..dicom_io.web import pull_study
+        from ..pacs.web import pull_study
 
         login = os.environ.get("PIVOT_DICOMWEB_LOGIN")
         with TemporaryDirectory(prefix="pivot-") as folder:
@@ -253,7 +253,7 @@ def _scan(options: argparse.Namespace) -> Iterator[Path]:
 
 def _config(options: argparse.Namespace) -> "Config":
     from ..config import load_config
-    from .batch import with_options
+    from ..runs.batch import with_options
 
     config = load_config(options.config)
     if options.format and not config.output.save_detections:

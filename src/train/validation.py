@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from scipy.spatial.distance import cdist
 
+from ..detection.peak_detection import detect_peaks
+from ..detection.sliding_window import predict_windows
 from ..errors import BadScan
 from ..eval.froc import Sweep
 from ..eval.matching import match
 from ..eval.tables import Findings, Marks
-from ..inference.peak_detection import detect_peaks
-from ..inference.sliding_window import predict_windows
 from ..model.unet import HEATMAP
 from .crops import Crop
 from .insertion import insert, real_nodule

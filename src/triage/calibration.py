@@ -1,49 +1,130 @@
-"""Fitting the maps of `inference.triage_calibration` to scores and outcomes."""
+"""Calibrated malignancy scores, by a map that a file describes.
+
+The shipped `calibration/triage_calibration.json` is written by `python -m src.train.triage.fit`. Like the
+score it speaks of agreement with readers' ratings, not of pathology: the file's `label` says so.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import isotonic_regression, minimize_scalar
-from scipy.special import logit
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.special import expit, logit
 
-from ..inference.triage_calibration import EDGE, Isotonic, Mapping, Platt, Temperature
-from .model import Array
-from .statistics import Labels, fit_logistic, log_loss
+from ..errors import BadConfig, BadOutput
+from ..types import Detection
+from .model import Cutoffs, read_json
 
-__all__ = ["METHODS", "cross_calibrated", "fit_mapping"]
+__all__ = ["Calibration", "Isotonic", "Mapping", "Platt", "Temperature", "calibrate_scores", "load_calibration"]
 
-METHODS = ("temperature", "platt", "isotonic")
-
-
-def fit_mapping(method: str, scores: Array, labels: Labels) -> Mapping:
-    """The map of one of `METHODS` that makes scores (n,) in 0..1 fit the labels (n,) best."""
-    if method == "isotonic":
-        return _fit_isotonic(scores, labels)
-    if method == "temperature":
-        best = minimize_scalar(
-            lambda log_t: log_loss(labels, Temperature(temperature=np.exp(log_t)).apply(scores)),
-            bounds=(-3.0, 3.0),
-            method="bounded",
-        )
-        return Temperature(temperature=round(float(np.exp(best.x)), 6))
-    odds = logit(np.clip(scores, EDGE, 1 - EDGE))
-    slope, intercept = fit_logistic(np.stack([odds, np.ones_like(odds)], axis=1), labels)
-    return Platt(slope=round(float(slope), 6), intercept=round(float(intercept), 6))
+Array: TypeAlias = npt.NDArray[np.float64]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+EDGE = 1e-6  # scores are kept this far from 0 and 1 before their log-odds are taken
 
 
-def _fit_isotonic(scores: Array, labels: Labels) -> Isotonic:
-    """Pool adjacent violators; equal scores count as one point, and of each level only its ends are kept."""
-    points, index, weights = np.unique(scores, return_inverse=True, return_counts=True)
-    shares = np.bincount(index, labels.astype(np.float64)) / weights
-    values = isotonic_regression(shares, weights=weights).x.clip(0, 1)
-    ends = np.flatnonzero(np.diff(values, prepend=-1.0, append=2.0))
-    kept = np.union1d(ends[:-1], ends[1:] - 1)
-    return Isotonic(scores=tuple(points[kept].tolist()), values=tuple(values[kept].tolist()))
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def cross_calibrated(method: str, scores: Array, labels: Labels, folds: npt.NDArray[np.int64]) -> Array:
-    """Every score calibrated by the map that the other folds fit."""
-    result = np.empty_like(scores)
-    for fold in np.unique(folds):
-        here = folds == fold
-        result[here] = fit_mapping(method, scores[~here], labels[~here]).apply(scores[here])
-    return result
+class Platt(_Strict):
+    """Log-odds times `slope` plus `intercept` (Platt, Advances in Large Margin Classifiers 1999)."""
+
+    method: Literal["platt"] = "platt"
+    slope: Positive
+    intercept: float
+
+    def apply(self, scores: npt.ArrayLike) -> Array:
+        """Calibrated scores in 0..1."""
+        odds = logit(np.clip(np.asarray(scores, dtype=np.float64), EDGE, 1 - EDGE))
+        return np.asarray(expit(self.slope * odds + self.intercept))
+
+
+class Temperature(_Strict):
+    """Log-odds divided by `temperature` (Guo et al. ICML 2017)."""
+
+    method: Literal["temperature"] = "temperature"
+    temperature: Positive
+
+    def apply(self, scores: npt.ArrayLike) -> Array:
+        """Calibrated scores in 0..1."""
+        return Platt(slope=1 / self.temperature, intercept=0.0).apply(scores)
+
+
+class Isotonic(_Strict):
+    """A rising piecewise linear map through the points (`scores`, `values`) (Zadrozny and Elkan, KDD 2002)."""
+
+    method: Literal["isotonic"] = "isotonic"
+    scores: tuple[Probability, ...] = Field(min_length=1)
+    values: tuple[Probability, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Isotonic":
+        if len(self.scores) != len(self.values):
+            msg = f"{len(self.scores)} scores, but {len(self.values)} values: give one value a score"
+            raise ValueError(msg)
+        if np.any(np.diff(self.scores) <= 0) or np.any(np.diff(self.values) < 0):
+            msg = "scores must rise, and values must not fall"
+            raise ValueError(msg)
+        return self
+
+    def apply(self, scores: npt.ArrayLike) -> Array:
+        """Calibrated scores in 0..1."""
+        return np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.values)
+
+
+Mapping: TypeAlias = Platt | Temperature | Isotonic
+
+
+class Calibration(_Strict):
+    """What a calibration file holds."""
+
+    format: Literal["pivot-triage-calibration-1"] = "pivot-triage-calibration-1"
+    model: str  # the triage model whose scores it maps
+    label: str  # what the calibrated score is the probability of
+    mapping: Annotated[Mapping, Field(discriminator="method")]
+    cutoffs: Cutoffs  # on the calibrated scale
+    data: dict[str, Any]
+    results: dict[str, Any] = {}
+
+
+def calibrate_scores(detections: Sequence[Detection], calibration_file: str | Path) -> list[Detection]:
+    """The detections with calibrated `malignancy_score` (0 to 1) and the file's risk categories.
+
+    A null score stays null with its reason. The given detections are left as they are; their scores
+    must come straight from the triage model: a second calibration would distort them.
+
+    Raises:
+        BadConfig: the calibration file is missing, damaged or not monotone.
+        BadOutput: a detection has no triage, or a score outside 0..1.
+    """
+    calibration = load_calibration(calibration_file)
+    return [_calibrated(found, calibration) for found in detections]
+
+
+def load_calibration(path: str | Path) -> Calibration:
+    """The content of a calibration file.
+
+    Raises:
+        BadConfig: no such file, not JSON, or a key or value is wrong.
+    """
+    return read_json(Calibration, path, "triage calibration", BadConfig)
+
+
+def _calibrated(found: Detection, calibration: Calibration) -> Detection:
+    triage = found.get("triage")
+    if not isinstance(triage, dict) or "malignancy_score" not in triage:
+        msg = f"detection {found.get('id', '?')} has no triage.malignancy_score: give detections of PIVOT"
+        raise BadOutput(msg)
+    score = triage["malignancy_score"]
+    if score is None:
+        return {**found, "triage": {**triage}}
+    if not (isinstance(score, int | float) and math.isfinite(score) and 0 <= score <= 1):
+        msg = f"detection {found.get('id', '?')} has a malignancy score of {score!r}: it must lie in 0 to 1"
+        raise BadOutput(msg)
+    value = round(float(calibration.mapping.apply(score)), 4)
+    category = calibration.cutoffs.category(value)
+    return {**found, "triage": {**triage, "malignancy_score": value, "risk_category": category}}

@@ -128,7 +128,7 @@ def load_triage_model(path: str | Path) -> TriageModel:
 
 
 def read_json(kind: type[Model], path: str | Path, name: str, error: type[PivotError]) -> Model:
-    """The content of a JSON file that `python -m src.triage.fit` writes, called `name` in messages.
+    """The content of a JSON file that `python -m src.train.triage.fit` writes, called `name` in messages.
 
     Raises:
         PivotError: as `error`: no such file, not JSON, or a key or value is wrong.
@@ -136,7 +136,7 @@ def read_json(kind: type[Model], path: str | Path, name: str, error: type[PivotE
     try:
         return kind.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as problem:
-        msg = f"cannot read the {name} {path}: {problem.strerror}; `python -m src.triage.fit` writes one"
+        msg = f"cannot read the {name} {path}: {problem.strerror}; `python -m src.train.triage.fit` writes one"
     except ValidationError as problem:
         msg = f"{path} is not a {name}:\n" + "\n".join(f"  {line}" for line in explain(problem))
     except ValueError as problem:

@@ -9,8 +9,8 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from ..data.geometry import turn_box
-from ..inference.axes import axes_of
-from ..inference.segmentation import segment_nodule
+from ..measurement.axes import axes_of
+from ..measurement.segmentation import segment_nodule
 from ..types import Detection, NoduleMask
 from .slices import OUTLINE, Mark, Stage, around, cut, draw_section
 

@@ -11,7 +11,7 @@ from ..data.loader import read_scan
 from ..data.lung_finder import lung_surface
 from ..errors import BadOutput, BadScan
 from ..files import whole_file
-from ..inference.output_formatter import load_heatmap
+from ..results.output_formatter import load_heatmap
 from ..types import Affine, Scan, Volume
 from .report_blocks import RESEARCH_USE
 from .scene import Trace, heat_traces, letters, lung_trace, nodule_traces

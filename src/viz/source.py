@@ -9,8 +9,8 @@ import numpy as np
 from ..data.geometry import spacing_of, to_lps
 from ..data.pairing import is_same_grid
 from ..errors import BadOutput
-from ..inference.conclusion import NONE_FOUND
-from ..inference.output_formatter import as_detections, load_report
+from ..results.conclusion import NONE_FOUND
+from ..results.output_formatter import as_detections, load_report
 from ..types import Affine, Detection, NoduleMask, Shape3
 
 __all__ = ["DetectionSource", "Found", "check_pairing", "read_detections"]

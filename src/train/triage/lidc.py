@@ -19,9 +19,9 @@ from scipy.spatial.distance import pdist
 from skimage.draw import polygon
 from skimage.measure import find_contours
 
-from ..data.geometry import sphere_diameter
-from ..errors import BadScan
-from ..inference.axes import axes_of
+from ...data.geometry import sphere_diameter
+from ...errors import BadScan
+from ...measurement.axes import axes_of
 
 __all__ = ["Outline", "RatedNodule", "load_nodules"]
 

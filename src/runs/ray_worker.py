@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ..config import Config
+from ..detection.pipeline import InferencePipeline
 from ..errors import BadScan, PivotError
 from ..files import writable_folder
 from .batch import FATAL, Turns, infer_file
 from .outputs import is_complete
-from .pipeline import InferencePipeline
 from .progress import Event
 
 __all__ = ["Worker", "local_copy"]

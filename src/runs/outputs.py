@@ -18,8 +18,8 @@ from ..config import Config, DetectionsFormat, Formats, HeatmapFormat, Output, V
 from ..data.loader import scan_name
 from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_files
+from ..results.output_formatter import load_report, save_csv, save_heatmap, save_json
 from ..types import Results, Scan, Volume
-from .output_formatter import load_report, save_csv, save_heatmap, save_json
 
 __all__ = ["check_outputs", "check_scan", "is_complete", "load_writers", "output_names", "write_outputs"]
 
@@ -62,7 +62,8 @@ def check_outputs(config: Config) -> None:
 
 def load_writers(config: Config) -> None:
     """Import what measures nodules, writes the heatmap and draws the picture, beside other work."""
-    from . import nodule_properties, peak_detection  # noqa: F401
+    from ..detection import peak_detection  # noqa: F401
+    from ..measurement import nodule_properties  # noqa: F401
 
     if config.output.save_heatmap:
         import nibabel  # noqa: F401

@@ -7,12 +7,12 @@ import nibabel
 import numpy as np
 
 from ..data.phantom import PhantomNodule, chest_phantom
+from ..detection.pipeline import InferencePipeline
 from ..files import whole_file
+from ..results.output_formatter import load_report
 from ..types import Detection
 from .batch import infer_file
-from .output_formatter import load_report
 from .outputs import output_names
-from .pipeline import InferencePipeline
 from .progress import Listener
 
 __all__ = ["run_demo"]

@@ -9,8 +9,8 @@ import requests
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
+from ..dicom_io.deidentify import deidentify
 from ..errors import BadScan, PivotError
-from .deidentify import deidentify
 from .sending import open_web
 from .series_choice import Candidate, candidate, choose
 from .settings import SeriesRules

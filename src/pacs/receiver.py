@@ -14,9 +14,9 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
+from ..dicom_io.deidentify import deidentify
 from ..errors import BadOutput, BadScan
 from .audit import Audit, unforeseen
-from .deidentify import deidentify
 from .settings import Listen, server_tls
 from .spool import Spool
 

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from .model import Array
+from ...triage.model import Array
 
 __all__ = [
     "Labels",

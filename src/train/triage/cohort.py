@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from ...triage.model import Array, features
 from .lidc import RatedNodule
-from .model import Array, features
 from .statistics import Labels, fit_logistic, folds_by_group
 
 __all__ = ["FOLDS", "MANY", "SEED", "UNDECIDED", "Cohort"]

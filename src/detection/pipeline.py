@@ -19,28 +19,22 @@ import torch
 from .. import __version__
 from ..config import Config, load_config
 from ..data.checks import as_hounsfield, check_extent, check_shape, nearest_orthogonal
-from ..data.geometry import (
-    RAS_TO_LPS,
-    affine_from_spacing,
-    canonical,
-    map_points,
-    spacing_of,
-    to_lps,
-    turn_box,
-)
+from ..data.geometry import RAS_TO_LPS, affine_from_spacing, canonical, map_points, spacing_of, to_lps, turn_box
 from ..data.lungs import Lungs, Mask, search_region
 from ..data.pairing import check_spacing
 from ..data.preprocessing import preprocess
 from ..data.resample import Box, check_size, new_grid, to_grid
 from ..errors import BadConfig, BadScan, PivotError
+from ..guidelines.apply import SOURCES, apply_guidelines
+from ..guidelines.lung_rads import exam
+from ..guidelines.patient import Patient, load_patient
 from ..model.checkpoint import Checkpoint, load_model
 from ..model.device import pick_device, precision
 from ..model.engines import open_engine
 from ..model.unet import DIAMETER, HEATMAP, grid_of, strides_of
-from ..triage.guidelines import SOURCES, apply_guidelines
-from ..triage.lung_rads import exam
+from ..results.conclusion import conclude, warnings_of
+from ..results.output_formatter import save_csv, save_heatmap, save_json
 from ..triage.model import default_model, score
-from ..triage.patient import Patient, load_patient
 from ..types import (
     Affine,
     Detection,
@@ -58,15 +52,13 @@ from ..types import (
     Volume,
 )
 from .blending import BlendMethod
-from .conclusion import conclude, warnings_of
-from .output_formatter import save_csv, save_heatmap, save_json
 from .post_processing import filter_detections, filter_masses
 from .second_look import add_large, halve
 from .sliding_window import CONTEXT, Predictions, count_windows, plan_box, plan_tiles, predict_windows
 from .tta import IDENTITY, views
 
 if TYPE_CHECKING:
-    from .segmentation import Segmentation
+    from ..measurement.segmentation import Segmentation
 
 __all__ = ["InferencePipeline"]
 
@@ -371,7 +363,7 @@ class InferencePipeline:
         placed: bool,
     ) -> _Found:
         """The peaks beside the lungs as measured nodules and masses; all peaks where lung may be anywhere."""
-        from .nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
+        from ..measurement.nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
 
         array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
         to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)

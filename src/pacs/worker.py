@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from ..config import Config, load_config
 from ..data.loader import read_scan
+from ..detection.pipeline import InferencePipeline
+from ..dicom_io.context import check_series
 from ..errors import PivotError, is_out_of_resources
-from ..inference.outputs import check_outputs, write_outputs
-from ..inference.pipeline import InferencePipeline
-from .context import check_series
+from ..runs.outputs import check_outputs, write_outputs
 from .settings import Inference, ObjectKind, PacsConfig
 
 __all__ = ["Outcome", "open_model", "run_series"]

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from ..viz.slices import save_png
+from ...triage.model import Array, Cutoffs, TriageModel, features, score
+from ...viz.slices import save_png
 from .cohort import MANY, SEED, UNDECIDED, Cohort
 from .crops import MeasuredCrop
-from .model import Array, Cutoffs, TriageModel, features, score
 from .statistics import Labels, Paired, auc, bootstrap, calibration_error, fit_logistic, reliability
 
 __all__ = ["by_category", "compare_aucs", "less_calcification", "plot_reliability", "transfer"]

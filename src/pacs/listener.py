@@ -1,4 +1,4 @@
-"""The PACS service: `python -m src.dicom_io.listener --config configs/pacs.yaml`.
+"""The PACS service: `python -m src.pacs.listener --config configs/pacs.yaml`.
 
 It receives studies, runs the best chest CT series of each, and sends what it found back. It ends on SIGINT or
 SIGTERM, after the run at hand; what is left in the spool is done after the next start.
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..dicom_io.deidentify import load_key
 from ..errors import command
 from ..processes import stop_on_signal
 from .audit import Audit, unforeseen
-from .deidentify import load_key
 from .outbox import Outbox
 from .processing import Processor
 from .receiver import Receiver

@@ -1,0 +1,85 @@
+"""Candidates from a heatmap."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from ..types import FloatArray, Peak
+
+__all__ = ["detect_peaks"]
+
+NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
+
+
+def detect_peaks(
+    heatmap: npt.ArrayLike,
+    threshold: float = 0.5,
+    min_distance: float = 10.0,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    method: Literal["local_maxima", "nms"] = "local_maxima",
+) -> list[Peak]:
+    """Peaks of a (X, Y, Z) heatmap in 0..1 that reach `threshold`, strongest first.
+
+    No two lie nearer than `min_distance` millimetres. `local_maxima` takes voxels that no
+    neighbour exceeds (a plateau counts once); `nms` takes every voxel, strongest first, so that a
+    long ridge gives several peaks. Positions are refined below the voxel by a parabola through
+    the logarithm along each axis, which is exact for a Gaussian.
+    """
+    heat = np.asarray(heatmap, dtype=np.float32)
+    voxels = np.argwhere(heat >= max(threshold, float(np.finfo(np.float32).tiny)))
+    if method == "local_maxima":
+        voxels = _maxima(heat, voxels)
+    voxels = voxels[np.argsort(-heat[tuple(voxels.T)], kind="stable")]
+    kept = _thin(np.multiply(voxels, spacing, dtype=np.float64), min_distance)
+    return [_peak(heat, voxel, spacing) for voxel in voxels[kept]]
+
+
+def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Those of `voxels` that no neighbour exceeds; of a plateau the voxel nearest its middle."""
+    if not len(voxels):
+        return voxels
+    low, high = np.maximum(voxels.min(0) - 1, 0), voxels.max(0) + 2
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    chosen = np.zeros(heat[box].shape, dtype=bool)
+    chosen[tuple((voxels - low).T)] = True
+    chosen &= heat[box] == ndimage.maximum_filter(heat[box], footprint=NEIGHBOURS, mode="nearest")
+    labels, _ = ndimage.label(chosen, structure=NEIGHBOURS)
+    middles = []
+    for index, part in enumerate(ndimage.find_objects(labels), start=1):
+        members = np.argwhere(labels[part] == index) + [side.start for side in part]
+        middles.append(members[np.argmin(((members - members.mean(0)) ** 2).sum(1))])
+    return np.asarray(middles + low)
+
+
+def _thin(points: npt.NDArray[np.float64], distance: float) -> list[int]:
+    """Indices of the points, first come first kept, that lie at least `distance` from all kept before."""
+    if distance <= 0 or not len(points):
+        return list(range(len(points)))
+    tree, alive, kept = KDTree(points), np.ones(len(points), dtype=bool), []
+    reach = np.nextafter(distance, 0)  # "no nearer than": a point at exactly that distance stays
+    for i, point in enumerate(points):
+        if alive[i]:
+            kept.append(i)
+            alive[tree.query_ball_point(point, reach)] = False
+    return kept
+
+
+def _peak(heat: FloatArray, voxel: npt.NDArray[np.intp], spacing: Sequence[float]) -> Peak:
+    x, y, z = ((int(i) + _offset(heat, voxel, axis)) * float(spacing[axis]) for axis, i in enumerate(voxel))
+    i, j, k = (int(v) for v in voxel)
+    return Peak(coordinates=(x, y, z), coordinates_voxel=(i, j, k), confidence=min(1.0, float(heat[i, j, k])))
+
+
+def _offset(heat: FloatArray, voxel: npt.NDArray[np.intp], axis: int) -> float:
+    """How far the maximum lies from the voxel's centre along an axis, -0.5 to 0.5 voxels."""
+    if not 0 < voxel[axis] < heat.shape[axis] - 1:
+        return 0.0
+    step = np.zeros(3, dtype=int)
+    step[axis] = 1
+    before, here, after = (float(np.log(max(heat[tuple(voxel + d)], 1e-6))) for d in (-step, 0 * step, step))
+    curvature = before - 2 * here + after
+    return 0.0 if curvature >= 0 else float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5))

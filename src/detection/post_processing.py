@@ -1,0 +1,119 @@
+"""Which detections stay."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import PostProcessing
+from ..types import Detection, NoduleMask
+
+__all__ = ["filter_detections", "filter_masses", "non_maximum_suppression", "sphere_iou"]
+
+WITHIN = 0.5  # of the smaller of two bodies: with more of it in the larger, they are one
+
+
+def non_maximum_suppression(detections: Sequence[Detection], iou_threshold: float = 0.3) -> list[Detection]:
+    """The detections, strongest first, without those that overlap a stronger one by more than `iou_threshold`.
+
+    Overlap is the intersection over union (0..1) of the spheres given by `coordinates` and
+    `diameter_mm`; equal confidences keep their order.
+    """
+    ordered = sorted(detections, key=lambda detection: -detection["confidence"])
+    centres = np.array([detection["coordinates"] for detection in ordered]).reshape(-1, 3)
+    radii = np.array([detection["diameter_mm"] for detection in ordered]) / 2
+    kept: list[int] = []
+    for i in range(len(ordered)):
+        if not (sphere_iou(centres[i], radii[i], centres[kept], radii[kept]) > iou_threshold).any():
+            kept.append(i)
+    return [ordered[i] for i in kept]
+
+
+def sphere_iou(
+    centre: npt.NDArray[np.float64],
+    radius: float,
+    centres: npt.NDArray[np.float64],
+    radii: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Intersection over union (0..1) of a sphere with n others; centres (n, 3) and radii (n,) in mm.
+
+    The volume of the common lens: Weisstein, "Sphere-Sphere Intersection", MathWorld, equation 16.
+    """
+    distance = np.linalg.norm(centres - centre, axis=1)
+    small = np.minimum(radius, radii)
+    apart, inside = distance >= radius + radii, distance <= np.abs(radius - radii)
+    d = np.where(apart | inside, 1.0, distance)
+    lens = np.pi * (radius + radii - d) ** 2 / (12 * d)
+    lens *= d**2 + 2 * d * (radius + radii) - 3 * (radius - radii) ** 2
+    common = np.where(apart, 0.0, np.where(inside, 4 / 3 * np.pi * small**3, lens))
+    union = 4 / 3 * np.pi * (radius**3 + radii**3) - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def filter_detections(
+    detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
+) -> list[Detection]:
+    """Those within the configured diameters and confidence, strongest first, each body once where NMS is enabled.
+
+    A body's weaker marks are left out even where its strongest is then too large. `masks` are the detections'.
+    """
+    return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] <= rules.size_filter.max_diameter]
+
+
+def filter_masses(
+    detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
+) -> list[Detection]:
+    """Those above the configured diameters, and otherwise as `filter_detections` keeps them."""
+    return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] > rules.size_filter.max_diameter]
+
+
+def _bodies(
+    detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None
+) -> list[Detection]:
+    """The detections that are sure and large enough, without those of a body that a stronger one shows."""
+    pairs = zip(detections, masks or [None] * len(detections), strict=True)
+    fit = [
+        (one, mask)
+        for one, mask in pairs
+        if one["diameter_mm"] >= rules.size_filter.min_diameter
+        and one["confidence"] >= rules.confidence_filter.min_confidence
+    ]
+    if not rules.nms.enabled:
+        return [one for one, _ in fit]
+    kept: list[tuple[Detection, NoduleMask | None]] = []
+    for weaker in sorted(fit, key=lambda pair: -pair[0]["confidence"]):
+        if not any(_is_same_body(stronger, weaker, rules.nms.iou_threshold) for stronger in kept):
+            kept.append(weaker)
+    return [one for one, _ in kept]
+
+
+def _is_same_body(
+    one: tuple[Detection, NoduleMask | None], other: tuple[Detection, NoduleMask | None], iou_threshold: float
+) -> bool:
+    """Whether two overlap by more than the threshold, or half of the smaller lies in the larger.
+
+    Their masks decide; where either has none, the spheres of their diameters do.
+    """
+    (first, mask), (second, other_mask) = one, other
+    if mask is not None and other_mask is not None:
+        sizes = [float(np.count_nonzero(each.voxels)) for each in (mask, other_mask)]
+        common = float(_common_voxels(mask, other_mask))
+    else:
+        sizes = [np.pi / 6 * each["diameter_mm"] ** 3 for each in (first, second)]
+        centre, point = np.array(first["coordinates"]), np.array([second["coordinates"]])
+        (iou,) = sphere_iou(centre, first["diameter_mm"] / 2, point, np.array([second["diameter_mm"] / 2]))
+        common = float(iou * sum(sizes) / (1 + iou))
+    return common > iou_threshold * (sum(sizes) - common) or common > WITHIN * min(sizes)
+
+
+def _common_voxels(one: NoduleMask, other: NoduleMask) -> int:
+    """The number of voxels that two masks of one grid share."""
+    low = np.maximum(one.origin, other.origin)
+    high = np.minimum(np.add(one.origin, one.voxels.shape), np.add(other.origin, other.voxels.shape))
+    if (high <= low).any():
+        return 0
+    parts = (
+        each.voxels[tuple(slice(a, b) for a, b in zip(low - each.origin, high - each.origin, strict=True))]
+        for each in (one, other)
+    )
+    return int(np.count_nonzero(np.logical_and(*parts)))

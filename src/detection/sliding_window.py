@@ -1,0 +1,305 @@
+"""A network moved over a volume that is larger than one patch."""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import BadConfig
+from ..model.device import pick_device, precision
+from ..model.unet import strides_of
+from ..types import FloatArray, Shape3
+from .blending import BlendMethod, blend_weights
+from .tta import IDENTITY, Box, View, ViewedNetwork
+
+__all__ = [
+    "CONTEXT",
+    "Box",
+    "Predictions",
+    "count_windows",
+    "plan_box",
+    "plan_tiles",
+    "plan_windows",
+    "predict_windows",
+    "sliding_window_inference",
+]
+
+log = logging.getLogger("pivot")
+Progress = Callable[[int, int], None]
+Region = npt.NDArray[np.bool_]
+CONTEXT = 8  # voxels that the network sees around the region at least, which itself reaches beyond the lungs
+MOST_WINDOWS = 100_000  # of a scan; the default takes some hundreds
+LARGEST = 24e6  # voxels of a tile, about 1 GB of the network's memory
+NORMALISED = 20.0  # what no preprocessed scan exceeds: min-max gives 0 to 1, z-scores of a CT stay below 10
+LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that windows left out may hold
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`maps` of shape (C, X/s, Y/s, Z/s) float32, and how they came about."""
+
+    maps: FloatArray
+    windows: int
+    retried: int  # batches repeated in float32 because half precision overflowed
+
+
+def sliding_window_inference(
+    model: torch.nn.Module,
+    scan: npt.ArrayLike,
+    patch_size: Sequence[int] = (128, 128, 128),
+    stride: Sequence[int] = (64, 64, 64),
+    batch_size: int = 4,
+    device: str = "auto",
+    blending: BlendMethod = "gaussian",
+    sigma: float = 0.125,
+) -> FloatArray:
+    """The model's maps over a whole scan: (C, X/s, Y/s, Z/s) float32, s being the model's output stride.
+
+    Args:
+        model: takes (N, 1, X, Y, Z) float32 and gives (N, C, X/s, Y/s, Z/s). Its attributes
+            `output_stride` (s) and `multiple` (what X, Y and Z must be divisible by) default to 1, and
+            `output_offset` (o, where answer j lies on voxel s * j + o) to 0.
+        scan: (X, Y, Z), preprocessed as the model expects.
+        patch_size: voxels along x, y, z; a smaller volume gets smaller patches.
+        stride: voxels between neighbouring patches, at most the patch size.
+        batch_size: patches for each pass of the network.
+        device: `auto`, `cuda`, `cuda:1`, `mps` or `cpu`.
+        blending: weights of overlapping patches, see `blend_weights`.
+        sigma: for gaussian blending, as a share of the patch size.
+
+    Raises:
+        BadConfig: the patch size or stride does not suit the model.
+        BadCheckpoint: the model gives NaN or infinity even in float32.
+    """
+    where, volume = pick_device(device), np.asarray(scan, dtype=np.float32)
+    if volume.size and np.abs(volume).max() > NORMALISED:
+        _warn_of_raw_values()
+    return predict_windows(
+        model.to(where).eval(),
+        volume,
+        _shape(patch_size),
+        _shape(stride),
+        batch_size=batch_size,
+        device=where,
+        blending=blending,
+        sigma=sigma,
+    ).maps
+
+
+def predict_windows(  # noqa: PLR0913 - by name
+    model: torch.nn.Module,
+    volume: FloatArray,
+    patch_size: Shape3,
+    stride: Shape3,
+    *,
+    batch_size: int,
+    device: torch.device,
+    blending: BlendMethod = "gaussian",
+    sigma: float = 0.125,
+    views: Sequence[View] = (IDENTITY,),
+    mixed_precision: bool = False,
+    clear_cache: bool = False,
+    progress: Progress | None = None,
+    region: Region | None = None,
+) -> Predictions:
+    """`sliding_window_inference` with every option and its statistics; `model` is on `device`, in eval mode.
+
+    With a `region`, a mask on the answer's grid, windows that matter nowhere in it are not run, and the
+    first channel is zero outside.
+    """
+    scale, multiple = strides_of(model)
+    patch = _fit_patch(volume.shape, patch_size, multiple)
+    _check(patch_size, stride, multiple)
+    blend = blend_weights(_divide(patch, scale), blending, sigma)
+    # Windows start at multiples of `multiple` where the strides allow it: a voxel then has the same place in the
+    # network's strides whichever window shows it, and gets almost the same answer.
+    lattice = math.lcm(scale, math.gcd(multiple, *stride))
+    # The volume goes to the device once and the maps come back once: windows are cut and blended there.
+    padded, weights = _pad(volume, patch, lattice), torch.from_numpy(blend).to(device)
+    windows = plan_windows(padded.shape, patch, stride, lattice)
+    if region is not None:
+        windows = _needed(windows, blend, region, scale)
+    network = ViewedNetwork(model, device, precision(device, mixed=mixed_precision), views)
+    total: Tensor | None = None
+    norm = torch.zeros(_divide(padded.shape, scale), device=device)
+    padded = network.widened(padded).to(device)
+    for first in range(0, len(windows), batch_size):
+        batch = windows[first : first + batch_size]
+        outputs = network(torch.stack([padded[network.wider(window)][None] for window in batch]))
+        if total is None:
+            total = torch.zeros((outputs.shape[1], *norm.shape), device=device)
+        for window, output in zip(batch, outputs, strict=True):
+            target = _coarser(window, scale)
+            total[(slice(None), *target)] += output * weights
+            norm[target] += weights
+        if clear_cache and device.type == "cuda":
+            torch.cuda.empty_cache()
+        if progress is not None:
+            progress(first + len(batch), len(windows))
+    assert total is not None  # noqa: S101 - a volume has at least one window
+    x, y, z = (math.ceil(size / scale) for size in volume.shape)
+    maps = total.div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny)).cpu().numpy()[:, :x, :y, :z]
+    if region is not None:
+        maps[0] *= region
+    return Predictions(maps, len(windows), network.retried)
+
+
+def count_windows(model: torch.nn.Module, shape: Shape3, patch_size: Shape3, stride: Shape3) -> int:
+    """The number of windows that `predict_windows` runs over a volume of `shape` without a region."""
+    scale, multiple = strides_of(model)
+    patch = _fit_patch(shape, patch_size, multiple)
+    lattice = math.lcm(scale, math.gcd(multiple, *stride))
+    return len(plan_windows(_padded(shape, patch, lattice), patch, stride, lattice))
+
+
+def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1) -> list[Box]:
+    """Windows of size `patch` that cover `shape`, evenly spread, no further apart than `stride`.
+
+    They start at multiples of `multiple`; the last ends at the volume's last voxel.
+
+    Raises:
+        BadConfig: there are more of them than anybody could wait for.
+    """
+    spans = []
+    for size, window, step in zip(shape, patch, stride, strict=True):
+        # Counted in units of `multiple`: rounding down then never opens a gap wider than the stride.
+        room, unit = (size - window) // multiple, max(1, step // multiple)
+        count = math.ceil(room / unit) + 1
+        starts = [room * i // max(1, count - 1) * multiple for i in range(count)]
+        spans.append([slice(start, start + window) for start in starts])
+    if (count := math.prod(map(len, spans))) > MOST_WINDOWS:
+        msg = f"stride {list(stride)} means {count} windows on this scan, more than {MOST_WINDOWS}: make it larger"
+        raise BadConfig(msg)
+    return list(product(*spans))
+
+
+@functools.cache
+def _warn_of_raw_values() -> None:
+    """Once a process: the network answers whatever it is given, but not with nodules."""
+    log.warning(
+        "sliding_window_inference was given values beyond +-%g, such as HU: preprocess the scan first", NORMALISED
+    )
+
+
+def plan_box(
+    region: Region, shape: Shape3, patch: Shape3, stride: Shape3, *, scale: int, multiple: int, context: int = CONTEXT
+) -> Box:
+    """The part of a volume of `shape` that has to be seen for the answer in `region`, in voxels.
+
+    It holds `context` voxels around the region, and on top of that as much as the fewest windows reach. It
+    starts at a multiple of `multiple`, so that the answer's grid is that of the whole volume.
+    """
+    spans = []
+    for (low, high), size, window, step in zip(
+        _needs(region, shape, scale, multiple, context), shape, patch, stride, strict=True
+    ):
+        length = max(0, math.ceil((high - low - window) / step)) * step + window
+        start = max(0, low - (low + length - high) // 2 // multiple * multiple)
+        spans.append(slice(start, min(size, start + length)))
+    return spans[0], spans[1], spans[2]
+
+
+def plan_tiles(
+    region: Region | None, shape: Shape3, overlap: int, *, scale: int, multiple: int, context: int = CONTEXT
+) -> tuple[Shape3, Shape3]:
+    """Patch and stride of the fewest tiles of at most `LARGEST` voxels for the region, which overlap by so much.
+
+    Without a region they are for the whole volume.
+    """
+    spans = [(0, size) for size in shape] if region is None else _needs(region, shape, scale, multiple, context)
+    need = [high - low for low, high in spans]
+    counts = [1, 1, 1]
+    while True:
+        tile = [
+            math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple
+            for length, count in zip(need, counts, strict=True)
+        ]
+        if math.prod(tile) <= LARGEST or max(tile) <= 2 * overlap:
+            stride = [size - overlap if count > 1 else size for size, count in zip(tile, counts, strict=True)]
+            return _shape(tile), _shape(stride)
+        counts[int(np.argmax(tile))] += 1
+
+
+def _needs(region: Region, shape: Shape3, scale: int, multiple: int, context: int) -> list[tuple[int, int]]:
+    """The first voxel that the region needs along each axis, a multiple of `multiple`, and the one behind its last."""
+    spans = []
+    for axis, size in enumerate(shape):
+        inside = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = int(inside[0]) * scale - context, (int(inside[-1]) + 1) * scale + context
+        spans.append((max(0, low) // multiple * multiple, min(size, high)))
+    return spans
+
+
+def _needed(windows: list[Box], weights: FloatArray, region: Region, scale: int) -> list[Box]:
+    """The windows without those that together hold at most `LOST_WEIGHT` of the weight of any voxel of the region."""
+    shape = [max(window[axis].stop for window in windows) // scale for axis in range(3)]
+    total = np.zeros(shape, np.float32)
+    for window in windows:
+        total[_coarser(window, scale)] += weights
+    inside = np.zeros(shape, bool)
+    inside[tuple(map(slice, region.shape))] = region
+    lost = np.where(inside, LOST_WEIGHT * total, np.inf)  # what may still be left out
+    shares = [float((weights / lost[_coarser(window, scale)]).max()) for window in windows]
+    kept = set(range(len(windows)))
+    for number in np.argsort(shares, kind="stable"):
+        target = _coarser(windows[number], scale)
+        if (weights <= lost[target]).all():
+            lost[target] -= weights
+            kept.remove(int(number))
+    return [windows[number] for number in sorted(kept)]
+
+
+def _coarser(window: Box, scale: int) -> Box:
+    """The window on a grid `scale` times as coarse."""
+    x, y, z = (slice(part.start // scale, part.stop // scale) for part in window)
+    return x, y, z
+
+
+def _check(patch_size: Shape3, stride: Shape3, multiple: int) -> None:
+    if any(size % multiple for size in patch_size):
+        msg = f"patch_size {list(patch_size)} does not suit this model: use multiples of {multiple}"
+        raise BadConfig(msg)
+    if any(step < 1 or step > size for step, size in zip(stride, patch_size, strict=True)):
+        msg = f"stride {list(stride)} must lie between 1 and the patch_size {list(patch_size)}"
+        raise BadConfig(msg)
+
+
+def _fit_patch(shape: Sequence[int], patch: Shape3, multiple: int) -> Shape3:
+    """The patch, no larger than the volume rounded up to what the model can take."""
+    x, y, z = (min(want, math.ceil(size / multiple) * multiple) for size, want in zip(shape, patch, strict=True))
+    return x, y, z
+
+
+def _pad(volume: FloatArray, patch: Shape3, lattice: int) -> Tensor:
+    """The volume, extended at its far ends with its own minimum (air) to hold whole windows on the lattice."""
+    padded = _padded(volume.shape, patch, lattice)
+    extra = [size - own for size, own in zip(padded, volume.shape, strict=True)]
+    tensor = torch.from_numpy(np.ascontiguousarray(volume))
+    if not any(extra):
+        return tensor
+    x, y, z = extra
+    return functional.pad(tensor, (0, z, 0, y, 0, x), value=float(volume.min()))
+
+
+def _padded(shape: Sequence[int], patch: Shape3, lattice: int) -> Shape3:
+    """The shape of a volume that holds whole windows on the lattice."""
+    x, y, z = (max(window, math.ceil(size / lattice) * lattice) for size, window in zip(shape, patch, strict=True))
+    return x, y, z
+
+
+def _divide(shape: Sequence[int], scale: int) -> Shape3:
+    x, y, z = (size // scale for size in shape)
+    return x, y, z
+
+
+def _shape(values: Sequence[int]) -> Shape3:
+    x, y, z = (int(value) for value in values)
+    return x, y, z

@@ -1,0 +1,1 @@
+"""What guidelines say of measured nodules."""

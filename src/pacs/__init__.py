@@ -1,0 +1,1 @@
+"""The DICOM node and DICOMweb: what talks to a hospital's archive."""

@@ -1,0 +1,174 @@
+"""Results as files: detections as JSON and CSV, heatmaps as NIfTI, and the way back.
+
+nibabel is imported where it is used: it takes a second.
+"""
+
+import csv
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BadOutput
+from ..files import whole_file
+from ..types import Detection, Report, Volume
+
+__all__ = [
+    "CSV_COLUMNS",
+    "as_detections",
+    "load_detections",
+    "load_heatmap",
+    "load_report",
+    "save_csv",
+    "save_heatmap",
+    "save_json",
+]
+
+CSV_COLUMNS = (
+    "scan_id",
+    "detection_id",
+    "coord_x",
+    "coord_y",
+    "coord_z",
+    "diameter_mm",
+    "confidence",
+    "malignancy_score",
+    "risk_category",
+)
+REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "masses", "summary")
+LATER_KEYS = {"masses"}  # which reports of earlier versions lack
+NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
+
+
+def save_json(report: Mapping[str, Any], path: str | Path) -> None:
+    """Write a report's `*_detections.json`; further keys, such as the heatmap, are left out."""
+    with whole_file(path) as partial:
+        text = json.dumps({key: report[key] for key in REPORT_KEYS if key in report}, indent=2, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def save_csv(report: Mapping[str, Any], path: str | Path) -> None:
+    """Write a report's `*_detections.csv`: a row a nodule, coordinates in millimetres as in the JSON."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        writer.writerows(_row(report["scan_id"], detection) for detection in report["detections"])
+
+
+def _row(scan_id: str, detection: Detection) -> list[object]:
+    triage = detection["triage"]
+    return [
+        scan_id,
+        detection["id"],
+        *detection["coordinates"],
+        detection["diameter_mm"],
+        detection["confidence"],
+        triage["malignancy_score"],  # an empty field when there is no score
+        triage["risk_category"],
+    ]
+
+
+def save_heatmap(heatmap: npt.NDArray[Any], path: str | Path) -> None:
+    """Write a (X, Y, Z) heatmap in 0..1 to NIfTI, in steps of 1/255 and placed by its `affine`, or to `.npy`."""
+    with whole_file(path) as partial:
+        if Path(path).suffix == ".npy":
+            np.save(partial, np.asarray(heatmap))
+            return
+        import nibabel  # noqa: PLC0415
+
+        image = nibabel.Nifti1Image(_in_steps(np.asarray(heatmap)), getattr(heatmap, "affine", None))
+        image.header.set_slope_inter(1 / 255, 0)
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, partial)
+
+
+def _in_steps(heatmap: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """0..1 as 0..255, slice by slice: no copy of the whole heatmap is made on the way."""
+    steps = np.empty(heatmap.shape, np.uint8, order="F")
+    for z in range(heatmap.shape[2]):
+        steps[..., z] = np.rint(heatmap[..., z] * 255)
+    return steps
+
+
+def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:
+    """The (X, Y, Z) heatmap in a file that `save_heatmap` wrote: a `Volume`, or a plain array of a `.npy`.
+
+    Raises:
+        BadOutput: no such file, or no volume.
+    """
+    import nibabel  # noqa: PLC0415
+    from nibabel.filebasedimages import ImageFileError  # noqa: PLC0415
+
+    try:
+        if Path(path).suffix == ".npy":
+            heatmap: npt.NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32)
+        else:
+            image: Any = nibabel.load(path)
+            heatmap = Volume(image.get_fdata(dtype=np.float32), image.affine)
+    except OSError as error:
+        msg = f"cannot read the heatmap {path}: {error.strerror or 'it is damaged or cut short'}"
+        raise BadOutput(msg) from None
+    except (ValueError, EOFError, zlib.error, ImageFileError) as error:
+        msg = f"{path} is no heatmap that PIVOT wrote ({error})"
+        raise BadOutput(msg) from None
+    if heatmap.ndim != 3:
+        msg = f"{path} holds an array of shape {heatmap.shape}, not a heatmap (X, Y, Z)"
+        raise BadOutput(msg)
+    return heatmap
+
+
+def load_report(path: str | Path) -> Report:
+    """The content of a `*_detections.json`.
+
+    Raises:
+        BadOutput: no such file, or not written by PIVOT.
+    """
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"cannot read the detections {path}: {error.strerror}"
+        raise BadOutput(msg) from None
+    except ValueError as error:
+        msg = f"{path} is not JSON ({error})"
+        raise BadOutput(msg) from None
+    missing = [key for key in REPORT_KEYS if not isinstance(report, dict) or key not in {*report, *LATER_KEYS}]
+    if missing:
+        msg = f"{path} is not a detections file of PIVOT: it lacks {', '.join(missing)}"
+        raise BadOutput(msg)
+    if not isinstance(report["metadata"], dict):
+        msg = f"{path} is not a detections file of PIVOT: its metadata is no mapping"
+        raise BadOutput(msg)
+    as_detections(report["detections"], str(path))
+    report["masses"] = as_detections(report.get("masses") or [], str(path))
+    result: Report = report
+    return result
+
+
+def load_detections(path: str | Path) -> list[Detection]:
+    """The nodules in a `*_detections.json`, strongest first as they were written.
+
+    Raises:
+        BadOutput: no such file, or not written by PIVOT.
+    """
+    return load_report(path)["detections"]
+
+
+def as_detections(listed: object, where: str) -> list[Detection]:
+    """A list of detections, after a look at what it holds.
+
+    Raises:
+        BadOutput: something else; the message begins with `where`.
+    """
+    if not isinstance(listed, Iterable) or isinstance(listed, str | Mapping):
+        msg = f"{where} holds no list `detections`: give PIVOT's detections JSON, or a list of detections"
+        raise BadOutput(msg)
+    detections: list[Detection] = list(listed)
+    for position, detection in enumerate(detections):
+        if not isinstance(detection, Mapping) or not set(NEEDED) <= set(detection):
+            msg = f"{where}: detections[{position}] lacks {', '.join(NEEDED[:-1])} or {NEEDED[-1]}; it is not PIVOT's"
+            raise BadOutput(msg)
+    return detections

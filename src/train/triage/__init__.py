@@ -1,0 +1,1 @@
+"""Fitting the triage score and its calibration to readers' ratings."""

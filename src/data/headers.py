@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     CTImageStorage,
@@ -20,6 +19,7 @@ from pydicom.uid import (
 
 from ..errors import BadScan
 from .attributes import words
+from .part10 import read_dicom
 
 __all__ = ["Header", "is_ct_image", "is_dicom", "open_dicom", "read_header"]
 
@@ -91,9 +91,9 @@ def is_dicom(path: Path) -> bool:
     return start[128:] == b"DICM" or (_may_be_bare(start) and _sop_class(path).startswith(STORAGE))
 
 
-def open_dicom(path: Path, **options: Any) -> Dataset:  # noqa: ANN401 - those of `dcmread`
+def open_dicom(path: Path, **options: Any) -> Dataset:  # noqa: ANN401 - those of `read_dicom`
     """The data set of a DICOM file, with or without a preamble; its transfer syntax is in `file_meta`."""
-    dataset = pydicom.dcmread(path, force=True, **options)
+    dataset = read_dicom(path, force=True, **options)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -117,7 +117,8 @@ def read_header(path: Path) -> Header | None:
             PROJECTION_NAME.search(str(data.get("SeriesDescription") or "").replace("_", " "))
         )
     except Exception as error:
-        msg = f"{path.name} is a damaged DICOM file: copy it again or take it out of the folder"
+        why = f" ({error})" if isinstance(error, BadScan) else ""
+        msg = f"{path.name} is a damaged DICOM file{why}: copy it again or take it out of the folder"
         raise BadScan(msg) from error
     for name in ("PatientID", "SeriesDescription"):
         data.pop(name, None)
@@ -136,7 +137,7 @@ def _may_be_bare(start: bytes) -> bool:
 
 def _sop_class(path: Path) -> str:
     try:
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+        header = read_dicom(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         return str(header.get("SOPClassUID") or "")
     except Exception:  # noqa: BLE001 - whatever is thrown at what is no DICOM
         return ""

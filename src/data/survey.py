@@ -97,13 +97,23 @@ def _is_data(entry: Path, entries: list[Path]) -> bool:
 def _is_one_study(folder: Path) -> bool:
     """Whether a folder holds DICOM of one study in the folders below it, and no other scans."""
     from .dicom import files_in  # noqa: PLC0415 - as above
-    from .headers import is_dicom, open_dicom  # noqa: PLC0415
+    from .headers import is_dicom  # noqa: PLC0415
 
     studies: dict[Path, str] = {}
     for file in files_in(folder):
         if suffix_of(file) in SUFFIXES:
             return False
         if file.parent not in studies and is_dicom(file):
-            header = open_dicom(file, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-            studies[file.parent] = str(header.get("StudyInstanceUID") or file.parent)
+            studies[file.parent] = _study(file) or str(file.parent)
     return len(set(studies.values())) == 1
+
+
+def _study(file: Path) -> str:
+    """StudyInstanceUID; empty where none is stated, or the file is damaged, which reading will tell."""
+    from .headers import open_dicom  # noqa: PLC0415 - as above
+
+    try:
+        header = open_dicom(file, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        return str(header.get("StudyInstanceUID") or "")
+    except Exception:  # noqa: BLE001 - pydicom raises anything on what is damaged
+        return ""

@@ -14,9 +14,9 @@ from isal import isal_zlib
 from ..errors import BadScan
 from ..types import Affine, Shape3
 
-__all__ = ["GZIP", "Encoding", "Part", "Stated", "Stream", "voxels_of"]
+__all__ = ["CHUNK", "GZIP", "REMEDY", "Encoding", "Part", "Stated", "Stream", "voxels_of"]
 
-Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
+Encoding = Literal["raw", "gzip", "zlib", "deflate", "bzip2"]
 
 GZIP = b"\x1f\x8b"
 CHUNK = 2**18  # bytes decoded at once
@@ -25,6 +25,7 @@ REMEDY = "copy it again, or save it anew"
 DECODERS: dict[Encoding, Callable[[], Any]] = {
     "gzip": lambda: isal_zlib.decompressobj(wbits=31),
     "zlib": lambda: isal_zlib.decompressobj(wbits=15),
+    "deflate": lambda: isal_zlib.decompressobj(wbits=-15),
     "bzip2": bz2.BZ2Decompressor,
 }
 
@@ -209,12 +210,12 @@ class Stream:
             data = getattr(decoder, "unconsumed_tail", b"")
 
     def _behind(self, encoding: Encoding, data: bytes) -> bytes:
-        """What begins another stream, which gzip and bzip2 allow; gzip also allows zeros at the end."""
-        padding = b"\0" if encoding == "gzip" else b""
+        """What begins another stream, which gzip and bzip2 allow; zeros at the end may fill a block."""
+        padding = b"\0" if encoding in ("gzip", "deflate") else b""
         data = data.lstrip(padding)
         while not data and (more := self.file.read(CHUNK)):
             data = more.lstrip(padding)
-        if data and encoding == "zlib":
-            msg = f"holds more than its zlib data: {REMEDY}"
+        if data and encoding in ("zlib", "deflate"):
+            msg = f"holds more than its {encoding} data: {REMEDY}"
             raise BadScan(msg)
         return data

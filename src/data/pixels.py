@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, JPEGExtended12Bit
 
 from ..errors import BadScan
 from .checks import AIR, padding_note
+from .codestream import FrameSize, frame_size
 from .headers import open_dicom
 from .slices import Slice
 
@@ -20,6 +22,15 @@ __all__ = ["Repairs", "read_pixels"]
 HIGHEST = 31743  # HU, of 16 stored bits without a sign and the usual intercept of -1024, less one for the sign
 LARGE = 2**15  # slopes and intercepts from here on could overflow whole numbers
 AIR_LIKE = -900  # HU; padding above it could be lung or tissue, and is none
+DECODING = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+)
 
 Voxels = npt.NDArray[Any]
 
@@ -74,7 +85,9 @@ def _stored(dataset: Dataset, one: Slice, where: str) -> Voxels:
         msg = f"{where} has BitsAllocated {dataset.BitsAllocated}, which {syntax.name} has not: export the series again"
         raise BadScan(msg)
     try:
-        stored: Voxels = pixel_array(dataset, index=one.frame, correct_unused_bits=False)
+        stored = _decoded(dataset, one, syntax, where)
+    except BadScan:
+        raise
     except Exception as error:
         wanted = "convert the series to Explicit VR Little Endian, for example with gdcmconv --raw"
         if isinstance(error, NotImplementedError) or syntax == JPEGExtended12Bit or "plugin" in str(error):
@@ -86,6 +99,42 @@ def _stored(dataset: Dataset, one: Slice, where: str) -> Voxels:
         msg = f"{where} holds {stored.shape[::-1]} pixels, not {one.size} (Columns, Rows): export the series again"
         raise BadScan(msg)
     return stored
+
+
+def _decoded(dataset: Dataset, one: Slice, syntax: UID, where: str) -> Voxels:
+    """The pixels of a compressed slice, whose size must be that of the header: else memory is set aside for another."""
+    frame = _frame(dataset, one)
+    size = FrameSize(*one.size, samples=1, bits=int(dataset.BitsAllocated))
+    said = frame_size(frame, syntax, size)
+    if said and (said[:3] != size[:3] or said.bits > size.bits):
+        words = "{0} x {1} pixels of {2} x {3} bits"
+        msg = (
+            f"{where} has {words.format(*said)} in its {syntax.name} data, but {words.format(*size)} by its header "
+            "(Columns, Rows, SamplesPerPixel, BitsAllocated): one of them is wrong, export the series again"
+        )
+        raise BadScan(msg)
+    decoded: Voxels = pixel_array(_alone(dataset, frame), correct_unused_bits=False)
+    return decoded
+
+
+def _frame(dataset: Dataset, one: Slice) -> bytes:
+    """The compressed bytes of a slice."""
+    tables = [dataset.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    offsets = (tables[0], tables[1]) if tables[0] and tables[1] and len(tables[0]) == len(tables[1]) else None
+    count = int(dataset.get("NumberOfFrames") or 1)
+    return get_frame(dataset.PixelData, one.frame, extended_offsets=offsets, number_of_frames=count)
+
+
+def _alone(dataset: Dataset, frame: bytes) -> Dataset:
+    """A frame with the attributes that its decoder needs, and no others."""
+    alone = Dataset()
+    alone.file_meta = dataset.file_meta
+    for name in DECODING:
+        if name in dataset:
+            alone[name] = dataset[name]
+    alone.PixelData = encapsulate([frame])
+    alone["PixelData"].VR = "OB"
+    return alone
 
 
 def _native(dataset: Dataset, one: Slice, shape: tuple[int, int], where: str, order: str) -> Voxels:

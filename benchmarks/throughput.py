@@ -83,7 +83,7 @@ def _print_network(folder: Path) -> None:
         with torch.inference_mode(), autocast(pipeline.device, precision(pipeline.device, mixed=True)):
             start = time.perf_counter()
             for _ in range(windows):
-                pipeline.model(patch)
+                pipeline.network.model(patch)
             network = time.perf_counter() - start
         stages = {stage: f"{taken / seconds:.0%}" for stage, taken in metadata["timings_seconds"].items()}
         print(f"{scan.name}: {seconds:.2f} s, {seconds / network:.2f} times its network; {windows} windows; {stages}")

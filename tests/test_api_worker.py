@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from src.api import jobs, worker
 from src.api.worker import Worker
-from src.detection import pipeline
+from src.detection import network, pipeline
 from src.model.checkpoint import Checkpoint, load_model
 from src.types import Preprocessed
 
@@ -36,14 +36,14 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Hook:
     """Have something happen in the middle of an inference, after which the worker had time to notice."""
 
     def hook(happen: Callable[[], object]) -> None:
-        original = pipeline.InferencePipeline._preprocess  # noqa: SLF001
+        original = network.Network.preprocess
 
-        def preprocess(self: pipeline.InferencePipeline, *arguments: Any) -> Preprocessed:  # noqa: ANN401
+        def preprocess(self: network.Network, *arguments: Any) -> Preprocessed:  # noqa: ANN401
             happen()
             time.sleep(0.2)
             return original(self, *arguments)
 
-        monkeypatch.setattr(pipeline.InferencePipeline, "_preprocess", preprocess)
+        monkeypatch.setattr(network.Network, "preprocess", preprocess)
 
     return hook
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from src.config import Config
-from src.detection import pipeline
+from src.detection import network
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
 from src.inference.main import main
 from src.runs import batch, outputs
@@ -108,7 +108,7 @@ def test_a_failure_in_inference_or_writing_costs_one_scan(
     kind: str,
     message: str,
 ) -> None:
-    module = pipeline if where == "predict_windows" else batch
+    module = network if where == "predict_windows" else batch
     original, left = getattr(module, where), [error]
 
     def fail_once(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401

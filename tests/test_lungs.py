@@ -286,7 +286,7 @@ class TestThePipeline:
                 maps[(0, *index)] = 0.9
             return Predictions(maps, 1, 0)
 
-        monkeypatch.setattr(ready, "_infer", marks)
+        monkeypatch.setattr(ready.network, "maps", marks)
         return ready
 
     def test_marks_away_from_the_lungs_are_counted_but_not_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +383,7 @@ def test_the_heatmap_lies_where_the_network_marked(monkeypatch: pytest.MonkeyPat
         maps[0] = 0.9 * np.exp(-((places - world) ** 2).sum(axis=-1) / (2 * 4.0**2))
         return Predictions(maps, 1, 0)
 
-    monkeypatch.setattr(ready, "_infer", bump)
+    monkeypatch.setattr(ready.network, "maps", bump)
     results = ready.predict(scan)
     heat = np.asarray(results["heatmap"], dtype=np.float64)
     heat[heat < 0.1] = 0

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from src.data.loader import read_scan
-from src.detection import pipeline
+from src.detection import network, pipeline
 from src.inference import main as command_line
 from src.inference.main import main
 from src.logs import add_log_options, show_log
@@ -151,7 +151,7 @@ def test_an_interruption_is_no_error(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "predict_windows", interrupt)
+    monkeypatch.setattr(network, "predict_windows", interrupt)
     assert main(command) == 130
     assert capsys.readouterr().err.startswith("interrupted; with --resume")
     assert not list((tmp_path / "results").iterdir())

@@ -85,7 +85,7 @@ def test_what_overflows_in_half_precision_is_repeated_and_counted(
     config = {"inference": {"patch_size": [48, 48, 48], "batch_size": 3}}
     ready = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), config)
     expected = ready.predict(block()[0])
-    ready.model = Overflowing(ready.model)
+    ready.network.model = Overflowing(ready.network.model)
     monkeypatch.setattr(sliding_window, "precision", lambda *_, **__: torch.float16)
     results = ready.predict(block()[0])
     assert results["metadata"]["windows"] == 9
@@ -216,7 +216,7 @@ def test_a_model_that_was_trained_on_other_intensities_is_given_those(tmp_path: 
     zscore = tiny_checkpoint(tmp_path / "z.pth", preprocessing={"normalization_method": "zscore", "spacing": (2, 2, 2)})
     ready = InferencePipeline(zscore, {"input": {"normalization_method": "zscore", "spacing": [2, 2, 2]}})
     seen: list[torch.Tensor] = []
-    ready.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ready.network.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     ready.predict(block()[0])
     assert seen[0].shape[2:] == (32, 32, 36)  # of 2 mm, and multiples of 4
     assert abs(float(seen[0].mean())) < 0.1
@@ -234,7 +234,7 @@ def test_a_pipeline_leaves_the_hosts_settings_alone(tmp_path: Path) -> None:
     seen: list[bool] = []
     before = torch.backends.cudnn.benchmark
     ready = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), {"inference": {"cudnn_benchmark": not before}})
-    ready.model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    ready.network.model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
     ready.predict(block()[0])
     assert set(seen) == {not before}
     assert torch.backends.cudnn.benchmark is before

@@ -18,7 +18,8 @@ from src.data.lung_finder import find_lungs
 from src.data.lungs import Lung, Lungs, search_region
 from src.data.preprocessing import preprocess
 from src.data.resample import new_grid, resample, to_grid
-from src.detection.sliding_window import LARGEST, LOST_WEIGHT, plan_box, plan_tiles, predict_windows
+from src.detection.sliding_window import predict_windows
+from src.detection.windows import LARGEST, LOST_WEIGHT, plan_box, plan_tiles
 from src.followup.registration import as_image
 from src.inference.main import InferencePipeline
 from src.types import Affine, Scan, Shape3, Vec3

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from src.data.preprocessing import preprocess
-from src.detection.pipeline import _Plan
+from src.detection.search_plan import SearchPlan
 from src.detection.second_look import LEAST, add_large, halve
 from src.detection.tta import Box
 from src.inference.main import InferencePipeline
@@ -71,12 +71,12 @@ def test_what_is_taken(first: tuple[float, float], second: tuple[float, float], 
 def test_a_part_of_the_scan_is_answered_as_the_whole(start: int) -> None:
     """Where a part begins does not move the answer on the network's lattice; 64 voxels on, its edge is out of view."""
     volume = preprocess(chest()[0], (1, 1, 1), (-1000, 400), "minmax").array[:192, :64, :64]
-    ready = InferencePipeline()
+    ready = InferencePipeline().network
 
     def look(seen: FloatArray, box: Box | None) -> FloatArray:
         """What the second look adds, which can hardly be told from the first look's answers."""
         halved, before = ready._halved(seen, box)  # noqa: SLF001
-        plan = _Plan(*ready._whole_tiles(halved.shape))  # noqa: SLF001
+        plan = SearchPlan(*ready._whole_tiles(halved.shape))  # noqa: SLF001
         heat = ready._look(ready.any_shape, halved, plan, "linear").maps[HEATMAP]  # noqa: SLF001
         x, y, z = (air // 2 for air in before)
         part: FloatArray = heat[x:, y:, z:]

@@ -18,8 +18,9 @@ from src.data.preprocessing import preprocess
 from src.detection import sliding_window
 from src.detection.blending import BlendMethod, blend_weights
 from src.detection.peak_detection import detect_peaks
-from src.detection.sliding_window import plan_windows, predict_windows, sliding_window_inference
+from src.detection.sliding_window import predict_windows, sliding_window_inference
 from src.detection.tta import IDENTITY, View, views
+from src.detection.windows import plan_windows
 from src.errors import BadCheckpoint, BadConfig
 from src.model.checkpoint import load_model
 from src.model.unet import grid_of

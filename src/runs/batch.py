@@ -223,8 +223,8 @@ class _Run:
             check_scan(read.scan, self.pipeline.config, path, self.folder)
             with self.turns.infer:
                 start = time.perf_counter()
-                results = self.pipeline.predict(
-                    read.scan, progress=partial(self._window, path), patient=self.patient, lungs=read.lungs
+                results = self.pipeline.predict_read(
+                    read.scan, read.lungs, partial(self._window, path), self.patient or Patient()
                 )
                 seconds = time.perf_counter() - start
             results["metadata"]["input_sha256"] = read.sha256

@@ -138,7 +138,7 @@ def read_json(kind: type[Model], path: str | Path, name: str, error: type[PivotE
     except OSError as problem:
         msg = f"cannot read the {name} {path}: {problem.strerror}; `python -m src.train.triage.fit` writes one"
     except ValidationError as problem:
-        msg = f"{path} is not a {name}:\n" + "\n".join(f"  {line}" for line in explain(problem))
+        msg = f"{path} is not a {name}:\n" + "\n".join(f"  {line}" for line in explain(problem, kind))
     except ValueError as problem:
         msg = f"the {name} {path} is not JSON ({problem})"
     raise error(msg)

@@ -1,28 +1,14 @@
-"""What a user may write in YAML. Each section is a frozen model that refuses unknown keys."""
+"""The configuration of inference: every key with its default and its range."""
 
-import difflib
-import textwrap
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from .errors import BadConfig
-from .plain_yaml import BadYaml, parse_yaml
-from .types import Shape3
+from ..types import Shape3
+from .section import Section, load_section
 
-__all__ = [
-    "AUGMENTATIONS",
-    "Config",
-    "DetectionsFormat",
-    "Device",
-    "HeatmapFormat",
-    "Section",
-    "explain",
-    "load_config",
-    "load_section",
-]
+__all__ = ["AUGMENTATIONS", "Augmentation", "Config", "DetectionsFormat", "Device", "HeatmapFormat", "load_config"]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Millimetres = Annotated[float, Field(ge=0, le=1000)]
@@ -40,32 +26,9 @@ AUGMENTATIONS: tuple[Augmentation, ...] = (
     "rotate_90_xz",
     "rotate_90_yz",
 )
-MOST_TOLD = 20  # problems
-MOST_GIVEN = 200  # characters of a wrong value
-
 
 DetectionsFormat = Literal["json", "csv", "both"]
 HeatmapFormat = Literal["nifti", "numpy"]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and a misspelt key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse `true` where a number is meant, which Python would take for 1."""
-        given = value if isinstance(value, list | tuple) else [value]
-        expected = cls.model_fields[str(info.field_name)].annotation
-        if any(isinstance(one, bool) for one in given) and bool not in (expected, *get_args(expected)):
-            msg = f"is {value!r}, where no true or false is expected"
-            raise ValueError(msg)
-        return value
-
-
-S = TypeVar("S", bound=Section)
 
 
 class ModelSection(Section):
@@ -276,55 +239,3 @@ def load_config(source: "Config | dict[str, Any] | str | Path | None" = None) ->
             message lists every problem with the key's path.
     """
     return source if isinstance(source, Config) else load_section(Config, source)
-
-
-def load_section(kind: type[S], source: dict[str, Any] | str | Path | None) -> S:
-    """A section of any `kind` from a YAML file, a mapping, or nothing; raises `BadConfig` as `load_config` does."""
-    where = "config" if source is None or isinstance(source, dict) else str(source)
-    data = source if source is None or isinstance(source, dict) else _read_yaml(Path(source))
-    try:
-        return kind.model_validate(data or {})
-    except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in explain(error, kind))
-        msg = f"{where} cannot be used:\n{problems}"
-        raise BadConfig(msg) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"cannot read the config {path}: {error.strerror}"
-        raise BadConfig(msg) from None
-    except (BadYaml, UnicodeDecodeError) as error:
-        msg = f"{path} is not valid YAML: {' '.join(str(error).split())}"
-        raise BadConfig(msg) from None
-    if data is not None and not isinstance(data, dict):
-        msg = f"{path} must hold sections such as `inference:`, not a {type(data).__name__}"
-        raise BadConfig(msg)
-    return data or {}
-
-
-def explain(error: ValidationError, kind: type[Section] = Config) -> Iterable[str]:
-    """One line a problem: the key's path, what is wrong, what was given; `kind` is the section that was read."""
-    wrong = error.errors()
-    for item in wrong[:MOST_TOLD]:
-        path = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        if item["type"] == "extra_forbidden":
-            yield f"{path}: unknown key{_suggestion(item['loc'], kind)}"
-        elif item["type"] == "value_error":
-            yield f"{path}: {item['ctx']['error']}"
-        else:
-            yield f"{path}: {item['msg']} (given: {textwrap.shorten(repr(item['input']), MOST_GIVEN)})"
-    if len(wrong) > MOST_TOLD:
-        yield f"... and {len(wrong) - MOST_TOLD} more"
-
-
-def _suggestion(location: tuple[int | str, ...], kind: type[Section]) -> str:
-    """`; did you mean x?` when a sibling of the unknown key at `location` is spelt like it."""
-    section: Any = kind
-    for part in location[:-1]:
-        section = getattr(section, "model_fields", {}).get(str(part), section)
-        section = getattr(section, "annotation", section)
-    close = difflib.get_close_matches(str(location[-1]), getattr(section, "model_fields", ()), n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,179 @@
+"""How marks become findings: the heatmap's peaks, measured, filtered, and judged by the guidelines."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import PeakDetection, PostProcessing
+from ..data.geometry import canonical, map_points, spacing_of, to_lps, turn_box
+from ..data.lungs import Lungs
+from ..data.resample import to_grid
+from ..guidelines.apply import apply_guidelines
+from ..guidelines.patient import Patient
+from ..triage.model import score
+from ..types import Affine, Detection, FloatArray, LeftOut, Location, NoduleMask, Peak, Properties, Scan, Shape3, Vec3
+from .post_processing import filter_detections, filter_masses
+from .search_plan import BESIDE_LUNG
+
+if TYPE_CHECKING:
+    from ..measurement.segmentation import Segmentation
+
+__all__ = ["Findings", "PlacedPeak", "describe_peaks", "draw_heatmap", "find_peaks"]
+
+WorldPoint: TypeAlias = npt.NDArray[np.float64]  # (3,) mm, RAS+
+MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
+
+
+class PlacedPeak(NamedTuple):
+    """A peak of the heatmap, and where it lies in the world."""
+
+    peak: Peak
+    world: WorldPoint
+
+
+class Findings(NamedTuple):
+    """What was found in a scan, numbered through; `masks` are of each detection, then of each mass."""
+
+    detections: list[Detection]
+    masses: list[Detection]
+    masks: list[NoduleMask | None]
+    left_out: LeftOut
+
+    def with_guidelines(self, patient: Patient) -> Self:
+        """The same findings with what the guidelines say of each."""
+        every = [*self.detections, *self.masses]
+        rules = apply_guidelines([one["properties"] for one in every], patient)
+        judged: list[Detection] = [{**one, "guidelines": said} for one, said in zip(every, rules, strict=True)]
+        nodules = len(self.detections)
+        return self._replace(detections=judged[:nodules], masses=judged[nodules:])
+
+
+def find_peaks(heatmap: FloatArray, affine: Affine, rules: PeakDetection) -> list[PlacedPeak]:
+    """The peaks of a heatmap (X, Y, Z) that `affine` (RAS+) places, strongest first."""
+    from .peak_detection import detect_peaks  # noqa: PLC0415 - slow, see `load_writers`
+
+    spacing = spacing_of(affine)
+    peaks = detect_peaks(heatmap, rules.threshold, rules.min_distance, spacing, rules.method)
+    return [PlacedPeak(peak, map_points(affine, np.array(peak["coordinates"]) / spacing)) for peak in peaks]
+
+
+def describe_peaks(
+    peaks: Sequence[PlacedPeak],
+    *,
+    scan: Scan,
+    lungs: Lungs,
+    diameters: FloatArray,
+    rules: PostProcessing,
+    placed: bool,
+) -> Findings:
+    """The peaks beside the lungs as measured nodules and masses; all peaks where lung may be anywhere.
+
+    Args:
+        peaks: of the heatmap.
+        scan: the scan as it was read.
+        lungs: its lungs.
+        diameters: mm, the network's answer on the heatmap's own grid (X, Y, Z).
+        rules: which findings are reported.
+        placed: whether the scan's place in the world is known; if not, there are no world coordinates.
+    """
+    from ..measurement.nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
+
+    array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
+    to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)
+
+    def describe(marked: PlacedPeak) -> tuple[Detection, NoduleMask | None] | None:
+        peak, world = marked
+        guess = float(diameters[peak["coordinates_voxel"]])
+        if lungs.certain and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
+            return None
+        here = map_points(to_voxels, world) * spacing_of(affine)
+        properties, body = segment_and_measure(array, _vec3(here), guess, spacing_of(affine))
+        centre = world if body is None else map_points(affine, np.divide(body.centre, spacing_of(affine)))
+        location = lungs.locate(centre) if placed else Location(side=None, third=None)
+        nodule = _detection(scan, peak, (world, centre), guess, properties, placed=placed)
+        return {**nodule, "location": location}, _mask(body, to_input)
+
+    with ThreadPoolExecutor(MEASURED_AT_ONCE) as pool:
+        described = [one for one in pool.map(describe, peaks) if one is not None]
+    found = [nodule for nodule, _ in described]
+    small = sum(nodule["diameter_mm"] < rules.size_filter.min_diameter for nodule in found)
+    return _filtered(described, rules, LeftOut(away_from_lungs=len(peaks) - len(found), too_small=small))
+
+
+def _filtered(
+    described: Sequence[tuple[Detection, NoduleMask | None]], rules: PostProcessing, left_out: LeftOut
+) -> Findings:
+    """The findings that the rules keep, numbered through: detections, then masses."""
+    found: list[Detection] = [{**nodule, "id": number} for number, (nodule, _) in enumerate(described)]
+    masks = [mask for _, mask in described]
+    kept = filter_detections(found, rules, masks)
+    every = [*kept, *filter_masses(found, rules, masks)]
+    numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(every)]
+    return Findings(
+        detections=numbered[: len(kept)],
+        masses=numbered[len(kept) :],
+        masks=[masks[nodule["id"]] for nodule in every],
+        left_out=left_out,
+    )
+
+
+def draw_heatmap(heat: FloatArray, affine: Affine, scan: Scan, peaks: Sequence[PlacedPeak]) -> FloatArray:
+    """The heatmap on the scan's grid, whose voxel at each peak has the peak's own value.
+
+    Between its voxels a map is interpolated, which alone would lower a peak, by more the thicker the slices are.
+    """
+    drawn = to_grid(heat.clip(0, 1), affine, scan.shape, scan.affine)
+    for peak, world in peaks:
+        voxel = _voxel(scan, map_points(np.linalg.inv(scan.affine), world))
+        drawn[voxel] = max(float(drawn[voxel]), peak["confidence"])
+    return drawn
+
+
+def _voxel(scan: Scan, index: npt.NDArray[np.float64]) -> Shape3:
+    """The scan's voxel nearest to a fractional index."""
+    x, y, z = (int(i) for i in np.clip(np.round(index), 0, np.array(scan.shape) - 1))
+    return x, y, z
+
+
+def _detection(
+    scan: Scan,
+    peak: Peak,
+    places: tuple[WorldPoint, WorldPoint],
+    guess: float,
+    properties: Properties,
+    *,
+    placed: bool,
+) -> Detection:
+    """The nodule of a peak; `places` in the world are the peak's and that of the nodule's centre."""
+    at_peak, index = (map_points(np.linalg.inv(scan.affine), place) for place in places)
+    measured = properties["effective_diameter_mm"]
+    diameter = round(float(measured if measured is not None else guess), 2)
+    return Detection(
+        id=0,
+        coordinates=_vec3(index * scan.spacing),
+        coordinates_voxel=_voxel(scan, index),
+        coordinates_lps=_vec3(to_lps(scan.affine, index)) if placed else None,
+        peak_lps=_vec3(to_lps(scan.affine, at_peak)) if placed else None,
+        diameter_mm=diameter,
+        diameter_source="segmentation" if measured is not None else "network",
+        confidence=round(peak["confidence"], 4),
+        properties=properties,
+        triage=score(properties, diameter),
+    )
+
+
+def _mask(body: "Segmentation | None", to_input: Affine) -> NoduleMask | None:
+    """The segmented nodule on the input's grid."""
+    if body is None:
+        return None
+    voxels, origin = turn_box(body.mask, body.origin, to_input)
+    return NoduleMask(voxels.astype(bool), origin)
+
+
+def _vec3(values: npt.NDArray[np.float64]) -> Vec3:
+    x, y, z = (round(float(v), 3) for v in values)
+    return x, y, z

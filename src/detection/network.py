@@ -1,0 +1,163 @@
+"""What the network answers: both looks at a scan, and the second stage's opinion on their candidates."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+
+from ..config import Config
+from ..data.lungs import Lungs
+from ..data.preprocessing import preprocess
+from ..data.resample import Box, new_grid
+from ..model.checkpoint import Checkpoint
+from ..model.device import precision
+from ..model.engines import open_engine
+from ..model.unet import HEATMAP, AnswerGrid, grid_of, strides_of
+from ..types import Affine, FloatArray, Preprocessed, Scan, Shape3
+from .blending import BlendMethod
+from .search_plan import TILES, SearchPlan, plan_search
+from .second_look import add_large, halve
+from .sliding_window import Predictions, Progress, count_windows, predict_windows
+from .tta import IDENTITY, views
+from .windows import plan_tiles
+
+__all__ = ["Network"]
+
+
+class Network:
+    """A checkpoint's networks on one device, with the options of the configuration.
+
+    Args:
+        checkpoint: the loaded model.
+        config: `model.mixed_precision` and the section `inference` are used.
+        device: where to compute.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: Config, device: torch.device) -> None:
+        self.checkpoint, self.device = checkpoint, device
+        self.options, self.mixed = config.inference, config.model.mixed_precision
+        open_it = partial(open_engine, checkpoint, device=device, mixed=self.mixed)
+        network = open_it(self.options.engine, tiled=self.options.speed in TILES)
+        self.model: torch.nn.Module = network
+        self.any_shape = network if network.kind is None else open_it("torch")  # a graph has one shape
+
+    @property
+    def grid(self) -> AnswerGrid:
+        """Where the voxels of the maps lie among those of the preprocessed scan."""
+        return grid_of(self.model)
+
+    @property
+    def precision(self) -> str:
+        """The number format that the device computes in."""
+        return str(precision(self.device, mixed=self.mixed)).removeprefix("torch.")
+
+    @property
+    def engine(self) -> str:
+        """What computes the network."""
+        return str(getattr(self.model, "engine", "torch"))
+
+    def plan(self, shape: Shape3, affine: Affine, lungs: Lungs) -> SearchPlan:
+        """Where to look in a scan of this shape and affine (RAS+), whose axes run left, back and head."""
+        spacing = self.checkpoint.about.preprocessing.spacing
+        return plan_search(*new_grid(shape, affine, spacing), lungs, self.model, self.options)
+
+    def preprocess(self, scan: Scan, box: Box | None) -> Preprocessed:
+        """The scan, or its part in the `box` of the resampled grid, as the model was trained to see it."""
+        trained = self.checkpoint.about.preprocessing
+        method = trained.normalization_method if trained.normalize else None
+        return preprocess(scan, trained.spacing, trained.clip_range, method, box)  # type: ignore[arg-type]
+
+    def maps(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
+        """The maps of both looks, with the second stage's opinion where the checkpoint holds one.
+
+        `volume` is what `preprocess` gives for `plan.box`; `progress` is called with the windows done and all windows.
+
+        Raises:
+            BadConfig: `inference.patch_size` or `stride` does not suit the model.
+            BadCheckpoint: the model gives NaN or infinity even in float32.
+        """
+        with _cudnn_benchmark(wanted=self.options.cudnn_benchmark):
+            found = self._looks(volume, plan, progress)
+        second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
+        if second is not None and about is not None:
+            from .second_stage import judge  # noqa: PLC0415 - slow, see `load_writers`
+
+            judge(found.maps, volume.array, second.to(self.device), about.fusion, self.device, mixed=self.mixed)
+        return found
+
+    def _looks(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
+        """The maps of the first look, and what the second look adds to them."""
+        options = self.options
+        blending = "linear" if options.speed in TILES else options.blending.method
+        if not options.second_look:
+            return self._look(self.model, volume.array, plan, blending, progress)
+        halved, before = self._halved(volume.array, plan.box)
+        again = SearchPlan(*self._whole_tiles(halved.shape))
+        late = count_windows(self.any_shape, halved.shape, again.patch, again.stride)
+        found = self._look(self.model, volume.array, plan, blending, _shifted(progress, late=late))
+        second = self._look(self.any_shape, halved, again, "linear", _shifted(progress, early=found.windows))
+        grid = grid_of(self.any_shape)
+        a, b, c = (voxels // grid.stride for voxels in before)
+        add_large(found.maps, second.maps[:, a:, b:, c:], grid.offset / grid.stride)
+        if plan.region is not None:
+            found.maps[HEATMAP] *= plan.region
+        return Predictions(found.maps, found.windows + second.windows, found.retried + second.retried)
+
+    def _halved(self, volume: FloatArray, box: Box | None) -> tuple[FloatArray, Shape3]:
+        """The halved volume for the second look, and the voxels of air before it along each axis.
+
+        A `box` of the whole is extended by air, to lie on the network's lattice as the whole does (docs/design.md, 25).
+        """
+        scale, multiple = strides_of(self.any_shape)
+        a, b, c = (side.start // 2 % multiple // scale * scale for side in box or [slice(0, 0)] * 3)
+        halved = halve(volume)
+        return np.pad(halved, [(before, 0) for before in (a, b, c)], constant_values=halved.min()), (a, b, c)
+
+    def _whole_tiles(self, shape: Shape3) -> tuple[Shape3, Shape3]:
+        """Patch and stride of the second look: mostly of a single window."""
+        scale, multiple = strides_of(self.any_shape)
+        return plan_tiles(None, shape, TILES["fast"][0], scale=scale, multiple=multiple)
+
+    def _look(
+        self,
+        model: torch.nn.Module,
+        volume: FloatArray,
+        plan: SearchPlan,
+        blending: BlendMethod,
+        progress: Progress | None = None,
+    ) -> Predictions:
+        options = self.options
+        tta = options.tta
+        return predict_windows(
+            model,
+            volume,
+            plan.patch,
+            plan.stride,
+            # On a CPU more at once are no faster, and take more memory.
+            batch_size=1 if self.device.type == "cpu" else options.batch_size,
+            device=self.device,
+            blending=blending,
+            sigma=options.blending.sigma,
+            views=views(tta.num_augmentations, tta.augmentations) if tta.enabled else (IDENTITY,),
+            mixed_precision=self.mixed,
+            clear_cache=options.clear_cache,
+            progress=progress,
+            region=plan.region,
+        )
+
+
+@contextmanager
+def _cudnn_benchmark(*, wanted: bool) -> Iterator[None]:
+    """Where cuDNN tries which of its algorithms is fastest, if that is wanted; the host's own setting is kept."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _shifted(progress: Progress | None, *, early: int = 0, late: int = 0) -> Progress | None:
+    """The progress of one look, told as that of all: `early` windows came before it, and `late` follow."""
+    return None if progress is None else lambda done, total: progress(early + done, early + total + late)

@@ -1,0 +1,121 @@
+"""The windows in which a network sees a volume: where they lie, and which of them matter."""
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BadConfig
+from ..types import FloatArray, Shape3
+from .tta import Box
+
+__all__ = ["CONTEXT", "Region", "as_shape", "coarser", "needed_windows", "plan_box", "plan_tiles", "plan_windows"]
+
+Region = npt.NDArray[np.bool_]
+CONTEXT = 8  # voxels that the network sees around the region at least, which itself reaches beyond the lungs
+MOST_WINDOWS = 100_000  # of a scan; the default takes some hundreds
+LARGEST = 24e6  # voxels of a tile, about 1 GB of the network's memory
+LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that windows left out may hold
+
+
+def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1) -> list[Box]:
+    """Windows of size `patch` that cover `shape`, evenly spread, no further apart than `stride`.
+
+    They start at multiples of `multiple`; the last ends at the volume's last voxel.
+
+    Raises:
+        BadConfig: there are more of them than anybody could wait for.
+    """
+    spans = []
+    for size, window, step in zip(shape, patch, stride, strict=True):
+        # Counted in units of `multiple`: rounding down then never opens a gap wider than the stride.
+        room, unit = (size - window) // multiple, max(1, step // multiple)
+        count = math.ceil(room / unit) + 1
+        starts = [room * i // max(1, count - 1) * multiple for i in range(count)]
+        spans.append([slice(start, start + window) for start in starts])
+    if (count := math.prod(map(len, spans))) > MOST_WINDOWS:
+        msg = f"stride {list(stride)} means {count} windows on this scan, more than {MOST_WINDOWS}: make it larger"
+        raise BadConfig(msg)
+    return list(product(*spans))
+
+
+def plan_box(
+    region: Region, shape: Shape3, patch: Shape3, stride: Shape3, *, scale: int, multiple: int, context: int = CONTEXT
+) -> Box:
+    """The part of a volume of `shape` that has to be seen for the answer in `region`, in voxels.
+
+    It holds `context` voxels around the region, and on top of that as much as the fewest windows reach. It
+    starts at a multiple of `multiple`, so that the answer's grid is that of the whole volume.
+    """
+    spans = []
+    for (low, high), size, window, step in zip(
+        _needs(region, shape, scale, multiple, context), shape, patch, stride, strict=True
+    ):
+        length = max(0, math.ceil((high - low - window) / step)) * step + window
+        start = max(0, low - (low + length - high) // 2 // multiple * multiple)
+        spans.append(slice(start, min(size, start + length)))
+    return spans[0], spans[1], spans[2]
+
+
+def plan_tiles(
+    region: Region | None, shape: Shape3, overlap: int, *, scale: int, multiple: int, context: int = CONTEXT
+) -> tuple[Shape3, Shape3]:
+    """Patch and stride of the fewest tiles of at most `LARGEST` voxels for the region, which overlap by so much.
+
+    Without a region they are for the whole volume.
+    """
+    spans = [(0, size) for size in shape] if region is None else _needs(region, shape, scale, multiple, context)
+    need = [high - low for low, high in spans]
+    counts = [1, 1, 1]
+    while True:
+        tile = [
+            math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple
+            for length, count in zip(need, counts, strict=True)
+        ]
+        if math.prod(tile) <= LARGEST or max(tile) <= 2 * overlap:
+            stride = [size - overlap if count > 1 else size for size, count in zip(tile, counts, strict=True)]
+            return as_shape(tile), as_shape(stride)
+        counts[int(np.argmax(tile))] += 1
+
+
+def _needs(region: Region, shape: Shape3, scale: int, multiple: int, context: int) -> list[tuple[int, int]]:
+    """The first voxel that the region needs along each axis, a multiple of `multiple`, and the one behind its last."""
+    spans = []
+    for axis, size in enumerate(shape):
+        inside = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = int(inside[0]) * scale - context, (int(inside[-1]) + 1) * scale + context
+        spans.append((max(0, low) // multiple * multiple, min(size, high)))
+    return spans
+
+
+def needed_windows(windows: list[Box], weights: FloatArray, region: Region, scale: int) -> list[Box]:
+    """The windows without those that together hold at most `LOST_WEIGHT` of the weight of any voxel of the region."""
+    shape = [max(window[axis].stop for window in windows) // scale for axis in range(3)]
+    total = np.zeros(shape, np.float32)
+    for window in windows:
+        total[coarser(window, scale)] += weights
+    inside = np.zeros(shape, bool)
+    inside[tuple(map(slice, region.shape))] = region
+    lost = np.where(inside, LOST_WEIGHT * total, np.inf)  # what may still be left out
+    shares = [float((weights / lost[coarser(window, scale)]).max()) for window in windows]
+    kept = set(range(len(windows)))
+    for number in np.argsort(shares, kind="stable"):
+        target = coarser(windows[number], scale)
+        if (weights <= lost[target]).all():
+            lost[target] -= weights
+            kept.remove(int(number))
+    return [windows[number] for number in sorted(kept)]
+
+
+def coarser(window: Box, scale: int) -> Box:
+    """The window on a grid `scale` times as coarse."""
+    x, y, z = (slice(part.start // scale, part.stop // scale) for part in window)
+    return x, y, z
+
+
+def as_shape(values: Sequence[int]) -> Shape3:
+    """Three values as plain integers."""
+    x, y, z = (int(value) for value in values)
+    return x, y, z

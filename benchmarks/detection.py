@@ -5,8 +5,12 @@ ends): is there a mark nearer to its centre than half its diameter?
 (b) False marks on whole scans that were never trained on. In two of them four readers outlined no nodule; the third
 was read for infections only.
 Both together are a FROC curve, by the rules of LUNA16 but for the false marks, which come from other scans. Beside it:
-false marks in a litre of the cubes' tissue, in which four readers found nothing either. No mark is left out that was
-looked at first.
+false marks in a litre of the cubes' tissue, in which four readers found nothing either; and how true the confidence is,
+where a false mark counts as often as if there were as many scans as patients. No mark is left out that was looked at
+first. All is measured with the default configuration: marks are nodules, masses and candidates.
+
+`--record FILE` writes a copy of the checkpoint that says what was measured: `metadata.expected` of a report is read
+there.
 """
 
 import argparse
@@ -20,12 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.planted import DEFAULT, TO_LPS, low_threshold
+from benchmarks.planted import DEFAULT, TO_LPS
 from src.data.loader import read_scan
 from src.detection.pipeline import InferencePipeline
 from src.eval.froc import RATES, Sweep, band, by_nodules
 from src.eval.matching import Matched
 from src.files import whole_file, writable_folder
+from src.model.checkpoint import SECOND_STAGE, Checkpoint, save_checkpoint
 from src.train.config import load_train_config
 from src.train.crops import Crop
 from src.train.cubes import load_cubes
@@ -37,6 +42,8 @@ MIRRORED = 23  # voxels on each side of a cube
 REPEATS = 1000  # draws of patients
 READ = ("lidc-idri-0646", "lidc-idri-0745")  # read by four: no nodule
 SCANS = (*READ, "covid-ct-md-normal002")  # never trained on
+THRESHOLDS = np.arange(2, 19) / 20  # of which the operating points are told: 0.1 to 0.9
+BINS = np.linspace(0, 1, 11)  # of the reliability
 SHOWN = 4  # the strongest false marks of each scan, told with their places
 SIZES = (3, 4, 6, 8, 10, 15, 100)  # mm
 GROUPS: dict[str, Callable[[Crop], bool]] = {
@@ -68,7 +75,7 @@ def main() -> None:
     """Run both parts, print their tables and write everything into the output folder."""
     options = _options()
     start = time.perf_counter()
-    pipeline = InferencePipeline(options.checkpoint, low_threshold({}))
+    pipeline = InferencePipeline(options.checkpoint)
     config = load_train_config(options.config)
     cubes = [cube for cube in load_cubes(options.data) if cube.subset == config.cubes_validation_subset]
     found = _found(pipeline, cubes, options.data)
@@ -91,6 +98,8 @@ def main() -> None:
     with whole_file(writable_folder(options.output) / "detection.json") as partial:
         partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     _print(report)
+    if options.record:
+        _record(about, report, options.record)
 
 
 def _options() -> argparse.Namespace:
@@ -101,6 +110,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
     parser.add_argument("--output", type=Path, default=Path("results/detection"))
+    parser.add_argument("--record", type=Path, help="a copy of the checkpoint that says what was measured")
     return parser.parse_args()
 
 
@@ -109,18 +119,22 @@ def _found(pipeline: InferencePipeline, cubes: Sequence[Crop], data: Path) -> Fo
     litres = sum(float((cube.hu < -500).sum()) for cube in cubes) / 1e6  # aerated
     scans = {}
     for name in SCANS:
-        detections = pipeline.predict(read_scan(data / "backgrounds" / f"{name}.nii.gz"))["detections"]
-        scans[name] = [
-            {key: mark[key] for key in ("confidence", "coordinates_lps", "diameter_mm")} for mark in detections
-        ]
-        print(f"{name}: {len(detections)} marks", flush=True)
+        scans[name] = _marks(pipeline, read_scan(data / "backgrounds" / f"{name}.nii.gz"))
+        print(f"{name}: {len(scans[name])} marks", flush=True)
     return Found(list(cubes), np.array(best), list(beside), litres, scans)
+
+
+def _marks(pipeline: InferencePipeline, scan: Scan) -> list[dict[str, Any]]:
+    """Everything that a report lists, whatever its confidence and size."""
+    results = pipeline.predict(scan)
+    every = [*results["detections"], *results["masses"], *results["candidates"]]
+    return [{key: mark[key] for key in ("confidence", "coordinates_lps", "diameter_mm")} for mark in every]
 
 
 def _in_cube(pipeline: InferencePipeline, cube: Crop) -> tuple[float, npt.NDArray[np.float64]]:
     """The strongest hit of the cube's nodule, and the confidences of the false marks in the cube."""
     hu = np.pad(cube.hu, MIRRORED, mode="reflect")
-    marks = pipeline.predict(Scan(hu, TO_LPS, cube.crop_id))["detections"]
+    marks = _marks(pipeline, Scan(hu, TO_LPS, cube.crop_id))
     points = np.array([mark["coordinates_lps"] for mark in marks], dtype=np.float64).reshape(-1, 3) - MIRRORED
     confidence = np.array([mark["confidence"] for mark in marks])
     hits = np.linalg.norm(points - cube.centre, axis=1) < (cube.luna_diameter or 0) / 2
@@ -153,6 +167,8 @@ def figures(found: Found) -> dict[str, Any]:
             f"{rate:g}": float(value)
             for rate, value in zip(RATES, _sweep(found.best, _without_strongest(found)).curve().at(RATES), strict=True)
         },
+        "operating_points": [_point(found, owners, float(threshold)) for threshold in THRESHOLDS],
+        "reliability": reliability(found, len(set(owners))),
         "by_group": {"all": {"nodules": len(found.best), **_shares(found.best, limits)}, **groups},
         "false_marks": {
             "a_scan_at_the_default_threshold": {
@@ -164,6 +180,57 @@ def figures(found: Found) -> dict[str, Any]:
             },
         },
     }
+
+
+def _point(found: Found, owners: Sequence[str], threshold: float) -> dict[str, Any]:
+    """What a threshold gives, with the interval over patients."""
+    hits = found.best >= threshold
+    rng = np.random.default_rng(0)
+    patients = np.unique(owners, return_inverse=True)[1]
+    drawn = rng.multinomial(patients.max() + 1, np.full(patients.max() + 1, 1 / (patients.max() + 1)), REPEATS)
+    weights = drawn[:, patients]
+    low, high = band((weights @ hits / weights.sum(axis=1))[:, None])
+    false = sum(mark["confidence"] >= threshold for marks in found.scans.values() for mark in marks)
+    return {
+        "threshold": threshold,
+        "sensitivity": float(hits.mean()),
+        "sensitivity_ci95": [float(low[0]), float(high[0])],
+        "false_marks_per_scan": false / len(found.scans),
+    }
+
+
+def reliability(found: Found, patients: int) -> dict[str, Any]:
+    """How often marks of each confidence are nodules, if there were as many scans as patients; and the mean error."""
+    false = np.array([mark["confidence"] for marks in found.scans.values() for mark in marks])
+    true = found.best[np.isfinite(found.best)]
+    confidence = np.concatenate([true, false])
+    weight = np.concatenate([np.ones(len(true)), np.full(len(false), patients / len(found.scans))])
+    nodule = np.arange(len(confidence)) < len(true)
+    bins = np.digitize(confidence, BINS[1:-1])
+    rows = []
+    for number in np.unique(bins):
+        here = bins == number
+        rows.append(
+            {
+                "confidence": float(np.average(confidence[here], weights=weight[here])),
+                "nodules": float(np.average(nodule[here], weights=weight[here])),
+                "share_of_marks": float(weight[here].sum() / weight.sum()),
+            }
+        )
+    error = sum(row["share_of_marks"] * abs(row["confidence"] - row["nodules"]) for row in rows)
+    return {"expected_calibration_error": error, "bins": rows}
+
+
+def _record(measured: Checkpoint, report: dict[str, Any], path: Path) -> None:
+    """A copy of the checkpoint with the operating points among its results."""
+    nodules, patients = report["nodules_of_patients"]
+    told = {
+        "of": f"{nodules} nodules of {patients} LUNA16 patients who were kept out of training",
+        "points": report["operating_points"],
+    }
+    about = measured.about.model_copy(update={"results": {**measured.about.results, "detection": told}})
+    second = {} if measured.second_stage is None else measured.second_stage.state_dict(prefix=SECOND_STAGE)
+    save_checkpoint(path, {**measured.model.state_dict(), **second}, about)
 
 
 def _sweep(best: npt.NDArray[np.float64], scans: dict[str, list[dict[str, Any]]]) -> Sweep:
@@ -197,6 +264,13 @@ def _print(report: dict[str, Any]) -> None:
         print(f"  at {name}: {value[0]:.3f} to {value[1]:.3f}")
     without = report["without_the_strongest_false_mark_of_each_scan"]
     print("without the strongest   " + "".join(f"{value:8.3f}" for value in without.values()))
+    for point in report["operating_points"][::2]:
+        a, b = point["sensitivity_ci95"]
+        print(
+            f"threshold {point['threshold']:.2f}: sensitivity {point['sensitivity']:.3f} ({a:.3f} to {b:.3f}), "
+            f"{point['false_marks_per_scan']:.2f} false marks a scan"
+        )
+    print(f"expected calibration error {report['reliability']['expected_calibration_error']:.3f}")
     for name, group in report["by_group"].items():
         values = (group[key] for key in ("at_1_a_scan", "at_4_a_scan", "at_the_default_threshold"))
         print(f"{name:30} {group['nodules']:4}" + "".join(f"{value:8.3f}" for value in values))

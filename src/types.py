@@ -15,7 +15,9 @@ __all__ = [
     "Brock",
     "BrockByLobe",
     "Bts",
+    "Candidate",
     "Detection",
+    "Expected",
     "Fleischner",
     "FloatArray",
     "Guidelines",
@@ -250,6 +252,25 @@ class LeftOut(TypedDict):
     too_small: int  # than `size_filter.min_diameter`
 
 
+class Candidate(TypedDict):
+    """A mark of the network below the threshold, which was not measured."""
+
+    coordinates: Vec3  # as of a detection
+    coordinates_lps: Vec3 | None
+    confidence: float  # 0.1 to the threshold
+    diameter_mm: float  # the network's estimate
+
+
+class Expected(TypedDict):
+    """How well a model detects at a threshold, measured on nodules and scans that training never saw."""
+
+    threshold: float  # of the confidence
+    sensitivity: float  # 0 to 1
+    sensitivity_ci95: tuple[float, float]  # over patients
+    false_marks_per_scan: float
+    of: str  # which nodules, in words
+
+
 class Report(TypedDict):
     """The content of `*_detections.json`."""
 
@@ -259,6 +280,7 @@ class Report(TypedDict):
     metadata: dict[str, Any]
     detections: list[Detection]
     masses: list[Detection]  # larger than `size_filter.max_diameter`; their ids follow those of the detections
+    candidates: list[Candidate]  # below the threshold, strongest first
     summary: dict[str, Any]
 
 

@@ -117,6 +117,7 @@ def scan_with(balls: list[tuple[Vec3, float]], affine: Affine) -> tuple[Scan, Re
         metadata=metadata,
         detections=detections,
         masses=[],
+        candidates=[],
         summary={},
         heatmap=Volume(heatmap, affine),
         masks=masks,

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.config import PostProcessing
-from src.data.geometry import map_points
+from src.data.geometry import RAS_TO_LPS, map_points
 from src.detection.peak_detection import detect_peaks
-from src.detection.post_processing import filter_detections, filter_masses
+from src.detection.post_processing import common_voxels, filter_detections, filter_masses
 from src.inference.main import InferencePipeline
 from src.measurement.nodule_properties import segment_and_measure
-from src.results.output_formatter import load_heatmap
+from src.results.conclusion import expected_at
+from src.results.output_formatter import load_heatmap, load_report
 from src.types import Detection, NoduleMask, Scan, Vec3
 
 from .small_scans import block
@@ -153,3 +154,54 @@ def test_the_heatmap_shows_what_is_reported(slices: str, tmp_path: Path) -> None
         (peak,) = detect_peaks(heatmap, spacing=scan.spacing)
         assert peak["coordinates_voxel"] == (x, y, z)
         assert peak["confidence"] == pytest.approx(found["confidence"], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "asked", "sensitivity"),
+    [(0.5, 0.5, 0.8), (0.45, 0.5, 0.8), (0.1, 0.2, 0.9), (0.2, 0.2, 0.9), (0.5001, 0.7, 0.4), (0.7001, None, None)],
+)
+def test_what_to_expect_is_read_at_the_next_threshold(
+    threshold: float, asked: float | None, sensitivity: float | None
+) -> None:
+    points = [
+        {"threshold": t, "sensitivity": s, "sensitivity_ci95": [0.0, 1.0], "false_marks_per_scan": 1.0}
+        for t, s in ((0.7, 0.4), (0.2, 0.9), (0.5, 0.8))
+    ]
+    expected = expected_at({"detection": {"of": "nodules", "points": points}}, threshold)
+    assert (expected and expected["threshold"], expected and expected["sensitivity"]) == (asked, sensitivity)
+    assert expected_at({}, threshold) is None
+
+
+class TestCandidates:
+    """What lies below the threshold is listed and not measured."""
+
+    def test_a_mark_below_the_threshold_is_a_candidate(self, tmp_path: Path) -> None:
+        scan, _ = block()
+        sure = InferencePipeline().predict(scan)["detections"][0]
+        higher = {"post_processing": {"peak_detection": {"threshold": sure["confidence"] + 0.001}}}
+        pipeline = InferencePipeline(config=higher)
+        results = pipeline.predict(scan)
+        first = results["candidates"][0]
+        assert first["confidence"] == sure["confidence"]
+        assert first["coordinates_lps"] == sure["peak_lps"]
+        assert 0.3 < first["diameter_mm"] / sure["diameter_mm"] < 3
+        assert not results["detections"]
+        pipeline.save_detections(results, tmp_path / "scan.json")
+        written = load_report(tmp_path / "scan.json")["candidates"]
+        assert [one["confidence"] for one in written] == [one["confidence"] for one in results["candidates"]]
+
+    @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.6])
+    def test_each_mark_is_a_finding_or_a_candidate(self, threshold: float) -> None:
+        rules = {"peak_detection": {"threshold": threshold}, "confidence_filter": {"min_confidence": 0.25}}
+        results = InferencePipeline(config={"post_processing": rules}).predict(block()[0])
+        limit = max(threshold, 0.25)
+        found = [*results["detections"], *results["masses"]]
+        assert all(0.1 <= one["confidence"] < limit for one in results["candidates"])
+        assert all(one["confidence"] >= limit for one in found)
+        confidences = [one["confidence"] for one in results["candidates"]]
+        assert confidences == sorted(confidences, reverse=True)
+        voxel_of = np.linalg.inv(block()[0].affine)
+        for one in results["candidates"]:
+            index = np.rint(map_points(voxel_of, map_points(RAS_TO_LPS, one["coordinates_lps"] or ()))).astype(int)
+            here = NoduleMask(np.ones((1, 1, 1), bool), tuple(index))
+            assert not any(mask is not None and common_voxels(mask, here) for mask in results["masks"])

@@ -154,7 +154,16 @@ def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
     assert [file.name for file in files] == output_names("block_0", ready.config)
     assert {file.name for file in tmp_path.iterdir()} == {file.name for file in files}
     report = json.loads(files[-1].read_text())
-    assert list(report) == ["scan_id", "model", "timestamp", "metadata", "detections", "masses", "summary"]
+    assert list(report) == [
+        "scan_id",
+        "model",
+        "timestamp",
+        "metadata",
+        "detections",
+        "masses",
+        "candidates",
+        "summary",
+    ]
     about = report["metadata"]
     assert about["spacing"] == [2, 2, 2.5]
     assert about["shape"] == list(scan.shape)

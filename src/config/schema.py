@@ -174,6 +174,11 @@ class PostProcessing(Section):
     size_filter: SizeFilter = SizeFilter()
     confidence_filter: ConfidenceFilter = ConfidenceFilter()
 
+    @property
+    def threshold(self) -> float:
+        """The confidence from which a mark is reported, 0 to 1."""
+        return max(self.peak_detection.threshold, self.confidence_filter.min_confidence)
+
 
 class Formats(Section):
     """File formats of the outputs."""

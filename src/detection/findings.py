@@ -15,8 +15,21 @@ from ..data.resample import to_grid
 from ..guidelines.apply import apply_guidelines
 from ..guidelines.patient import Patient
 from ..triage.model import score
-from ..types import Affine, Detection, FloatArray, LeftOut, Location, NoduleMask, Peak, Properties, Scan, Shape3, Vec3
-from .post_processing import filter_detections, filter_masses
+from ..types import (
+    Affine,
+    Candidate,
+    Detection,
+    FloatArray,
+    LeftOut,
+    Location,
+    NoduleMask,
+    Peak,
+    Properties,
+    Scan,
+    Shape3,
+    Vec3,
+)
+from .post_processing import common_voxels, filter_detections, filter_masses
 from .search_plan import BESIDE_LUNG
 
 if TYPE_CHECKING:
@@ -25,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "PlacedPeak", "describe_peaks", "draw_heatmap", "find_peaks"]
 
 WorldPoint: TypeAlias = npt.NDArray[np.float64]  # (3,) mm, RAS+
+CANDIDATES_FROM = 0.1  # the confidence from which a peak below the threshold is listed
 MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
 
 
@@ -41,6 +55,7 @@ class Findings(NamedTuple):
     detections: list[Detection]
     masses: list[Detection]
     masks: list[NoduleMask | None]
+    candidates: list[Candidate]
     left_out: LeftOut
 
     def with_guidelines(self, patient: Patient) -> Self:
@@ -53,11 +68,11 @@ class Findings(NamedTuple):
 
 
 def find_peaks(heatmap: FloatArray, affine: Affine, rules: PeakDetection) -> list[PlacedPeak]:
-    """The peaks of a heatmap (X, Y, Z) that `affine` (RAS+) places, strongest first."""
+    """The peaks of a heatmap (X, Y, Z) that `affine` (RAS+) places, candidates among them, strongest first."""
     from .peak_detection import detect_peaks  # noqa: PLC0415 - slow, see `load_writers`
 
     spacing = spacing_of(affine)
-    peaks = detect_peaks(heatmap, rules.threshold, rules.min_distance, spacing, rules.method)
+    peaks = detect_peaks(heatmap, min(CANDIDATES_FROM, rules.threshold), rules.min_distance, spacing, rules.method)
     return [PlacedPeak(peak, map_points(affine, np.array(peak["coordinates"]) / spacing)) for peak in peaks]
 
 
@@ -70,7 +85,9 @@ def describe_peaks(
     rules: PostProcessing,
     placed: bool,
 ) -> Findings:
-    """The peaks beside the lungs as measured nodules and masses; all peaks where lung may be anywhere.
+    """The peaks beside the lungs as measured nodules and masses, or as candidates below the threshold.
+
+    Where lung may be anywhere, that is all peaks.
 
     Args:
         peaks: of the heatmap.
@@ -85,23 +102,50 @@ def describe_peaks(
     array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
     to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)
 
-    def describe(marked: PlacedPeak) -> tuple[Detection, NoduleMask | None] | None:
+    def estimate(peak: Peak) -> float:
+        return float(diameters[peak["coordinates_voxel"]])
+
+    def describe(marked: PlacedPeak) -> tuple[Detection, NoduleMask | None]:
         peak, world = marked
-        guess = float(diameters[peak["coordinates_voxel"]])
-        if lungs.certain and lungs.distance_to(world) > guess / 2 + BESIDE_LUNG:
-            return None
         here = map_points(to_voxels, world) * spacing_of(affine)
-        properties, body = segment_and_measure(array, _vec3(here), guess, spacing_of(affine))
+        properties, body = segment_and_measure(array, _vec3(here), estimate(peak), spacing_of(affine))
         centre = world if body is None else map_points(affine, np.divide(body.centre, spacing_of(affine)))
         location = lungs.locate(centre) if placed else Location(side=None, third=None)
-        nodule = _detection(scan, peak, (world, centre), guess, properties, placed=placed)
+        nodule = _detection(scan, peak, (world, centre), estimate(peak), properties, placed=placed)
         return {**nodule, "location": location}, _mask(body, to_input)
 
+    sure = [one for one in peaks if one.peak["confidence"] >= rules.threshold]
+    beside = [
+        one
+        for one in peaks
+        if not lungs.certain or lungs.distance_to(one.world) <= estimate(one.peak) / 2 + BESIDE_LUNG
+    ]
     with ThreadPoolExecutor(MEASURED_AT_ONCE) as pool:
-        described = [one for one in pool.map(describe, peaks) if one is not None]
-    found = [nodule for nodule, _ in described]
-    small = sum(nodule["diameter_mm"] < rules.size_filter.min_diameter for nodule in found)
-    return _filtered(described, rules, LeftOut(away_from_lungs=len(peaks) - len(found), too_small=small))
+        described = list(pool.map(describe, (one for one in beside if one.peak["confidence"] >= rules.threshold)))
+    small = sum(nodule["diameter_mm"] < rules.size_filter.min_diameter for nodule, _ in described)
+    found = _filtered(described, rules, LeftOut(away_from_lungs=len(sure) - len(described), too_small=small))
+    unsure = (
+        _candidate(scan, one, estimate(one.peak), placed=placed)
+        for one in beside
+        if one.peak["confidence"] < rules.threshold and not _is_inside(scan, one.world, found.masks)
+    )
+    return found._replace(candidates=list(unsure))
+
+
+def _candidate(scan: Scan, marked: PlacedPeak, diameter: float, *, placed: bool) -> Candidate:
+    index = map_points(np.linalg.inv(scan.affine), marked.world)
+    return Candidate(
+        coordinates=_vec3(index * scan.spacing),
+        coordinates_lps=_vec3(to_lps(scan.affine, index)) if placed else None,
+        confidence=round(marked.peak["confidence"], 4),
+        diameter_mm=round(diameter, 2),
+    )
+
+
+def _is_inside(scan: Scan, world: WorldPoint, masks: Sequence[NoduleMask | None]) -> bool:
+    """Whether a place belongs to a body that is reported already."""
+    here = NoduleMask(np.ones((1, 1, 1), dtype=bool), _voxel(scan, map_points(np.linalg.inv(scan.affine), world)))
+    return any(mask is not None and common_voxels(mask, here) for mask in masks)
 
 
 def _filtered(
@@ -117,6 +161,7 @@ def _filtered(
         detections=numbered[: len(kept)],
         masses=numbered[len(kept) :],
         masks=[masks[nodule["id"]] for nodule in every],
+        candidates=[],
         left_out=left_out,
     )
 

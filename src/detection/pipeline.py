@@ -26,10 +26,10 @@ from ..guidelines.patient import Patient, load_patient
 from ..model.checkpoint import Checkpoint, load_model
 from ..model.device import pick_device
 from ..model.unet import DIAMETER, HEATMAP
-from ..results.conclusion import conclude, warnings_of
+from ..results.conclusion import conclude, expected_at, warnings_of
 from ..results.output_formatter import save_csv, save_heatmap, save_json
 from ..triage.model import default_model
-from ..types import Affine, Detection, FloatArray, Results, Scan, Vec3, Volume
+from ..types import Affine, Detection, Expected, FloatArray, Results, Scan, Vec3, Volume
 from .findings import Findings, describe_peaks, draw_heatmap, find_peaks
 from .network import Network
 from .search_plan import SearchPlan
@@ -150,6 +150,7 @@ class InferencePipeline:
             metadata=self._metadata(scan, search, timings, patient),
             detections=found.detections,
             masses=found.masses,
+            candidates=found.candidates,
             summary={**summary, "processing_time_seconds": round(end - start, 3)},
             heatmap=Volume(heatmap, scan.affine),
             masks=found.masks,
@@ -174,7 +175,7 @@ class InferencePipeline:
             **_counts(found.detections),
             "num_masses": len(found.masses),
             "lung_rads": exam(categories, patient, report),
-            "conclusion": conclude(found.detections, found.masses, report, self.checkpoint.about.results),
+            "conclusion": conclude(found.detections, found.masses, report, self.expected),
             "warnings": warnings_of(found.masses, report),
         }
 
@@ -185,6 +186,11 @@ class InferencePipeline:
     def save_heatmap(self, heatmap: npt.NDArray[Any], path: str | Path) -> None:
         """Write a (X, Y, Z) heatmap in 0..1 to NIfTI, in steps of 1/255, or to `.npy`."""
         save_heatmap(heatmap, path)
+
+    @property
+    def expected(self) -> Expected | None:
+        """How well the model detects at the threshold that is used, where that has been measured."""
+        return expected_at(self.checkpoint.about.results, self.config.post_processing.threshold)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -214,6 +220,7 @@ class InferencePipeline:
             "notes": list(scan.notes),
             **self.origin,
             "guidelines": {**SOURCES, "patient": patient != Patient()},  # whether anything was known, not what
+            "expected": self.expected,
             "device": str(self.device),
             "precision": self.network.precision,
             "engine": self.network.engine,

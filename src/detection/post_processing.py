@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ..config import PostProcessing
 from ..types import Detection, NoduleMask
 
-__all__ = ["filter_detections", "filter_masses", "non_maximum_suppression", "sphere_iou"]
+__all__ = ["common_voxels", "filter_detections", "filter_masses", "non_maximum_suppression", "sphere_iou"]
 
 WITHIN = 0.5  # of the smaller of two bodies: with more of it in the larger, they are one
 
@@ -97,7 +97,7 @@ def _is_same_body(
     (first, mask), (second, other_mask) = one, other
     if mask is not None and other_mask is not None:
         sizes = [float(np.count_nonzero(each.voxels)) for each in (mask, other_mask)]
-        common = float(_common_voxels(mask, other_mask))
+        common = float(common_voxels(mask, other_mask))
     else:
         sizes = [np.pi / 6 * each["diameter_mm"] ** 3 for each in (first, second)]
         centre, point = np.array(first["coordinates"]), np.array([second["coordinates"]])
@@ -106,7 +106,7 @@ def _is_same_body(
     return common > iou_threshold * (sum(sizes) - common) or common > WITHIN * min(sizes)
 
 
-def _common_voxels(one: NoduleMask, other: NoduleMask) -> int:
+def common_voxels(one: NoduleMask, other: NoduleMask) -> int:
     """The number of voxels that two masks of one grid share."""
     low = np.maximum(one.origin, other.origin)
     high = np.minimum(np.add(one.origin, one.voxels.shape), np.add(other.origin, other.voxels.shape))

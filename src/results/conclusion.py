@@ -1,23 +1,25 @@
 """What a run says of a scan in words: the same in the summary, the picture, the report and the DICOM objects."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from ..types import Detection, LungsReport
+from ..types import Detection, Expected, LungsReport
 
-__all__ = ["NONE_FOUND", "conclude", "sensitivity_of", "warnings_of"]
+__all__ = ["NONE_FOUND", "conclude", "expected_at", "warnings_of"]
 
 NONE_FOUND = "No nodule above the thresholds. This does not mean that there is none."
 NONE_SEARCHED = "No lungs could be searched: {}. That nothing was marked says nothing about nodules."
-NOT_MEASURED = "How many nodules this model finds has not been measured."
+NOT_MEASURED = "How many nodules this model finds at this threshold has not been measured."
+EXACT = 1e-9  # of thresholds
 
 
 def conclude(
-    detections: Sequence[Detection], masses: Sequence[Detection], lungs: LungsReport, results: Mapping[str, Any]
+    detections: Sequence[Detection], masses: Sequence[Detection], lungs: LungsReport, expected: Expected | None
 ) -> str:
     """What was found, in sentences; a negative result with how many nodules the model finds.
 
-    `results` are those of the checkpoint.
+    `expected` is what `expected_at` says of the model.
     """
     found = [
         f"{len(some)} {what}{'es' if what == 'mass' and len(some) > 1 else 's' * (len(some) > 1)}"
@@ -27,7 +29,7 @@ def conclude(
     if not lungs["recognised"]:
         nothing = NONE_SEARCHED.format(_reason(lungs))
         return f"{' and '.join(found)} marked, but no lungs are recognised." if found else nothing
-    sentences = [f"{' and '.join(found)} found."] if found else [NONE_FOUND, sensitivity_of(results)]
+    sentences = [f"{' and '.join(found)} found."] if found else [NONE_FOUND, _in_words(expected)]
     if not lungs["evaluable"]:
         sentences.append(f"Not all of the lungs could be judged: {_reason(lungs)}.")
     return " ".join(sentences)
@@ -39,19 +41,25 @@ def warnings_of(masses: Sequence[Detection], lungs: LungsReport) -> list[str]:
     return [*warnings, *(f"a mass of {mass['diameter_mm']:.0f} mm" for mass in masses)]
 
 
-def sensitivity_of(results: Mapping[str, Any]) -> str:
-    """How many nodules a model finds, by the results in its checkpoint.
+def expected_at(results: Mapping[str, Any], threshold: float) -> Expected | None:
+    """How well a model detects at a threshold of the confidence, as measured; None where that is unknown.
 
-    `sensitivity` there has `value` (0 to 1), `threshold` (of the confidence) and `of` (which nodules, in words).
+    `results` are those of the checkpoint. Their `detection`, which `benchmarks.detection` writes, has `points`: a table
+    of thresholds, of which the next one from `threshold` up is taken.
     """
-    measured = results.get("sensitivity")
-    if isinstance(measured, Mapping) and {"value", "threshold", "of"} <= set(measured):
-        value, threshold, of = (measured[key] for key in ("value", "threshold", "of"))
-    elif "crops_above_half" in results:
-        value, threshold, of = results["crops_above_half"], 0.5, "the nodules that readers marked in validation"
-    else:
+    measured = results.get("detection") or {"points": []}
+    reached = [point for point in measured["points"] if point["threshold"] >= threshold - EXACT]
+    if not reached:
+        return None
+    point: Expected = min(reached, key=itemgetter("threshold"))
+    return {**point, "of": measured["of"]}
+
+
+def _in_words(expected: Expected | None) -> str:
+    if expected is None:
         return NOT_MEASURED
-    return f"Of {of}, this model found {value:.0%} at a threshold of {threshold:g}."
+    sensitivity, threshold = expected["sensitivity"], expected["threshold"]
+    return f"Of {expected['of']}, this model found {sensitivity:.0%} at a threshold of {threshold:g}."
 
 
 def _reason(lungs: LungsReport) -> str:

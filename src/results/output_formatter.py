@@ -39,8 +39,8 @@ CSV_COLUMNS = (
     "malignancy_score",
     "risk_category",
 )
-REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "masses", "summary")
-LATER_KEYS = {"masses"}  # which reports of earlier versions lack
+REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "masses", "candidates", "summary")
+LATER_KEYS = {"masses", "candidates"}  # which reports of earlier versions lack
 NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
 
 
@@ -144,6 +144,7 @@ def load_report(path: str | Path) -> Report:
         raise BadOutput(msg)
     as_detections(report["detections"], str(path))
     report["masses"] = as_detections(report.get("masses") or [], str(path))
+    report.setdefault("candidates", [])
     result: Report = report
     return result
 

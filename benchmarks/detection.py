@@ -149,6 +149,7 @@ def figures(found: Found) -> dict[str, Any]:
     drawn = by_nodules(sweep, RATES, REPEATS, 0, owners)
     low, high = band(np.column_stack([drawn, drawn.mean(axis=1)]))
     limits = {rate: curve.threshold_at(rate) for rate in (1.0, 4.0)}
+    read = {name: found.scans[name] for name in READ}
     groups = {}
     for name, belongs in GROUPS.items():
         chosen = np.array([belongs(cube) for cube in found.nodules])
@@ -166,6 +167,10 @@ def figures(found: Found) -> dict[str, Any]:
         "without_the_strongest_false_mark_of_each_scan": {
             f"{rate:g}": float(value)
             for rate, value in zip(RATES, _sweep(found.best, _without_strongest(found)).curve().at(RATES), strict=True)
+        },
+        "against_the_scans_that_four_readers_read": {
+            f"{rate:g}": float(value)
+            for rate, value in zip(RATES, _sweep(found.best, read).curve().at(RATES), strict=True)
         },
         "operating_points": [_point(found, owners, float(threshold)) for threshold in THRESHOLDS],
         "reliability": reliability(found, len(set(owners))),
@@ -260,6 +265,8 @@ def _print(report: dict[str, Any]) -> None:
     print(f"CPM {report['cpm']:.3f} (95 % interval over patients {low:.3f} to {high:.3f})")
     print("false marks a scan      " + "".join(f"{rate:>8}" for rate in report["sensitivity"]))
     print("sensitivity             " + "".join(f"{value:8.3f}" for value in report["sensitivity"].values()))
+    read = report["against_the_scans_that_four_readers_read"]
+    print("against the read scans  " + "".join(f"{value:8.3f}" for value in read.values()))
     for name, value in report["sensitivity_ci95"].items():
         print(f"  at {name}: {value[0]:.3f} to {value[1]:.3f}")
     without = report["without_the_strongest_false_mark_of_each_scan"]

@@ -144,6 +144,27 @@ def test_a_full_disk_stops_everything_and_leaves_no_half_scan(
     assert not {event["event"] for event in events} & {"finished", "summary"}
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("kind", ["start", "windows", "failed", "finished", "summary"])
+@pytest.mark.parametrize("error", [KeyError("a bug of the listener"), BadScan("not of a scan")])
+def test_what_a_listener_raises_is_no_scan_s_fault(
+    run: Run, tmp_path: Path, num_workers: int, kind: str, error: Exception
+) -> None:
+    events: list[dict[str, Any]] = []
+
+    def listener(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == kind:
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        run(num_workers=num_workers, progress=listener)
+    assert raised.value is error
+    assert [event["scan"] for event in events if event["event"] == "failed"] in ([], [str(tmp_path / "scans/b.nii.gz")])
+    assert bool(names(tmp_path / "out")) or kind in ("start", "windows", "failed")
+    assert names(tmp_path / "out") in (set(), outputs_of("a"), outputs_of("a", "c"))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -22,7 +22,7 @@ from ..files import writable_folder
 from ..guidelines.patient import Patient
 from ..types import Results
 from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
-from .progress import WARNING, BatchResults, Listener, silent
+from .progress import WARNING, BatchResults, Listener, ListenerError, as_raised, guarded, silent
 from .read_ahead import Readied, executor, read_ahead, read_timed
 from .sharding import scans_of
 
@@ -80,7 +80,8 @@ def batch_inference(  # noqa: PLR0913 - the documented call
         device: overrides `model.device`.
         resume: leave out scans whose outputs are complete and were made of the same content with the same model and
             settings.
-        progress: is called with the events that `progress` describes, from two threads.
+        progress: is called with the events that `progress` describes, from two threads. What it raises ends the run,
+            and is raised here; scans that are finished stay so.
         shard: index, from 0, and number of the parts that the folder is split into; only this one is done.
         recursive: look into the folders below, too; their results go into folders of the same names.
 
@@ -93,7 +94,7 @@ def batch_inference(  # noqa: PLR0913 - the documented call
     settings = with_options(load_config(config), batch_size=batch_size, num_workers=num_workers)
     pipeline = open_pipeline(checkpoint, settings, device, output_dir)
     found = scans_of(input_dir, output_dir, shard, recursive=recursive)
-    run = _Run(pipeline, Path(output_dir), progress, base=Path(input_dir) if recursive else None)
+    run = _Run(pipeline, Path(output_dir), guarded(progress), base=Path(input_dir) if recursive else None)
     run.all(found.scans, resume=resume, twins=found.twins)
     return run.summary(found.passed_over)
 
@@ -116,7 +117,7 @@ def infer_file(
     Raises:
         PivotError: whatever went wrong; the message begins with the path where it is this scan's fault.
     """
-    run = _Run(pipeline, Path(output_dir), progress, patient, turns, read or read_timed)
+    run = _Run(pipeline, Path(output_dir), guarded(progress), patient, turns, read or read_timed)
     run.all([Path(path)], resume=resume)
     for failure in run.failures.values():
         raise failure
@@ -176,6 +177,7 @@ class _Run:
     writing: Future[None] | None = None
     base: Path | None = None  # the folder whose own folders those of the results follow
 
+    @as_raised()
     def all(self, paths: Sequence[Path], *, resume: bool, twins: Mapping[Path, Path] = MappingProxyType({})) -> None:
         for path in (path for path in paths if path in twins):
             with self._failing(path):
@@ -190,6 +192,7 @@ class _Run:
                     self._one(path, reading, writer)
             self._wait()
 
+    @as_raised()
     def summary(self, passed_over: Mapping[str, str] = MappingProxyType({})) -> BatchResults:
         results = BatchResults(
             num_scans=len(self.seconds),
@@ -270,7 +273,7 @@ class _Run:
         """Note what goes wrong with this scan; raise what would go wrong with every other."""
         try:
             yield
-        except FATAL:
+        except (*FATAL, ListenerError):
             raise
         except Exception as error:  # a fault in one scan must not cost the others
             log.debug("%s failed", path, exc_info=True)

@@ -22,7 +22,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
-__all__ = ["WARNING", "BatchResults", "Event", "Listener", "Mode", "listening", "silent", "told"]
+__all__ = [
+    "WARNING",
+    "BatchResults",
+    "Event",
+    "Listener",
+    "ListenerError",
+    "Mode",
+    "as_raised",
+    "guarded",
+    "listening",
+    "silent",
+    "told",
+]
 
 LEFT_OUT = "left out"  # how notes begin that tell what was not searched
 WARNING = "warning"  # and those of lungs that cannot be judged, and of masses
@@ -46,6 +58,31 @@ class BatchResults(TypedDict):
 
 def silent(event: Event) -> None:
     """A listener that tells nobody."""
+
+
+class ListenerError(Exception):
+    """A listener raised something, its cause: no fault of the scan that it was told of."""
+
+
+def guarded(listener: Listener) -> Listener:
+    """The listener, whose errors come as `ListenerError`."""
+
+    def tell(event: Event) -> None:
+        try:
+            listener(event)
+        except Exception as error:
+            raise ListenerError from error
+
+    return tell
+
+
+@contextmanager
+def as_raised() -> Iterator[None]:
+    """What a guarded listener raised goes on to the caller as it was raised."""
+    try:
+        yield
+    except ListenerError as error:
+        raise error.__cause__ or error from None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 __all__ = [
+    "OUT_OF_MEMORY",
     "BadCheckpoint",
     "BadConfig",
     "BadOutput",
@@ -26,7 +27,7 @@ __all__ = [
     "PivotError",
     "SomeScansFailed",
     "command",
-    "is_out_of_resources",
+    "lacking",
     "way_to",
 ]
 
@@ -35,6 +36,9 @@ RESOURCES = {
     getattr(errno, name)
     for name in ["EACCES", "EAGAIN", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS"]
 }
+
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
+NO_THREAD = "can't start new thread"
 
 
 class PivotError(Exception):
@@ -82,17 +86,21 @@ def way_to(error: Exception) -> str:
     return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)  # noqa: PTH119
 
 
-def is_out_of_resources(error: BaseException) -> bool:
-    """Whether the machine refused disk, memory or file handles, at whatever depth of the causes.
+def lacking(error: BaseException) -> MemoryError | OSError | None:
+    """What the machine refused, memory, disk, file handles or threads, at whatever depth of the causes; or None.
 
     That is not the input's fault.
     """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in RESOURCES:
-            return True
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno in RESOURCES):
+            return seen
+        if isinstance(seen, RuntimeError) and any(sign in str(seen) for sign in OUT_OF_MEMORY):
+            return MemoryError(str(seen))
+        if isinstance(seen, RuntimeError) and NO_THREAD in str(seen):
+            return OSError(errno.EAGAIN, NO_THREAD)
         seen = seen.__cause__ or seen.__context__
-    return False
+    return None
 
 
 def command(main: Callable[_P, int | None]) -> Callable[_P, int]:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 
 __all__ = ["helpers", "limit_memory", "memory_of_machine", "stop_on_signal"]
 
+STOPPING = {int(signal.SIGTERM), int(signal.SIGINT)}
 CGROUP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -24,9 +26,17 @@ def helpers(count: int) -> ProcessPoolExecutor:
 
 
 def stop_on_signal(stopping: threading.Event) -> None:
-    """Set the event when SIGTERM or SIGINT comes."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    """Set the event when SIGTERM or SIGINT comes; to be called in the main thread.
+
+    A handler must not set it: Python runs handlers in the main thread, perhaps while that holds the event's own lock to
+    wait for it, and both would wait for ever. So the number of the signal goes through a socket to a thread.
+    """
+    numbers, arriving = socket.socketpair()
+    arriving.settimeout(0)  # Python demands one that does not block
+    signal.set_wakeup_fd(arriving.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_stop, args=(numbers, arriving, stopping), daemon=True).start()
+    for number in STOPPING:
+        signal.signal(number, lambda *_: None)
 
 
 def memory_of_machine() -> int | None:
@@ -55,6 +65,13 @@ def limit_memory(count: int | None) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     least = count if most == resource.RLIM_INFINITY else min(count, most)
     resource.setrlimit(resource.RLIMIT_DATA, (least, most))
+
+
+def _stop(numbers: socket.socket, _arriving: socket.socket, stopping: threading.Event) -> None:
+    """Wait for signals that stop, for as long as the process lives: Python writes into the socket till then."""
+    while True:
+        if set(numbers.recv(64)) & STOPPING:
+            stopping.set()
 
 
 def _serve() -> None:

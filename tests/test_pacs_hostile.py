@@ -124,7 +124,7 @@ def caused(error: Exception) -> BadOutput:
 
 
 STAGES: dict[str, tuple[Callable[[Service], object], str]] = {
-    "attempt": (lambda service: service.spool, "attempt"),
+    "begin": (lambda service: service.spool, "begin"),
     "name of the run": (lambda service: service.spool, "run_name"),
     "run": (lambda _: processing, "_run"),
     "outbox": (lambda service: service.outbox, "put"),
@@ -180,7 +180,7 @@ def test_damaged_folders_stop_nobody(tmp_path: Path) -> None:
     assert not list((root / "partial").iterdir())
     assert spool.waiting() == []
     assert [study.name for study in spool.taken()] == ["1.2"]
-    assert spool.attempt(series.parent) == 1
+    assert spool.attempts(series.parent) == (0, 0)
     for record in ("{", "[]", '{"3.4": 7}', "\udcff"):
         (root / "done" / "1.2.json").write_text(record, encoding="utf-8", errors="surrogateescape")
         assert not spool.was_run(series)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 from .pacs import until
 
@@ -18,6 +19,27 @@ if __name__ == "__main__":
         print(pool.submit(os.getpid).result(), flush=True)
         input()
 """
+
+WAITS = """
+import os, signal, threading
+from src.processes import stop_on_signal
+stopping = threading.Event()
+stop_on_signal(stopping)
+with stopping._cond:  # as while it begins to wait
+    os.kill(os.getpid(), signal.{signal})
+    for _ in range(1000):
+        pass
+stopping.wait()
+os.kill(os.getpid(), signal.{signal})  # a second one does no harm
+print("stopped")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_stops_whatever_the_process_does_at_that_moment(name: str) -> None:
+    command = [sys.executable, "-c", WAITS.format(signal=name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "stopped\n"
 
 
 def test_a_helper_ends_with_its_parent_even_if_that_is_killed() -> None:

@@ -19,7 +19,7 @@ from ..config import Config, load_config
 from ..data.arrays import as_scan
 from ..data.geometry import canonical
 from ..data.lungs import Lungs
-from ..errors import BadConfig, PivotError
+from ..errors import OUT_OF_MEMORY, BadConfig, PivotError
 from ..guidelines.apply import SOURCES
 from ..guidelines.lung_rads import exam
 from ..guidelines.patient import Patient, load_patient
@@ -39,7 +39,6 @@ __all__ = ["InferencePipeline"]
 
 named = logging.getLogger("pivot.scan")  # what names the scan, which may be called after a patient
 OVERFLOWED = "%s: %d batches overflowed in half precision, and were repeated in float32"
-OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of CUDA and MPS, and of the CPU
 
 
 @contextmanager

@@ -30,19 +30,23 @@ class Audit:
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            size = os.fstat(self._file).st_size
+            cut = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
         except OSError as error:
             msg = f"cannot write the audit trail {path}: {error.strerror}"
             raise BadOutput(msg) from error
         self._lock = threading.Lock()
-        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        self._waiting = deque([b"\n"] if cut else [])  # the process, or the machine, ended within a line
+        self._lost = 0  # lines
 
     def write(self, event: str, **facts: object) -> None:
         """Append one event; it is on disk when this returns, or as soon as the disk takes it."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, **facts}, default=str) + "\n"
         with self._lock:
-            self._waiting.append(line.encode())
+            if len(self._waiting) < MOST_WAITING:
+                self._waiting.append(_line(event, **facts))
+            else:
+                self._lost += 1
             self._flush()
 
     def works(self) -> bool:
@@ -55,6 +59,9 @@ class Audit:
             while self._waiting:
                 self._append(self._waiting[0])
                 self._waiting.popleft()
+            if self._lost:
+                self._append(_line("events lost", count=self._lost))
+                self._lost = 0
         except OSError:
             return False
         return True
@@ -69,6 +76,11 @@ class Audit:
         except OSError:
             os.ftruncate(self._file, end)
             raise
+
+
+def _line(event: str, **facts: object) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return (json.dumps({"time": now, "event": event, **facts}, default=str) + "\n").encode()
 
 
 def unforeseen(error: Exception) -> str:

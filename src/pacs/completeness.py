@@ -1,15 +1,19 @@
 """When a study has arrived: DICOM has no sign for it, so by silence, or by the number of instances that it states."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
 
+from ..errors import lacking
 from .settings import Completeness
+from .spool import instances, series_in
 
 __all__ = ["SeriesArrival", "arrivals", "has_arrived", "shortfalls"]
 
 STATED = ("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances")
+CLOCK = 2.0  # seconds by which file systems and the clock may differ
 
 
 class SeriesArrival(NamedTuple):
@@ -24,12 +28,15 @@ class SeriesArrival(NamedTuple):
 
 
 def arrivals(study: Path) -> list[SeriesArrival]:
-    """What has come of each series in the folder of a study."""
-    return [_arrival(folder) for folder in sorted(study.iterdir()) if folder.is_dir()]
+    """What has come of each series in the folder of a study; raises `OSError` where the machine does not tell."""
+    return [_arrival(folder) for folder in series_in(study)]
 
 
 def has_arrived(series: list[SeriesArrival], rules: Completeness, now: float) -> bool:
     """Whether a study can be run: all instances that it states are there, or nothing more came for long enough."""
+    for one in series:
+        if one.newest > now + CLOCK:
+            os.utime(one.folder)  # the clock was put back: what is new counts from now
     silence = now - max((one.newest for one in series), default=now)
     wait = rules.interrupted_seconds if shortfalls(series) else rules.quiet_seconds
     return _as_stated(series) or silence >= wait
@@ -55,24 +62,27 @@ def _shortfall(one: SeriesArrival) -> str | None:
 
 
 def _arrival(folder: Path) -> SeriesArrival:
-    files = sorted(folder.glob("*.dcm"))
+    files = instances(folder)
     stated = _stated(files[0]) if files else (None, None)
     return SeriesArrival(
         folder=folder,
         instances=len(files),
         newest=folder.stat().st_mtime,
-        interrupted=any(folder.glob(".open-*")),
+        interrupted=any(entry.name.startswith(".open-") for entry in folder.iterdir()),
         stated=stated[1],
         stated_in_study=stated[0],
     )
 
 
 def _stated(file: Path) -> tuple[int | None, int | None]:
+    """What a file states of its study and its series; nothing where it is damaged, which choosing the series tells."""
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(STATED))
         study, series = (_number(str(header.get(name, ""))) for name in STATED)
-    except Exception:  # noqa: BLE001 - pydicom raises anything on a broken element; choosing the series tells of it
-        return None, None
+    except Exception as error:
+        if lacking(error):
+            raise
+        return None, None  # pydicom raises anything on a broken element
     return study, series
 
 

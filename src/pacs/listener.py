@@ -49,11 +49,11 @@ def listening(config: PacsConfig) -> Iterator[int]:
     Raises:
         PivotError: the settings, the model, the spool or the port cannot be used.
     """
-    spool, audit = Spool(config.spool), Audit(config.audit or config.spool / "audit.jsonl")
+    spool, audit = Spool(config.spool, config.most_spooled), Audit(config.audit or config.spool / "audit.jsonl")
     key = load_key(config.deidentify_key or config.spool / "deidentify.key") if config.deidentify else None
     outbox = Outbox(spool.outbox, config, audit)
     receiver, processor = Receiver(config.listen, spool, audit, key), Processor(config, spool, outbox, audit)
-    stop = threading.Event()
+    stop = processor.stopping
     actions: tuple[Callable[[], None], ...] = (processor.work, outbox.send_due)
     threads = [threading.Thread(target=_repeat, args=(action, stop, audit)) for action in actions]
     try:

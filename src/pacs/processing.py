@@ -1,28 +1,39 @@
-"""From a study that has arrived to results on their way: which series, whether it was run before, the run."""
+"""From a study that has arrived to results on their way: which series, whether it was run before, the run.
 
+A study is refused, and removed, for its own faults alone. What the machine or the settings lack is waited for, study by
+study, so that the others go on in the meantime. A study whose runs do not come to an end is set aside, and kept.
+"""
+
+import errno
+import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import BadScan, PivotError, is_out_of_resources
-from ..processes import helpers
+from ..errors import BadCheckpoint, BadConfig, BadOutput, BadScan, PivotError, lacking
+from ..processes import helpers, limit_memory
 from .audit import Audit, unforeseen
 from .completeness import arrivals, has_arrived, shortfalls
 from .outbox import Outbox
 from .series_choice import choose_series
 from .settings import Inference, PacsConfig
-from .spool import Spool
+from .spool import Spool, series_in
 
 if TYPE_CHECKING:
     from .worker import Outcome
 
 __all__ = ["Processor"]
 
-MOST_ATTEMPTS = 3  # at a study on which the worker dies
-LONGEST_PAUSE = 60.0  # seconds between two tries while the machine lacks disk or file handles
+MOST_FAILED = 3  # runs of a study that ended their process, or failed for want of memory or by the settings
+MOST_CUT = 10  # runs of a study during which the listener ended, which others have done as a rule
+LONGEST_PAUSE = 60.0  # seconds between two tries at a study that waits
+# What fails a run, and is not the fault of what was sent: perhaps what it takes, perhaps the settings.
+FAILURES = (BrokenProcessPool, MemoryError, BadCheckpoint, BadConfig, BadOutput)
 
 
 class _Pause(NamedTuple):
@@ -44,41 +55,35 @@ class Processor:
 
     def __init__(self, config: PacsConfig, spool: Spool, outbox: Outbox, audit: Audit) -> None:
         self.config, self.spool, self.outbox, self.audit = config, spool, outbox, audit
+        self.stopping = threading.Event()  # set by whoever wants `work` to end after the run at hand
         self._pauses: dict[str, _Pause] = {}
-        self._pool = helpers(1)
-        self._pool.submit(_load, config.inference).result()
+        self._pool: ProcessPoolExecutor | None = None
+        self._ready()
 
     def close(self) -> None:
         """End the process, after the run at hand."""
-        self._pool.shutdown()
+        if self._pool:
+            self._pool.shutdown()
 
     def work(self) -> None:
-        """Run the studies that were cut short, and those that have arrived; none that could not be audited."""
+        """Run the studies that have arrived, then those that were cut short; none that could not be audited."""
         if not self.audit.works():
             return
-        for study in self.spool.taken():
-            self._in_turn(study, self._study)
         for study in self.spool.waiting():
             self._in_turn(study, self._if_arrived)
+        for study in self.spool.taken():
+            self._in_turn(study, self._study)
 
     def _in_turn(self, study: Path, action: Callable[[Path], None]) -> None:
-        """Do it, unless its time has not come; where this machine lacks what it takes, keep the study and wait.
-
-        Whatever happens to one study, the others go on.
-        """
+        """Do it, unless its time has not come; whatever it raises, the study is kept, and the others go on."""
         pause = self._pauses.get(study.name, NO_PAUSE)
-        if time.monotonic() < pause.until:
+        if self.stopping.is_set() or time.monotonic() < pause.until:
             return
         try:
             action(study)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other studies go on
-            what = unforeseen(error)
-            if is_out_of_resources(error):
-                what = f"the machine lacks what it takes ({_lacking(error)})"
-                self.spool.forgive(study.name)
-            reason = f"{what}: the study is kept, and tried again"
             if pause is NO_PAUSE:
-                self.audit.write("study waits", study=study.name, reason=reason)
+                self.audit.write("study waits", study=study.name, reason=f"{_told(error)}: kept, and tried again")
             seconds = min(2 * pause.seconds, LONGEST_PAUSE)
             self._pauses[study.name] = _Pause(time.monotonic() + seconds, seconds)
         else:
@@ -89,18 +94,25 @@ class Processor:
             self._study(self.spool.take(study.name))
 
     def _study(self, study: Path) -> None:
-        """Run a taken study, or refuse it; raises what shows that the machine lacks disk or file handles for either."""
+        """Run a taken study, refuse it, or set it aside; after what it raises it is tried again."""
+        cut, failed = self.spool.attempts(study)
+        if failed >= MOST_FAILED:
+            self._set_aside(
+                study, f"{failed} runs failed: it takes more time or memory than there is, or ends its process"
+            )
+            return
+        if cut >= MOST_CUT:
+            self._set_aside(study, f"the listener ended in {cut} of its runs: stopped, killed, or out of memory")
+            return
+        self._ready()
+        self.spool.begin(study)
         try:
-            if self.spool.attempt(study) > MOST_ATTEMPTS:
-                msg = f"the run was cut short {MOST_ATTEMPTS} times (stopped, killed, or out of memory)"
-                raise PivotError(msg)  # noqa: TRY301 - told like all that goes wrong
             self._series(study, self._chosen(study))
-        except BrokenProcessPool:
-            self.audit.write("worker died", study=study.name)
-            self._pool = helpers(1)
-            return  # and the study is tried again
         except Exception as error:
-            if is_out_of_resources(error):
+            lack = lacking(error)
+            failure = isinstance(lack or error, FAILURES)
+            if lack or failure:
+                self.spool.stop(study, failed=failure)
                 raise
             self._refuse(study, str(error) if isinstance(error, PivotError) else unforeseen(error))
         self.spool.finish(study)
@@ -108,10 +120,14 @@ class Processor:
     def _refuse(self, study: Path, reason: str) -> None:
         self.audit.write("study refused", study=study.name, reason=reason.replace(f"{study}/", ""))
 
+    def _set_aside(self, study: Path, reason: str) -> None:
+        place = self.spool.set_aside(study)
+        self.audit.write("study set aside", study=study.name, place=f"{place.parent.name}/{place.name}", reason=reason)
+
     def _chosen(self, study: Path) -> Path:
         """The best series of a study; raises `BadScan` where there is none."""
         short = shortfalls(arrivals(study))
-        whole = [folder for folder in sorted(study.iterdir()) if folder.is_dir() and folder.name not in short]
+        whole = [folder for folder in series_in(study) if folder.name not in short]
         chosen, said = choose_series(whole, self.config.series)
         said += [{"series": uid, "refused": reason} for uid, reason in short.items()]
         self.audit.write("series choice", study=study.name, series=said)
@@ -128,28 +144,69 @@ class Processor:
         self.audit.write("run started", **about)
         start = time.perf_counter()
         with TemporaryDirectory(prefix="pivot-") as folder:
-            outcome = self._pool.submit(_run, series, Path(folder), self.config).result()
+            outcome = self._run(study, series, Path(folder))
             self.outbox.put(study.name, outcome.objects, self.spool.run_name(series))
         self.spool.record_run(series)
         seconds = round(time.perf_counter() - start, 1)
         objects = [path.name for path in outcome.objects]
         self.audit.write("run finished", **about, nodules=outcome.nodules, seconds=seconds, objects=objects)
 
+    def _run(self, study: Path, series: Path, folder: Path) -> "Outcome":
+        start, most = time.monotonic(), self.config.inference.time_limit
+        try:
+            return self._ready().submit(_run, series, folder, self.config).result()
+        except BrokenProcessPool:
+            self._pool = None
+            long = time.monotonic() - start >= most
+            reason = f"it took longer than inference.time_limit ({most} s)" if long else "killed, or out of memory"
+            self.audit.write("worker died", study=study.name, reason=reason)
+            raise
 
-def _lacking(error: BaseException) -> str:
-    """What the system said that it lacks, at whatever depth of the causes."""
-    while not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__ or OSError(0, "resources")
-    return error.strerror or type(error).__name__
+    def _ready(self) -> ProcessPoolExecutor:
+        """The process, with its model, so that nothing but the run itself counts against a study.
+
+        Raises:
+            BadConfig, BadCheckpoint: the model cannot be loaded.
+            OSError: the process cannot be started.
+        """
+        for _ in range(2):  # it may have died since the last run
+            self._pool = self._pool or helpers(1)
+            try:
+                self._pool.submit(_load, self.config.inference).result()
+            except BrokenProcessPool:
+                self._pool = None
+            else:
+                return self._pool
+        raise OSError(errno.EAGAIN, "its process ends as it starts")
+
+
+def _told(error: Exception) -> str:
+    """Why a study waits."""
+    lack = lacking(error)
+    if isinstance(lack, OSError):
+        return f"the machine lacks what it takes ({lack.strerror})"
+    if isinstance(lack, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(error, BrokenProcessPool):
+        return "the process that ran it died"
+    return str(error) if isinstance(error, PivotError) else unforeseen(error)
 
 
 def _load(settings: Inference) -> None:
     from .worker import open_model  # noqa: PLC0415 - torch is for the worker's process
 
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a service manager sends to all processes of the service
+    limit_memory(settings.memory)
     open_model(settings)
 
 
 def _run(series: Path, folder: Path, config: PacsConfig) -> "Outcome":
     from .worker import run_series  # noqa: PLC0415 - as above
 
-    return run_series(series, folder, config)
+    if hasattr(signal, "setitimer"):  # whose signal ends the process, even within code that never returns
+        signal.setitimer(signal.ITIMER_REAL, config.inference.time_limit)
+    try:
+        return run_series(series, folder, config)
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)

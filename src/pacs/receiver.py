@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import TYPE_CHECKING, cast
 
 import pydicom
 from pydicom.uid import UID
@@ -15,10 +16,14 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from ..dicom_io.deidentify import deidentify
-from ..errors import BadOutput, BadScan
+from ..errors import BadOutput, BadScan, lacking
 from .audit import Audit, unforeseen
+from .bounds import Bounds, dropped
 from .settings import Listen, server_tls
 from .spool import Spool
+
+if TYPE_CHECKING:
+    from pynetdicom.dimse_primitives import C_STORE
 
 __all__ = ["Receiver"]
 
@@ -28,6 +33,7 @@ SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4 B
 SILENCE = 3.0  # seconds in which a peer must ask for an association, so that silent ones hold no place for long
 # Nothing that unpacks to any size: the longest run of zeros costs a sender nothing.
 TRANSFER_SYNTAXES = [syntax for syntax in ALL_TRANSFER_SYNTAXES if "Deflate" not in UID(syntax).name]
+META = (b"\x02\x00", b"\x00\x02")  # group 0002, of files, in either order of bytes
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
@@ -60,6 +66,7 @@ class Receiver:
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda _: SUCCESS),
+            (evt.EVT_CONN_OPEN, Bounds(self.settings).opened),
             (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_RELEASED, self._released),
             (evt.EVT_CONN_CLOSE, self._closed),
@@ -83,7 +90,7 @@ class Receiver:
 
     def _entity(self) -> AE:
         entity = AE(self.settings.ae_title)
-        entity.maximum_pdu_size = 0  # no limit: large ones are faster
+        entity.maximum_pdu_size = self.settings.max_pdu_kb * 2**10
         entity.maximum_associations = self.settings.max_associations
         entity.network_timeout = entity.dimse_timeout = self.settings.network_timeout
         entity.acse_timeout = min(SILENCE, self.settings.network_timeout)
@@ -96,36 +103,49 @@ class Receiver:
 
     def _store(self, event: evt.Event) -> int:
         visit = self._visit(event.assoc)
+        try:
+            return self._keep(event, visit)
+        except Exception as error:  # noqa: BLE001 - one instance is refused, and the others of the association go on
+            lack = lacking(error)
+            if lack:
+                self._refused(visit, f"cannot be stored: {getattr(lack, 'strerror', None) or 'not enough memory'}")
+                return OUT_OF_RESOURCES
+            self._refused(visit, str(error) if isinstance(error, BadScan) else unforeseen(error))
+            return CANNOT_UNDERSTAND
+        finally:
+            if dataset := _dataset(event):
+                dataset.truncate(0)  # it would stay until the next one comes
+
+    def _keep(self, event: evt.Event, visit: _Visit) -> int:
         if not self.audit.works():  # what nobody could account for is not taken
             return OUT_OF_RESOURCES
-        try:
-            content, (study, series, instance) = self._content(event)
-            self.spool.add(content, study, series, instance, visit.name)
-        except BadScan as error:
-            self.audit.write("instance refused", peer=visit.peer, reason=str(error))
-            return CANNOT_UNDERSTAND
-        except (OSError, MemoryError) as error:
-            what = getattr(error, "strerror", None) or type(error).__name__
-            self.audit.write("instance refused", peer=visit.peer, reason=f"cannot be stored: {what}")
+        if dropped(_dataset(event)):
+            most = self.settings.max_instance_mb
+            self._refused(visit, f"is longer than listen.max_instance_mb ({most} MiB), or too many come at once")
             return OUT_OF_RESOURCES
-        except Exception as error:  # noqa: BLE001 - one instance is refused, and the others of the association go on
-            self.audit.write("instance refused", peer=visit.peer, reason=unforeseen(error))
-            return CANNOT_UNDERSTAND
+        content, (study, series, instance) = self._content(event)
+        self.spool.add(content, study, series, instance, visit.name)
         if visit.current and visit.current != study:
             self.spool.close(visit.name, self._others(visit), visit.current)
         visit.current = study
         visit.studies[study] += 1
         return SUCCESS
 
+    def _refused(self, visit: _Visit, reason: str) -> None:
+        self.audit.write("instance refused", peer=visit.peer, reason=reason)
+
     def _content(self, event: evt.Event) -> tuple[bytes, tuple[str, str, str]]:
         """The file to keep, and the UIDs of study, series and instance."""
         content = event.encoded_dataset()
+        if event.encoded_dataset(include_meta=False)[:2] in META:  # it would count as the file's, and change its syntax
+            msg = "begins with the header of a file: send the dataset alone"
+            raise BadScan(msg)
         try:
             header = pydicom.dcmread(BytesIO(content), specific_tags=[*UIDS, "SOPClassUID"], stop_before_pixels=True)
             study, series, instance = (str(header.get(name, "")) for name in UIDS)
-        except (OSError, MemoryError):
-            raise
         except Exception as error:
+            if lacking(error):
+                raise
             msg = "is not a readable dataset: send it again"
             raise BadScan(msg) from error
         if instance != event.file_meta.MediaStorageSOPInstanceUID:
@@ -150,7 +170,7 @@ class Receiver:
     def _closed(self, event: evt.Event) -> None:
         """The connection is gone; where the association was not released before, it broke off."""
         if not event.assoc.is_established:  # and it waits for no request any more
-            event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type] # as the timeout does
+            event.assoc.dul.to_user_queue.put(None)  # as the timeout does
         self._end(event.assoc, interrupted=True)
 
     def _end(self, association: Association, *, interrupted: bool) -> None:
@@ -165,6 +185,10 @@ class Receiver:
             self.audit.write(event, study=study, peer=visit.peer, instances=instances)
 
 
+def _dataset(event: evt.Event) -> BytesIO | None:
+    return cast("C_STORE", event.request).DataSet
+
+
 def _deidentified(content: bytes, key: bytes) -> tuple[bytes, tuple[str, str, str]]:
     try:
         dataset = pydicom.dcmread(BytesIO(content))
@@ -174,6 +198,8 @@ def _deidentified(content: bytes, key: bytes) -> tuple[bytes, tuple[str, str, st
     except BadScan:
         raise
     except Exception as error:
+        if lacking(error):
+            raise
         msg = f"cannot be de-identified ({type(error).__name__}), so it is not kept"
         raise BadScan(msg) from error
     study, series, instance = (str(dataset.get(name, "")) for name in UIDS)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pydicom
 
-from ..errors import BadScan
+from ..errors import BadScan, lacking
 from .settings import SeriesRules
+from .spool import instances
 
 __all__ = ["Candidate", "candidate", "choose", "choose_series", "rank", "verdict"]
 
@@ -45,7 +46,7 @@ def choose_series(folders: list[Path], rules: SeriesRules) -> tuple[Path | None,
     candidates, damaged = list[Candidate](), list[dict[str, Any]]()
     for folder in folders:
         try:
-            headers = [_header(file) for file in sorted(folder.glob("*.dcm"))]
+            headers = [_header(file) for file in instances(folder)]
             candidates.append(candidate(folder.name, headers))
         except BadScan as error:
             damaged.append({"series": folder.name, "refused": str(error)})
@@ -64,6 +65,9 @@ def choose(candidates: list[Candidate], rules: SeriesRules) -> tuple[Candidate |
 
 def candidate(uid: str, headers: list[pydicom.Dataset], slices: int | None = None) -> Candidate:
     """What most of the headers of a series say; of `slices`, where not given, the sum of their frames."""
+    if not headers:
+        msg = "holds no instances"
+        raise BadScan(msg)
 
     def most(read: Callable[[pydicom.Dataset], Any]) -> Any:  # noqa: ANN401 - numbers, lists and texts alike
         return Counter(map(read, headers)).most_common(1)[0][0]
@@ -129,6 +133,8 @@ def _header(file: Path) -> pydicom.Dataset:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
         header.decode()
     except Exception as error:
+        if lacking(error):
+            raise
         msg = f"{file.name} is a damaged DICOM file: send it again"
         raise BadScan(msg) from error
     return header

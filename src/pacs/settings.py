@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 
 from ..config import Device, Section, load_section
 from ..errors import BadConfig
+from ..processes import memory_of_machine
 
 __all__ = [
     "Completeness",
@@ -28,6 +29,7 @@ AeTitle = Annotated[str, StringConstraints(pattern=r"^[^\\\s](?:[^\\]{0,14}[^\\\
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
 Words = tuple[str, ...]
+MEMORY_SHARE = 0.8  # of the machine's memory, for the process that runs
 HANDSHAKE = 30.0  # seconds that a peer may take for it, or for the rest of a message
 ObjectKind = Literal["sr", "seg", "pm", "sc", "pdf"]
 
@@ -49,6 +51,8 @@ class Listen(Section):
     allowed_ae_titles: tuple[AeTitle, ...] = ()  # none: whoever can reach the port
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 10
     network_timeout: Seconds = 60.0  # after which a silent peer is taken for gone
+    max_pdu_kb: Annotated[int, Field(ge=16, le=131072)] = 1024  # KiB of a message's part; more ends the association
+    max_instance_mb: Annotated[int, Field(ge=1, le=65536)] = 512  # MiB; a longer one is refused (A700)
     tls: Tls | None = None
 
     @model_validator(mode="after")
@@ -95,6 +99,18 @@ class Inference(Section):
     checkpoint: Path | None = None
     config: Path | None = None
     device: Device | None = None
+    time_limit: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600  # seconds of one run, which ends its process
+    memory_gb: Annotated[float, Field(gt=0)] | None = (
+        None  # of the process that runs; none: four fifths of the machine's
+    )
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that the process may take; None where the machine does not say how many it has."""
+        machine = memory_of_machine()
+        if self.memory_gb is None:
+            return None if machine is None else int(MEMORY_SHARE * machine)
+        return int(self.memory_gb * 1e9)
 
 
 class _Peer(Section):
@@ -144,6 +160,9 @@ class PacsConfig(Section):
 
     listen: Listen = Listen()
     spool: Path = Path("spool")
+    max_spool_gb: Annotated[float, Field(gt=0)] | None = (
+        None  # of images; more are refused (A700); none: what the disk has
+    )
     audit: Path | None = None  # `audit.jsonl` in the spool
     completeness: Completeness = Completeness()
     series: SeriesRules = SeriesRules()
@@ -154,6 +173,11 @@ class PacsConfig(Section):
     retry: Retry = Retry()
     deidentify: bool = False
     deidentify_key: Path | None = None  # `deidentify.key` in the spool, made when it is missing
+
+    @property
+    def most_spooled(self) -> float:
+        """Bytes of images that the spool may hold."""
+        return float("inf") if self.max_spool_gb is None else self.max_spool_gb * 1e9
 
     @model_validator(mode="after")
     def _results_have_a_place(self) -> "PacsConfig":

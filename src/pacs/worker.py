@@ -1,6 +1,5 @@
 """What the listener's second process does: read a series, find its nodules, and write them as DICOM objects."""
 
-import errno
 import functools
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from ..config import Config, load_config
 from ..data.loader import read_scan
 from ..detection.pipeline import InferencePipeline
 from ..dicom_io.context import check_series
-from ..errors import PivotError, is_out_of_resources
+from ..errors import lacking
 from ..runs.outputs import check_outputs, write_outputs
 from .settings import Inference, ObjectKind, PacsConfig
 
@@ -45,13 +44,13 @@ def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
     Raises:
         BadScan: the series is no readable chest CT, or no DICOM objects can refer to it.
         PivotError: whatever else went wrong.
-        OSError: the machine lacks disk or file handles.
+        OSError, MemoryError: the machine lacks disk, file handles or memory.
     """
     try:
         return _run(open_model(config.inference), series, folder, config)
-    except PivotError as error:
-        if is_out_of_resources(error):  # a chain of causes does not survive the way to the other process
-            raise OSError(errno.ENOSPC, str(error)) from error
+    except Exception as error:
+        if lack := lacking(error):  # a chain of causes does not survive the way to the other process
+            raise lack from error
         raise
 
 

@@ -55,8 +55,9 @@ def poisoned(one: Dataset, text: bytes = b"1e999 ") -> bytes:
 class Service:
     """A processor whose runs take no network, but whatever `run` does."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
-        self.config = settings(folder, root, keep_results=folder / "results", completeness={"quiet_seconds": 0})
+    def __init__(self, folder: Path, root: Path, **more: Any) -> None:  # noqa: ANN401 - any of `PacsConfig`
+        more = {"keep_results": folder / "results", "completeness": {"quiet_seconds": 0}, **more}
+        self.config = settings(folder, root, **more)
         self.spool, self.audit = Spool(self.config.spool), Audit(self.config.spool / "audit.jsonl")
         self.outbox = Outbox(self.spool.outbox, self.config, self.audit)
         self.processor = Processor(self.config, self.spool, self.outbox, self.audit)

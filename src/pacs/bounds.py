@@ -7,7 +7,9 @@ sender gets its answer, `dropped`, and goes on with the next instance.
 
 import threading
 import time
+from contextlib import suppress
 from io import BytesIO
+from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, cast
 from weakref import WeakSet
 
@@ -100,6 +102,12 @@ class _Socket(AssociationSocket):
     def _wait(self, seconds: float) -> None:
         if self.socket is not None and self.socket.fileno() >= 0:
             self.socket.settimeout(seconds or None)
+
+    def _shutdown_socket(self) -> None:
+        if self.socket is not None:
+            with suppress(OSError):  # of a peer that has gone
+                self.socket.shutdown(SHUT_RDWR)
+            self.socket.close()
 
     def _end(self, reason: str) -> bytearray:
         if self.socket is not None:

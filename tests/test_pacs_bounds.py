@@ -1,0 +1,205 @@
+"""What a peer may send the listener: how long, how much at once, how slowly; and what the spool holds."""
+
+import errno
+import io
+import shutil
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+
+from src.errors import BadOutput
+from src.pacs import spool as spools
+from src.pacs.audit import Audit
+from src.pacs.bounds import AT_ONCE, Bounds
+from src.pacs.receiver import Receiver
+from src.pacs.settings import Listen
+from src.pacs.spool import Spool
+from tests.pacs import audit_of, series_of, settings, transfer, until
+
+SUCCESS, NO_ROOM, MISFIT = 0x0000, 0xA700, 0xC000
+MIB = 2**20
+
+
+class Place(NamedTuple):
+    port: int
+    spool: Spool
+    audit: Path
+
+    def refusals(self) -> str:
+        return self.audit.read_text()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A listener with narrow bounds."""
+    spool, audit = Spool(tmp_path / "spool"), tmp_path / "audit.jsonl"
+    listen = Listen(port=0, max_pdu_kb=16, max_instance_mb=1, network_timeout=2)
+    receiver = Receiver(listen, spool, Audit(audit), None)
+    yield Place(receiver.start(), spool, audit)
+    receiver.stop()
+
+
+def test_an_instance_that_is_too_long_is_refused_and_the_next_is_taken(place: Place) -> None:
+    long, *others = series_of()
+    long.PixelData = bytes(3 * MIB)
+    with transfer(place.port) as association:
+        assert association.send_c_store(others[0]).Status == SUCCESS
+        assert association.send_c_store(long).Status == NO_ROOM
+        assert association.send_c_store(others[1]).Status == SUCCESS
+    assert "max_instance_mb (1 MiB)" in place.refusals()
+    assert len(list(place.spool.incoming.glob("*/*/*.dcm"))) == 2
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x04\0" + struct.pack(">I", 2**32 - 1) + bytes(2**16),
+        b"\x04\0" + struct.pack(">I", 16 * 2**10 + 5000) + bytes(2**15),
+        b"".join(b"\x04\0" + struct.pack(">IIBB", 16000, 15996, 1, 1) + bytes(15994) for _ in range(9)),
+    ],
+    ids=["a part of 4 GB", "a part above the bound", "a command without end"],
+)
+def test_who_sends_more_than_he_may_is_cut_off_alone(place: Place, sent: bytes) -> None:
+    first, other, *_ = series_of()
+    with transfer(place.port) as association, transfer(place.port) as bystander:
+        assert association.send_c_store(first).Status == SUCCESS
+        with closing(raw(association)) as connection:  # pynetdicom leaves it open after a reset
+            connection.sendall(sent)
+            until(lambda: not association.is_established, 10)
+        assert association.is_aborted
+        assert bystander.send_c_store(other).Status == SUCCESS
+    assert "transfer interrupted" in place.refusals()
+
+
+def test_a_request_for_an_association_has_a_bound_of_its_own(place: Place) -> None:
+    with closing(socket.create_connection(("127.0.0.1", place.port), 10)) as caller:
+        caller.sendall(b"\x01\0" + struct.pack(">I", 10 * MIB))
+        assert caller.recv(10)[:1] == b"\x07"  # A-ABORT
+        assert caller.recv(1) == b""
+
+
+def test_a_part_that_does_not_end_holds_its_place_for_the_time_limit(place: Place) -> None:
+    with transfer(place.port) as association:
+        start, connection = time.monotonic(), raw(association)
+        connection.sendall(b"\x04\0\0\0\x10\0")
+        while association.is_established:  # a byte now and then, so that the connection is never silent
+            assert time.monotonic() < start + 7
+            with suppress(OSError):
+                connection.sendall(b"\0")
+            time.sleep(0.2)
+
+
+def test_what_comes_at_once_is_bounded_for_all(place: Place) -> None:
+    bounds = Bounds(Listen(max_instance_mb=1))
+    coming = [io.BytesIO() for _ in range(AT_ONCE + 1)]
+    for one in coming[:-1]:
+        one.write(bytes(MIB))
+        assert not bounds.too_much(one)
+    coming[-1].write(b"1")
+    assert bounds.too_much(coming[-1])
+    del coming[0], one
+    assert not bounds.too_much(coming[-1])
+    assert place
+
+
+def test_a_dataset_does_not_choose_its_own_syntax(place: Place) -> None:
+    """A group 0002 in it would count as the file's, and have it inflated: 60 kB to 60 MB."""
+    one = series_of()[0]
+    name = DeflatedExplicitVRLittleEndian.encode()
+    start = b"\x02\0\x10\0UI" + struct.pack("<H", len(name) + len(name) % 2) + name + b"\0" * (len(name) % 2)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = start + packer.compress(bytes(60 * MIB)) + packer.flush()
+    with transfer(place.port) as association:
+        assert send_bytes(association, bomb, one.SOPInstanceUID) == MISFIT
+        assert association.send_c_store(one).Status == SUCCESS
+    assert "begins with the header of a file" in place.refusals()
+
+
+def send_bytes(association: Association, content: bytes, uid: str) -> int:
+    """Send a dataset of these bytes."""
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, uid
+    request.DataSet = io.BytesIO(content)
+    [context] = [one for one in association.accepted_contexts if one.abstract_syntax == CTImageStorage]
+    association.dimse.send_msg(request, context.context_id or 0)
+    _, answer = association.dimse.get_msg(block=True)
+    return int(getattr(answer, "Status", -1) or 0)
+
+
+def raw(association: Association) -> socket.socket:
+    connection = association.dul.socket
+    assert connection is not None
+    assert connection.socket is not None
+    return connection.socket
+
+
+def test_the_spool_holds_no_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spools, "MEASURING", 0.0)
+    spool = Spool(tmp_path, most=250)
+    spool.add(bytes(100), "1.1", "1", "1", "x")
+    spool.add(bytes(100), "1.1", "1", "1", "x")  # the same again takes no more
+    spool.add(bytes(100), "1.2", "1", "1", "x")
+    with pytest.raises(OSError, match="max_spool_gb") as full:
+        spool.add(bytes(100), "1.3", "1", "1", "x")
+    assert full.value.errno == errno.EDQUOT
+    with pytest.raises(OSError, match="max_spool_gb"):
+        Spool(tmp_path, most=250).add(bytes(100), "1.3", "1", "1", "x")  # after a restart, too
+    aside = spool.set_aside(spool.take("1.2"))
+    with pytest.raises(OSError, match="max_spool_gb"):
+        spool.add(bytes(100), "1.3", "1", "1", "x")
+    shutil.rmtree(aside)
+    spool.finish(spool.take("1.1"))
+    spool.add(bytes(200), "1.3", "1", "1", "x")
+    assert not (tmp_path / "incoming/1.1").exists()
+
+
+def test_room_is_left_for_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, usage = Spool(tmp_path), shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30 - 1))
+    with pytest.raises(OSError, match="the disk is full"):
+        spool.add(b"", "1.1", "1", "1", "x")
+    assert not list((tmp_path / "incoming").iterdir())
+
+
+def test_the_service_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Spool(tmp_path).add(b"content", "1.1", "1", "1", "x")
+
+    def full(folder: Path) -> Path:
+        msg = "cannot write"
+        raise BadOutput(msg) from OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(spools, "writable_folder", full)
+    assert [study.name for study in Spool(tmp_path).waiting()] == ["1.1"]
+    with pytest.raises(BadOutput):
+        Spool(tmp_path / "none")
+
+
+def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(tmp_path, root, keep_results=tmp_path / "results", audit=tmp_path / "audit.jsonl")
+    (tmp_path / "audit.jsonl").write_text('{"event": "sta')
+    audit = Audit(tmp_path / "audit.jsonl")
+    audit.write("started")
+    first, *lines = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert first == '{"event": "sta'
+    (tmp_path / "audit.jsonl").write_text("\n".join(lines) + "\n")
+    assert audit_of(config, "started")
+
+    monkeypatch.setattr("src.pacs.audit.MOST_WAITING", 2)
+    with monkeypatch.context() as full:
+        full.setattr("os.write", lambda *_: 0)
+        for number in range(5):
+            audit.write("event", number=number)
+    audit.works()
+    assert [line["number"] for line in audit_of(config, "event")] == [0, 1]
+    assert [line["count"] for line in audit_of(config, "events lost")] == [3]

@@ -1,5 +1,6 @@
 """A PACS for tests: DICOM series of small scans, senders and receivers, a real Orthanc, and the service itself."""
 
+import io
 import json
 import shutil
 import socket
@@ -26,6 +27,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 
 from src.pacs.settings import PacsConfig
 from src.types import Scan
@@ -40,6 +42,7 @@ __all__ = [
     "audit_of",
     "free_port",
     "orthanc",
+    "send_bytes",
     "series_of",
     "settings",
     "transfer",
@@ -122,6 +125,18 @@ def transfer(port: int, called: str = "PIVOT", calling: str = "CT1", **options: 
     finally:
         if association.is_established:
             association.release()
+
+
+def send_bytes(association: Association, content: bytes, uid: str) -> int:
+    """Send a CT image of these bytes, whatever they are; returns the status, or -1 where there is none."""
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, uid
+    request.DataSet = io.BytesIO(content)
+    [context] = [one for one in association.accepted_contexts if one.abstract_syntax == CTImageStorage]
+    association.dimse.send_msg(request, context.context_id or 0)
+    _, answer = association.dimse.get_msg(block=True)
+    return int(getattr(answer, "Status", -1) or 0)
 
 
 @dataclass

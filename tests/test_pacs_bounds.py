@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 
 from src.errors import BadOutput
 from src.pacs import spool as spools
@@ -24,7 +23,7 @@ from src.pacs.bounds import AT_ONCE, Bounds
 from src.pacs.receiver import Receiver
 from src.pacs.settings import Listen
 from src.pacs.spool import Spool
-from tests.pacs import audit_of, series_of, settings, transfer, until
+from tests.pacs import audit_of, send_bytes, series_of, settings, transfer, until
 
 SUCCESS, NO_ROOM, MISFIT = 0x0000, 0xA700, 0xC000
 MIB = 2**20
@@ -123,18 +122,6 @@ def test_a_dataset_does_not_choose_its_own_syntax(place: Place) -> None:
         assert send_bytes(association, bomb, one.SOPInstanceUID) == MISFIT
         assert association.send_c_store(one).Status == SUCCESS
     assert "begins with the header of a file" in place.refusals()
-
-
-def send_bytes(association: Association, content: bytes, uid: str) -> int:
-    """Send a dataset of these bytes."""
-    request = C_STORE()
-    request.MessageID, request.Priority = 1, 2
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, uid
-    request.DataSet = io.BytesIO(content)
-    [context] = [one for one in association.accepted_contexts if one.abstract_syntax == CTImageStorage]
-    association.dimse.send_msg(request, context.context_id or 0)
-    _, answer = association.dimse.get_msg(block=True)
-    return int(getattr(answer, "Status", -1) or 0)
 
 
 def raw(association: Association) -> socket.socket:

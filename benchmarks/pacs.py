@@ -5,9 +5,9 @@
 
 The listener runs in a process of its own with a tiny network, and sends its results to an archive. A sender sends each
 study until every instance is acknowledged or refused; in the meantime the listener is killed (SIGKILL) and started
-again. Then its disk fills up while one study waits for its run and another one is sent. In the end, of every study of which
-anything was acknowledged, either the run has finished once and the archive has its results once, or it was refused
-for one reason. The exit code is 1 where that is not so.
+again. Then its disk fills up while one study waits for its run and another one is sent. In the end, of every study of
+which anything was acknowledged, either the run has finished once and the archive has its results once, or it was
+refused for one reason. The exit code is 1 where that is not so.
 """
 
 import argparse

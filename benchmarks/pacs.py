@@ -64,7 +64,7 @@ class Listener:
         """Start it, and wait until it listens."""
         before = len(self.events("started"))
         with self.log.open("ab") as log:
-            command = [sys.executable, "-W", "ignore", "-m", "src.pacs.listener", "--config", str(self.file)]
+            command = [sys.executable, "-m", "src.pacs.listener", "--config", str(self.file)]
             self.process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
         until(lambda: len(self.events("started")) > before)
 

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import pydicom
 import pytest
 import yaml
 
 from src.errors import BadConfig, BadOutput, BadScan, PivotError, lacking
-from src.pacs import listener, processing, worker
+from src.pacs import completeness, listener, processing, series_choice, worker
 from src.pacs.completeness import arrivals, has_arrived
 from src.pacs.processing import MOST_CUT, MOST_FAILED
 from src.pacs.series_choice import choose_series
@@ -163,7 +162,8 @@ def test_a_lack_while_looking_at_a_study_is_not_its_fault(
     study = service.receive(series_of())
     [series] = (service.spool.incoming / study).iterdir()
     with monkeypatch.context() as poor:
-        poor.setattr(pydicom, "dcmread", raising(lack))
+        for module in (completeness, series_choice):
+            poor.setattr(module, "read_dicom", raising(lack))
         with pytest.raises(type(lack)):
             arrivals(series.parent)
         with pytest.raises(type(lack)):

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import pydicom
-
+from ..data.part10 import read_dicom
 from ..errors import lacking
 from .settings import Completeness
 from .spool import instances, series_in
@@ -77,7 +76,7 @@ def _arrival(folder: Path) -> SeriesArrival:
 def _stated(file: Path) -> tuple[int | None, int | None]:
     """What a file states of its study and its series; nothing where it is damaged, which choosing the series tells."""
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(STATED))
+        header = read_dicom(file, stop_before_pixels=True, specific_tags=STATED)
         study, series = (_number(str(header.get(name, ""))) for name in STATED)
     except Exception as error:
         if lacking(error):

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, cast
 
-import pydicom
 from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
+from ..data.part10 import read_dicom
 from ..dicom_io.deidentify import deidentify
 from ..errors import BadOutput, BadScan, lacking
 from .audit import Audit, unforeseen
@@ -141,7 +141,7 @@ class Receiver:
             msg = "begins with the header of a file: send the dataset alone"
             raise BadScan(msg)
         try:
-            header = pydicom.dcmread(BytesIO(content), specific_tags=[*UIDS, "SOPClassUID"], stop_before_pixels=True)
+            header = read_dicom(BytesIO(content), specific_tags=[*UIDS, "SOPClassUID"], stop_before_pixels=True)
             study, series, instance = (str(header.get(name, "")) for name in UIDS)
         except Exception as error:
             if lacking(error):
@@ -191,7 +191,7 @@ def _dataset(event: evt.Event) -> BytesIO | None:
 
 def _deidentified(content: bytes, key: bytes) -> tuple[bytes, tuple[str, str, str]]:
     try:
-        dataset = pydicom.dcmread(BytesIO(content))
+        dataset = read_dicom(BytesIO(content))
         deidentify(dataset, key)
         buffer = BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pydicom
 
+from ..data.part10 import read_dicom
 from ..errors import BadScan, lacking
 from .settings import SeriesRules
 from .spool import instances
@@ -130,7 +131,7 @@ def _told(one: Candidate) -> str:
 
 def _header(file: Path) -> pydicom.Dataset:
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
+        header = read_dicom(file, stop_before_pixels=True, specific_tags=TAGS)
         header.decode()
     except Exception as error:
         if lacking(error):

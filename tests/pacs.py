@@ -134,8 +134,11 @@ def send_bytes(association: Association, content: bytes, uid: str) -> int:
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, uid
     request.DataSet = io.BytesIO(content)
     [context] = [one for one in association.accepted_contexts if one.abstract_syntax == CTImageStorage]
+    association._reactor_checkpoint.clear()  # noqa: SLF001 - as `send_c_store`: its own thread would take the answer
+    until(lambda: association._is_paused)  # noqa: SLF001
     association.dimse.send_msg(request, context.context_id or 0)
     _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()  # noqa: SLF001
     return int(getattr(answer, "Status", -1) or 0)
 
 

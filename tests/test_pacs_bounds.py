@@ -89,13 +89,14 @@ def test_a_request_for_an_association_has_a_bound_of_its_own(place: Place) -> No
 
 def test_a_part_that_does_not_end_holds_its_place_for_the_time_limit(place: Place) -> None:
     with transfer(place.port) as association:
-        start, connection = time.monotonic(), raw(association)
-        connection.sendall(b"\x04\0\0\0\x10\0")
-        while association.is_established:  # a byte now and then, so that the connection is never silent
-            assert time.monotonic() < start + 7
-            with suppress(OSError):
-                connection.sendall(b"\0")
-            time.sleep(0.2)
+        start = time.monotonic()
+        with closing(raw(association)) as connection:
+            connection.sendall(b"\x04\0\0\0\x10\0")
+            while association.is_established:  # a byte now and then, so that the connection is never silent
+                assert time.monotonic() < start + 7
+                with suppress(OSError):
+                    connection.sendall(b"\0")
+                time.sleep(0.2)
 
 
 def test_what_comes_at_once_is_bounded_for_all(place: Place) -> None:

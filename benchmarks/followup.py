@@ -27,7 +27,7 @@ from src.followup.comparison import Comparison, Interval, compare
 from src.followup.exam import Exam
 from src.followup.registration import Points, register
 from src.guidelines.patient import Patient
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.nodule_properties import segment_and_measure
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops
 from src.train.insertion import Nodule, insert, resample_crop, soft_outline
@@ -166,7 +166,7 @@ def detections_at(rng: np.random.Generator, scan: Scan, places: Sequence[tuple[P
         off = place + rng.normal(0, MISPLACED, 3) / np.sqrt(3)
         here = map_points(np.linalg.inv(RAS_TO_LPS @ affine), off) * spacing_of(affine)
         given = map_points(np.linalg.inv(RAS_TO_LPS @ scan.affine), off) * scan.spacing
-        properties = extract_properties(array, _vec3(here), guess, spacing_of(affine))
+        properties, _ = segment_and_measure(array, _vec3(here), guess, spacing_of(affine))
         measured = properties["effective_diameter_mm"]
         voxel = np.round(given / scan.spacing).astype(int)
         found.append(

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.agreement import Reference, agreement, between_readers
 from benchmarks.repeatability import repeatability
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.nodule_properties import segment_and_measure
 from src.train.crops import Crop, load_crops
 from src.train.triage.crops import match_crops
 from src.train.triage.lidc import load_nodules
@@ -89,7 +89,7 @@ def _measure_all(repeats: int, seed: int) -> Iterator[Measured]:
 def _error(case: Case) -> float:
     scan, centre, volume = draw_case(case)
     point, guess = misplaced(case, centre)
-    found = extract_properties(scan, point, guess, case.spacing)["volume_mm3"]
+    found = segment_and_measure(scan, point, guess, case.spacing)[0]["volume_mm3"]
     return np.inf if found is None else float(100 * (np.cbrt(found / volume) - 1))
 
 
@@ -125,7 +125,7 @@ def _shifted(case: Case) -> list[float]:
     for shift in np.random.default_rng(1).uniform(-0.5, 0.5, size=(10, 3)) * case.spacing:
         scan, centre, _ = draw_case(case, shift=(float(shift[0]), float(shift[1]), float(shift[2])))
         point, guess = misplaced(case, centre)
-        found.append(extract_properties(scan, point, guess, case.spacing)["effective_diameter_mm"] or np.nan)
+        found.append(segment_and_measure(scan, point, guess, case.spacing)[0]["effective_diameter_mm"] or np.nan)
     return found
 
 
@@ -142,7 +142,7 @@ def _seconds(scan: Array, centre: Vec3, guess: float, spacing: Vec3) -> float:
     times = []
     for _ in range(9):
         start = time.perf_counter()
-        extract_properties(scan, centre, guess, spacing)
+        segment_and_measure(scan, centre, guess, spacing)
         times.append(time.perf_counter() - start)
     return float(np.median(times))
 
@@ -198,7 +198,7 @@ def _crop(crop: Crop, index: int) -> Properties:
     """The properties of a crop's nodule from a point and guess as wrong as a detector's."""
     middle = (25.0, 25.0, 25.0)
     point, guess = misplaced(Case(crop.diameter, seed=index), middle)
-    return extract_properties(crop.hu, point, guess, (1.0, 1.0, 1.0))
+    return segment_and_measure(crop.hu, point, guess, (1.0, 1.0, 1.0))[0]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from benchmarks.breathing import lung_places
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
 from src.data.loader import read_scan
 from src.data.resample import resample
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.nodule_properties import segment_and_measure
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient
 from src.train.insertion import Nodule, insert, resample_crop, soft_outline
@@ -61,4 +61,4 @@ def _planted(scan: Scan, crop: Crop, voxel: npt.NDArray[np.intp], shift: Floats)
     block = np.array(scan.array[tuple(slice(a, b) for a, b in zip(low, voxel + BLOCK, strict=True))], np.float32)
     insert(block, Nodule(hu, soft_outline(mask), crop.diameter), voxel - low)
     x, y, z = (voxel - low + shift).tolist()
-    return extract_properties(block, (x, y, z), crop.diameter, (1.0, 1.0, 1.0))
+    return segment_and_measure(block, (x, y, z), crop.diameter, (1.0, 1.0, 1.0))[0]

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.nodule_properties import segment_and_measure
 from src.triage.model import calcified_share
 from tests.synthetic_nodules import Case, draw_case, misplaced
 
@@ -32,7 +32,7 @@ def _share(diameter: float, hu: float) -> float:
         case = Case(diameter, nodule_hu=hu, spacing=(0.7, 0.7, thickness), noise_sd=30.0, seed=seed)
         scan, centre, _ = draw_case(case)
         point, guess = misplaced(case, centre)
-        mean = extract_properties(scan, point, guess, case.spacing)["mean_intensity"]
+        mean = segment_and_measure(scan, point, guess, case.spacing)[0]["mean_intensity"]
         shares.append(0.0 if mean is None else calcified_share(mean))
     return float(np.mean(shares))
 

@@ -31,7 +31,7 @@ from src.guidelines.nodule import Nodule
 from src.guidelines.patient import Patient
 from src.guidelines.prior import exam_with_prior, lung_rads_with_prior
 from src.inference.compare import main
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.nodule_properties import segment_and_measure
 from src.types import Detection, NoduleType, Properties, Scan
 from tests.dicom_files import CHEST, write_series, zipped
 from tests.small_scans import WHOLE, block, chest, save_nifti
@@ -179,7 +179,8 @@ NEW_NODULES = [
     (solid(5.95), "4A"),  # rounds to 6.0
     (solid(7.9), "4A"),
     (solid(8.0), "4B"),
-    (subsolid("part-solid", 5.9, 4.5), "3"),
+    (subsolid("part-solid", 5.9, 3.9), "3"),
+    (subsolid("part-solid", 5.9, 4.5), "4B"),  # a new solid component of 4 mm, however small the whole is
     (subsolid("part-solid", 6.0, 3.9), "4A"),
     (subsolid("part-solid", 6.0, 4.0), "4B"),
     (subsolid("ground-glass", 29.9), "2"),
@@ -323,7 +324,7 @@ def measured(scan: Scan, places: list[tuple[np.ndarray[Any, np.dtype[np.float64]
     for number, (place, diameter) in enumerate(places):
         x, y, z = (map_points(np.linalg.inv(RAS_TO_LPS @ scan.affine), place) * scan.spacing).tolist()
         here = map_points(np.linalg.inv(RAS_TO_LPS @ affine), place) * spacing_of(affine)
-        properties = extract_properties(array, (here[0], here[1], here[2]), diameter, spacing_of(affine))
+        properties, _ = segment_and_measure(array, (here[0], here[1], here[2]), diameter, spacing_of(affine))
         nodule: Any = {"id": number, "coordinates": (x, y, z), "confidence": 0.9, "properties": properties}
         nodule["diameter_mm"] = properties["effective_diameter_mm"] or diameter
         found.append(cast("Detection", nodule))

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.geometry import RAS_TO_LPS, canonical, map_points, spacing_of, to_lps
-from ..measurement.nodule_properties import measure_nodule
-from ..measurement.segmentation import segment_nodule
+from ..measurement.nodule_properties import segment_and_measure
 from ..types import Affine, Detection, Properties, Scan, Vec3
 from .registration import LungImage, Points, lungs_of
 
@@ -76,11 +75,10 @@ class Exam:
         array, affine = self.standard
         spacing = spacing_of(affine)
         index = map_points(np.linalg.inv(affine), map_points(RAS_TO_LPS, point))
-        body = segment_nodule(array, _vec3(index * spacing), diameter, spacing)
+        properties, body = segment_and_measure(array, _vec3(index * spacing), diameter, spacing)
         if body is None:
             return None
-        centre = to_lps(affine, np.argwhere(body.mask).mean(axis=0) + body.origin)
-        properties = measure_nodule(body, array, spacing)
+        centre = to_lps(affine, np.divide(body.centre, spacing))
         size = properties["effective_diameter_mm"]
         alike = size is not None and 1 / SAME_SIZE <= size / diameter <= SAME_SIZE
         if size is None or not alike or np.linalg.norm(centre - point) > SAME_PLACE:

@@ -23,7 +23,7 @@ NEW = (
     Rule("solid", 8, 0, "4B"),
     Rule("part-solid", 0, 0, "3"),
     Rule("part-solid", 6, 0, "4A"),
-    Rule("part-solid", 6, 4, "4B"),
+    Rule("part-solid", 0, 4, "4B"),
     Rule("ground-glass", 0, 0, "2"),
     Rule("ground-glass", 30, 0, "3"),
 )

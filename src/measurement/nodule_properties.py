@@ -14,9 +14,9 @@ from scipy import ndimage
 from scipy.special import erf
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
-from ..data.geometry import sphere_diameter
+from ..data.geometry import canonical, map_points, spacing_of, sphere_diameter
 from ..data.pairing import check_spacing
-from ..types import FloatArray, NoduleType, Properties, Vec3
+from ..types import Affine, FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
 from .masks import Mask, depth_of, rim_distance, within
 from .plausible import doubt
@@ -34,6 +34,9 @@ GROUND_GLASS_BELOW, SOLID_ABOVE = 0.06, 0.8
 CORE, VESSEL = 4.0, 2.5
 SOFT_TISSUE = 50.0  # HU that a nodule is not taken to exceed unless it is seen to
 POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWHM of 0.8 to 1.5 mm
+# Steps of where a measurement starts, so that it settles: a share of the diameter, and a ratio of diameters in mm.
+START_STEP, START_RATIO, LEAST_START = 0.125, 1.25, 1.0
+SETTLES_WITHIN = 12  # measurements; what does not is not measured
 SKIN = 1.2  # mm, how deep the blur of an edge reaches into a nodule
 
 
@@ -43,32 +46,81 @@ def extract_properties(
     """Volume (mm3), diameters (mm), HU statistics and type of the nodule at a point of an (X, Y, Z) scan in HU.
 
     `coordinates` are millimetres from the first voxel, `diameter` a first guess in millimetres,
-    `axial_axis` the array axis that runs from head to feet. Where the nodule cannot be segmented, the
-    HU statistics are those of a ball of the guessed diameter, null outside the scan, and all else is null.
+    `axial_axis` the array axis that runs from head to feet; a scan with an affine tells it itself. Of a detection's own
+    coordinates and diameter this gives the detection's own values. Where the nodule cannot be segmented, the
+    HU statistics are those of a ball of the guessed diameter, and all else is unknown: NaN, so that it can be formatted
+    as a number (the JSON has null), or None for the type.
 
     Raises:
         BadScan: the spacing contradicts the scan's own affine.
     """
     check_spacing(scan, spacing)
-    return segment_and_measure(scan, coordinates, diameter, spacing, axial_axis)[0]
+    affine: Affine | None = getattr(scan, "affine", None)
+    if affine is not None:  # measured along the axes that the pipeline measures along
+        array, turned = canonical(np.asarray(scan), affine)
+        index = map_points(np.linalg.inv(turned) @ affine, np.divide(coordinates, spacing))
+        x, y, z = (float(value) for value in index * spacing_of(turned))
+        scan, coordinates, spacing, axial_axis = array, (x, y, z), spacing_of(turned), 2
+    found = segment_and_measure(scan, coordinates, diameter, spacing, axial_axis)[0]
+    unknown = {key: np.nan for key, value in found.items() if value is None and key not in ("nodule_type", "solid_mm")}
+    return {**found, **unknown}  # type: ignore[typeddict-item]
 
 
 def segment_and_measure(
     scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
 ) -> tuple[Properties, Segmentation | None]:
-    """`extract_properties` with the segmentation that was measured.
+    """The properties of the nodule of a mark, and the segmentation that was measured; None without a clear boundary.
 
-    A body that cannot be the nodule of the mark, such as the wall beside it, is measured again within twice the
+    What is measured depends a little on the mark. So it is measured again from its own centre and diameter, in steps,
+    until a step comes again; of the measurements between, which are mostly one, the one with the median volume counts.
+    A mark with the centre and the diameter of that one leads to it again.
+    """
+    measured: dict[_Start, tuple[Properties, Segmentation]] = {}
+    start = _Start.of(coordinates, diameter, scan.shape, spacing)
+    while start not in measured and len(measured) < SETTLES_WITHIN:
+        found = _segment(scan, start, spacing, axial_axis)
+        if found is None:
+            break
+        properties = measure_nodule(found, scan, spacing, axial_axis)
+        measured[start] = properties, found
+        start = _Start.of(found.centre, properties["effective_diameter_mm"] or diameter, scan.shape, spacing)
+    if start in measured:
+        again = list(measured.values())[list(measured).index(start) :]
+        properties, found = sorted(again, key=lambda one: one[0]["volume_mm3"] or 0.0)[len(again) // 2]
+        if not doubt(found, scan, coordinates, diameter, spacing):
+            return properties, found
+    return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing)), None
+
+
+class _Start(NamedTuple):
+    """Where a measurement starts: a point in mm from the first voxel, and a diameter in mm, in steps."""
+
+    point: Vec3
+    diameter: float
+
+    @classmethod
+    def of(cls, point: Vec3, diameter: float, shape: tuple[int, ...], spacing: Vec3) -> "_Start":
+        """The nearest step; the same place whichever way the scan's axes run."""
+        size = float(START_RATIO ** np.round(np.log(max(round(diameter, 2), LEAST_START)) / np.log(START_RATIO)))
+        step = START_STEP * size
+        x, y, z = (
+            float((n - 1) * side / 2 + step * np.round((round(p, 3) - (n - 1) * side / 2) / step))
+            for p, n, side in zip(point, shape, spacing, strict=True)
+        )
+        return cls((x, y, z), size)
+
+
+def _segment(scan: npt.NDArray[np.generic], start: _Start, spacing: Vec3, axial_axis: int) -> Segmentation | None:
+    """The nodule of a mark.
+
+    A body that cannot be the nodule, such as the wall beside it, is measured again within twice the
     mark's diameter; what cannot be it then either is not measured.
     """
-    found = segment_nodule(scan, coordinates, diameter, spacing, axial_axis)
-    if found is not None and doubt(found, scan, coordinates, diameter, spacing):
-        found = segment_nodule(scan, coordinates, diameter, spacing, axial_axis, reach=diameter)
-        if found is not None and doubt(found, scan, coordinates, diameter, spacing):
-            found = None
-    if found is None:
-        return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing)), None
-    return measure_nodule(found, scan, spacing, axial_axis), found
+    for reach in (None, start.diameter):
+        found = segment_nodule(scan, *start, spacing, axial_axis, reach)
+        if found is None or not doubt(found, scan, *start, spacing):
+            return found
+    return None
 
 
 def measure_nodule(

@@ -10,7 +10,7 @@ from skimage.measure import find_contours
 
 from ..data.geometry import turn_box
 from ..measurement.axes import axes_of
-from ..measurement.segmentation import segment_nodule
+from ..measurement.nodule_properties import segment_and_measure
 from ..types import Detection, NoduleMask
 from .slices import OUTLINE, Mark, Stage, around, cut, draw_section
 
@@ -33,7 +33,7 @@ def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | Non
         return None
     if mask:
         voxels, origin = turn_box(mask.voxels, mask.origin, on.from_input)
-    elif body := segment_nodule(on.array, nodule.centre, 2 * nodule.radius, on.spacing):
+    elif body := segment_and_measure(on.array, nodule.centre, 2 * nodule.radius, on.spacing)[1]:
         voxels, origin = body.mask, body.origin
     else:
         return None

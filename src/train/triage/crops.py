@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...measurement.nodule_properties import extract_properties
+from ...measurement.nodule_properties import segment_and_measure
 from ...types import Properties
 from ..crops import Crop, load_crops
 from .lidc import RATINGS, RatedNodule
@@ -53,7 +53,7 @@ def measure_crops(folder: Path, nodules: list[RatedNodule]) -> list[MeasuredCrop
 
 def _measured(crop: Crop) -> Properties:
     x, y, z = (float(value) for value in crop.centre)
-    return extract_properties(crop.hu, (x, y, z), crop.diameter, (1.0, 1.0, 1.0))
+    return segment_and_measure(crop.hu, (x, y, z), crop.diameter, (1.0, 1.0, 1.0))[0]
 
 
 def _matches(folder: Path, crops: list[Crop], nodules: list[RatedNodule]) -> Iterator[_Match]:

@@ -1,0 +1,159 @@
+"""Lung-RADS v2022 at every boundary: as a first examination, new, growing, slowly growing, stable, and as a mass."""
+
+import math
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from src.guidelines.lung_rads import CATEGORIES, RULES, exam, lung_rads
+from src.guidelines.nodule import Nodule
+from src.guidelines.patient import Patient
+from src.guidelines.prior import GROWING, NEW, exam_with_prior, lung_rads_with_prior
+from src.types import LungsReport, NoduleType
+
+SCREENED = Patient(setting="screening", prior_ct=False)
+WHOLE = LungsReport(recognised=True, evaluable=True, reason=None, right=None, left=None)
+Size = tuple[str, float, float]  # type, mean diameter, diameter of the solid part; mm
+KINDS: dict[str, NoduleType] = {"solid": "solid", "part": "part-solid", "glass": "ground-glass"}
+
+
+def _nodule(size: Size) -> Nodule:
+    kind, whole, core = size
+    solid = whole if kind == "solid" else core
+    share = (solid / whole) ** 3
+    return Nodule(KINDS[kind], whole, whole, math.pi / 6 * whole**3, share, None if kind == "solid" else core)
+
+
+# On either side of every limit of the table: what a first examination says, and what it says of a nodule that is new.
+SIZES: list[tuple[Size, str, str]] = [
+    (("solid", 3.94, 0), "2", "2"),
+    (("solid", 3.95, 0), "2", "3"),  # 4.0
+    (("solid", 5.94, 0), "2", "3"),
+    (("solid", 5.95, 0), "3", "4A"),  # 6.0
+    (("solid", 7.94, 0), "3", "4A"),
+    (("solid", 7.95, 0), "4A", "4B"),  # 8.0
+    (("solid", 14.94, 0), "4A", "4B"),
+    (("solid", 14.95, 0), "4B", "4B"),  # 15.0
+    (("solid", 30.1, 0), "4B", "4B"),  # a mass
+    (("solid", 120.0, 0), "4B", "4B"),
+    (("part", 5.94, 0), "2", "3"),
+    (("part", 5.94, 3.94), "2", "3"),
+    (("part", 5.94, 3.95), "2", "4B"),
+    (("part", 5.95, 3.94), "3", "4A"),
+    (("part", 5.95, 3.95), "3", "4B"),
+    (("part", 20.0, 5.94), "3", "4B"),
+    (("part", 20.0, 5.95), "4A", "4B"),
+    (("part", 20.0, 7.94), "4A", "4B"),
+    (("part", 20.0, 7.95), "4B", "4B"),
+    (("part", 45.0, 0), "3", "4A"),  # a mass of ground-glass with a solid part too small to tell
+    (("part", 45.0, 20.0), "4B", "4B"),
+    (("glass", 5.0, 0), "2", "2"),
+    (("glass", 29.94, 0), "2", "2"),
+    (("glass", 29.95, 0), "3", "3"),
+    (("glass", 45.0, 0), "3", "3"),  # a mass
+]
+
+
+@pytest.mark.parametrize(("size", "first", "new"), SIZES)
+def test_sizes_at_a_first_examination_and_of_new_nodules(size: Size, first: str, new: str) -> None:
+    assert lung_rads(_nodule(size), SCREENED)["category"] == first
+    for days in (30, 365, None):
+        assert lung_rads_with_prior(_nodule(size), None, days, SCREENED)["category"] == new
+
+
+# Before, now, days between, category.
+FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
+    # Growth is more than 1.5 mm within 12 months.
+    (("solid", 5.0, 0), ("solid", 6.5, 0), 365, "3"),
+    (("solid", 5.0, 0), ("solid", 6.6, 0), 365, "4A"),
+    (("solid", 5.0, 0), ("solid", 6.54, 0), 365, "3"),  # rounded before they are compared
+    (("solid", 5.0, 0), ("solid", 6.55, 0), 365, "4A"),
+    (("solid", 2.0, 0), ("solid", 3.6, 0), 365, "4A"),  # growing, however small
+    (("solid", 6.3, 0), ("solid", 7.9, 0), 365, "4A"),
+    (("solid", 6.4, 0), ("solid", 8.0, 0), 365, "4B"),
+    (("solid", 5.0, 0), ("solid", 8.0, 0), None, "4B"),
+    (("solid", 5.0, 0), ("solid", 8.0, 0), 730, "4B"),  # 1.501 mm a year
+    (("solid", 4.0, 0), ("solid", 7.0, 0), 730, "4A"),
+    (("solid", 4.0, 0), ("solid", 7.0, 0), 731, "4B"),  # slow growth
+    (("part", 20.0, 7.0), ("part", 22.0, 7.0), 1000, "4B"),
+    (("glass", 20.0, 0), ("glass", 22.0, 0), 1000, "2"),  # ground-glass may grow slowly
+    (("glass", 30.0, 0), ("glass", 32.0, 0), 1000, "2"),
+    (("glass", 28.3, 0), ("glass", 29.9, 0), 365, "2"),
+    (("glass", 28.4, 0), ("glass", 30.0, 0), 365, "3"),
+    (("glass", 30.0, 0), ("glass", 30.0, 0), 365, "2"),
+    # A part-solid nodule grows as a whole or in its solid part.
+    (("part", 10.0, 2.3), ("part", 10.0, 3.8), 365, "2"),
+    (("part", 10.0, 2.3), ("part", 10.0, 3.9), 365, "4A"),
+    (("part", 10.0, 2.3), ("part", 10.0, 4.0), 365, "4B"),
+    (("part", 10.0, 2.3), ("part", 11.6, 2.3), 365, "4A"),
+    (("part", 10.0, 7.9), ("part", 11.6, 7.9), 365, "4A"),
+    (("part", 10.0, 8.0), ("part", 11.6, 8.0), 365, "4B"),
+    (("glass", 10.0, 0), ("part", 10.0, 3.9), 365, "4A"),  # the solid part is new
+    (("glass", 10.0, 0), ("part", 10.0, 4.0), 365, "4B"),
+    (("solid", 10.0, 0), ("part", 10.0, 4.0), 90, "3"),  # less solid than it was
+    # Stable for long enough: 3 becomes 2 at six months, 4A becomes 3 at three.
+    (("solid", 6.0, 0), ("solid", 6.0, 0), 179, "3"),
+    (("solid", 6.0, 0), ("solid", 6.0, 0), 180, "2"),
+    (("solid", 6.0, 0), ("solid", 6.0, 0), None, "3"),
+    (("solid", 8.0, 0), ("solid", 8.0, 0), 89, "4A"),
+    (("solid", 8.0, 0), ("solid", 8.0, 0), 90, "3"),
+    (("solid", 8.0, 0), ("solid", 7.9, 0), 89, "3"),  # smaller, and so by its size
+    (("solid", 15.0, 0), ("solid", 15.0, 0), 400, "4B"),
+    (("part", 20.0, 5.9), ("part", 20.0, 5.9), 180, "2"),
+    (("part", 20.0, 6.0), ("part", 20.0, 6.0), 90, "3"),
+    (("part", 20.0, 8.0), ("part", 20.0, 8.0), 400, "4B"),
+    # A limit is crossed without growth.
+    (("solid", 5.9, 0), ("solid", 6.0, 0), 180, "3"),
+    (("solid", 7.9, 0), ("solid", 8.0, 0), 180, "4A"),
+    (("solid", 14.9, 0), ("solid", 15.0, 0), 180, "4B"),
+    (("part", 20.0, 7.9), ("part", 20.0, 8.0), 180, "4B"),
+    # The same day: no growth, by its size.
+    (("solid", 5.0, 0), ("solid", 8.0, 0), 0, "4A"),
+    (("solid", 40.0, 0), ("solid", 40.0, 0), 400, "4B"),  # a mass
+    (("glass", 29.0, 0), ("solid", 31.0, 0), 365, "4B"),
+]
+
+
+@pytest.mark.parametrize(("before", "now", "days", "category"), FOLLOWED)
+def test_followed_nodules(before: Size, now: Size, days: int | None, category: str) -> None:
+    assert lung_rads_with_prior(_nodule(now), _nodule(before), days, SCREENED)["category"] == category
+
+
+@pytest.mark.parametrize(("small", "large"), list(pairwise(CATEGORIES[1:])))
+def test_the_examination_takes_the_highest_of_nodules_and_masses(small: str, large: str) -> None:
+    ruled = {category: lung_rads(_nodule(size), SCREENED) for size, category, _ in SIZES}
+    found = [ruled[small], ruled[large]]
+    assert exam(found, SCREENED, WHOLE)["category"] == large
+    assert exam_with_prior(found, SCREENED, WHOLE)["category"] == large
+
+
+def _cells(root: Path) -> dict[str, list[str]]:
+    """The table of the conventions: of each category its cells for solid, part-solid and non-solid nodules."""
+    path = root.parent / "shared" / "conventions.md"
+    if not path.is_file():
+        pytest.skip("needs ../shared/conventions.md")
+    section = path.read_text(encoding="utf-8").split("## 5 Lung-RADS")[1].split("## 6")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
+    return {row[0]: row[1:4] for row in rows}
+
+
+def test_the_limits_are_those_of_the_conventions(root: Path) -> None:
+    """Where a category begins at a first examination and for new nodules, as the table of the conventions words it."""
+    cells = _cells(root)
+    for category in ("3", "4A", "4B"):
+        solid, part, glass = cells[category]
+        first, *later = solid.split(";")
+        (lowest,) = [rule.least_mm for rule in RULES if (rule.nodule_type, rule.category) == ("solid", category)]
+        assert re.search(rf">={lowest}\D", first), (category, first)
+        new = min(rule.least_mm for rule in NEW if (rule.nodule_type, rule.category) == ("solid", category))
+        assert any(re.search(rf"new.*\D{new}( to|\D)", part) for part in later), (category, later)
+        core = [rule.least_solid_mm for rule in RULES if (rule.nodule_type, rule.category) == ("part-solid", category)]
+        assert f"solid {'<6' if category == '3' else f'>={core[0]}'}" in part
+        assert (glass != "-") == any((r.nodule_type, r.category) == ("ground-glass", category) for r in RULES)
+    assert "solid <4 (<34)" in cells["4A"][1]
+    assert "new or growing solid >=4 (>=34)" in cells["4B"][1]
+    for rules in (NEW, GROWING):
+        (least,) = [r.least_solid_mm for r in rules if (r.nodule_type, r.category) == ("part-solid", "4B")]
+        assert least == 4

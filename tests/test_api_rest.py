@@ -59,6 +59,7 @@ def test_a_job_from_upload_to_removal(api: Api) -> None:
     assert {kind: file["name"] for kind, file in files.items()} == {
         "detections": "scan_detections.json",
         "table": "scan_detections.csv",
+        "findings": "scan_findings.csv",
         "heatmap": "scan_heatmap.nii.gz",
         "scan": "scan.nii",
     }

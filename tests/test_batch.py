@@ -297,6 +297,7 @@ def test_a_run_leaves_nothing_of_an_earlier_one(run: Run, tmp_path: Path) -> Non
     run(config={**QUICK, "output": {"save_visualization": False, "formats": {"detections": "csv", "heatmap": "numpy"}}})
     assert {file.name for file in out.glob("*a*")} - {file.name for file in out.glob("*c_*")} == {
         "a_detections.csv",
+        "a_findings.csv",
         "a_heatmap.npy",
         ".a_detections.json",
         *kept,

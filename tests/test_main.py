@@ -188,6 +188,7 @@ def test_the_demo_shows_the_truth_beside_what_was_found(
         "demo.nii.gz",
         "demo_heatmap.nii.gz",
         "demo_detections.csv",
+        "demo_findings.csv",
     }
 
 

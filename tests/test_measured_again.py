@@ -58,7 +58,11 @@ def test_every_detection_measured_again_is_itself(tmp_path: Path, turn: str) -> 
         scan = turned
     config = {
         "inference": {"region": "everything", "patch_size": [32] * 3, "stride": [32] * 3, "second_look": False},
-        "post_processing": {"peak_detection": {"threshold": 0.0, "min_distance": 40}, "size_filter": {"min_diameter": 0.0}},
+        "post_processing": {
+            "peak_detection": {"threshold": 0.0, "min_distance": 40},
+            "size_filter": {"min_diameter": 0.0},
+            "confidence_filter": {"min_confidence": 0.0},
+        },
     }
     results = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), config, "cpu").predict(scan)
     found = [*results["detections"], *results["masses"]]

@@ -18,6 +18,7 @@ from ..config import Config, DetectionsFormat, Formats, HeatmapFormat, Output, V
 from ..data.loader import scan_name
 from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_files
+from ..results.findings_table import save_findings
 from ..results.output_formatter import load_report, save_csv, save_heatmap, save_json
 from ..types import Results, Scan, Volume
 
@@ -25,6 +26,7 @@ __all__ = ["check_outputs", "check_scan", "is_complete", "load_writers", "output
 
 log = logging.getLogger("pivot")
 DICOM = "_dicom"
+FINDINGS = "_findings.csv"
 TEMPORARY = len(".4194304.partial.")  # bytes by which names are longer while files are written (see `files`)
 # What changes how fast results come, not what they are. The checkpoint is known by its hash.
 WITHOUT_EFFECT = {
@@ -110,7 +112,7 @@ def output_names(scan_id: str, config: Config) -> list[str]:
         names.append(f"{scan_id}{DICOM}")
     formats = wanted.formats.detections if wanted.save_detections else "none"
     if formats in ("csv", "both"):
-        names.append(f"{scan_id}_detections.csv")
+        names += [f"{scan_id}_detections.csv", f"{scan_id}{FINDINGS}"]
     return [*names, f"{'' if formats in ('json', 'both') else '.'}{scan_id}_detections.json"]
 
 
@@ -192,7 +194,7 @@ def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
     """The one output that the name at the end of `path` stands for."""
     match path.suffix:
         case ".csv":
-            save_csv(results, path)
+            (save_findings if path.name.endswith(FINDINGS) else save_csv)(results, path)
         case ".png":
             _draw(scan, results, config, path)
         case ".html":

@@ -1,0 +1,57 @@
+"""Nodules and masses as one table: a row for each, with where it is, in words too."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import whole_file
+from ..types import Detection
+
+__all__ = ["FINDINGS_COLUMNS", "save_findings"]
+
+FINDINGS_COLUMNS = (
+    "scan_id",
+    "kind",  # nodule or mass
+    "id",
+    "side",
+    "third",
+    "lps_x",
+    "lps_y",
+    "lps_z",
+    "voxel_x",
+    "voxel_y",
+    "voxel_z",
+    "diameter_mm",
+    "diameter_source",
+    "long_axis_mm",
+    "short_axis_mm",
+    "volume_mm3",
+    "nodule_type",
+    "solid_mm",
+    "confidence",
+    "malignancy_score",
+    "lung_rads",
+)
+
+
+def save_findings(report: Mapping[str, Any], path: str | Path) -> None:
+    """Write a report's `*_findings.csv`: a row a nodule, then a row a mass; what is null leaves its field empty."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FINDINGS_COLUMNS)
+        for kind, listed in (("nodule", report["detections"]), ("mass", report["masses"])):
+            writer.writerows([report["scan_id"], kind, *_fields(found)] for found in listed)
+
+
+def _fields(found: Detection) -> Iterator[object]:
+    properties, place = found["properties"], found.get("location")
+    yield found["id"]
+    yield from (place["side"], place["third"]) if place else (None, None)
+    yield from found["coordinates_lps"] or (None, None, None)
+    yield from found["coordinates_voxel"]
+    yield from (found["diameter_mm"], found["diameter_source"])
+    yield from (properties["long_axis_mm"], properties["short_axis_mm"], properties["volume_mm3"])
+    yield from (properties["nodule_type"], properties.get("solid_mm"))
+    yield from (found["confidence"], found["triage"]["malignancy_score"])
+    yield found["guidelines"]["lung_rads"]["category"] if "guidelines" in found else None

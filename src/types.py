@@ -4,13 +4,14 @@ One geometry rule holds everywhere: arrays are indexed (x, y, z) as nibabel give
 3-vector is x, y, z, index 0 is the centre of the first voxel, lengths are millimetres.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NotRequired, Self, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Acquisition",
     "Affine",
     "Brock",
     "BrockByLobe",
@@ -58,13 +59,20 @@ def spacing_of(affine: Affine) -> Vec3:
     return float(x), float(y), float(z)
 
 
+class Acquisition(NamedTuple):
+    """What DICOM states of how slices were made; None and empty where it does not, or the scan is of another format."""
+
+    thickness_mm: float | None = None  # SliceThickness: more than the spacing where slices overlap
+    kernel: str = ""  # ConvolutionKernel
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Scan:
     """A CT volume in Hounsfield units, `array` of shape (X, Y, Z), placed by its `affine`.
 
     `affine` is 4x4 and takes a voxel index to world millimetres in RAS+, as nibabel does.
     `notes` are the repairs that reading made, in words for the user; never patient data. `body_part` is what DICOM
-    states as BodyPartExamined, in capitals.
+    states as BodyPartExamined, in capitals, and `acquisition` what it states of the slices.
     """
 
     array: npt.NDArray[Any]
@@ -73,6 +81,7 @@ class Scan:
     series_uid: str | None = None
     notes: tuple[str, ...] = ()
     body_part: str = ""
+    acquisition: Acquisition = field(default_factory=Acquisition)
 
     @property
     def shape(self) -> Shape3:

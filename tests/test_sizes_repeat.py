@@ -1,15 +1,19 @@
 """The same nodule, sliced otherwise: its size, type and trend must be the same."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pydicom import Dataset
 
+from src.data.loader import read_scan
 from src.followup.growth import grown
 from src.measurement.nodule_properties import extract_properties
-from src.types import NoduleType, Properties
+from src.types import Acquisition, NoduleType, Properties
 
+from .dicom_files import CHEST, write_series
 from .synthetic_nodules import Case, draw_case
 
 THICK = Case(14.0, nodule_hu=30.0, noise_sd=15.0, spacing=(0.7, 0.7, 2.5), seed=5)
@@ -77,7 +81,7 @@ def test_trends_that_cannot_be_told_say_why() -> None:
         (ball(8.0), ball(8.2), 180, (thin, thin), "stable", None),
         (ball(8.0), ball(9.5), 180, (thin, thin), "growing", None),
         (ball(8.0), ball(9.5), 0, (thin, thin), None, "same day"),
-        (ball(8.0), ball(9.5), 180, (thin, thick), None, "slices that differ"),
+        (ball(8.0), ball(9.5), 180, (thin, thick), None, "slices or kernels that differ"),
         (ball(8.0), ball(16.0), 180, (thin, thick), "growing", None),
         (ball(8.0), ball(9.5, "part-solid"), 180, (thin, thin), None, "part-solid at follow-up"),
         (ball(5.0), ball(6.0), 180, (thin, thick), None, "as thick as the nodule"),
@@ -86,3 +90,33 @@ def test_trends_that_cannot_be_told_say_why() -> None:
         growth = grown(before, after, days, spacings)
         assert growth["trend"] == trend, growth
         assert why is None or why in (growth["reason"] or "")
+    stated = [
+        (Acquisition(1.0, "B"), Acquisition(1.0, "B"), "growing", None),
+        (Acquisition(1.0, "B"), Acquisition(), "growing", None),  # nothing stated
+        (Acquisition(1.0, "B"), Acquisition(99.0, "B"), "growing", None),  # a mistake
+        (Acquisition(1.0, "B"), Acquisition(5.0, "B"), None, "slices or kernels that differ"),  # overlapping slices
+        (Acquisition(1.0, "B"), Acquisition(7.0, "B"), None, "as thick as the nodule"),
+    ]
+    for one, two, trend, why in stated:
+        growth = grown(ball(8.0), ball(9.5), 180, (thin, thin), (one, two))
+        assert growth["trend"] == trend, growth
+        assert why is None or why in (growth["reason"] or "")
+    widths = []
+    for kernel in ("B", "L"):
+        growth = grown(ball(5.0), ball(6.0), 180, (thin, thin), (Acquisition(1.0, "B"), Acquisition(1.0, kernel)))
+        low, high = growth["volume_change_percent_95"] or (0.0, 0.0)
+        widths.append(high - low)
+    assert widths[1] > widths[0] + 5
+
+
+@pytest.mark.parametrize(("thickness", "kernel"), [("2.5", "B31f"), (None, None)])
+def test_a_scan_keeps_what_dicom_states_of_its_slices(
+    tmp_path: Path, thickness: str | None, kernel: str | None
+) -> None:
+    def edit(dataset: Dataset) -> None:
+        del dataset.SliceThickness
+        if thickness:
+            dataset.SliceThickness, dataset.ConvolutionKernel = thickness, kernel
+
+    scan = read_scan(write_series(tmp_path, CHEST, edit=edit))
+    assert scan.acquisition == Acquisition(float(thickness) if thickness else None, kernel or "")

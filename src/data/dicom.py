@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BadScan
-from ..types import Affine
+from ..types import Acquisition, Affine
 from .checks import check_shape
 from .geometry import RAS_TO_LPS
 from .headers import Header, is_dicom, read_header
@@ -41,6 +41,7 @@ class Series(NamedTuple):
     uid: str | None  # SeriesInstanceUID
     body_part: str  # BodyPartExamined, in capitals
     notes: tuple[str, ...]
+    acquisition: Acquisition
 
 
 def holds_dicom(folder: Path, *, nested: bool = True) -> bool:
@@ -59,7 +60,9 @@ def read_series(path: Path) -> Series:
     array, repairs = _decode(stack.slices)
     if stack.resampled:
         array = on_grid(array, heights_of(stack.slices), stack.grid)
-    return Series(array, _affine(stack), chosen.uid, chosen.body_part, (*chosen.notes, *repairs.notes()))
+    about = stack.slices[0].about
+    made = Acquisition(about.thickness, about.kernel)
+    return Series(array, _affine(stack), chosen.uid, chosen.body_part, (*chosen.notes, *repairs.notes()), made)
 
 
 def series_slices(path: Path) -> Stack:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy.typing as npt
 
 from ..errors import BadScan
-from ..types import Affine, Scan, Vec3, Volume
+from ..types import Acquisition, Affine, Scan, Vec3, Volume
 from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
 
@@ -34,6 +34,7 @@ class Read(NamedTuple):
     notes: tuple[str, ...]
     uid: str | None = None  # SeriesInstanceUID
     body_part: str = ""  # BodyPartExamined
+    acquisition: Acquisition = Acquisition()
 
 
 def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
@@ -61,7 +62,7 @@ def read_scan(path: str | Path) -> Scan:
         msg = f"{path}: {plain_error(error)}"
         raise BadScan(msg) from error
     notes = read.notes + straightened + changed
-    return Scan(array, affine, scan_name(path), read.uid, notes, read.body_part)
+    return Scan(array, affine, scan_name(path), read.uid, notes, read.body_part, read.acquisition)
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def _dicom(path: Path) -> Read:
     from .dicom import read_series  # noqa: PLC0415
 
     series = read_series(path)
-    return Read(series.array, series.affine, series.notes, series.uid, series.body_part)
+    return Read(series.array, series.affine, series.notes, series.uid, series.body_part, series.acquisition)
 
 
 def _volume(path: Path) -> Read:

@@ -157,8 +157,9 @@ def _judge(one: Followed, days: int | None, exams: tuple[Exam, Exam], patient: P
     """Add growth and category."""
     before, after = one["baseline"], one["followup"]
     if before and after:
-        spacings = exams[0].scan.spacing, exams[1].scan.spacing
-        one["growth"] = grown(before["properties"], after["properties"], days, spacings)
+        first, second = (exam.scan for exam in exams)
+        spacings, made = (first.spacing, second.spacing), (first.acquisition, second.acquisition)
+        one["growth"] = grown(before["properties"], after["properties"], days, spacings, made)
     if after:
         one["lung_rads"] = _category(one, after, days, patient)
 

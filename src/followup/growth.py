@@ -1,10 +1,10 @@
 """How much a nodule grew between two measurements, and how sure that is."""
 
 import math
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 from ..data.geometry import sphere_diameter
-from ..types import Properties, Vec3
+from ..types import Acquisition, Properties, Vec3
 
 __all__ = ["REPEATABILITY", "SOURCE", "Growth", "grown", "mean_diameter"]
 
@@ -13,11 +13,14 @@ SOURCE = (
     "27 % of the volume between two scans of an unchanged solid nodule by one software (Marchiano et al. Radiology "
     "2009;251:919-925; -25 to 29 % in Hein et al., PMC3043750), more for small nodules in large voxels"
 )
-# On top of it, for small nodules on thick slices: the SD of a diameter, as a share of the largest voxel side.
+# On top of it, for small nodules on thick slices: the SD of a diameter, as a share of the thickness.
 PARTIAL_VOLUME = 0.05
-# And for slices that differ: the SD of a diameter, as a share of the difference of the largest voxel sides.
+# And for slices that differ: the SD of a diameter, as a share of the difference of their thicknesses.
 DIFFERING = 0.15
+# And for kernels that differ: the SD of a diameter in mm.
+OTHER_KERNEL = 0.1
 AS_THICK = 0.8  # of the smaller diameter: slices as thick as that tell no trend
+THICKEST = 10.0  # mm; a SliceThickness beyond it is a mistake
 LEAST_VOLUME = 50.0  # mm3; our choice: NELSON calls smaller ones negative, and vessels taken for nodules mostly are
 TWO_SIDED_95 = 1.96
 Trend: TypeAlias = Literal["growing", "stable", "shrinking"]
@@ -36,23 +39,50 @@ class Growth(TypedDict):
     reason: str | None  # why something is null
 
 
-def grown(before: Properties, after: Properties, days: int | None, spacings: tuple[Vec3, Vec3]) -> Growth:
-    """The growth from one measurement to another, `days` later, on scans with these voxel sides in mm."""
+class _Slices(NamedTuple):
+    """What two scans are compared by: how far their slices blur, in mm, and whether they state different kernels."""
+
+    thick: tuple[float, float]
+    other_kernel: bool
+
+    @classmethod
+    def of(cls, spacings: tuple[Vec3, Vec3], acquisitions: tuple[Acquisition, Acquisition]) -> "_Slices":
+        stated = [made.thickness_mm or 0.0 for made in acquisitions]
+        one, two = (
+            max(*spacing, thickness if thickness <= THICKEST else 0.0)
+            for spacing, thickness in zip(spacings, stated, strict=True)
+        )
+        kernels = {made.kernel for made in acquisitions} - {""}
+        return cls((one, two), len(kernels) > 1)
+
+
+def grown(
+    before: Properties,
+    after: Properties,
+    days: int | None,
+    spacings: tuple[Vec3, Vec3],
+    acquisitions: tuple[Acquisition, Acquisition] = (Acquisition(), Acquisition()),
+) -> Growth:
+    """The growth from one measurement to another, `days` later, on scans with these voxel sides in mm.
+
+    `acquisitions` are what the scans state of their slices.
+    """
+    slices = _Slices.of(spacings, acquisitions)
     first, second = before["volume_mm3"], after["volume_mm3"]
     if not first or not second:
         return _unknown("no clear boundary in one of the examinations: volumes cannot be compared")
     change = math.log(second / first)
-    alike, spread = _spread((first, second), spacings)
+    alike, spread = _spread((first, second), slices)
     margin = TWO_SIDED_95 * spread
     axes = mean_diameter(before), mean_diameter(after)
     time, limits, reason = _doubling(change, margin, days)
     trend: Trend | None = _trend(change, margin)
-    untold = _untold(before, after, spacings)
+    untold = _untold(before, after, slices)
     if untold is None and abs(change) > TWO_SIDED_95 * alike:
         if days == 0:
             untold = "no trend: both scans are of the same day, so that the change is one of the measurement"
         elif trend == "stable":
-            untold = "no trend: the change is within the uncertainty of slices that differ"
+            untold = "no trend: the change is within the uncertainty of slices or kernels that differ"
     if untold:
         trend, reason = None, untold + (f"; {reason}" if reason else "")
     return Growth(
@@ -67,12 +97,12 @@ def grown(before: Properties, after: Properties, days: int | None, spacings: tup
     )
 
 
-def _untold(before: Properties, after: Properties, spacings: tuple[Vec3, Vec3]) -> str | None:
+def _untold(before: Properties, after: Properties, slices: _Slices) -> str | None:
     """Why two measurements tell no trend, however large the change is."""
     volumes = before["volume_mm3"] or 0.0, after["volume_mm3"] or 0.0
     if max(volumes) < LEAST_VOLUME:
         return f"no trend below {LEAST_VOLUME:g} mm3"
-    if max(max(spacing) for spacing in spacings) >= AS_THICK * sphere_diameter(min(volumes)):
+    if max(slices.thick) >= AS_THICK * sphere_diameter(min(volumes)):
         return "no trend: the slices are as thick as the nodule"
     kinds = before["nodule_type"], after["nodule_type"]
     if None not in kinds and kinds[0] != kinds[1]:
@@ -90,14 +120,13 @@ def mean_diameter(properties: Properties) -> float | None:
     return None if long_axis is None or short_axis is None else (long_axis + short_axis) / 2
 
 
-def _spread(volumes: tuple[float, float], spacings: tuple[Vec3, Vec3]) -> tuple[float, float]:
+def _spread(volumes: tuple[float, float], slices: _Slices) -> tuple[float, float]:
     """The SD of the logarithm of the volumes' ratio: as if slices were alike, and as they are."""
-    thick = [max(spacing) for spacing in spacings]
     diameters = [sphere_diameter(volume) for volume in volumes]
     alike = (math.log1p(REPEATABILITY) / TWO_SIDED_95) ** 2
-    alike += sum((3 * PARTIAL_VOLUME * side / d) ** 2 for side, d in zip(thick, diameters, strict=True))
-    differing = 3 * DIFFERING * abs(thick[0] - thick[1]) / min(diameters)
-    return math.sqrt(alike), math.sqrt(alike + differing**2)
+    alike += sum((3 * PARTIAL_VOLUME * side / d) ** 2 for side, d in zip(slices.thick, diameters, strict=True))
+    apart = math.hypot(DIFFERING * (slices.thick[0] - slices.thick[1]), OTHER_KERNEL * slices.other_kernel)
+    return math.sqrt(alike), math.hypot(math.sqrt(alike), 3 * apart / min(diameters))
 
 
 def _doubling(

@@ -63,7 +63,7 @@ class Acquisition(NamedTuple):
     """What DICOM states of how slices were made; None and empty where it does not, or the scan is of another format."""
 
     thickness_mm: float | None = None  # SliceThickness: more than the spacing where slices overlap
-    kernel: str = ""  # ConvolutionKernel
+    kernel: str = ""  # ConvolutionKernel, in capitals
 
 
 @dataclass(frozen=True, eq=False, slots=True)

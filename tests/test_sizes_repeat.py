@@ -109,7 +109,7 @@ def test_trends_that_cannot_be_told_say_why() -> None:
     assert widths[1] > widths[0] + 5
 
 
-@pytest.mark.parametrize(("thickness", "kernel"), [("2.5", "B31f"), (None, None)])
+@pytest.mark.parametrize(("thickness", "kernel"), [("2.5", "B31F"), (None, None)])
 def test_a_scan_keeps_what_dicom_states_of_its_slices(
     tmp_path: Path, thickness: str | None, kernel: str | None
 ) -> None:

@@ -9,6 +9,7 @@ the rest from the files, so that its command repeats the figures. Nothing is tun
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from src.eval.output import row, save, table
 from src.eval.reports import read_reports
 from src.eval.tables import Findings, Marks, read_findings
 from src.files import whole_file
+from src.results.output_formatter import load_report
 from src.train.chance import orientation
 from src.train.config import load_train_config
 from src.train.crops import Crop, load_crops, split_by_patient
@@ -99,6 +101,7 @@ def main() -> None:
         "planted": result.figures,
         "planted_by_place": of_places.figures["by_type"],
         "planted_with_unsure_marks_as_false": strict.figures,
+        "sizes": _sizes(options.output, series),
         "planted_at_default_threshold": _at_default(result, len(series)),
         "crops": _crops(pipeline, crops, result),
         "backgrounds": list(_backgrounds(options, name)),
@@ -274,6 +277,12 @@ def _at_default(result: Evaluation, scans: int) -> dict[str, float]:
     return {"threshold": DEFAULT, "sensitivity": float(found.mean()), "false_per_scan": float(false.sum() / scans)}
 
 
+def _sizes(folder: Path, series: Sequence[str]) -> dict[str, int]:
+    """The marks in the copies by where their diameter is from: a segmentation, or the network where that failed."""
+    reports = (load_report(folder / "predictions" / f"{name}_detections.json") for name in series)
+    return dict(Counter(mark["diameter_source"] for report in reports for mark in report["detections"]))
+
+
 def _crops(pipeline: InferencePipeline, crops: Sequence[Crop], result: Evaluation) -> dict[str, float]:
     """The share of held-out nodules found in their own surroundings, at confidences known from the copies."""
     best = np.array([_strongest_hit(pipeline, crop) for crop in crops])
@@ -321,6 +330,7 @@ def _print(report: dict[str, Any]) -> None:
         f"at the default threshold of {default['threshold']:g}: sensitivity {default['sensitivity']:.3f}, "
         f"{default['false_per_scan']:.2f} false marks a scan"
     )
+    print("Where the diameters of the marks are from: " + ", ".join(f"{k} {v}" for k, v in report["sizes"].items()))
     print(
         "Held-out nodules in their own surroundings: " + ", ".join(f"{k} {v:.3g}" for k, v in report["crops"].items())
     )

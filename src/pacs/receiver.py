@@ -170,7 +170,7 @@ class Receiver:
     def _closed(self, event: evt.Event) -> None:
         """The connection is gone; where the association was not released before, it broke off."""
         if not event.assoc.is_established:  # and it waits for no request any more
-            event.assoc.dul.to_user_queue.put(None)  # as the timeout does
+            event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # as the timeout does
         self._end(event.assoc, interrupted=True)
 
     def _end(self, association: Association, *, interrupted: bool) -> None:

@@ -1,5 +1,6 @@
 """The worker: cancelled, late, told to stop, left alone; and what it leaves behind."""
 
+import errno
 import os
 import time
 import zipfile
@@ -61,6 +62,30 @@ def test_a_job_has_limited_time(api: Api, during: Hook, monkeypatch: pytest.Monk
     during(lambda: None)
     assert api.work().state == "failed"
     assert "took longer than 0 s" in api.state(number)["error"]["detail"]
+    assert api.left() == []
+
+
+def test_a_job_has_limited_windows(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.detection.windows.MOST_WINDOWS", 7)
+    api.submit(config=b"inference: {patch_size: [32, 32, 32], stride: [1, 1, 1]}")
+    job = api.work()
+    assert job.error is not None
+    assert (job.state, job.error["type"], job.error["status"]) == ("failed", "urn:pivot:BadConfig", 422)
+    assert "stride [1, 1, 1] means" in job.error["detail"]
+    assert "windows on this scan, more than 7: make it larger" in job.error["detail"]
+    assert api.left() == []
+
+
+def test_what_the_machine_lacks_is_told_as_that(api: Api, during: Hook) -> None:
+    def fail() -> None:
+        raise ValueError from OSError(errno.ENOSPC, "No space left on device")
+
+    api.submit(config=QUICK)
+    during(fail)
+    job = api.work()
+    assert job.error is not None
+    assert (job.state, job.error["status"]) == ("failed", 500)
+    assert "the service lacks what the job takes (No space left on device)" in job.error["detail"]
     assert api.left() == []
 
 

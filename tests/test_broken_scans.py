@@ -1,5 +1,6 @@
 """Every way in which a scan file can be broken, each with its own message."""
 
+import errno
 import gzip
 import os
 import stat
@@ -18,7 +19,7 @@ import SimpleITK as sitk
 
 from src.data import archive, checks
 from src.data.loader import read_scan
-from src.errors import BadScan
+from src.errors import BadScan, PivotError, lacking
 
 from .dicom_files import CHEST, empty_folder, itk_image, nifti, sheared, write, zipped
 
@@ -310,14 +311,29 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
         path.chmod(0o600)
 
 
-def test_too_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "place", "lack", "message"),
+    [
+        ("a.nii", "numpy.empty", MemoryError(), "there is not enough memory to read it"),
+        ("dicom", "src.data.headers.read_dicom", MemoryError(), "there is not enough memory to read it"),
+        ("dicom", "src.data.pixels.open_dicom", MemoryError(), "there is not enough memory to read it"),
+        ("dicom", "src.data.pixels.open_dicom", OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        ("a.zip", "zipfile.ZipFile.extract", OSError(errno.ENOSPC, "No space left on device"), "No space left"),
+    ],
+)
+def test_what_this_machine_lacks_is_not_blamed_on_the_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str, lack: Exception, message: str
+) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise lack
 
-    path = write(tmp_path, "a.nii")
-    monkeypatch.setattr(np, "empty", fail)
-    with pytest.raises(BadScan, match="not enough memory"):
+    path = write(tmp_path, name)
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(PivotError, match=message) as told:
         read_scan(path)
+    assert type(told.value) is PivotError
+    assert str(told.value).startswith(f"{path}: ")
+    assert lacking(told.value) is lack
 
 
 def test_limits_are_those_of_the_messages() -> None:

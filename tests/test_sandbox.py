@@ -1,5 +1,6 @@
 """What reads an upload can open nothing else: shown with a reader that would."""
 
+import errno
 import json
 import os
 import subprocess
@@ -113,6 +114,31 @@ def test_a_scan_that_takes_too_much_memory_is_told_so(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((1024, 1024, 256), np.int16), np.diag([0.4, 0.4, 1, 1])), path)
     with pytest.raises(PivotError, match="memory"):
         reader.read(path, Config(), Bounds(tmp_path, 300_000_000, lambda: None))
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            caused(BadScan("x.dcm is damaged: copy it again"), MemoryError()),
+            "PivotError",
+            "takes more memory than 0.5 GB",
+        ),
+        (caused(PivotError("x"), OSError(errno.ENOSPC, "No space left on device")), "PivotError", "No space left"),
+        (caused(BadScan("it is cut short"), ValueError("x")), "BadScan", "it is cut short"),
+        (BadScan("x may not be read: change its permissions"), "BadScan", "may not be read"),
+        (KeyError("Secret^Name"), "PivotError", "unexpected KeyError"),
+    ],
+)
+def test_a_scan_is_blamed_for_its_own_faults_alone(error: Exception, kind: str, message: str) -> None:
+    answer = reader._told(error, 500_000_000)  # noqa: SLF001 - in a process of its own, nothing can be made to fail
+    assert (answer["error"], message in answer["message"]) == (kind, True)
+    assert "Secret" not in str(answer)
 
 
 def test_reading_ends_when_the_job_does(tmp_path: Path) -> None:

@@ -309,6 +309,15 @@ def test_raw_values_are_told_once(values: tuple[float, float], warned: int, capl
     assert caplog.text.count("preprocess the scan first") == warned
 
 
+def test_more_windows_than_anybody_could_wait_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadConfig, match=rf"stride \[1, 1, 1\] means {481**3} windows on this scan, more than 100000"):
+        plan_windows((512, 512, 512), (32, 32, 32), (1, 1, 1))
+    monkeypatch.setattr("src.detection.windows.MOST_WINDOWS", 3**3)
+    assert len(plan_windows((34, 34, 34), (32, 32, 32), (1, 1, 1))) == 3**3
+    with pytest.raises(BadConfig, match="means 36 windows on this scan, more than 27: make it larger"):
+        plan_windows((34, 34, 35), (32, 32, 32), (1, 1, 1))
+
+
 def test_clearing_the_cache_changes_nothing() -> None:
     volume = _volume((9, 9, 9))
     cleared, kept = (_predict(nn.Identity(), volume, clear_cache=clear) for clear in (True, False))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from .. import errors
-from ..errors import PivotError, way_to
+from ..errors import PivotError, lacking, way_to
 from ..processes import limit_memory
 from ..sandbox import confine, end_with_parent, needed_by_python
 from ..types import Affine, Results, Scan, Volume
@@ -131,7 +131,7 @@ def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
         with _opened(folder / ANSWER) as file:
             answer: dict[str, Any] = json.load(file)
     except (OSError, ValueError):
-        msg = f"the process that read the scan died ({process.returncode}), perhaps for want of memory"
+        msg = f"the process that read the scan died ({process.returncode}), perhaps for want of memory or disk"
         raise PivotError(msg) from None
     if "fault" in answer:
         log.error("reading met an unexpected fault (%s)", answer["fault"])
@@ -156,16 +156,23 @@ def main(arguments: list[str] | None = None) -> None:
     confine([*needed_by_python(), source], [folder, *([options.target] if options.target else [])])
     try:
         answer = _written(*task) if task else _read(source, folder)
-    except PivotError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    except MemoryError:
-        most = f"{options.memory / GIGABYTE:.1f} GB" if options.memory else "there is"
-        answer = {"error": "PivotError", "message": f"reading the scan takes more memory than {most}"}
-    except Exception as error:  # noqa: BLE001 - is told without its message, which may repeat names
-        kind = type(error).__name__
-        answer = {"error": "PivotError", "message": f"unexpected {kind}; the worker's log tells more"}
-        answer["fault"] = f"{kind}: {way_to(error)}"
+    except Exception as error:  # noqa: BLE001 - the worker is told
+        answer = _told(error, options.memory)
     (folder / ANSWER).write_text(json.dumps(answer))
+
+
+def _told(error: Exception, memory: int | None) -> dict[str, Any]:
+    """What went wrong: what this machine lacks, the scan's fault, or, without its message, what nobody foresaw."""
+    lack, kind = lacking(error), type(error).__name__
+    if isinstance(lack, MemoryError):
+        most = f"{memory / GIGABYTE:.1f} GB" if memory else "there is"
+        return {"error": "PivotError", "message": f"reading the scan takes more memory than {most}"}
+    if lack and not isinstance(lack, PermissionError):
+        return {"error": "PivotError", "message": f"the service lacks what reading the scan takes ({lack.strerror})"}
+    if isinstance(error, PivotError):
+        return {"error": kind, "message": str(error)}
+    message = f"unexpected {kind}; the worker's log tells more"
+    return {"error": "PivotError", "message": message, "fault": f"{kind}: {way_to(error)}"}
 
 
 def _read(source: Path, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..config import Config, load_config
 from ..detection.pipeline import InferencePipeline
-from ..errors import PivotError, command, way_to
+from ..errors import PivotError, command, lacking, way_to
 from ..pacs.web import pull_study
 from ..processes import limit_memory, stop_on_signal
 from ..runs.outputs import check_outputs, write_outputs
@@ -236,8 +236,11 @@ def _plain(error: Exception, folder: Path) -> PivotError:
     """The error in words for the user, without the paths of this machine."""
     if isinstance(error, PivotError):
         return type(error)(str(error).replace(f"{folder / 'input'}{os.sep}", "").replace(str(folder), "the job"))
-    if isinstance(error, MemoryError):
+    lack = lacking(error)
+    if isinstance(lack, MemoryError):
         return PivotError("there is not enough memory for this scan")
+    if lack:
+        return PivotError(f"the service lacks what the job takes ({lack.strerror}): submit it again later")
     return PivotError(f"unexpected {type(error).__name__}; the worker's log tells more")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy.typing as npt
 
-from ..errors import BadScan
+from ..errors import BadScan, PivotError, lacking
 from ..types import Acquisition, Affine, Scan, Vec3, Volume
 from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
@@ -48,6 +48,7 @@ def read_scan(path: str | Path) -> Scan:
 
     Raises:
         BadScan: it cannot be read as a chest CT; the message names the file, the problem and the remedy.
+        PivotError: this machine lacks memory, disk or file handles, which is not the scan's fault.
     """
     path = Path(path)
     try:
@@ -55,12 +56,8 @@ def read_scan(path: str | Path) -> Scan:
         affine, straightened = nearest_orthogonal(read.affine)
         check_extent(read.array.shape, affine)
         array, changed = as_hounsfield(read.array)
-    except BadScan as error:
-        msg = f"{path}: {error}"
-        raise BadScan(msg) from error.__cause__
-    except Exception as error:  # whatever a library throws at a broken file is the file's fault
-        msg = f"{path}: {plain_error(error)}"
-        raise BadScan(msg) from error
+    except Exception as error:  # noqa: BLE001 - whatever a library throws at a broken file is the file's fault
+        raise _blamed(path, error) from (error.__cause__ if isinstance(error, BadScan) else error)
     notes = read.notes + straightened + changed
     return Scan(array, affine, scan_name(path), read.uid, notes, read.body_part, read.acquisition)
 
@@ -153,6 +150,14 @@ def _is_dicom(path: Path) -> bool:
 def suffix_of(path: Path) -> str:
     """The known suffix of a file, in lower case; empty where it has none."""
     return next((suffix for suffix in (*SUFFIXES, *DICOM) if path.name.lower().endswith(suffix)), "")
+
+
+def _blamed(path: Path, error: Exception) -> PivotError:
+    """The error in words: as the scan's fault, or as the machine's where that lacks something."""
+    lack = lacking(error)
+    if lack is None or isinstance(lack, PermissionError):
+        return BadScan(f"{path}: {error if isinstance(error, BadScan) else plain_error(error)}")
+    return PivotError(f"{path}: {plain_error(lack)}")
 
 
 def supported() -> str:

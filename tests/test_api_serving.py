@@ -1,11 +1,12 @@
 """What clients may cost before, and while, they are served: on uvicorn, as the guide starts it."""
 
+import asyncio
 import json
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,26 @@ def test_one_client_leaves_places_for_others(serve: Callable[..., Any]) -> None:
         assert httpx.post(f"{served.address}{JOBS}", files=form, headers={"X-API-Key": "other"}).status_code == 202
         for connection in stalled:
             connection.close()
+
+
+def test_a_body_goes_on_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "PACE_SECONDS", 0.01)
+    looked = asyncio.Event()
+
+    class Watched(uploads.Pace):
+        def count(self, _seconds: float, received: int) -> None:
+            if not received:
+                looked.set()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 2**20
+        await looked.wait()
+        yield b"y"
+
+    async def received() -> list[bytes]:
+        return [piece async for piece in Watched(1).measured(body())]
+
+    assert asyncio.run(received()) == [b"x" * 2**20, b"y"]
 
 
 def test_a_server_that_is_told_to_stop_waits_for_no_stalled_upload(

@@ -52,6 +52,16 @@ def test_every_setting_is_documented_and_nothing_else(root: Path) -> None:
     assert set(re.findall(r"PIVOT_[A-Z_]+", text)) == KNOWN
 
 
+def test_every_image_is_of_one_version(root: Path) -> None:
+    """Or of this checkout, as `pivot:cpu` is."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((root / "deploy").rglob("*")) if path.is_file())
+    images = re.findall(r"(?:_IMAGE=|_IMAGE:-|image: )([a-z][\w-]*):([\w.-]+)", text)
+    assert {name for name, _ in images} == {"node", "pivot", "pivot-ray", "postgres", "python"}
+    assert [f"{name}:{tag}" for name, tag in images if name != "pivot" and not re.match(r"\d+\.\d+", tag)] == []
+    bases = [(name, tag) for name, tag in images if name in ("node", "python")]
+    assert all(re.match(r"\d+\.\d+\.\d+-", tag) for _, tag in bases), bases
+
+
 def test_services_find_their_pods_and_pods_their_volumes(root: Path) -> None:
     documents = _documents(root / "deploy" / "kubernetes" / "pivot.yaml")
     pods = [document["spec"]["template"] for document in documents if document["kind"] == "Deployment"]

@@ -4,6 +4,7 @@
 
 A third of the mutations hit the form, the others the scan alone. What is accepted and completed is compared with the
 original, voxel by voxel; a difference must have its note. Formats whose voxels have no checksum are sent inside a zip.
+A job may fail for the fault of its scan or its configuration alone.
 The exit code is 1 where a limit is broken.
 """
 
@@ -33,6 +34,7 @@ from tests.dicom_files import chest, itk_image, write_series
 
 __all__ = ["mutated"]
 
+REFUSED = 422  # the status of a job's error that is the scan's or the configuration's fault
 Voxels = npt.NDArray[Any]
 
 
@@ -69,15 +71,19 @@ def fuzz(folder: Path, count: int) -> bool:
             name, content = forms[number % len(forms)]
             body, headers = _request(name, content, chance, form=number % 3 == 0)
             statuses[client.post(JOBS, content=body, headers=headers, timeout=60).status_code] += 1
-        states = _wait(client)
-        ended = Counter(states.values())
+        found = _wait(client)
+        ended = Counter(job["status"] for job in found)
         silent = [
-            job for job, state in states.items() if state == "completed" and _silently_differs(client, job, original)
+            job["job_id"]
+            for job in found
+            if job["status"] == "completed" and _silently_differs(client, job["job_id"], original)
         ]
-        for job in states:
-            client.delete(f"{JOBS}/{job}")
+        blamed = [job["error"] for job in found if job["error"] and job["error"]["status"] != REFUSED]
+        for job in found:
+            client.delete(job["links"]["self"])
         left = [path for path in (folder / "data" / "jobs").rglob("*") if path.is_file()]
     problems += [f"{len(left)} files left"] * bool(left) + [f"differ silently: {silent}"] * bool(silent)
+    problems += [f"no fault of the scan: {blamed}"] * bool(blamed)
     print(f"{count} mutated uploads: {dict(statuses)}; the jobs among them: {dict(ended)}; {problems or 'no problem'}")
     return max(statuses) < 500 and not problems
 
@@ -116,16 +122,16 @@ def _request(name: str, content: bytes, chance: random.Random, *, form: bool) ->
     return mutated(body, chance) if form else body, {"content-type": request.headers["content-type"]}
 
 
-def _wait(client: httpx.Client) -> dict[str, str]:
-    """The state of every job, once none is open."""
+def _wait(client: httpx.Client) -> list[dict[str, Any]]:
+    """Every job, once none is open."""
     until = time.monotonic() + 1800
     while True:
-        found, url = dict[str, str](), f"{JOBS}?limit=100"
+        found, url = list[dict[str, Any]](), f"{JOBS}?limit=100"
         while url:
             page = client.get(url).json()
-            found |= {job["job_id"]: job["status"] for job in page["jobs"]}
+            found += page["jobs"]
             url = page["next"]
-        if not set(found.values()) & {"queued", "running"}:
+        if not {job["status"] for job in found} & {"queued", "running"}:
             return found
         assert time.monotonic() < until  # noqa: S101 - a job hangs
         time.sleep(0.5)

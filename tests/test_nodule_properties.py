@@ -132,6 +132,11 @@ def test_a_nodule_of_which_6_to_80_percent_are_solid_is_part_solid(solid: float,
     assert _nodule_type(solid, 0.0) == kind
 
 
+@pytest.mark.parametrize(("core", "kind"), [(2.99, "ground-glass"), (3.0, "part-solid")])
+def test_a_solid_part_of_3_mm_makes_a_nodule_part_solid(core: float, kind: str) -> None:
+    assert _nodule_type(0.001, core) == kind
+
+
 def test_statistics_are_those_of_the_nodule() -> None:
     found, _ = _measure(replace(NODULE, diameter=14.0))
     low, mean, high = found["min_intensity"], found["mean_intensity"], found["max_intensity"]

@@ -41,7 +41,7 @@ def test_overlapping_slices_change_neither_size_nor_type(hu: float) -> None:
     assert grown(found[0], found[2], 180, ((0.7, 0.7, 2.5), (0.7, 0.7, 0.8)))["trend"] == "stable"
 
 
-@pytest.mark.parametrize(("whole", "core"), [(16.0, 6.0), (24.0, 9.0)])
+@pytest.mark.parametrize(("whole", "core"), [(16.0, 6.0), (24.0, 9.0), (20.0, 4.0)])
 def test_a_solid_core_makes_a_nodule_part_solid_whatever_its_share(whole: float, core: float) -> None:
     case = Case(whole, nodule_hu=-600.0, core=core / whole, noise_sd=15.0, spacing=(0.7, 0.7, 1.0), seed=2)
     scan, centre, _ = draw_case(case)

@@ -29,9 +29,9 @@ SOLID = -300.0
 # Shares of solid tissue. Below the first a nodule is ground-glass: the cutoff at -300 HU that best told pure
 # from part-solid in 102 subsolid nodules was 6.14 %. Above the second it is solid: our choice.
 GROUND_GLASS_BELOW, SOLID_ABOVE = 0.06, 0.8
-# A solid part of this diameter in mm makes a nodule part-solid however large the whole is; from it on Lung-RADS
-# calls a new one suspicious. Thinner than VESSEL, in mm, it is a vessel.
-CORE, VESSEL = 4.0, 2.5
+# A solid part of this diameter in mm makes a nodule part-solid however large the whole is: drawn ones of 4 mm, from
+# which on Lung-RADS calls a new one suspicious, measure 3.3 to 3.9. Thinner than VESSEL, in mm, it is a vessel.
+CORE, VESSEL = 3.0, 2.5
 SOFT_TISSUE = 50.0  # HU that a nodule is not taken to exceed unless it is seen to
 POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWHM of 0.8 to 1.5 mm
 # Steps of where a measurement starts, so that it settles: a share of the diameter, and a ratio of diameters in mm.

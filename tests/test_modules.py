@@ -1,8 +1,30 @@
-"""What holds for every module of the package."""
+"""What holds for every module and every command of the package."""
 
+import json
+import logging
+import subprocess
+import sys
+import threading
+import warnings
+from importlib import import_module
 from pathlib import Path
 
+import pytest
+
+from src.quiet import LOGGERS, quiet_libraries
+
 MOST_LINES = 300
+COMMANDS = (
+    "src.api.ray_workers",
+    "src.api.worker",
+    "src.eval.main",
+    "src.inference.compare",
+    "src.inference.main",
+    "src.pacs.listener",
+    "src.train.main",
+    "src.train.second_stage",
+    "src.train.triage.fit",
+)
 
 
 def test_no_module_is_too_long_to_be_read_at_once(root: Path) -> None:
@@ -12,3 +34,60 @@ def test_no_module_is_too_long_to_be_read_at_once(root: Path) -> None:
     }
     assert len(lines) > 100
     assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_importing_changes_nothing_in_the_host(root: Path) -> None:
+    command = [sys.executable, "-m", "tests.host_state"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["modules"] > 150
+    assert found["changed"] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_told_how_much_to_say(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        import_module(name).main(["--help"])
+    assert {"--quiet", "--verbose"} <= set(capsys.readouterr().out.replace("]", " ").replace("[", " ").split())
+
+
+def test_the_list_of_commands_is_whole(root: Path) -> None:
+    found = {
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for path in root.glob("src/**/*.py")
+        if "\n@command\n" in path.read_text(encoding="utf-8")
+    }
+    assert found == set(COMMANDS)
+
+
+def test_libraries_are_quiet_while_they_work_for_us_and_the_host_gets_its_own_settings_back() -> None:
+    """Whichever of several threads ends last; what the host set meanwhile beside it stays."""
+    pydicom = logging.getLogger("pydicom.anything")
+    opened, close = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with quiet_libraries():
+            opened.set()
+            close.wait(10)
+
+    def warned() -> int:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.warn_explicit("an odd value", UserWarning, "values.py", 1, module="pydicom.values")
+        return len(told)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        own = list(warnings.filters)
+        before = [logging.getLogger(name).level for name in LOGGERS]
+        thread = threading.Thread(target=other)
+        with quiet_libraries():
+            thread.start()
+            assert opened.wait(10)
+        assert not pydicom.isEnabledFor(logging.ERROR)
+        assert warned() == 0
+        close.set()
+        thread.join()
+        assert [logging.getLogger(name).level for name in LOGGERS] == before
+        assert list(warnings.filters) == own
+        assert warned() == 1

@@ -11,6 +11,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from .. import __version__
 from ..errors import BadConfig
+from ..quiet import quiet_libraries
 from . import health, routes, stream
 from .database import open_database
 from .pages import serve_page
@@ -34,8 +35,9 @@ def create_app(settings: Settings) -> FastAPI:
         settings.make_folders()
         app.state.service = Service(settings, open_database(settings.url))
         try:
-            async with supervised(app.state.service):
-                yield
+            with quiet_libraries():  # of a form that its parser complains of, the client is told
+                async with supervised(app.state.service):
+                    yield
         finally:
             app.state.service.close()
 

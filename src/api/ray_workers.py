@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import BadConfig, command
+from ..logs import add_log_options
 from ..processes import stop_on_signal
 from ..runs.distributed import connect, demand
 from .settings import Settings
@@ -28,7 +29,7 @@ class _Actor:
     """A worker in a process of Ray's, which calls `stop` in another thread than `run`."""
 
     def __init__(self, settings: Settings, device: str) -> None:
-        start_log(settings)
+        start_log(settings.log)
         self.worker = Worker(settings, device)
 
     def run(self) -> None:
@@ -85,8 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--address", default="auto", help="of the Ray cluster (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="at most so many (default: one for each GPU, else each core)")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    add_log_options(parser)
     options = parser.parse_args(arguments)
-    settings = prepare()
+    settings = prepare(options.log)
     workers = RayWorkers(connect(options.address), settings, options.workers)
     stopping = threading.Event()
     stop_on_signal(stopping)

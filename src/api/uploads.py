@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import logging
 import re
 import time
 from collections.abc import AsyncIterator
@@ -22,9 +21,6 @@ from ..plain_yaml import BadYaml, parse_yaml
 from .problems import BadRequest, TooLarge
 from .settings import Settings
 from .storage import safe_name, study_name
-
-# Every form that it complains of is refused, with the reason, to whom it concerns.
-logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 __all__ = ["FORM", "Incoming", "Pace", "client_config", "read_form"]
 

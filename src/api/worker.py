@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from ..config import Config, load_config
 from ..detection.pipeline import InferencePipeline
 from ..errors import PivotError, command, lacking, way_to
+from ..logs import add_log_options, show_log
 from ..pacs.web import pull_study
 from ..processes import limit_memory, stop_on_signal
 from ..runs.outputs import check_outputs, write_outputs
@@ -244,24 +245,23 @@ def _plain(error: Exception, folder: Path) -> PivotError:
     return PivotError(f"unexpected {type(error).__name__}; the worker's log tells more")
 
 
-def prepare() -> Settings:
-    """The settings of a process that works, with their log and folders in place.
+def prepare(level: str | None) -> Settings:
+    """The settings of a process that works, with their folders in place; it logs from the level, else as they say.
 
     Raises:
         BadConfig: a setting has a wrong value.
     """
     settings = load_settings()
-    start_log(settings)
+    start_log(level or settings.log)
     settings.make_folders()
     if not can_confine():
         log.warning("this kernel has no Landlock (Linux 5.13): what reads uploads could open other files as well")
     return settings
 
 
-def start_log(settings: Settings) -> None:
-    """Write what the settings want told to the standard error."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    log.setLevel(settings.log.upper())
+def start_log(level: str) -> None:
+    """Log to stderr from the level on, but nothing that names a scan."""
+    show_log(level)
     logging.getLogger("pivot.scan").disabled = True  # names uploads, and so patients; the results say the same
 
 
@@ -271,8 +271,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m src.api.worker", description="infer the jobs of the service")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    add_log_options(parser)
     options = parser.parse_args(arguments)
-    settings = prepare()
+    settings = prepare(options.log)
     limit_memory(settings.memory)
     worker = Worker(settings, options.device, options.parent)
     stop_on_signal(worker.stopping)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pydicom
 
 from ..errors import BadScan
+from ..quiet import quiet_libraries
 from .archive import unpacked
 from .headers import is_dicom, open_dicom
 
@@ -14,6 +15,7 @@ __all__ = ["scan_date"]
 DATES = ("AcquisitionDate", "SeriesDate", "StudyDate")  # the first that is there counts
 
 
+@quiet_libraries()
 def scan_date(path: Path, series_uid: str | None) -> date | None:
     """The date of a DICOM series in a file, folder or zip; None where none is stated.
 

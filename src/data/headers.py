@@ -1,9 +1,7 @@
 """The headers of DICOM files, of which only a few attributes are read; what is DICOM, and a CT image, at all."""
 
 import hashlib
-import logging
 import re
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +16,11 @@ from pydicom.uid import (
 )
 
 from ..errors import BadScan
+from ..quiet import quiet_libraries
 from .attributes import words
 from .part10 import read_dicom
 
 __all__ = ["Header", "is_ct_image", "is_dicom", "open_dicom", "read_header"]
-
-# Real files bend the rules in ways that do not matter here, and users cannot act on the warnings.
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", module="pydicom")
-
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 STORAGE = "1.2.840.10008.5.1.4."  # how the UIDs of all standard SOP classes for storage begin
@@ -84,6 +78,7 @@ class Header(NamedTuple):
     bare: bool  # without the preamble of a DICOM file
 
 
+@quiet_libraries()
 def is_dicom(path: Path) -> bool:
     """Whether the file is DICOM by its content: with the mark behind its preamble, or without either."""
     with path.open("rb") as file:
@@ -101,6 +96,7 @@ def open_dicom(path: Path, **options: Any) -> Dataset:  # noqa: ANN401 - those o
     return dataset
 
 
+@quiet_libraries()
 def read_header(path: Path) -> Header | None:
     """The few attributes that PIVOT uses; None for a file that is not DICOM.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy.typing as npt
 
 from ..errors import BadScan, PivotError, lacking
+from ..quiet import quiet_libraries
 from ..types import Acquisition, Affine, Scan, Vec3, Volume
 from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
@@ -43,6 +44,7 @@ def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
     return Volume(scan.array, scan.affine, scan.notes), scan.spacing
 
 
+@quiet_libraries()
 def read_scan(path: str | Path) -> Scan:
     """The scan at `path`, a file, a zip or a DICOM folder: (X, Y, Z) int16 or float32 HU, at least -1024.
 
@@ -74,7 +76,7 @@ def dicom_slices(path: str | Path) -> Iterator["Stack"]:
     from .dicom import series_slices  # noqa: PLC0415
 
     path = Path(path)
-    with ExitStack() as stack:
+    with quiet_libraries(), ExitStack() as stack:
         try:
             content = stack.enter_context(unpacked(path)) if suffix_of(path) == ".zip" else path
             if not content.is_dir() and not _is_dicom(content):

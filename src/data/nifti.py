@@ -7,7 +7,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.imageglobals import logger as nibabel_logger
 
 from ..errors import BadScan
 from ..types import Affine, Shape3
@@ -16,9 +15,6 @@ from .geometry import map_points
 from .voxels import GZIP, Encoding, Part, Stated, Stream
 
 __all__ = ["nifti"]
-
-# It reports what it repairs on stderr; PIVOT checks the same things itself and raises.
-nibabel_logger.setLevel("CRITICAL")
 
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # xyzt_units: metres, micrometres; unknown counts as mm
 LONG = 1e-3  # by which rounding may make a quaternion longer than 1

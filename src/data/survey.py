@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BadScan
+from ..quiet import quiet_libraries
 from .loader import SUFFIXES, plain_error, scan_name, suffix_of, supported
 
 __all__ = ["Survey", "find_scans", "survey"]
@@ -108,6 +109,7 @@ def _is_one_study(folder: Path) -> bool:
     return len(set(studies.values())) == 1
 
 
+@quiet_libraries()
 def _study(file: Path) -> str:
     """StudyInstanceUID; empty where none is stated, or the file is damaged, which reading will tell."""
     from .headers import open_dicom  # noqa: PLC0415 - as above

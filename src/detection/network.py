@@ -1,7 +1,5 @@
 """What the network answers: both looks at a scan, and the second stage's opinion on their candidates."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -12,7 +10,7 @@ from ..data.lungs import Lungs
 from ..data.preprocessing import preprocess
 from ..data.resample import Box, new_grid
 from ..model.checkpoint import Checkpoint
-from ..model.device import precision
+from ..model.device import cudnn_benchmark, precision
 from ..model.engines import open_engine
 from ..model.unet import HEATMAP, AnswerGrid, grid_of, strides_of
 from ..types import Affine, FloatArray, Preprocessed, Scan, Shape3
@@ -78,7 +76,7 @@ class Network:
             BadConfig: `inference.patch_size` or `stride` does not suit the model.
             BadCheckpoint: the model gives NaN or infinity even in float32.
         """
-        with _cudnn_benchmark(wanted=self.options.cudnn_benchmark):
+        with cudnn_benchmark(wanted=self.options.cudnn_benchmark):
             found = self._looks(volume, plan, progress)
         second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
         if second is not None and about is not None:
@@ -146,16 +144,6 @@ class Network:
             progress=progress,
             region=plan.region,
         )
-
-
-@contextmanager
-def _cudnn_benchmark(*, wanted: bool) -> Iterator[None]:
-    """Where cuDNN tries which of its algorithms is fastest, if that is wanted; the host's own setting is kept."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, wanted
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _shifted(progress: Progress | None, *, early: int = 0, late: int = 0) -> Progress | None:

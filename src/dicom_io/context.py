@@ -1,7 +1,6 @@
 """What all objects of a scan share: the series they belong to, the results, their UIDs and their date."""
 
 import json
-import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ from ..data.loader import dicom_slices
 from ..data.slices import Slice
 from ..data.stacks import Stack
 from ..errors import BadScan
+from ..quiet import quiet_libraries
 from ..types import Detection, Results
 
 __all__ = ["MANUFACTURER", "Context", "check_series", "nodule_name", "open_context"]
-
-logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # it would log patients' names
 
 MANUFACTURER = "PIVOT"
 SERIES_NUMBERS = {"SR": 9001, "SEG": 9002, "PM": 9003, "SC": 9004, "PDF": 9005}
@@ -129,6 +127,7 @@ class Context:
         return made
 
 
+@quiet_libraries()
 def check_series(series: str | Path) -> None:
     """Refuse, before any work is done, a DICOM series of whose results no objects could be written after it.
 

@@ -31,6 +31,7 @@ from ..data.dicom import holds_dicom
 from ..data.headers import is_ct_image, is_dicom, open_dicom
 from ..data.loader import dicom_slices, scan_name
 from ..errors import BadConfig, BadScan
+from ..quiet import quiet_libraries
 
 __all__ = ["deidentified", "deidentify", "load_key", "may_show_text", "pseudonym"]
 
@@ -72,6 +73,7 @@ def pseudonym(key: bytes, text: str) -> str:
     return _digest(key, text).hex()[:16]
 
 
+@quiet_libraries()
 def deidentify(dataset: Dataset, key: bytes) -> None:
     """Take everything from a CT image that the profile asks for, in place.
 
@@ -113,7 +115,7 @@ def deidentified(path: str | Path, key: bytes) -> Iterator[Path]:
         BadScan: the scan cannot be read, or has text burned in; what fails on the copy is told of `path`.
     """
     path = Path(path)
-    with TemporaryDirectory(prefix="pivot-") as folder:
+    with quiet_libraries(), TemporaryDirectory(prefix="pivot-") as folder:
         copy = Path(folder, f"scan-{pseudonym(key, scan_name(path))}")
         try:
             if _holds_dicom(path):

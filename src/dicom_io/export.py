@@ -9,6 +9,7 @@ from highdicom.base import SOPClass
 
 from ..data.loader import dicom_slices
 from ..errors import BadScan
+from ..quiet import quiet_libraries
 from ..types import Results
 from .context import Context, open_context
 from .encapsulated_pdf import encapsulated_pdf
@@ -20,6 +21,7 @@ from .sr import measurement_report
 __all__ = ["export_objects"]
 
 
+@quiet_libraries()
 def export_objects(
     series: str | Path,
     results: Results,

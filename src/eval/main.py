@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import command
+from ..logs import add_log_options, show_log
 
 __all__ = ["main"]
 
@@ -14,6 +15,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, print a table and write `froc.json`, `froc.csv` and `froc.png`; returns the exit code."""
     options = _parser().parse_args(arguments)
+    show_log(options.log)
     from .evaluation import evaluate  # loads numpy, which `--help` must not wait for
     from .output import save, table
     from .reports import read_reports
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help="folder for froc.json, froc.csv and froc.png")
     add("--bootstraps", type=_count, default=1000, help="draws for the intervals (default: %(default)s; 0: none)")
     add("--seed", type=_count, default=0, help="of the draws (default: %(default)s)")
+    add_log_options(parser)
     return parser
 
 

@@ -3,13 +3,14 @@
 import functools
 import logging
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from ..errors import BadConfig
 
-__all__ = ["autocast", "pick_device", "precision"]
+__all__ = ["autocast", "cudnn_benchmark", "pick_device", "precision"]
 
 log = logging.getLogger("pivot")
 
@@ -64,3 +65,13 @@ def _cpu_has_bfloat16() -> bool:
     # Emulated bfloat16 is slower than float32, so the general "is supported" answer would not do.
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
+
+
+@contextmanager
+def cudnn_benchmark(*, wanted: bool) -> Iterator[None]:
+    """While the context is open, cuDNN tries which of its algorithms is fastest, if wanted."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from ..dicom_io.deidentify import load_key
 from ..errors import command
+from ..logs import add_log_options, show_log
 from ..processes import stop_on_signal
+from ..quiet import quiet_libraries
 from .audit import Audit, unforeseen
 from .outbox import Outbox
 from .processing import Processor
@@ -32,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run until a signal; returns the exit code."""
     parser = argparse.ArgumentParser(prog="pivot-listener", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/pacs.yaml")
+    add_log_options(parser)
     options = parser.parse_args(arguments)
+    show_log(options.log)
     stop = threading.Event()
     stop_on_signal(stop)
     config = load_pacs(options.config)
@@ -57,11 +61,12 @@ def listening(config: PacsConfig) -> Iterator[int]:
     actions: tuple[Callable[[], None], ...] = (processor.work, outbox.send_due)
     threads = [threading.Thread(target=_repeat, args=(action, stop, audit)) for action in actions]
     try:
-        port = receiver.start()
-        audit.write("started", ae_title=config.listen.ae_title, port=port)
-        for thread in threads:
-            thread.start()
-        yield port
+        with quiet_libraries():
+            port = receiver.start()
+            audit.write("started", ae_title=config.listen.ae_title, port=port)
+            for thread in threads:
+                thread.start()
+            yield port
     finally:
         receiver.stop()
         stop.set()

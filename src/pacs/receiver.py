@@ -1,6 +1,5 @@
 """The C-STORE and C-ECHO provider: it acknowledges an instance once it is on disk, and knows not what follows."""
 
-import logging
 import threading
 import uuid
 from collections import Counter
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from pynetdicom.dimse_primitives import C_STORE
 
 __all__ = ["Receiver"]
-
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its debug log shows datasets
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4 B.2.3
 SILENCE = 3.0  # seconds in which a peer must ask for an association, so that silent ones hold no place for long

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from ..dicom_io.deidentify import deidentify
 from ..errors import BadScan, PivotError
+from ..quiet import quiet_libraries
 from .sending import open_web
 from .series_choice import Candidate, candidate, choose
 from .settings import SeriesRules
@@ -21,6 +22,7 @@ __all__ = ["pull_study"]
 AS_STORED = (("application/dicom", "*"),)  # transfer syntax; the default would have the server decompress
 
 
+@quiet_libraries()
 def pull_study(
     url: str,
     study: str,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import BadOutput
 from ..files import whole_file
+from ..quiet import quiet_libraries
 from ..types import Detection, Report, Volume
 
 __all__ = [
@@ -94,6 +95,7 @@ def _in_steps(heatmap: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return steps
 
 
+@quiet_libraries()
 def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:
     """The (X, Y, Z) heatmap in a file that `save_heatmap` wrote: a `Volume`, or a plain array of a `.npy`.
 

@@ -5,13 +5,13 @@ GPUs: `torchrun --nproc-per-node 4 -m src.train.main --config configs/train.yaml
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import command
+from ..logs import add_log_options, show_log
 from .config import load_train_config
 
 __all__ = ["main"]
@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m src.train.main", description="Train a lung nodule detector.")
     parser.add_argument("--config", type=Path, default=Path("configs/train.yaml"), help="default: %(default)s")
+    add_log_options(parser)
     options = parser.parse_args(arguments)
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    show_log(options.log, "info" if os.environ.get("RANK", "0") == "0" else "warning")
     config = load_train_config(options.config)
     from .parallel import workers
     from .trainer import train

@@ -55,7 +55,6 @@ class Run:
 
     def __init__(self, config: TrainConfig, workers: Workers, scans: Sequence[str]) -> None:
         torch.manual_seed(config.seed)
-        torch.backends.cudnn.benchmark = True  # there are three shapes of batches
         self.config, self.workers, self.scans = config, workers, list(scans)
         self.model = UNet(config.features).to(workers.device).to(memory_format=torch.channels_last_3d)
         if config.initial is not None:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from ..config import Device, Section, load_section
 from ..errors import command
 from ..files import whole_file, writable_folder
+from ..logs import add_log_options, show_log
 from ..model.checkpoint import load_model
 from ..model.classifier import LOG_DIAMETER, NODULE, CandidateNet
 from ..model.device import autocast, pick_device, precision
@@ -159,8 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m src.train.second_stage", description="Train the second stage.")
     parser.add_argument("--config", type=Path, default=Path("configs/second_stage.yaml"), help="default: %(default)s")
+    add_log_options(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    show_log(options.log, "info")
     train_second_stage(load_section(SecondStageConfig, options.config))
 
 

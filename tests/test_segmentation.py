@@ -136,3 +136,11 @@ def test_only_a_crop_of_the_scan_is_read() -> None:
     found = segment_nodule(large, (x, y, z), 8.0, NODULE.spacing)
     assert found is not None
     assert 0 < Counted.most < large.size / 20
+
+
+@pytest.mark.parametrize(("hu", "whole"), [(-430.0, True), (-370.0, False)])
+def test_what_goes_on_beyond_the_reach_is_left_out_from_minus_400_hu_on(hu: float, *, whole: bool) -> None:
+    case = replace(NODULE, diameter=24.0, nodule_hu=hu, noise_sd=0.0)
+    scan, centre, _ = draw_case(case)
+    found = segment_nodule(scan, centre, case.diameter, case.spacing, reach=8.0)
+    assert (found is not None and found.body.sum() * found.step**3 > 6000) == whole

@@ -148,21 +148,21 @@ class Triage(TypedDict):
     reason: str | None
 
 
-class _Ruled(TypedDict):
+class _Explained(TypedDict):
     """What every guideline says beside its result."""
 
     assumptions: list[str]  # that the result rests on
     reason: str | None  # why a result is null
 
 
-class LungRadsExam(_Ruled):
+class LungRadsExam(_Explained):
     """The Lung-RADS category of an examination."""
 
     category: Literal["0", "1", "2", "3", "4A", "4B"] | None  # 0 has a reason, too
     management: str | None
 
 
-class LungRads(_Ruled):
+class LungRads(_Explained):
     """The Lung-RADS category of a nodule."""
 
     category: Literal["1", "2", "3", "4A", "4B"] | None
@@ -171,7 +171,7 @@ class LungRads(_Ruled):
     solid_mm: float | None  # that of the solid component of a part-solid nodule
 
 
-class Fleischner(_Ruled):
+class Fleischner(_Explained):
     """Fleischner's recommendation; null for a risk that the patient does not have."""
 
     low_risk: str | None
@@ -193,7 +193,7 @@ Brock = TypedDict(
 """The probability of cancer by the Brock models without (2a) and with spiculation (2b)."""
 
 
-class Bts(_Ruled):
+class Bts(_Explained):
     """The British Thoracic Society's recommendation."""
 
     management: str | None

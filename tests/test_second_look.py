@@ -76,8 +76,8 @@ def test_a_part_of_the_scan_is_answered_as_the_whole(start: int) -> None:
     def look(seen: FloatArray, box: Box | None) -> FloatArray:
         """What the second look adds, which can hardly be told from the first look's answers."""
         halved, before = ready._halved(seen, box)  # noqa: SLF001
-        plan = SearchPlan(*ready._whole_tiles(halved.shape))  # noqa: SLF001
-        heat = ready._look(ready.any_shape, halved, plan, "linear").maps[HEATMAP]  # noqa: SLF001
+        plan = SearchPlan(*ready._second_look_tiles(halved.shape))  # noqa: SLF001
+        heat = ready._predict(ready.any_shape, halved, plan, "linear").maps[HEATMAP]  # noqa: SLF001
         x, y, z = (air // 2 for air in before)
         part: FloatArray = heat[x:, y:, z:]
         return part

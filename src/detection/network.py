@@ -77,7 +77,7 @@ class Network:
             BadCheckpoint: the model gives NaN or infinity even in float32.
         """
         with cudnn_benchmark(wanted=self.options.cudnn_benchmark):
-            found = self._looks(volume, plan, progress)
+            found = self._both_looks(volume, plan, progress)
         second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
         if second is not None and about is not None:
             from .second_stage import judge  # noqa: PLC0415 - slow, see `load_writers`
@@ -85,17 +85,17 @@ class Network:
             judge(found.maps, volume.array, second.to(self.device), about.fusion, self.device, mixed=self.mixed)
         return found
 
-    def _looks(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
-        """The maps of the first look, and what the second look adds to them."""
+    def _both_looks(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
+        """The maps of the first look, with the large nodules of the second."""
         options = self.options
         blending = "linear" if options.speed in TILES else options.blending.method
         if not options.second_look:
-            return self._look(self.model, volume.array, plan, blending, progress)
+            return self._predict(self.model, volume.array, plan, blending, progress)
         halved, before = self._halved(volume.array, plan.box)
-        again = SearchPlan(*self._whole_tiles(halved.shape))
+        again = SearchPlan(*self._second_look_tiles(halved.shape))
         late = count_windows(self.any_shape, halved.shape, again.patch, again.stride)
-        found = self._look(self.model, volume.array, plan, blending, _shifted(progress, late=late))
-        second = self._look(self.any_shape, halved, again, "linear", _shifted(progress, early=found.windows))
+        found = self._predict(self.model, volume.array, plan, blending, _shifted(progress, late=late))
+        second = self._predict(self.any_shape, halved, again, "linear", _shifted(progress, early=found.windows))
         grid = grid_of(self.any_shape)
         a, b, c = (voxels // grid.stride for voxels in before)
         add_large(found.maps, second.maps[:, a:, b:, c:], grid.offset / grid.stride)
@@ -113,12 +113,12 @@ class Network:
         halved = halve(volume)
         return np.pad(halved, [(before, 0) for before in (a, b, c)], constant_values=halved.min()), (a, b, c)
 
-    def _whole_tiles(self, shape: Shape3) -> tuple[Shape3, Shape3]:
+    def _second_look_tiles(self, shape: Shape3) -> tuple[Shape3, Shape3]:
         """Patch and stride of the second look: mostly of a single window."""
         scale, multiple = strides_of(self.any_shape)
         return plan_tiles(None, shape, TILES["fast"][0], scale=scale, multiple=multiple)
 
-    def _look(
+    def _predict(
         self,
         model: torch.nn.Module,
         volume: FloatArray,

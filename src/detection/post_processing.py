@@ -1,4 +1,4 @@
-"""Which detections stay."""
+"""Filters of size and confidence, and suppression of marks that overlap."""
 
 from collections.abc import Sequence
 

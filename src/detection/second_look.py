@@ -1,4 +1,4 @@
-"""A second look at half the resolution: a mass is to it what a nodule is to the first."""
+"""The second look, at half the resolution: a mass has there the size of a nodule, which the network knows."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The second stage: it looks at each candidate alone, and the heatmap takes what both stages together believe."""
+"""The second stage: it looks at each candidate alone; the heatmap takes the joint confidence of both stages."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Opinions(NamedTuple):
 def judge(
     maps: FloatArray, volume: FloatArray, network: CandidateNet, fusion: Fusion, device: torch.device, *, mixed: bool
 ) -> None:
-    """Give each candidate's hill in the heatmap the height that both stages together believe; `maps` is changed.
+    """Scale the heatmap around each candidate to the joint confidence of both stages; `maps` is changed.
 
     Args:
         maps: (C, X', Y', Z'), the detector's; heatmap voxel j lies on voxel s j of the volume.

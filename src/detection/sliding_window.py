@@ -1,4 +1,4 @@
-"""A network moved over a volume that is larger than one patch."""
+"""Applies a network, window by window, to a volume that is larger than one patch."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""What all objects of a scan share: the series they belong to, the results, their UIDs and their date."""
+"""What all DICOM objects of a scan share: series, results, UIDs and date."""
 
 import json
 import uuid
@@ -93,7 +93,7 @@ class Context:
         return nodule_name(nodule), _uid("nodule", series, nodule["id"], nodule["coordinates_voxel"])
 
     def common(self, kind: str, instance: int = 1) -> dict[str, Any]:
-        """What every constructor of an object of this `kind` asks for."""
+        """The arguments that every constructor of an object of this `kind` takes."""
         return {
             "series_instance_uid": self.uid(kind, "series"),
             "series_number": SERIES_NUMBERS[kind],
@@ -164,7 +164,7 @@ def open_context(stack: Stack, results: Results) -> Context:
 
 
 def nodule_name(nodule: Detection) -> str:
-    """What a nodule is called in every object."""
+    """The name of a nodule in every object."""
     return f"Nodule {nodule['id']}"
 
 
@@ -214,14 +214,14 @@ def _check_results(headers: Sequence[Dataset], results: Results) -> None:
 
 
 def _forget_patient(header: Dataset) -> None:
-    """Empty what names the patient or the study: odd values must not stop the writing, or be told by its errors."""
+    """Empty the patient's and the study's attributes, so that odd values neither stop writing nor enter its errors."""
     for name in IDENTITY:
         setattr(header, name, None)
     header.pop("SpecificCharacterSet", None)
 
 
 def _identity(headers: Sequence[Dataset], results: Results) -> str:
-    """What makes these results differ from others: the images, the version, the model, what was found and how."""
+    """A text that identifies the results: images, version, model, findings and how they were found."""
     about = results["metadata"]
     config = about["config"]
     how = {key: config["inference"][key] for key in ("mode", "patch_size", "stride", "overlap", "blending", "tta")}

@@ -139,7 +139,7 @@ def _clean(dataset: Dataset, key: bytes) -> None:
 
 
 def _action(element: DataElement) -> str | None:
-    """The list of the table that an attribute stands in."""
+    """The action that the table names for an attribute."""
     group, number = element.tag.group, element.tag.element
     if any(group & groups == first and number & numbers == last for first, last, groups, numbers in REPEATED):
         return "X_TAGS"
@@ -176,7 +176,7 @@ def _replace_uids(element: DataElement, key: bytes) -> None:
 
 
 def _uid(key: bytes, uid: str) -> str:
-    """A UID under 2.25 (PS3.5 B.2) that only the key leads back to."""
+    """A UID under 2.25 (PS3.5 B.2), which nobody can trace back without the key."""
     return f"2.25.{uuid.UUID(bytes=_digest(key, uid)[:16], version=4).int}"
 
 

@@ -14,7 +14,7 @@ NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSIS"
 
 
 def secondary_capture(context: Context, picture: npt.NDArray[np.uint8], number: int) -> SCImage:
-    """An RGB picture (rows, columns, 3), which shows nobody's name, as the key image of a `number` from 1 on."""
+    """An RGB picture (rows, columns, 3) without patient data as key image; `number` counts from 1."""
     made = SCImage.from_ref_dataset(
         ref_dataset=context.images[0],
         pixel_array=np.ascontiguousarray(picture),

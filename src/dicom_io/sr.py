@@ -79,7 +79,7 @@ def measurement_report(context: Context, seg: Segmentation | None) -> Comprehens
 
 
 def _observer(context: Context) -> ObservationContext:
-    """The program and the model: no person has looked at this."""
+    """The program and the model as observer; no person has reviewed the report."""
     pivot, model = context.versions
     device = DeviceObserverIdentifyingAttributes(
         uid=context.uid("device"),
@@ -141,7 +141,7 @@ def _algorithm(context: Context) -> AlgorithmIdentification:
 
 
 def _measurements(nodule: Detection) -> Iterator[Measurement]:
-    """What was measured, then the certainty and the score, both in percent."""
+    """The measurements, then confidence and score, both in percent."""
     values = {**nodule["properties"], "effective_diameter_mm": nodule["diameter_mm"]}
     for key, (name, unit) in MEASURED.items():
         value = values[key]
@@ -164,7 +164,7 @@ def _lung_rads(nodule: Detection) -> Mapping[str, Any]:
 
 
 def _remarks(nodule: Detection) -> Iterator[str]:
-    """What the numbers cannot say."""
+    """Remarks on the limits of the numbers."""
     location = nodule.get("location")
     if location and location["side"]:
         third = f", {location['third']} third" if location["third"] else ""

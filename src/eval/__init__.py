@@ -1,1 +1,1 @@
-"""How good detections are against a reference standard: FROC and CPM as LUNA16 defines them."""
+"""Detections against a reference standard: FROC and CPM as LUNA16 defines them."""

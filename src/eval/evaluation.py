@@ -91,7 +91,7 @@ def _by_rate(values: Iterable[Any]) -> dict[str, Any]:
 
 
 def _last(curve: Curve) -> float:
-    """The most false marks a scan that the marks allow; beyond it sensitivity is taken to stay."""
+    """The largest number of false marks per scan on the curve; beyond it sensitivity is taken as constant."""
     return float(curve.false_per_scan[-1]) if len(curve.false_per_scan) else 0.0
 
 
@@ -112,7 +112,7 @@ def _size_names(nodules: Findings) -> list[str]:
 
 
 def _groups(sweep: Sweep, names: Sequence[str], order: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Figures of the nodules of each name that occurs, against all false marks."""
+    """The figures of each group of nodules, against all false marks."""
     of_each = np.array(names)
     for name in order:
         chosen = of_each == name

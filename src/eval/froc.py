@@ -55,7 +55,7 @@ class Sweep:
         self._threshold = ranked[self._last]
 
     def curve(self, nodule_weight: Floats | None = None, scan_weight: Floats | None = None) -> Curve:
-        """The curve with every nodule (nodules,) and the false marks of every scan (scans,) so many times."""
+        """The curve where each nodule (nodules,) and the false marks of each scan (scans,) have these weights."""
         nodule = np.ones(len(self.matched.best)) if nodule_weight is None else nodule_weight
         scan = np.ones(self.scans) if scan_weight is None else scan_weight
         found = np.append(nodule, 0.0)[self._nodule].cumsum()[self._last]

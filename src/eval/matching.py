@@ -20,7 +20,7 @@ Hits = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # marks and the findin
 
 
 class Matched(NamedTuple):
-    """What marks and findings come to: found and missed nodules, and false marks."""
+    """The result of matching: found and missed nodules, and false marks."""
 
     best: npt.NDArray[np.float64]  # (nodules,) probability of the strongest mark inside, -inf where missed
     nodule_scan: npt.NDArray[np.intp]  # (nodules,)
@@ -30,7 +30,7 @@ class Matched(NamedTuple):
 
     @property
     def detected(self) -> int:
-        """The number of nodules with a mark inside, however weak."""
+        """The number of nodules that any mark hits."""
         return int(np.isfinite(self.best).sum())
 
 
@@ -80,7 +80,7 @@ def _strongest(marks: Marks) -> Marks:
 
 
 def _hits(marks: Marks, findings: Findings) -> Hits:
-    """All pairs of a mark and a finding of one scan that lie near enough; marks are ordered by scan."""
+    """All pairs of a mark and a finding of one scan where the mark hits; marks are ordered by scan."""
     first = np.searchsorted(marks.scan, findings.scan)
     number = np.searchsorted(marks.scan, findings.scan, side="right") - first
     finding = np.repeat(np.arange(len(findings.scan)), number)

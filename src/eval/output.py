@@ -54,7 +54,7 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
 
 
 def _counts(figures: dict[str, Any]) -> Iterator[str]:
-    """What a reader must know before trusting the score."""
+    """The counts and remarks that limit what the score means."""
     yield "marks: " + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in figures["marks"].items())
     for key in ("scans_without_marks", "scans_without_file", "annotations_not_listed", "excluded_not_listed"):
         if figures[key]:

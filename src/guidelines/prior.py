@@ -67,18 +67,18 @@ def lung_rads_with_prior(nodule: Nodule, prior: Nodule | None, days: int | None,
     assumed = [SCREENING] if patient.setting is None else []
     if prior is None:
         category = _by(NEW, nodule, now)
-        return _ruled(now, category, [*assumed, "new: not seen on the earlier examination"])
+        return _with_category(now, category, [*assumed, "new: not seen on the earlier examination"])
     before = lung_rads(prior, SCREENED)
     pace, why = _pace(_increase(nodule, now, before), days)
     if pace == "growing":
         category = _by(GROWING, nodule, now)
         if nodule.nodule_type == "part-solid" and _solid_increase(now, before) <= GROWTH_MM:
             category, why = max("4A", _category(now), key=CATEGORIES.index), [*why, WHOLE_GREW]
-        return _ruled(now, category, [*assumed, *why])
+        return _with_category(now, category, [*assumed, *why])
     if pace == "slow" and nodule.nodule_type != "ground-glass":
-        return _ruled(now, "4B", [*assumed, *why])
+        return _with_category(now, "4B", [*assumed, *why])
     category, more = _stable(nodule, now, before, days if pace == "stable" else None)
-    return _ruled(now, category, [*assumed, *why, *more])
+    return _with_category(now, category, [*assumed, *why, *more])
 
 
 def exam_with_prior(nodules: Sequence[LungRads], patient: Patient, lungs: LungsReport) -> LungRadsExam:
@@ -141,7 +141,7 @@ def _category(ruled: LungRads) -> Category:
     return category
 
 
-def _ruled(sized: LungRads, category: Category, assumptions: list[str]) -> LungRads:
+def _with_category(sized: LungRads, category: Category, assumptions: list[str]) -> LungRads:
     return {
         **sized,
         "category": category,

@@ -67,7 +67,7 @@ class SecondStage(BaseModel):
 
 
 class About(BaseModel):
-    """What a checkpoint says of itself."""
+    """The description in a checkpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -191,7 +191,7 @@ def _read_torchscript(path: Path) -> tuple[nn.Module, About]:
 
 @contextmanager
 def legacy_jit() -> Iterator[None]:
-    """Where torch does not warn that TorchScript is deprecated: it is a documented format of PIVOT's."""
+    """A context without torch's warning that TorchScript is deprecated, which is a documented format of PIVOT."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         yield

@@ -23,7 +23,7 @@ SURE = 1e-4  # nearer to 0 or 1 no peak counts
 
 
 class Fusion(BaseModel):
-    """How sure both stages together are, by logistic regression on held-out candidates."""
+    """The joint confidence of both stages, by logistic regression fitted on held-out candidates."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

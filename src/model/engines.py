@@ -1,4 +1,4 @@
-"""What computes a network: PyTorch, or another engine that is installed, behind one call."""
+"""The engine that computes a network: PyTorch, or another one that is installed."""
 
 import ctypes
 import functools
@@ -127,7 +127,7 @@ def _installed(package: str) -> bool:
 
 @functools.cache
 def _reuse_freed_memory() -> None:
-    """Have glibc keep what is freed; else the kernel maps and clears the memory of each layer's output anew."""
+    """Let glibc keep freed memory; otherwise the kernel maps and clears memory for every layer's output."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)

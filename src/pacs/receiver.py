@@ -1,4 +1,4 @@
-"""The C-STORE and C-ECHO provider: it acknowledges an instance once it is on disk, and knows not what follows."""
+"""The C-STORE and C-ECHO provider: it acknowledges an instance once it is on disk."""
 
 import threading
 import uuid

@@ -59,7 +59,7 @@ def choose(candidates: list[Candidate], rules: SeriesRules) -> tuple[Candidate |
     """The best series, or None where the rules refuse all; and what decided on each, best first."""
     reasons = {one.uid: verdict(one, rules) for one in candidates}
     fit = sorted((one for one in candidates if not reasons[one.uid]), key=lambda one: rank(one, rules))
-    said = [{"series": one.uid, "chosen": one is fit[0], "is": _told(one)} for one in fit]
+    said = [{"series": one.uid, "chosen": one is fit[0], "is": _description(one)} for one in fit]
     refused = [{"series": uid, "refused": reason} for uid, reason in reasons.items() if reason]
     return fit[0] if fit else None, said + refused
 
@@ -124,7 +124,7 @@ def rank(one: Candidate, rules: SeriesRules) -> tuple[float, ...]:
     return (*(places[name] for name in rules.prefer), float(one.number))
 
 
-def _told(one: Candidate) -> str:
+def _description(one: Candidate) -> str:
     thickness = "unknown thickness" if one.thickness is None else f"{one.thickness:g} mm"
     return f"{one.body_part or 'no body part'}, kernel {one.kernel or 'unknown'}, {thickness}, {one.slices} slices"
 

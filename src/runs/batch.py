@@ -40,12 +40,12 @@ __all__ = [
 ]
 
 log = logging.getLogger("pivot")
-# What would go wrong with every other scan too; the pipe is that to whoever reads the progress.
+# These errors would recur with every other scan. BrokenPipeError: the program that reads the progress has ended.
 FATAL = (BadCheckpoint, BadConfig, BadOutput, BrokenPipeError)
 
 
 class Turns(NamedTuple):
-    """What a scan waits for, where several are under way in one process; the waiting counts for none of them."""
+    """Locks for several scans in one process: each waits for its turn. Waiting counts in no scan's time."""
 
     infer: AbstractContextManager[object] = nullcontext()
     write: AbstractContextManager[object] = nullcontext()
@@ -110,9 +110,9 @@ def infer_file(
     turns: Turns = AT_ONCE,
     read: Callable[[Path], Readied] | None = None,
 ) -> BatchResults:
-    """Run over one scan, of this patient where one is given; its failure is raised, not reported.
+    """Run over one scan. An error is raised, not reported.
 
-    `read` gives the scan, if it is not to be read now.
+    `patient` is what the guidelines may know. `read` returns the scan where it has been read elsewhere.
 
     Raises:
         PivotError: whatever went wrong; the message begins with the path where it is this scan's fault.
@@ -127,7 +127,7 @@ def infer_file(
 def open_pipeline(
     checkpoint: str | Path | None, config: Config, device: str | None, output_dir: str | Path
 ) -> "InferencePipeline":
-    """The loaded model, after a look at whether its results can be written."""
+    """Check that results can be written, then load the model."""
     check_outputs(config)
     writable_folder(output_dir)
     from ..detection.pipeline import InferencePipeline  # noqa: PLC0415 - torch takes seconds, in which a scan can be read
@@ -161,7 +161,7 @@ def _given(**values: object) -> dict[str, object]:
 
 @dataclass
 class _Run:
-    """What happens to each scan, and what came of those so far."""
+    """Processes scans one after the other, and keeps count of the results."""
 
     pipeline: "InferencePipeline"
     folder: Path
@@ -219,7 +219,7 @@ class _Run:
         return self.folder / path.parent.relative_to(self.base or "") if inside else self.folder
 
     def _one(self, path: Path, reading: Future[Readied], writer: Executor) -> None:
-        """Infer the scan, and have its results written once those of the last are."""
+        """Infer the scan; its results are written after those of the scan before."""
         self.writing = self.writing or writer.submit(load_writers, self.pipeline.config)  # while others work
         with self._failing(path):
             read = reading.result()
@@ -240,7 +240,7 @@ class _Run:
         self._check()
 
     def _check(self) -> None:
-        """Raise what ended the last writing: a full disk ends the run now, not after this scan."""
+        """Raise the error of the last writing at once, so that a full disk ends the run before the next scan."""
         if self.writing and self.writing.done():
             self.writing.result()
 
@@ -270,7 +270,7 @@ class _Run:
 
     @contextmanager
     def _failing(self, path: Path) -> Iterator[None]:
-        """Note what goes wrong with this scan; raise what would go wrong with every other."""
+        """Record an error of this scan alone; raise one that would recur with every other scan."""
         try:
             yield
         except (*FATAL, ListenerError):

@@ -1,4 +1,4 @@
-"""A first run without any data: a synthetic chest, its truth beside what was found."""
+"""A first run without data: detect the nodules of a synthetic chest, and compare them with the truth."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def run_demo(pipeline: InferencePipeline, folder: Path, progress: Listener) -> l
 
 
 def _compare(nodule: PhantomNodule, found: list[Detection]) -> dict[str, Any]:
-    """What was drawn, and the strongest detection whose centre lies within it."""
+    """Each drawn nodule with the strongest detection whose centre lies in it."""
     reach = nodule.diameter_mm / 2
     hits = [hit for hit in found if np.linalg.norm(np.subtract(hit["coordinates"], nodule.coordinates)) < reach]
     return {

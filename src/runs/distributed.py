@@ -136,7 +136,7 @@ def _starter(actors: Any, model: Path, arguments: tuple[Any, ...]) -> Callable[[
 
 
 class _Tally:
-    """The scans that are sent out, and what came of those so far."""
+    """Sends scans to the actors, and keeps count of the results."""
 
     def __init__(self, paths: Iterable[str | Path], tell: Listener) -> None:
         self.paths: Iterable[str | Path] = [paths] if isinstance(paths, str | Path) else paths
@@ -161,7 +161,7 @@ class _Tally:
         return self.results
 
     def _tasks(self) -> Iterator[tuple[str, str]]:
-        """Each path as it was given, and as the actors find it."""
+        """Each path as the user gave it, and as the actors open it."""
         names: set[int] = set()
         for given in map(str, self.paths):
             source = given if "://" in given else os.path.abspath(given)  # noqa: PTH100 - as for the output folder

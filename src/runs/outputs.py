@@ -63,7 +63,7 @@ def check_outputs(config: Config) -> None:
 
 
 def load_writers(config: Config) -> None:
-    """Import what measures nodules, writes the heatmap and draws the picture, beside other work."""
+    """Import the slow modules that measure and write, in another thread while the network runs."""
     from ..detection import peak_detection  # noqa: F401
     from ..measurement import nodule_properties  # noqa: F401
 
@@ -117,7 +117,7 @@ def output_names(scan_id: str, config: Config) -> list[str]:
 
 
 def _every_name(scan_id: str) -> set[str]:
-    """The names of all files that a run could write of a scan, whatever its configuration."""
+    """The names of all files that any configuration writes for a scan."""
     shown = Visualization(save_3d=True)
     outputs = (
         Output(save_report=True, save_dicom=True, save_detections=saved, formats=Formats(detections=one, heatmap=other))
@@ -181,7 +181,7 @@ def is_complete(path: Path, config: Config, folder: Path, origin: Mapping[str, A
 
 
 def _is_of(path: Path, sha256: str | None) -> bool:
-    """Whether the scan's files have this content; what cannot be read is not, and fails when it is done again."""
+    """Whether the scan's files have this hash. False if they cannot be read: the scan is then run again, and fails."""
     from ..data.fingerprint import content_hash
 
     try:
@@ -191,7 +191,7 @@ def _is_of(path: Path, sha256: str | None) -> bool:
 
 
 def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
-    """The one output that the name at the end of `path` stands for."""
+    """Write the output whose kind the file name of `path` tells."""
     match path.suffix:
         case ".csv":
             (save_findings if path.name.endswith(FINDINGS) else save_csv)(results, path)

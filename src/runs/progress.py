@@ -45,7 +45,7 @@ Mode: TypeAlias = Literal["auto", "bar", "json", "none"]
 
 
 class BatchResults(TypedDict):
-    """What came out of a batch."""
+    """The counts and lists at the end of a batch."""
 
     num_scans: int  # finished in this run
     total_detections: int  # in those
@@ -57,7 +57,7 @@ class BatchResults(TypedDict):
 
 
 def silent(event: Event) -> None:
-    """A listener that tells nobody."""
+    """A listener that ignores all events."""
 
 
 class ListenerError(Exception):

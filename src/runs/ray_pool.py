@@ -64,7 +64,7 @@ class Pool:
             self._add()
 
     def close(self) -> None:
-        """End all actors, whatever they do."""
+        """End all actors, busy or not."""
         for actor in self.started:
             ray.kill(actor)
 
@@ -77,11 +77,11 @@ class Pool:
             PivotError: what keeps every actor from going on.
         """
         tasks = (_Task(*scan) for scan in scans)
-        while self._deal(tasks, begun):
+        while self._assign_scans(tasks, begun):
             refs = list(self.under_way)
             done, _ = ray.wait(refs, num_returns=1, timeout=PATIENCE)
             if not done:
-                self._tell_waiting()
+                self._log_waiting()
             for ref in done:
                 yield from self._settle(ref)
 
@@ -92,8 +92,8 @@ class Pool:
         self.members.append(member)
         self.under_way[loading] = member, None
 
-    def _deal(self, tasks: Iterator[_Task], begun: Callable[[str], None]) -> bool:
-        """Give scans to the actors; whether there is anything left to wait for."""
+    def _assign_scans(self, tasks: Iterator[_Task], begun: Callable[[str], None]) -> bool:
+        """Give scans to the actors; returns whether there is anything left to wait for."""
         ready = [member for member in self.members if member.node]
         most = self.slots * max(1, len(ready))
         self.waiting.extend(islice(tasks, max(0, most - len(self.waiting))))
@@ -108,7 +108,7 @@ class Pool:
         return busy or bool(self.waiting or self.suspects)
 
     def _next(self, member: _Member, slots: int) -> _Task | None:
-        """The scan that the actor is to do, if it is to have `slots` of them under way."""
+        """The next scan for an actor with up to `slots` scans at once; None if there is none."""
         if self.suspects and member is next(one for one in self.members if one.node):
             return None if member.load else self.suspects.popleft()
         if len(member.load) >= slots or any(task.alone for task in member.load):
@@ -127,7 +127,7 @@ class Pool:
         self.under_way[member.actor.infer.remote(task.source)] = member, task
 
     def _settle(self, ref: Any) -> Iterator[tuple[str, Event]]:  # noqa: ANN401 - Ray's references have no common type
-        """What is to be told of the scan whose actor has answered, or died."""
+        """The event of a scan whose actor has answered or died."""
         member, task = self.under_way.pop(ref)
         if task:
             member.load.remove(task)
@@ -136,7 +136,7 @@ class Pool:
         except RayTaskError as error:
             self._retire(member, task, error.cause)
         except RayError as error:
-            yield from self._mourn(member, task, error)
+            yield from self._replace_actor(member, task, error)
         else:
             if task is None:
                 member.node = answer
@@ -147,7 +147,7 @@ class Pool:
                 self.waiting.appendleft(task)
 
     def _retire(self, member: _Member, task: _Task | None, cause: Exception) -> None:
-        """Use the actor no more: what it met would fail with every scan."""
+        """Send no more scans to the actor: its error would recur with every scan."""
         self.error = cause if isinstance(cause, PivotError) else PivotError(f"a Ray actor failed: {cause!r}")
         log.warning("an actor on machine %s is given no more scans: %s", member.node or "(unknown)", self.error)
         if member in self.members:
@@ -157,8 +157,8 @@ class Pool:
             task.tried.add(member.node)
             self.waiting.appendleft(task)
 
-    def _mourn(self, member: _Member, task: _Task | None, error: RayError) -> Iterator[tuple[str, Event]]:
-        """Replace the actor, unless it never lived; try its scans again, each alone."""
+    def _replace_actor(self, member: _Member, task: _Task | None, error: RayError) -> Iterator[tuple[str, Event]]:
+        """Replace an actor that died after it had started; try each of its scans again, alone."""
         if member in self.members:
             self.members.remove(member)
             ray.kill(member.actor)  # where it was only out of reach
@@ -174,7 +174,7 @@ class Pool:
             task.alone = True
             self.suspects.append(task)
 
-    def _tell_waiting(self) -> None:
+    def _log_waiting(self) -> None:
         ready = sum(bool(member.node) for member in self.members)
         log.warning("no scan ended in %d s; %d of %d actors are ready", PATIENCE, ready, len(self.members))
 

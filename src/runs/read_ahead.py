@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Readied(NamedTuple):
-    """A scan as it was read, its lungs, the seconds that this took, and its hash."""
+    """A scan with its lungs, the seconds that reading took, and the hash of its files."""
 
     scan: Scan
     lungs: Lungs
@@ -53,7 +53,7 @@ def read_timed(path: Path) -> Readied:
 
 
 def executor(workers: int) -> Executor:
-    """Threads; or, with no `workers`, the calling thread, which does each thing when it is submitted."""
+    """A pool of threads; without `workers` the calling thread runs each task when it is submitted."""
     return ThreadPoolExecutor(workers) if workers else _Here()
 
 

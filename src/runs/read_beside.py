@@ -1,4 +1,4 @@
-"""Reading a command's one scan while torch is imported: in another process, for imports hold this one's lock."""
+"""Reads a scan in another process while this one imports torch: an import holds Python's lock."""
 
 import gc
 import sys
@@ -20,7 +20,7 @@ __all__ = ["read_beside"]
 
 @contextmanager
 def read_beside(path: Path) -> Iterator[Callable[[Path], Readied]]:
-    """What reads the scan at `path`, and has begun to, unless torch is there already.
+    """A function that returns the scan at `path`; reading has begun, unless torch is imported already.
 
     Raises:
         BadScan: when it is called: the scan cannot be read as a chest CT.

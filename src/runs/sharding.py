@@ -1,4 +1,4 @@
-"""The scans of a folder, and splitting them among independent commands, such as the tasks of a Slurm array."""
+"""Splits the scans of a folder among independent commands, such as the tasks of a Slurm array."""
 
 from collections.abc import Sequence
 from pathlib import Path

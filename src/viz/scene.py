@@ -29,13 +29,13 @@ BALL_POINTS = 180
 
 
 def lung_trace(lungs: Mask, affine: Affine) -> Trace:
-    """The surface of both lungs, to look through; `affine` is that of the mask (RAS+)."""
+    """The transparent surface of both lungs; `affine` is that of the mask (RAS+)."""
     smooth = ndimage.gaussian_filter(np.pad(lungs.astype(np.float32), 3), 0.8)
     return _surface(smooth, 0.5, affine, 3, color=LUNG, opacity=0.16, name="lungs", hoverinfo="skip")
 
 
 def heat_traces(heatmap: npt.NDArray[Any], affine: Affine) -> Iterator[Trace]:
-    """Surfaces around what the model marks, at each level that the heatmap reaches; `affine` is its own (RAS+)."""
+    """Surfaces of the heatmap at each level that it reaches; `affine` is the heatmap's (RAS+)."""
     blocks = tuple(max(1, round(HEAT_STEP / size)) for size in spacing_of(affine))
     to_index = np.diag([*blocks, 1.0])
     to_index[:3, 3] = np.subtract(blocks, 1) / 2

@@ -233,7 +233,7 @@ def around(section: Section, nodule: Mark, half: float) -> View:
 
 
 def draw_section(axes: Axes, section: Section, title: str, view: View | None = None) -> None:
-    """The slice in the lung window, with orientation letters, a scale bar and a title; of a `view` only that part."""
+    """Draw the slice, or its part in `view`, in the lung window, with orientation letters, scale bar and title."""
     axes.imshow(
         section.image,
         cmap="gray",

@@ -50,3 +50,9 @@ def test_the_diameter_counts_in_the_inner_half_of_a_bump_alone() -> None:
 def test_without_a_nodule_there_is_no_error_of_the_diameter() -> None:
     zeros = torch.zeros(2, 3, 3, 3)
     assert float(detection_loss(torch.ones(2, 2, 3, 3, 3), zeros, zeros, zeros + 1)["diameter"]) == 0
+
+
+def test_the_error_of_a_single_voxel_counts_in_full() -> None:
+    one = _voxels(0.9)
+    answer = torch.stack([_voxels(0.0), _voxels(4.0)], dim=1)
+    assert float(detection_loss(answer, one, _voxels(1.0), one)["diameter"]) == 3

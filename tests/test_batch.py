@@ -208,7 +208,7 @@ def test_a_batch_tells_what_it_passed_over_and_left_out(
     done = run()
     assert done["passed_over"] == {
         str(scans / "below"): "a folder without DICOM files, which only --recursive looks into",
-        str(scans / "notes.txt"): "no scan by its suffix, nor DICOM by its content",
+        str(scans / "notes.txt"): "no scan by its suffix, nor by its content",
     }
     left_out = "left out: beside.nii: the folder holds DICOM files too, which are read first"
     assert left_out in done["notes"][str(scans / "series")]

@@ -81,6 +81,29 @@ def test_two_reconstructions_under_one_series_uid_are_not_woven_together(tmp_pat
     assert scan.notes[0].startswith("left out: series 1 (12 slices")
 
 
+INTERLEAVED: dict[str, Callable[[int], int | None]] = {
+    "in their order": lambda place: place + 1,
+    "from above": lambda place: 24 - place,
+    "without numbers": lambda _: None,
+    "in no order": lambda place: place * 7 % 25 + 1,
+}
+
+
+@pytest.mark.parametrize("step", [HALF_STEP, 0.9])
+@pytest.mark.parametrize("name", INTERLEAVED)
+def test_reconstructions_that_nothing_but_pixels_tells_apart_are_refused(
+    tmp_path: Path, name: str, step: float
+) -> None:
+    number = INTERLEAVED[name]
+    for odd, array in enumerate((CHEST, OTHER)):
+        edit = both(
+            shift(2, lambda _, odd=odd: odd * step),  # type: ignore[misc]
+            lambda one, odd=odd: setattr(one, "InstanceNumber", number(2 * (one.InstanceNumber - 1) + odd)),  # type: ignore[misc]
+        )
+        write_series(tmp_path / str(odd), array, edit=edit)
+    assert "slices alternate between 2 reconstructions or phases by their pixels" in refusal(tmp_path)
+
+
 def test_an_acquisition_of_many_rotations_stays_whole(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST, edit=lambda one: setattr(one, "AcquisitionNumber", (one.InstanceNumber + 3) // 4))
     same(read_scan(tmp_path))

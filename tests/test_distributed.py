@@ -198,8 +198,12 @@ def test_the_command_line_sends_the_code_and_the_weights_of_the_checkout(job: Jo
     config.write_text("output: {save_visualization: false}")
     places = {"--checkpoint": job.checkpoint, "--output-dir": job.out, "--config": config}
     command = [str(part) for place in places.items() for part in place]
-    assert main([*command, "--input-dir", str(job.scans(2)[0].parent), "--distributed"]) == 0
-    assert len(list(job.out.glob("*_detections.json"))) == 2
+    above = job.scans(1)[0].parent
+    for name in ("a", "b"):
+        save_nifti(block()[0], above / name / "0.nii.gz")
+    assert main([*command, "--input-dir", str(above), "--distributed", "--recursive"]) == 0
+    reports = {path.relative_to(job.out).as_posix() for path in job.out.rglob("*_detections.json")}
+    assert reports == {"0_detections.json", "a/0_detections.json", "b/0_detections.json"}
     ray.shutdown()
     ray.init(address="auto", log_to_driver=False)  # as the other tests have it
 

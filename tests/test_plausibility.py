@@ -94,6 +94,20 @@ def test_real_scans_are_plausible_at_any_dose_and_cut(shared_data: Path) -> None
             check_hounsfield(array)
 
 
+def test_a_piece_of_nothing_but_lung_is_plausible_and_the_same_of_air_is_not() -> None:
+    rng = np.random.default_rng(0)
+    lung = rng.normal(-870, 40, (32, 32, 32))
+    vessels = rng.random(lung.shape) < 0.03
+    lung[vessels] = rng.uniform(-480, 0, np.count_nonzero(vessels))
+    check_hounsfield(lung)
+    for values in (lung + 1024, lung - 300, lung * 10):
+        with pytest.raises(BadScan, match="not Hounsfield units"):
+            check_hounsfield(values)
+    for air in (rng.normal(-1000, 5, lung.shape), np.full(lung.shape, -870.0) + rng.normal(0, 5, lung.shape)):
+        with pytest.raises(BadScan, match=r"nothing but air|no voxel is denser"):
+            check_hounsfield(air)
+
+
 @pytest.mark.parametrize("value", [62512, 61536, 64512])
 def test_padding_that_was_stored_as_an_unsigned_number_becomes_air(tmp_path: Path, value: int) -> None:
     array = CHEST.astype(np.int32)

@@ -67,7 +67,8 @@ def read(scan: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
     affine = np.array(answer["affine"], dtype=np.float64).reshape(4, 4)
     uid = answer["series_uid"]
     notes = tuple(str(note) for note in answer["notes"])
-    return Scan(voxels, affine, str(answer["scan_id"]), uid and str(uid), notes), float(answer["seconds"])
+    told = Scan(voxels, affine, str(answer["scan_id"]), uid and str(uid), notes, str(answer["body_part"]))
+    return told, float(answer["seconds"])
 
 
 def write(
@@ -191,6 +192,7 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
         "scan_id": scan.scan_id,
         "series_uid": scan.series_uid,
         "notes": scan.notes,
+        "body_part": scan.body_part,
         "seconds": time.perf_counter() - start,
     }
 

@@ -13,17 +13,18 @@ import numpy.typing as npt
 from ..errors import BadScan
 from ..types import Acquisition, Affine
 from .checks import check_shape
+from .formats import DICOM, format_of
 from .geometry import RAS_TO_LPS
 from .headers import Header, is_dicom, read_header
 from .pixels import Repairs, read_pixels
 from .series import Chosen, choose
 from .slices import Slice
 from .stacks import Stack, heights_of, on_grid
+from .weave import woven
 
 __all__ = ["Series", "files_in", "holds_dicom", "read_series", "series_slices"]
 
 THREADS = 4
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 TEXT = bytes(range(32, 127)) + b"\t\n\r\f\x1b" + bytes(range(128, 256))  # of plain text, in any common encoding
 SAMPLE = 1024  # bytes that tell text from what is damaged
 
@@ -58,6 +59,7 @@ def read_series(path: Path) -> Series:
     chosen = _chosen(path)
     stack = chosen.stack
     array, repairs = _decode(stack.slices)
+    _check_one(array, stack.slices)
     if stack.resampled:
         array = on_grid(array, heights_of(stack.slices), stack.grid)
     about = stack.slices[0].about
@@ -91,13 +93,13 @@ def _headers(folder: Path) -> list[Header]:
             others.append(file)
         else:
             headers.append(header)
-    suffixes = {header.path.suffix.lower() for header in headers} | set(DICOM_SUFFIXES)
+    suffixes = {header.path.suffix.lower() for header in headers} | set(DICOM)
     for file in others:
         suffix = file.suffix.lower()
         named = suffix in suffixes - {""} or suffix[1:].isdecimal()
-        if named and (headers or suffix in DICOM_SUFFIXES):
+        if named and (headers or suffix in DICOM):
             _header(file)
-        if headers and not suffix and not _is_text(file):
+        if headers and not suffix and not _is_text(file) and not format_of(file):
             _header(file)
     return headers
 
@@ -152,6 +154,16 @@ def _decode(slices: list[Slice]) -> tuple[Voxels, Repairs]:
         for done in pool.map(fill, places):
             repairs = repairs.plus(done)
     return array, repairs
+
+
+def _check_one(array: Voxels, slices: list[Slice]) -> None:
+    """Refuse reconstructions or phases that alternate, which no attribute told apart."""
+    count = woven(array)
+    if count > 1:
+        names = ", ".join(str(one.number) for one in slices[:count])
+        what = f"slices alternate between {count} reconstructions or phases by their pixels, beginning with instances"
+        msg = f"{what} {names}, and no attribute tells them apart: put each of them into a folder of its own"
+        raise BadScan(msg)
 
 
 def _highest(one: Slice) -> float:

@@ -3,12 +3,14 @@
 import hashlib
 from pathlib import Path
 
+from .formats import format_of
 from .metaimage import metaimage
 from .nrrd import nrrd
 
 __all__ = ["content_hash"]
 
-HEADERS = {".mhd": metaimage, ".nhdr": nrrd}  # formats whose voxels are in files beside
+# Formats whose voxels may be in files beside.
+HEADERS = {".mhd": metaimage, ".mha": metaimage, ".nrrd": nrrd, ".nhdr": nrrd}
 
 
 def content_hash(path: str | Path) -> str:
@@ -30,5 +32,5 @@ def content_hash(path: str | Path) -> str:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    stated = HEADERS.get(path.suffix.lower())
+    stated = HEADERS.get(format_of(path))
     return [path, *(part.path for part in stated(path).parts if part.path != path)] if stated else [path]

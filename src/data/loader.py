@@ -16,15 +16,12 @@ from ..quiet import quiet_libraries
 from ..types import Acquisition, Affine, Scan, Vec3, Volume
 from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
+from .formats import DICOM, SUFFIXES, VOLUMES, format_of, suffix_of, supported
 
 if TYPE_CHECKING:
     from .stacks import Stack
 
-__all__ = ["dicom_slices", "load_scan", "plain_error", "read_scan", "scan_name", "suffix_of", "supported"]
-
-VOLUMES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr")
-SUFFIXES = (*VOLUMES, ".zip")
-DICOM = (".dcm", ".dicom", ".ima")
+__all__ = ["dicom_slices", "load_scan", "plain_error", "read_scan", "scan_name"]
 
 
 class Read(NamedTuple):
@@ -78,7 +75,7 @@ def dicom_slices(path: str | Path) -> Iterator["Stack"]:
     path = Path(path)
     with quiet_libraries(), ExitStack() as stack:
         try:
-            content = stack.enter_context(unpacked(path)) if suffix_of(path) == ".zip" else path
+            content = stack.enter_context(unpacked(path)) if format_of(path) == ".zip" else path
             if not content.is_dir() and not _is_dicom(content):
                 msg = "is no DICOM series"
                 raise BadScan(msg)  # noqa: TRY301 - told like what reading finds
@@ -97,18 +94,18 @@ def scan_name(path: str | Path) -> str:
 
 
 def _read(path: Path) -> Read:
-    suffix = suffix_of(path)
     if path.is_dir():
         return _folder(path, "folder")
-    with path.open("rb"):  # so that a missing file is told before an unknown suffix
+    with path.open("rb"):  # so that a missing file is told before an unknown format
         pass
-    if suffix == ".zip":
-        with unpacked(path) as folder:
-            return _folder(folder, "archive")
-    if suffix in VOLUMES:
-        return _volume(path)
     if _is_dicom(path):
         return _dicom(path)
+    found = format_of(path)
+    if found == ".zip":
+        with unpacked(path) as folder:
+            return _folder(folder, "archive")
+    if found in VOLUMES:
+        return _volume(path)
     msg = f"is no DICOM file, and has an unknown suffix: {supported()}"
     raise BadScan(msg)
 
@@ -117,7 +114,7 @@ def _folder(folder: Path, kind: str) -> Read:
     """What a folder or an unpacked archive holds: DICOM, which comes before all else, or one volume file."""
     from .dicom import files_in, holds_dicom  # noqa: PLC0415
 
-    volumes = [file for file in files_in(folder) if suffix_of(file) in VOLUMES]
+    volumes = [file for file in files_in(folder) if format_of(file) in VOLUMES]
     names = ", ".join(file.name for file in volumes[:5]) + ", ..." * (len(volumes) > 5)
     if holds_dicom(folder) or not volumes:
         read = _dicom(folder)
@@ -140,7 +137,7 @@ def _dicom(path: Path) -> Read:
 def _volume(path: Path) -> Read:
     from .volumes import read_volume  # noqa: PLC0415
 
-    return Read(*read_volume(path, suffix_of(path)))
+    return Read(*read_volume(path, format_of(path)))
 
 
 def _is_dicom(path: Path) -> bool:
@@ -149,22 +146,12 @@ def _is_dicom(path: Path) -> bool:
     return suffix_of(path) in DICOM or (suffix_of(path) not in SUFFIXES and is_dicom(path))
 
 
-def suffix_of(path: Path) -> str:
-    """The known suffix of a file, in lower case; empty where it has none."""
-    return next((suffix for suffix in (*SUFFIXES, *DICOM) if path.name.lower().endswith(suffix)), "")
-
-
 def _blamed(path: Path, error: Exception) -> PivotError:
     """The error in words: as the scan's fault, or as the machine's where that lacks something."""
     lack = lacking(error)
     if lack is None or isinstance(lack, PermissionError):
         return BadScan(f"{path}: {error if isinstance(error, BadScan) else plain_error(error)}")
     return PivotError(f"{path}: {plain_error(lack)}")
-
-
-def supported() -> str:
-    """What can be read, in words for the user."""
-    return f"supported are {', '.join(SUFFIXES)} and folders of DICOM files"
 
 
 def plain_error(error: Exception) -> str:

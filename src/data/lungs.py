@@ -12,13 +12,22 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import BadScan
 from ..types import Affine, FloatArray, Location, LungsReport, LungState, Shape3, SideReport
 from .geometry import map_points, spacing_of
 
-__all__ = ["LEAST_LITRES", "Lung", "Lungs", "Mask", "search_region"]
+__all__ = ["LEAST_LITRES", "Lung", "Lungs", "Mask", "check_chest", "search_region"]
 
 LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that the rule does not recognise
 CERTAIN_LITRES = 1.0  # less may be what is left of lungs that disease has filled
+CHEST = ("CHEST", "LUNG", "THORA")  # in what DICOM may call the body part of a chest
+# In what it may call parts of a body without lungs (PS3.16, CID 4).
+ELSEWHERE = (
+    *("HEAD", "BRAIN", "SKULL", "FACE", "ORBIT", "SINUS", "JAW", "MANDIBLE", "MAXILLA", "NECK", "CSPINE"),
+    *("ABDOMEN", "LIVER", "KIDNEY", "PANCREAS", "SPLEEN", "COLON", "BLADDER", "PROSTATE", "UTERUS", "PELVIS"),
+    *("LSPINE", "SSPINE", "SACRUM", "COCCYX", "HIP", "LEG", "THIGH", "FEMUR", "KNEE", "CALF", "ANKLE", "FOOT"),
+    *("TOE", "ARM", "ELBOW", "WRIST", "HAND", "FINGER", "EXTREMITY"),
+)
 MIDLINE = 10.0  # mm to either side of the body's midline where left and right are not told apart
 Mask = npt.NDArray[np.bool_]
 WORDS: dict[LungState, str] = {
@@ -131,6 +140,18 @@ class Lungs:
         low, high = self.height
         share = (z - low) / max(1, high - low)
         return "lower" if share < 1 / 3 else "middle" if share < 2 / 3 else "upper"
+
+
+def check_chest(body_part: str, lungs: Lungs) -> None:
+    """Refuse a scan without lungs that calls itself another part of the body, by DICOM's BodyPartExamined.
+
+    Raises:
+        BadScan: it is no chest.
+    """
+    chest = any(word in body_part for word in CHEST)
+    if not lungs.recognised and not chest and any(word in body_part for word in ELSEWHERE):
+        msg = f"{lungs.reason}, and BodyPartExamined is {body_part[:16]}: give a CT of the chest"
+        raise BadScan(msg)
 
 
 def search_region(lungs: Lungs, shape: Shape3, affine: Affine, reach: float) -> Mask | None:

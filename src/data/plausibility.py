@@ -26,6 +26,9 @@ LEAST_LUNG, LEAST_LUNG_TO_FAT, LEAST_SOFT = (
     0.01,
 )  # of the voxels without padding; whole bodies have most air
 MEDIAN = (-350, 200)  # HU of what is denser than lung
+NEARLY_ALL = (
+    0.9  # of the voxels that are lung: a piece of it, with vessels, whose tissue need be neither soft nor dense
+)
 MOST_DENSE = 0.4  # of it
 MOST_PADDING, MOST_BELOW = 0.5, 0.02  # of all voxels
 SAMPLE = 2**19  # voxels that are looked at
@@ -64,21 +67,30 @@ def _fault(values: Values) -> str:
         return f"{padding.size / values.size:.0%} of the voxels are padding below {AIR} HU"
     body = values[values >= AIR]
     tissue = body[body > TISSUE]
+    piece = _share(body, LUNG) >= NEARLY_ALL
     for limits, least in ((LUNG, LEAST_LUNG), (LUNG_TO_FAT, LEAST_LUNG_TO_FAT), (SOFT, LEAST_SOFT)):
-        share = float(np.mean((body >= limits[0]) & (body <= limits[1])))
-        if share < least:
+        share = _share(body, limits)
+        if share < least and not (piece and limits == SOFT):
             return f"only {share:.1%} of the voxels lie from {limits[0]} to {limits[1]} HU"
+    if not tissue.size:
+        return f"no voxel is denser than {TISSUE} HU"
     median, dense = float(np.median(tissue)), float(np.mean(tissue > DENSE))
-    if not MEDIAN[0] <= median <= MEDIAN[1]:
+    if not (MEDIAN[0] <= median or piece) or median > MEDIAN[1]:
         return f"half of what is no lung lies {'above' if median > 0 else 'below'} {median:.0f} HU"
     return f"{dense:.0%} of what is no lung is denser than {DENSE} HU" if dense > MOST_DENSE else ""
+
+
+def _share(values: Values, limits: tuple[int, int]) -> float:
+    return float(np.mean((values >= limits[0]) & (values <= limits[1])))
 
 
 def _looks(array: npt.NDArray[Any], fault: str) -> str:
     """What the values look like, and what to do."""
     values = _sample(array)
     above = values[values > AIR + 50]  # without a border of air or padding
-    low, high = (above.min(), above.max()) if above.size else (0.0, 0.0)
+    if not above.size:
+        return f"nearly all of them lie below {AIR + 50} HU, so there is nothing but air: give a scan of a chest"
+    low, high = above.min(), above.max()
     if low >= -10 and high <= 10:
         return "they look normalised, so undo the normalisation or give the original scan"
     if low >= 0 and high <= 255:

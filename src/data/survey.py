@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from ..errors import BadScan
 from ..quiet import quiet_libraries
-from .loader import SUFFIXES, plain_error, scan_name, suffix_of, supported
+from .formats import SUFFIXES, format_of, suffix_of, supported
+from .loader import plain_error, scan_name
 
 __all__ = ["Survey", "find_scans", "survey"]
 
@@ -77,10 +78,11 @@ def _look(folder: Path, found: Survey, *, recursive: bool) -> None:
         return
     for entry in entries:
         if not entry.is_dir():
-            if suffix_of(entry) in SUFFIXES:
+            part = _is_data(entry, entries) and suffix_of(entry) not in SUFFIXES
+            if not part and format_of(entry) in SUFFIXES:
                 found.scans.append(entry)
-            elif not _is_data(entry, entries):
-                found.passed_over[str(entry)] = "no scan by its suffix, nor DICOM by its content"
+            elif not part:
+                found.passed_over[str(entry)] = "no scan by its suffix, nor by its content"
         elif recursive and folder.resolve() in (entry.resolve(), *entry.resolve().parents):
             _look(entry, found, recursive=True)
         elif recursive:

@@ -65,12 +65,14 @@ def voxels_of(stated: Stated) -> npt.NDArray[Any]:
         BadScan: the files hold more, or less, or are damaged.
     """
     scaled = (stated.slope, stated.intercept) != (1, 0)
+    short = stated.dtype.kind in "iu" and stated.dtype.itemsize == 2 and _is_whole(stated.slope, stated.intercept)
     with _Shares(stated) as shares:
-        if not scaled and (stated.dtype.kind in "iu" or stated.dtype.itemsize == 4):
+        if short or (not scaled and (stated.dtype.kind in "iu" or stated.dtype.itemsize == 4)):
             array: npt.NDArray[Any] = np.empty(stated.shape, stated.dtype, order="F")
             shares.fill(_bytes_of(array))
             native = stated.dtype.newbyteorder("=")
-            return array if stated.dtype == native else array.byteswap(inplace=True).view(native)
+            array = array if stated.dtype == native else array.byteswap(inplace=True).view(native)
+            return _scaled(array, int(stated.slope), int(stated.intercept)) if scaled else array
         array = np.empty(stated.shape, np.float32, order="F")
         plane = np.empty(stated.shape[:2], stated.dtype, order="F")
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
@@ -78,6 +80,22 @@ def voxels_of(stated: Stated) -> npt.NDArray[Any]:
                 shares.fill(_bytes_of(plane))
                 array[..., z] = plane * np.float64(stated.slope) + stated.intercept if scaled else plane
         return array
+
+
+def _is_whole(*numbers: float) -> bool:
+    return all(number.is_integer() and abs(number) < 2**15 for number in numbers)
+
+
+def _scaled(array: npt.NDArray[Any], slope: int, intercept: int) -> npt.NDArray[Any]:
+    """16-bit voxels scaled by whole numbers: in place where the results have 16 bits too, as HU have."""
+    ends = [int(end) * slope + intercept for end in (array.min(), array.max())]
+    short = np.iinfo(np.int16)
+    if min(ends) < short.min or max(ends) > short.max:
+        return array.astype(np.int32) * slope + intercept
+    array = array.view(np.int16)  # what does not fit meanwhile comes back: it is lost and found by multiples of 2**16
+    array *= np.int16(slope)
+    array += np.int16(intercept)
+    return array
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:

@@ -18,7 +18,7 @@ from .. import __version__
 from ..config import Config, load_config
 from ..data.arrays import as_scan
 from ..data.geometry import canonical
-from ..data.lungs import Lungs
+from ..data.lungs import Lungs, check_chest
 from ..errors import OUT_OF_MEMORY, BadConfig, PivotError
 from ..guidelines.apply import SOURCES
 from ..guidelines.lung_rads import exam
@@ -107,7 +107,8 @@ class InferencePipeline:
         a `Patient`, is what the guidelines may know of the patient; the results do not repeat it.
 
         Raises:
-            BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine.
+            BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine; a scan
+                without lungs that calls itself another part of the body.
             BadConfig: `inference.patch_size` or `stride` does not suit the model, or `patient` is wrong.
             PivotError: memory ran out.
         """
@@ -126,6 +127,7 @@ class InferencePipeline:
     def _run(
         self, scan: Scan, lungs: Lungs, progress: Progress | None, patient: Patient, start: float, *, placed: bool
     ) -> Results:
+        check_chest(scan.body_part, lungs)
         array, affine = canonical(scan.array, scan.affine)
         plan = self.network.plan(array.shape, affine, lungs)
         volume = self.network.preprocess(scan, plan.box)

@@ -146,10 +146,6 @@ def _contradictions(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
         bool(options.distributed and options.device),
         "--device goes without --distributed, which uses the GPUs of the cluster, or its CPUs",
     )
-    yield (
-        bool(options.distributed and options.recursive),
-        "--recursive goes without --distributed, whose results are all in one folder",
-    )
     for name in ("resume", "dicom"):
         yield options.demo and getattr(options, name), f"--{name} goes with --input or --input-dir, not with --demo"
     yield (
@@ -226,9 +222,16 @@ def _on_cluster(
     from ..runs.distributed import connect, distributed_inference
     from ..runs.sharding import scans_of
 
-    found = scans_of(options.input_dir, options.output, shard)
+    found = scans_of(options.input_dir, options.output, shard, recursive=options.recursive)
     connect(options.distributed)
-    done = distributed_inference(options.checkpoint, found.scans, output_dir=options.output, config=config, **shared)
+    done = distributed_inference(
+        options.checkpoint,
+        found.scans,
+        output_dir=options.output,
+        config=config,
+        base=options.input_dir if options.recursive else None,
+        **shared,
+    )
     return {**done, "passed_over": found.passed_over}
 
 

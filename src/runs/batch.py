@@ -24,7 +24,7 @@ from ..types import Results
 from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
 from .progress import WARNING, BatchResults, Listener, ListenerError, as_raised, guarded, silent
 from .read_ahead import Readied, executor, read_ahead, read_timed
-from .sharding import scans_of
+from .sharding import place_of, scans_of
 
 if TYPE_CHECKING:
     from ..detection.pipeline import InferencePipeline
@@ -215,8 +215,7 @@ class _Run:
 
     def _place(self, path: Path) -> Path:
         """The folder for the results of a scan."""
-        inside = self.base is not None and path != self.base
-        return self.folder / path.parent.relative_to(self.base or "") if inside else self.folder
+        return place_of(path, self.folder, self.base)
 
     def _one(self, path: Path, reading: Future[Readied], writer: Executor) -> None:
         """Infer the scan; its results are written after those of the scan before."""

@@ -59,6 +59,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
     cpus_per_actor: float = 1,
     resume: bool = False,
     progress: Listener = silent,
+    base: str | Path | None = None,
 ) -> BatchResults:
     """Run over scans on the Ray cluster that this process has joined; what fails is reported in `failed`.
 
@@ -75,6 +76,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
         resume: leave out scans whose outputs are complete and were made of the same content with the same model and
             settings; each is fetched to compare.
         progress: is called with the events that `progress` describes, but for `windows`.
+        base: a folder above all of `input_paths`; their results go into folders of the same names as theirs.
 
     Raises:
         BadConfig: Ray is not installed or not joined, or the configuration is wrong.
@@ -97,8 +99,9 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": {"PYTHONPATH": str(PACKAGE.parent)}},  # for machines that see the same checkout
     )
-    start = _starter(actors, model, (settings, "cuda" if gpus else "cpu", folder, resume))
-    return _Tally(input_paths, progress).over(start, size, slots)
+    above = None if base is None else os.path.abspath(base)  # noqa: PTH100 - as above
+    start = _starter(actors, model, (settings, "cuda" if gpus else "cpu", folder, resume, above))
+    return _Tally(input_paths, progress, above).over(start, size, slots)
 
 
 def _ray() -> ModuleType:
@@ -138,10 +141,10 @@ def _starter(actors: Any, model: Path, arguments: tuple[Any, ...]) -> Callable[[
 class _Tally:
     """Sends scans to the actors, and keeps count of the results."""
 
-    def __init__(self, paths: Iterable[str | Path], tell: Listener) -> None:
+    def __init__(self, paths: Iterable[str | Path], tell: Listener, base: str | None) -> None:
         self.paths: Iterable[str | Path] = [paths] if isinstance(paths, str | Path) else paths
         self.total = len(self.paths) if isinstance(self.paths, Sized) else None
-        self.tell = tell
+        self.tell, self.base = tell, base
         self.begun = 0
         self.seconds = 0.0
         self.results = BatchResults(
@@ -165,7 +168,7 @@ class _Tally:
         names: set[int] = set()
         for given in map(str, self.paths):
             source = given if "://" in given else os.path.abspath(given)  # noqa: PTH100 - as for the output folder
-            name = hash(scan_name(given))
+            name = hash((None if self.base is None else os.path.dirname(source), scan_name(given)))  # noqa: PTH120 - URLs too
             if name in names:
                 message = f"an earlier scan of this run is called {scan_name(given)} too: rename one of them"
                 self._count(given, {"event": "failed", "error": "BadScan", "message": message})

@@ -17,15 +17,21 @@ from ..files import writable_folder
 from .batch import FATAL, Turns, infer_file
 from .outputs import is_complete
 from .progress import Event
+from .sharding import place_of
 
 __all__ = ["Worker", "local_copy"]
 
 
 class Worker:
-    """An actor of `ray_pool`. Results go to `output_dir`, which every machine must see under this name."""
+    """An actor of `ray_pool`.
 
-    def __init__(self, config: Config, device: str, output_dir: str, resume: bool) -> None:  # noqa: FBT001 - Ray passes positions
+    Results go to `output_dir`, which every machine must see under this name; those of scans below `base` into folders
+    of the same names.
+    """
+
+    def __init__(self, config: Config, device: str, output_dir: str, resume: bool, base: str | None = None) -> None:  # noqa: FBT001 - Ray passes positions
         self.config, self.device, self.folder, self.resume = config, device, Path(output_dir), resume
+        self.base = None if base is None else Path(base)
         self.turns = Turns(threading.Lock(), threading.Lock())
 
     def load(self, name: str, content: bytes) -> str:
@@ -52,9 +58,10 @@ class Worker:
         told: list[Event] = []
         try:
             with local_copy(source) as path:
-                if self.resume and is_complete(path, self.config, self.folder, self.pipeline.origin):
+                folder = place_of(path, self.folder, self.base)
+                if self.resume and is_complete(path, self.config, folder, self.pipeline.origin):
                     return {"event": "skipped"}
-                infer_file(self.pipeline, path, self.folder, progress=told.append, turns=self.turns)
+                infer_file(self.pipeline, path, writable_folder(folder), progress=told.append, turns=self.turns)
         except FATAL:
             raise
         except PivotError as error:

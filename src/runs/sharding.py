@@ -7,7 +7,7 @@ from typing import TypeVar
 from ..data.survey import Survey, survey
 from ..errors import BadConfig
 
-__all__ = ["scans_of", "shard_of"]
+__all__ = ["place_of", "scans_of", "shard_of"]
 
 Item = TypeVar("Item")
 
@@ -40,3 +40,8 @@ def scans_of(
         raise BadConfig(msg)
     found = survey(input_dir, recursive=recursive)
     return found._replace(scans=list(shard_of(found.scans, *shard)))
+
+
+def place_of(scan: Path, output_dir: Path, base: Path | None) -> Path:
+    """The folder for a scan's results: in `output_dir`, and where `base` is above it, in folders of the same names."""
+    return output_dir if base is None or scan == base else output_dir / scan.parent.relative_to(base)

@@ -89,7 +89,7 @@ INTERLEAVED: dict[str, Callable[[int], int | None]] = {
 }
 
 
-@pytest.mark.parametrize("step", [HALF_STEP, 0.9])
+@pytest.mark.parametrize("step", [HALF_STEP, 1.1])
 @pytest.mark.parametrize("name", INTERLEAVED)
 def test_reconstructions_that_nothing_but_pixels_tells_apart_are_refused(
     tmp_path: Path, name: str, step: float
@@ -394,12 +394,73 @@ def test_files_without_a_preamble_are_read(tmp_path: Path, name: Callable[[int],
     assert scan.notes == ("4 files have no DICOM preamble and were read without it",)
 
 
-def test_texts_beside_the_slices_are_no_slices(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".part", ".tmp", ".gz"])
+def test_slices_that_are_packed_or_not_copied_to_their_end_are_refused(tmp_path: Path, ending: str) -> None:
+    for file in sorted(write_series(tmp_path, CHEST).iterdir())[8:]:
+        file.write_bytes(file.read_bytes()[:100])
+        file.rename(file.with_name(file.name + ending))
+    assert "is not a DICOM file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["13.dcm", "IM13", "13"])
+def test_a_link_to_a_slice_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+    (write_series(tmp_path, CHEST) / name).symlink_to(tmp_path / "gone" / "13.dcm")
+    assert f"{name} is not a DICOM file, but a link to a file that is not there" in refusal(tmp_path)
+
+
+def test_texts_beside_the_slices_are_no_slices_and_other_files_are_told(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST)
     for name in ("README", "report.txt", "checksums.md5"):
         (tmp_path / name).write_text("Grüße, see the report")
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     same(read_scan(tmp_path))
+    assert read_scan(tmp_path).notes == ()
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (tmp_path / "more.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(100))
+    scan = read_scan(tmp_path)
+    same(scan)
+    assert scan.notes == ("left out: 2 files are no DICOM (more.7z, picture.png)",)
+
+
+HALVES: dict[str, tuple[Edit, str]] = {
+    "spacing": (change(PixelSpacing=["2", "1.6"]), "another PixelSpacing, and later by its numbers"),
+    "kernel": (change(ConvolutionKernel="B70f"), "another ConvolutionKernel"),
+    "frame": (change(FrameOfReferenceUID="1.9"), "another FrameOfReferenceUID"),
+    "gap": (both(change(SeriesInstanceUID="1.2.3.9"), shift(2, lambda _: 3.0)), "alike, but later by its numbers"),
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_what_is_not_searched_is_told_with_how_far_it_reaches(tmp_path: Path, name: str) -> None:
+    edit, why = HALVES[name]
+    write_series(tmp_path, chest((24, 20, 24)), edit=lambda one: edit(one) if one.InstanceNumber > 12 else None)
+    scan = read_scan(tmp_path)
+    assert scan.shape[2] == 12
+    assert why in scan.notes[0]
+    assert "mm beyond what is read" in scan.notes[0]
+
+
+def test_gaps_between_thin_slices_are_told(tmp_path: Path) -> None:
+    scan = read_scan(write_series(tmp_path, CHEST, edit=change(SliceThickness="1")))
+    assert scan.notes == ("slices of 1 mm (SliceThickness) are 2.5 mm apart: what lies between them is not shown",)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert read_scan(write_series(tmp_path, CHEST, edit=change(SliceThickness="2"))).notes == ()
+
+
+def test_slices_out_of_line_are_no_tilt(tmp_path: Path) -> None:
+    message = refusal(write_series(tmp_path, CHEST, edit=shift(0, lambda z: 3.0 * (z == 5))))
+    assert "slices are shifted in plane by up to 3.0 mm by their ImagePositionPatient: straighten" in message
+
+
+def test_what_lies_above_the_stored_bits_is_no_negative_number(tmp_path: Path) -> None:
+    def edit(dataset: Dataset) -> None:
+        values = dataset.pixel_array.astype("<u2")
+        values[::2] |= 0x8000  # an overlay, say
+        dataset.PixelData = values.tobytes()
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+
+    message = refusal(write_series(tmp_path, CHEST, edit=edit))
+    assert "beyond BitsStored 12 with PixelRepresentation 0 (0 to 4095)" in message
 
 
 def test_linked_folders_are_read_once(tmp_path: Path) -> None:

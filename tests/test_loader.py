@@ -107,6 +107,27 @@ def test_the_scaling_of_the_header_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.array, CHEST)
 
 
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i2", ">i2", "<i4", "<f4"])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (2, -1024), (-1, -1024), (0.5, -1024), (1, 30000)])
+def test_whatever_the_stored_type_the_scaling_is_exact(
+    tmp_path: Path, kind: str, slope: float, intercept: float
+) -> None:
+    stored = np.round((CHEST.astype(np.float64) - intercept) / slope)
+    if not np.array_equal(stored.astype(kind), stored):  # such a type holds no such values
+        kind = "<i4"
+    path = nifti(tmp_path / "a.nii.gz", stored.astype(kind), scl_slope=slope, scl_inter=intercept)
+    np.testing.assert_array_equal(read_scan(path).array, stored * slope + intercept)
+
+
+def test_scaled_values_beyond_sixteen_bits_stay_what_they_are(tmp_path: Path) -> None:
+    array = CHEST.astype(np.int32)
+    array[0, 0, :2] = 40000, 60000  # metal, say
+    stored = (array + 1024).astype(np.uint16)
+    scan = read_scan(nifti(tmp_path / "a.nii.gz", stored, scl_slope=1, scl_inter=-1024))
+    assert scan.array.dtype == np.float32
+    np.testing.assert_array_equal(scan.array, array)
+
+
 def test_values_below_air_become_air_with_a_note(tmp_path: Path) -> None:
     array = CHEST.copy()
     array[:2, 0], array[2, 0] = -3024, -2000

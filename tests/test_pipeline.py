@@ -1,5 +1,6 @@
 """The loaded model on small blocks of the synthetic chest, with the shipped weights."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 import torch
 
 from src import __version__
+from src.data.geometry import canonical
 from src.data.loader import load_scan
+from src.data.lung_finder import find_lungs
+from src.data.lungs import check_chest
 from src.detection import sliding_window
 from src.errors import BadConfig, BadScan
 from src.inference.main import InferencePipeline
@@ -20,7 +24,7 @@ from src.runs.outputs import output_names, write_outputs
 from src.triage.model import default_model, score
 from src.types import Detection, Scan, Volume
 
-from .small_scans import block, save_nifti, tiny_checkpoint
+from .small_scans import block, chest, save_nifti, tiny_checkpoint
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -205,6 +209,27 @@ def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
 def test_an_array_that_is_no_scan_is_refused(scan: Any, spacing: Any, message: str, tmp_path: Path) -> None:  # noqa: ANN401
     with pytest.raises(BadScan, match=message):
         InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan, spacing)
+
+
+@pytest.mark.parametrize("part", ["HEAD", "HEADNECK", "ABDOMEN", "ABDOMENPELVIS", "LSPINE", "KNEE"])
+def test_another_part_of_the_body_without_lungs_is_refused(part: str, tmp_path: Path) -> None:
+    scan = dataclasses.replace(block()[0], body_part=part)
+    message = f"no lungs are recognised: .* and BodyPartExamined is {part}: give a CT of the chest"
+    with pytest.raises(BadScan, match=message):
+        InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan)
+
+
+@pytest.mark.parametrize("part", ["", "CHEST", "CHEST TO PELVIS", "CHESTABDOMEN", "THORAX", "WHOLEBODY", "HEART"])
+def test_what_may_be_a_chest_is_searched_even_without_lungs(part: str, tmp_path: Path) -> None:
+    scan = dataclasses.replace(block()[0], body_part=part)
+    results = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan)
+    assert results["metadata"]["lungs"]["recognised"] is False
+    assert results["summary"]["lung_rads"]["category"] is None
+
+
+def test_lungs_that_are_seen_count_for_more_than_the_name_of_the_part() -> None:
+    lungs = find_lungs(*canonical(chest()[0].array, chest()[0].affine))
+    check_chest("HEAD", lungs)
 
 
 @pytest.mark.parametrize(

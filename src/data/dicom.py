@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..errors import BadScan
 from ..types import Acquisition, Affine
 from .checks import check_shape
-from .formats import DICOM, format_of
+from .formats import DICOM, VOLUMES, format_of
 from .geometry import RAS_TO_LPS
 from .headers import Header, is_dicom, read_header
 from .pixels import Repairs, read_pixels
@@ -25,6 +25,7 @@ from .weave import woven
 __all__ = ["Series", "files_in", "holds_dicom", "read_series", "series_slices"]
 
 THREADS = 4
+UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart", ".gz", ".bz2", ".xz", ".zst")
 TEXT = bytes(range(32, 127)) + b"\t\n\r\f\x1b" + bytes(range(128, 256))  # of plain text, in any common encoding
 SAMPLE = 1024  # bytes that tell text from what is damaged
 
@@ -73,7 +74,13 @@ def series_slices(path: Path) -> Stack:
 
 
 def _chosen(path: Path) -> Chosen:
-    return choose(_headers(path) if path.is_dir() else [_header(path)])
+    headers, others = _headers(path) if path.is_dir() else ([_header(path)], [])
+    chosen = choose(headers)
+    if not others:
+        return chosen
+    names = ", ".join(file.name for file in others[:3]) + ", ..." * (len(others) > 3)
+    note = f"left out: {len(others)} file{'s are' if len(others) > 1 else ' is'} no DICOM ({names})"
+    return chosen._replace(notes=(*chosen.notes, note))
 
 
 def _header(path: Path) -> Header:
@@ -84,8 +91,11 @@ def _header(path: Path) -> Header:
     return header
 
 
-def _headers(folder: Path) -> list[Header]:
-    """The headers of all DICOM files; a file that should be one, and is not, is refused."""
+def _headers(folder: Path) -> tuple[list[Header], list[Path]]:
+    """The headers of all DICOM files, and what else there is but texts and volumes, of which others tell.
+
+    A file that should be DICOM by its name, and is not, is refused.
+    """
     headers, others = list[Header](), list[Path]()
     for file in files_in(folder):
         header = read_header(file)
@@ -96,15 +106,18 @@ def _headers(folder: Path) -> list[Header]:
     suffixes = {header.path.suffix.lower() for header in headers} | set(DICOM)
     for file in others:
         suffix = file.suffix.lower()
-        named = suffix in suffixes - {""} or suffix[1:].isdecimal()
+        whole = Path(file.stem).suffix.lower() if suffix in UNFINISHED else suffix
+        named = whole in suffixes - {""} or suffix[1:].isdecimal()
         if named and (headers or suffix in DICOM):
             _header(file)
         if headers and not suffix and not _is_text(file) and not format_of(file):
             _header(file)
-    return headers
+    return headers, [file for file in others if not _is_text(file) and format_of(file) not in VOLUMES]
 
 
 def _instead(path: Path) -> str:
+    if not path.exists():
+        return ", but a link to a file that is not there"
     size = path.stat().st_size
     if not size:
         return ", but empty"
@@ -112,13 +125,18 @@ def _instead(path: Path) -> str:
 
 
 def _is_text(path: Path) -> bool:
+    if not path.exists():
+        return False
     with path.open("rb") as file:
         start = file.read(SAMPLE)
     return bool(start) and not start.translate(None, TEXT)
 
 
 def files_in(folder: Path, *, nested: bool = True) -> Iterator[Path]:
-    """The files in a folder and, through links too, in those below it, each folder once; no hidden ones."""
+    """The files in a folder and, through links too, in those below it, each folder once; no hidden ones.
+
+    A link to a file that is not there is one, too.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
@@ -129,7 +147,7 @@ def files_in(folder: Path, *, nested: bool = True) -> Iterator[Path]:
         folders[:] = sorted(name for place, name in below.items() if place not in seen)
         seen.update(below)
         files = (Path(parent, name) for name in sorted(names) if name != "DICOMDIR" and not name.startswith("."))
-        yield from (file for file in files if file.is_file())
+        yield from (file for file in files if file.is_file() or not file.exists())
 
 
 def _decode(slices: list[Slice]) -> tuple[Voxels, Repairs]:

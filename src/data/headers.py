@@ -81,6 +81,8 @@ class Header(NamedTuple):
 @quiet_libraries()
 def is_dicom(path: Path) -> bool:
     """Whether the file is DICOM by its content: with the mark behind its preamble, or without either."""
+    if not path.exists():  # a link to nothing
+        return False
     with path.open("rb") as file:
         start = file.read(132)
     return start[128:] == b"DICM" or (_may_be_bare(start) and _sop_class(path).startswith(STORAGE))

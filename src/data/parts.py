@@ -9,7 +9,7 @@ import numpy as np
 from .slices import Slice
 from .stacks import Stack, extent, typical_step
 
-__all__ = ["MIN_SLICES", "Part", "joined", "split"]
+__all__ = ["DIFFERENCES", "MIN_SLICES", "Part", "joined", "split"]
 
 MIN_SLICES = 3  # fewer are a localiser
 CONTINUES = (0.5, 1.5)  # times the distance between slices, from the end of one series to where the next continues it
@@ -55,17 +55,19 @@ def _orientation(one: Slice) -> Hashable:
     return tuple(np.round([*one.along_row, *one.along_column], 2) + 0.0)
 
 
-# What tells reconstructions apart; and whether it does so wherever they lie, or only where one covers the other.
-SPLITS: tuple[tuple[Callable[[Slice], Hashable], bool], ...] = (
-    (lambda one: one.about.frame_of_reference, True),
-    (lambda one: one.about.image_type, True),
-    (lambda one: one.about.kernel, True),
-    (lambda one: one.size, True),
-    (_orientation, True),
-    (lambda one: tuple(np.round(one.spacing, 3)), True),
-    (lambda one: one.about.thickness, False),
-    (lambda one: one.about.acquisition, False),
+# What tells reconstructions apart, and what it is called.
+DIFFERENCES: tuple[tuple[str, Callable[[Slice], Hashable]], ...] = (
+    ("FrameOfReferenceUID", lambda one: one.about.frame_of_reference),
+    ("ImageType", lambda one: one.about.image_type),
+    ("ConvolutionKernel", lambda one: one.about.kernel),
+    ("size of images (Rows, Columns)", lambda one: one.size),
+    ("ImageOrientationPatient", _orientation),
+    ("PixelSpacing", lambda one: tuple(np.round(one.spacing, 3))),
+    ("SliceThickness", lambda one: one.about.thickness),
+    ("AcquisitionNumber", lambda one: one.about.acquisition),
 )
+SURE = 6  # the first of these tell apart wherever slices lie; the others only where one piece covers the other
+SPLITS = tuple((differ, place < SURE) for place, (_, differ) in enumerate(DIFFERENCES))
 
 
 def _grouped(slices: Iterable[Slice], differ: Callable[[Slice], Hashable]) -> dict[Hashable, list[Slice]]:

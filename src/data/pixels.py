@@ -21,6 +21,7 @@ __all__ = ["Repairs", "read_pixels"]
 
 HIGHEST = 31743  # HU, of 16 stored bits without a sign and the usual intercept of -1024, less one for the sign
 LARGE = 2**15  # slopes and intercepts from here on could overflow whole numbers
+PADDINGS = 2  # values that padding may have
 AIR_LIKE = -900  # HU; padding above it could be lung or tissue, and is none
 DECODING = (
     "Rows",
@@ -159,6 +160,8 @@ def _numbers(stored: Voxels, one: Slice, where: str) -> tuple[npt.NDArray[np.int
     most = 2 ** (one.bits - one.signed) - 1
     least = -most - 1 if one.signed else 0
     wrapped = (values > 32767) & (values * one.slope + one.intercept > HIGHEST) if not one.signed else None
+    if wrapped is not None and one.bits < 16 and len(np.unique(values[wrapped])) > PADDINGS:
+        wrapped = None  # what is beyond the stored bits has many values, as an overlay in the bits above has
     negative = 0 if wrapped is None else int(np.count_nonzero(wrapped))
     if wrapped is not None and negative:
         values[wrapped] -= 65536

@@ -14,7 +14,7 @@ from ..errors import BadScan
 from .attributes import words
 from .checks import check_shape
 from .headers import Header, is_ct_image
-from .parts import MIN_SLICES, Part, joined, split
+from .parts import DIFFERENCES, MIN_SLICES, Part, joined, split
 from .slices import Slice, slices_of
 from .stacks import Stack, stacked, typical_step
 
@@ -22,6 +22,8 @@ __all__ = ["Chosen", "choose"]
 
 CHEST = ("CHEST", "LUNG", "THORAX")
 COVER = 0.9  # of the longest series, that a thinner one must cover to be preferred
+PARALLEL = 0.99  # cosine between the normals of series whose places along them can be compared
+FAR = 10.0  # mm, beyond what is read, that are told
 NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleIntercept")
 
 
@@ -55,7 +57,7 @@ def choose(headers: Iterable[Header]) -> Chosen:
         raise BadScan(msg)
     assert best.stack is not None  # noqa: S101 - that is what usable means
     notes += _rescaling(best.stack.slices)
-    notes += [f"left out: {other.label}: {_why_not(best, other, usable)}" for other in others]
+    notes += [f"left out: {other.label}: {_why_not(best, other, usable)}{_beyond(best, other)}" for other in others]
     notes += [f"left out: {part.label}: {_what(part.problem)}" for part in parts if part.problem]
     notes += [f"left out: {_what(told)}" for told in broken]
     return Chosen(best.stack, about.series or None, about.body_part, (*best.notes, *best.stack.notes, *notes))
@@ -199,7 +201,20 @@ def _why_not(best: Part, other: Part, usable: list[Part]) -> str:
         "thicker slices",
         "fewer slices",
     )
-    return reasons[place] if 0 <= place < len(reasons) else "alike, but later by its numbers"
+    if 0 <= place < len(reasons):
+        return reasons[place]
+    differing = (name for name, differ in DIFFERENCES if differ(best.slices[0]) != differ(other.slices[0]))
+    name = next(differing, None)
+    return f"another {name}, and later by its numbers" if name else "alike, but later by its numbers"
+
+
+def _beyond(best: Part, other: Part) -> str:
+    """How far another series reaches beyond the one that is read: what is there is not searched."""
+    if best.slices[0].normal @ other.slices[0].normal < PARALLEL:
+        return ""
+    (low, high), (from_, to) = best.span, other.span
+    reach = max(low - from_, to - high)
+    return f"; it reaches {reach:.0f} mm beyond what is read" if reach >= FAR else ""
 
 
 def _why_none(whole: list[Part], parts: list[Part], broken: list[str]) -> str:

@@ -19,6 +19,8 @@ SAME = 1e-3  # mm, or parts of a unit vector
 RUN = 3  # steps of another size in a row that are a second spacing, where fewer are missing slices
 WIDEST = 12.0  # mm; between slices further apart nothing is interpolated
 ROUND = 0.02  # of the width of an image, by which the stated diameter may differ
+LEAST_TILT = 0.1  # degrees; less is no tilt, but slices out of line
+THIN = 0.75  # times the distance between slices; thinner ones leave out what lies between
 COMMON = 0.1  # of the steps are at most as fine as the grid onto which uneven slices are resampled
 
 Vector = npt.NDArray[np.float64]
@@ -134,10 +136,8 @@ def _check_straight(slices: list[Slice]) -> None:
     drift = np.linalg.norm(shifts - np.outer(along, normal), axis=1)
     if drift.max() > TOLERANCE:
         angle = np.degrees(np.arctan2(drift[-1], along[-1]))
-        what = (
-            f"slices are shifted in plane by up to {drift.max():.1f} mm by their ImagePositionPatient "
-            f"(gantry tilt of {angle:.1f} degrees)"
-        )
+        tilt = f" (gantry tilt of {angle:.1f} degrees)" if angle >= LEAST_TILT else ""
+        what = f"slices are shifted in plane by up to {drift.max():.1f} mm by their ImagePositionPatient{tilt}"
         msg = f"{what}: straighten the series first, for example with dcm2niix, which writes a *_Tilt file"
         raise BadScan(msg)
 
@@ -192,10 +192,17 @@ def _statements(slices: list[Slice], heights: Vector) -> tuple[str, ...]:
         ("SpacingBetweenSlices", "ImagePositionPatient", between, step, most[0]),
         ("ReconstructionDiameter", "PixelSpacing", diameter, width, most[1]),
     )
-    return tuple(
-        f"{name} {said:g} mm contradicts {used}, {size:.4g} mm, which was used"
-        for name, used, said, size, limit in statements
-        if abs(said - size) > limit
+    thickness = first.about.thickness or step
+    between_slices = (
+        f"slices of {thickness:g} mm (SliceThickness) are {step:.4g} mm apart: what lies between is not shown"
+    )
+    return (
+        *((between_slices,) if thickness < THIN * step else ()),
+        *(
+            f"{name} {said:g} mm contradicts {used}, {size:.4g} mm, which was used"
+            for name, used, said, size, limit in statements
+            if abs(said - size) > limit
+        ),
     )
 
 

@@ -12,7 +12,7 @@ SLICES, LEAST = 96, 10  # that are looked at, from the middle; fewer than the la
 STEP = 4  # every fourth pixel along x and y is looked at
 NEARER = 1.05  # times as near, in HU, each slice is to the next of its own reconstruction as to the next of all
 NOISIER = 1.5  # times as much noise as in the neighbour; slices that were interpolated in between reach up to 1.41
-SAME = 1.05  # times the noise by which the next but one may differ then
+ALIKE = 3  # times nearer in noise, by its logarithm, to the next but one than to the neighbour
 MOST = 0.9  # of the slices, that must show it
 
 Values = npt.NDArray[np.float32]
@@ -51,4 +51,4 @@ def _noise(part: npt.NDArray[Any]) -> Values:
 def _alternates(noise: Values) -> bool:
     level = np.log(np.maximum(noise, 1e-3))
     next_one, next_but_one = np.abs(level[1:-1] - level[:-2]), np.abs(level[2:] - level[:-2])
-    return bool(np.mean((next_one > np.log(NOISIER)) & (next_but_one < np.log(SAME))) >= MOST)
+    return bool(np.mean((next_one > np.log(NOISIER)) & (ALIKE * next_but_one < next_one)) >= MOST)

@@ -1,0 +1,68 @@
+"""Whether values are taken for Hounsfield units: of real scans and pieces all, of the same with mistakes none.
+
+    python -m benchmarks.plausibility [--data ../shared/data]
+
+Prints, for whole scans (as they are, noisy, with contrast medium, cut, clipped and in coarse steps) and for cubes of
+50 mm around nodules, how many are refused, and why; then, for each mistake in the values, how many scans and cubes
+pass with it. The exit code is 1 where a whole scan is refused, or passes with a mistake.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.data.loader import read_scan
+from src.data.plausibility import check_hounsfield
+from src.errors import BadScan
+from src.train.cubes import load_cubes
+from tests.test_plausibility import MISTAKES, changed, real_scans
+
+__all__ = ["main", "refusals"]
+
+Voxels = npt.NDArray[Any]
+
+
+def refusals(arrays: Iterable[Voxels]) -> Counter[str]:
+    """How many are refused, by the reason."""
+    reasons: Counter[str] = Counter()
+    for array in arrays:
+        try:
+            check_hounsfield(array)
+        except BadScan as error:
+            reasons[str(error).partition("chest CT: ")[2]] += 1
+    return reasons
+
+
+def main() -> int:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    folder = parser.parse_args().data
+    scans = [read_scan(path).array for path in real_scans(folder)]
+    cubes = [crop.hu for crop in load_cubes(folder)]
+    ways = refusals(array for scan in scans for array in changed(scan))
+    print(f"{len(scans)} whole scans in 6 ways: {ways.total()} refused {dict(ways) or ''}")
+    pieces = refusals(cubes)
+    print(f"{len(cubes)} cubes of 50 mm: {pieces.total()} refused")
+    for reason, count in pieces.most_common():
+        print(f"  {count} x {reason}")
+    wrong = 0
+    print("mistake                  scans that pass  cubes that pass")
+    for name, (make, _) in MISTAKES.items():
+        passed = [
+            len(some) - refusals(make(array[::step, ::step, ::step].astype(np.int32)) for array in some).total()
+            for some, step in ((scans, 2), (cubes, 1))
+        ]
+        wrong += passed[0]
+        print(f"{name:24} {passed[0]:15} {passed[1]:16}", flush=True)
+    return int(ways.total() > 0 or wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,7 +23,7 @@ __all__ = ["Chosen", "choose"]
 CHEST = ("CHEST", "LUNG", "THORAX")
 COVER = 0.9  # of the longest series, that a thinner one must cover to be preferred
 PARALLEL = 0.99  # cosine between the normals of series whose places along them can be compared
-FAR = 10.0  # mm, beyond what is read, that are told
+FAR = 15.0  # mm, beyond what is read, that are told
 NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleIntercept")
 
 

@@ -193,11 +193,9 @@ def _statements(slices: list[Slice], heights: Vector) -> tuple[str, ...]:
         ("ReconstructionDiameter", "PixelSpacing", diameter, width, most[1]),
     )
     thickness = first.about.thickness or step
-    between_slices = (
-        f"slices of {thickness:g} mm (SliceThickness) are {step:.4g} mm apart: what lies between is not shown"
-    )
+    gaps = f"slices of {thickness:g} mm (SliceThickness) are {step:.4g} mm apart: what lies between them is not shown"
     return (
-        *((between_slices,) if thickness < THIN * step else ()),
+        *((gaps,) if thickness < THIN * step else ()),
         *(
             f"{name} {said:g} mm contradicts {used}, {size:.4g} mm, which was used"
             for name, used, said, size, limit in statements

@@ -74,3 +74,29 @@ def test_a_volume_in_another_file_is_refused_with_the_remedy(tmp_path: Path) -> 
     path = nifti(tmp_path / "a.nii", magic=b"ni1").rename(tmp_path / "a.hdr")
     with pytest.raises(BadScan, match=r"keeps its voxels in another file \(.img\)"):
         read_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("a.nii", "a.nrrd", "is called .nrrd, but is a .nii file by its content: rename it"),
+        ("a.nii.gz", "a.mha", "is called .mha, but is a .nii.gz file"),
+        ("a.nrrd", "a.nii", "is called .nii, but is a .nrrd file"),
+        ("a.zip", "a.nii.gz", "is called .nii.gz, but is a .zip file"),
+        ("a.mha", "a.dcm", "a.dcm is not a DICOM file, but a .mha file by its content"),
+        ("a.nii", "a.ima", "a.ima is not a DICOM file, but a .nii file by its content"),
+    ],
+)
+def test_a_file_that_holds_another_format_than_its_name_says_is_refused_with_both(
+    tmp_path: Path, kind: str, name: str, words: str
+) -> None:
+    path = write(tmp_path, kind).rename(tmp_path / "x").rename(tmp_path / name)
+    with pytest.raises(BadScan) as error:
+        read_scan(path)
+    assert words in str(error.value)
+
+
+def test_a_slice_called_a_volume_is_refused(tmp_path: Path) -> None:
+    slice_ = min(write_series(tmp_path / "a", CHEST).iterdir()).rename(tmp_path / "a.nii")
+    with pytest.raises(BadScan, match=r"is called .nii, but is a .dcm file by its content"):
+        read_scan(slice_)

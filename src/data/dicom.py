@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..errors import BadScan
 from ..types import Acquisition, Affine
 from .checks import check_shape
-from .formats import DICOM, VOLUMES, format_of
+from .formats import DICOM, VOLUMES, content_of, format_of
 from .geometry import RAS_TO_LPS
 from .headers import Header, is_dicom, read_header
 from .pixels import Repairs, read_pixels
@@ -121,6 +121,8 @@ def _instead(path: Path) -> str:
     size = path.stat().st_size
     if not size:
         return ", but empty"
+    if held := content_of(path):
+        return f", but a {held} file by its content"
     return ", but text" if _is_text(path) else f", or is damaged or cut short ({size} bytes)"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .voxels import GZIP
 
-__all__ = ["DICOM", "SUFFIXES", "VOLUMES", "format_of", "suffix_of", "supported"]
+__all__ = ["DICOM", "SUFFIXES", "VOLUMES", "content_of", "format_of", "suffix_of", "supported"]
 
 VOLUMES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr")
 SUFFIXES = (*VOLUMES, ".zip")
@@ -26,19 +26,18 @@ def suffix_of(path: Path) -> str:
 
 
 def format_of(path: Path) -> str:
-    """The suffix of a file, or the one that its content should have; empty where neither is known.
+    """The suffix of a file, or the one that its content should have; empty where neither is known."""
+    return suffix_of(path) or content_of(path)
 
-    DICOM is not told by its content here: see `headers.is_dicom`.
-    """
-    suffix = suffix_of(path)
-    if suffix or not path.is_file():
-        return suffix
+
+def content_of(path: Path) -> str:
+    """The suffix of the format that a file begins like; empty where it is none, or there is no file."""
+    if not path.is_file():
+        return ""
     with path.open("rb") as file:
-        return _format_within(file.read(BEGINNING))
-
-
-def _format_within(head: bytes) -> str:
-    """The suffix of the volume format or archive that a file begins like; empty where it is none."""
+        head = file.read(BEGINNING)
+    if head[128:132] == b"DICM":  # without that mark, see `headers.is_dicom`
+        return ".dcm"
     if head.startswith(GZIP):
         try:
             inside = zlib.decompressobj(wbits=31).decompress(head, BEGINNING)

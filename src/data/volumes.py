@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ..errors import BadScan
 from ..types import Affine
+from .formats import content_of
 from .metaimage import metaimage
 from .nifti import nifti
 from .nrrd import nrrd
@@ -21,6 +23,14 @@ HEADERS = {".nii.gz": nifti, ".nii": nifti, ".mhd": metaimage, ".mha": metaimage
 
 
 def read_volume(path: Path, suffix: str) -> tuple[npt.NDArray[Any], Affine, tuple[str, ...]]:
-    """Values of shape (X, Y, Z) as scaled by the header, the affine (RAS+), and notes on repairs."""
+    """Values of shape (X, Y, Z) as scaled by the header, the affine (RAS+), and notes on repairs.
+
+    Raises:
+        BadScan: it holds another format than that of the suffix, or is damaged.
+    """
+    held = content_of(path)
+    if held and HEADERS.get(held) is not HEADERS[suffix]:
+        msg = f"is called {suffix}, but is a {held} file by its content: rename it"
+        raise BadScan(msg)
     stated = HEADERS[suffix](path)
     return voxels_of(stated), stated.affine, stated.notes

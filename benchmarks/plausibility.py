@@ -4,7 +4,8 @@
 
 Prints, for whole scans (as they are; and at half their resolution noisy, with contrast medium, cut, clipped and in
 coarse steps) and for cubes of 50 mm around nodules, how many are refused, and why; then, for each mistake in the
-values, how many scans and cubes pass with it. The exit code is 1 where a whole scan is refused or passes with a mistake.
+values, how many scans and cubes pass with it. The exit code is 1 where a whole scan is refused, or a mistake in one
+passes.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from ..quiet import quiet_libraries
 from ..types import Acquisition, Affine, Scan, Vec3, Volume
 from .archive import unpacked
 from .checks import as_hounsfield, check_extent, nearest_orthogonal
-from .formats import DICOM, SUFFIXES, VOLUMES, format_of, suffix_of, supported
+from .formats import DICOM, VOLUMES, format_of, suffix_of, supported
 
 if TYPE_CHECKING:
     from .stacks import Stack
@@ -141,9 +141,11 @@ def _volume(path: Path) -> Read:
 
 
 def _is_dicom(path: Path) -> bool:
+    if suffix_of(path):
+        return suffix_of(path) in DICOM
     from .headers import is_dicom  # noqa: PLC0415
 
-    return suffix_of(path) in DICOM or (suffix_of(path) not in SUFFIXES and is_dicom(path))
+    return is_dicom(path)
 
 
 def _blamed(path: Path, error: Exception) -> PivotError:

@@ -26,12 +26,11 @@ from src.pacs.audit import Audit
 from src.pacs.completeness import arrivals
 from src.pacs.listener import _repeat
 from src.pacs.outbox import STATE, Outbox
-from src.pacs.processing import Processor
+from src.pacs.processing import Outcome, Processor
 from src.pacs.receiver import SILENCE, Receiver
 from src.pacs.settings import Listen, SeriesRules
 from src.pacs.spool import ATTEMPTS, Spool
 from src.pacs.web import pull_study
-from src.pacs.worker import Outcome
 from tests.pacs import audit_of, series_of, settings, transfer
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,11 +20,10 @@ import yaml
 from src.errors import BadConfig, BadOutput, BadScan, PivotError, lacking
 from src.pacs import completeness, listener, processing, series_choice, worker
 from src.pacs.completeness import arrivals, has_arrived
-from src.pacs.processing import MOST_CUT, MOST_FAILED
+from src.pacs.processing import MOST_CUT, MOST_FAILED, Outcome
 from src.pacs.series_choice import choose_series
 from src.pacs.settings import Completeness, SeriesRules
 from src.pacs.spool import Spool
-from src.pacs.worker import Outcome
 from tests.pacs import audit_of, series_of, until
 from tests.small_scans import tiny_checkpoint
 from tests.test_pacs_hostile import Service, raising, service
@@ -142,6 +143,16 @@ def test_a_model_that_cannot_be_loaded_is_waited_for(service: Service, monkeypat
     service.work_again()
     *waits, choice, started, finished = service.events(study)
     assert (set(waits), choice, started, finished) == ({"study waits"}, "series choice", "run started", "run finished")
+
+
+def test_the_listener_s_own_process_stays_small(root: Path) -> None:
+    """What comes back from the process that runs must not have the listener import the network."""
+    code = (
+        "import pickle, sys, src.pacs.listener; from src.pacs.processing import Outcome; "
+        "pickle.loads(pickle.dumps(Outcome(1, []))); print('torch' in sys.modules, Outcome.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "src.pacs.processing"]
 
 
 def test_it_ends_after_the_run_at_hand(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..errors import BadCheckpoint, BadConfig, BadOutput, BadScan, PivotError, lacking
 from ..processes import helpers, limit_memory
@@ -24,16 +24,20 @@ from .series_choice import choose_series
 from .settings import Inference, PacsConfig
 from .spool import Spool, series_in
 
-if TYPE_CHECKING:
-    from .worker import Outcome
-
-__all__ = ["Processor"]
+__all__ = ["Outcome", "Processor"]
 
 MOST_FAILED = 3  # runs of a study that ended their process, or failed for want of memory or by the settings
 MOST_CUT = 10  # runs of a study during which the listener ended, which others have done as a rule
 LONGEST_PAUSE = 60.0  # seconds between two tries at a study that waits
 # What fails a run, and is not the fault of what was sent: perhaps what it takes, perhaps the settings.
 FAILURES = (BrokenProcessPool, MemoryError, BadCheckpoint, BadConfig, BadOutput)
+
+
+class Outcome(NamedTuple):
+    """What came of a series; it is told here, so that the listener needs none of what the worker imports."""
+
+    nodules: int
+    objects: list[Path]
 
 
 class _Pause(NamedTuple):
@@ -151,7 +155,7 @@ class Processor:
         objects = [path.name for path in outcome.objects]
         self.audit.write("run finished", **about, nodules=outcome.nodules, seconds=seconds, objects=objects)
 
-    def _run(self, study: Path, series: Path, folder: Path) -> "Outcome":
+    def _run(self, study: Path, series: Path, folder: Path) -> Outcome:
         start, most = time.monotonic(), self.config.inference.time_limit
         try:
             return self._ready().submit(_run, series, folder, self.config).result()
@@ -200,7 +204,7 @@ def _load(settings: Inference) -> None:
     open_model(settings)
 
 
-def _run(series: Path, folder: Path, config: PacsConfig) -> "Outcome":
+def _run(series: Path, folder: Path, config: PacsConfig) -> Outcome:
     from .worker import run_series  # noqa: PLC0415 - as above
 
     if hasattr(signal, "setitimer"):  # whose signal ends the process, even within code that never returns

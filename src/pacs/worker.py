@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 from ..config import Config, load_config
 from ..data.loader import read_scan
@@ -10,9 +9,10 @@ from ..detection.pipeline import InferencePipeline
 from ..dicom_io.context import check_series
 from ..errors import lacking
 from ..runs.outputs import check_outputs, write_outputs
+from .processing import Outcome
 from .settings import Inference, ObjectKind, PacsConfig
 
-__all__ = ["Outcome", "open_model", "run_series"]
+__all__ = ["open_model", "run_series"]
 
 FILES: dict[ObjectKind, str] = {
     "sr": "nodules_sr.dcm",
@@ -21,13 +21,6 @@ FILES: dict[ObjectKind, str] = {
     "sc": "key_image_*.dcm",
     "pdf": "report.dcm",
 }
-
-
-class Outcome(NamedTuple):
-    """What came of a series."""
-
-    nodules: int
-    objects: list[Path]
 
 
 @functools.cache

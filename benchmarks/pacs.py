@@ -4,10 +4,10 @@
     python -m benchmarks.pacs --disk FOLDER   on a small disk of yours, which is filled to the last byte
 
 The listener runs in a process of its own with a tiny network, and sends its results to an archive. A sender sends each
-study until every instance is acknowledged or refused; in the meantime the listener is killed (SIGKILL) and started
-again. Then its disk fills up while one study waits for its run and another one is sent. In the end, of every study of
-which anything was acknowledged, either the run has finished once and the archive has its results once, or it was
-refused for one reason. The exit code is 1 where that is not so.
+study until an association has ended well in which every instance was acknowledged or refused; in the meantime the
+listener is killed (SIGKILL) and started again. Then its disk fills up while one study waits for its run and another one
+is sent. In the end, of every study of which anything was acknowledged, either the run has finished once and the archive
+has its results once, or it was refused for one reason. The exit code is 1 where that is not so.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Listener:
             root,
             listen={"port": self.port},
             spool=disk / "spool",
-            completeness={"quiet_seconds": 2, "interrupted_seconds": 60},
+            completeness={"quiet_seconds": 2, "interrupted_seconds": 600},
             inference={"checkpoint": tiny_checkpoint(folder / "tiny.pth"), "config": inference, "device": "cpu"},
             results=["sr"],
             destinations=[peer],
@@ -90,30 +90,26 @@ class Listener:
 
 
 class Sender:
-    """Sends studies, each until all instances are acknowledged or refused; `answers` are the last ones, by instance."""
+    """Sends studies, each until all instances are acknowledged or refused; `answers` are the last ones of each."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener, self.answers = listener, dict[str, dict[str, int]]()
 
     def send(self, study: Study) -> None:
         """Send a study until every instance is acknowledged or refused."""
-        answers = self.answers.setdefault(study.uid, {})
-        while left := [uid for uid in study.instances if answers.get(uid, -1) not in (SUCCESS, REFUSED)]:
-            with suppress(Exception):  # the listener was killed
-                self._send(study, left)
+        while self.send_once(study) - {SUCCESS, REFUSED}:
             time.sleep(0.2)
 
-    def _send(self, study: Study, left: list[str]) -> None:
-        with transfer(self.listener.port) as association:
-            association.dimse_timeout = association.network_timeout = 20
-            for uid in left if association.is_established else []:
-                self.answers[study.uid][uid] = send_bytes(association, study.instances[uid], uid)
-
     def send_once(self, study: Study) -> set[int]:
-        """Send all instances once; returns the statuses."""
-        self.answers[study.uid] = {}
-        self._send(study, list(study.instances))
-        return set(self.answers[study.uid].values())
+        """Send all instances once; returns the statuses, with -1 where there is none or the association broke off."""
+        answers = self.answers[study.uid] = dict.fromkeys(study.instances, -1)
+        with suppress(Exception), transfer(self.listener.port) as association:
+            association.dimse_timeout = association.network_timeout = 60
+            for uid in study.instances if association.is_established else []:
+                answers[uid] = send_bytes(association, study.instances[uid], uid)
+                if answers[uid] < 0:
+                    break
+        return set(answers.values()) | (set() if association.is_released else {-1})
 
     def all(self, studies: list[Study]) -> None:
         """Several senders at once."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom.association import Association
+from pynetdicom.dsutils import encode
 
 from src.errors import BadOutput
 from src.pacs import spool as spools
@@ -123,6 +124,20 @@ def test_a_dataset_does_not_choose_its_own_syntax(place: Place) -> None:
         assert send_bytes(association, bomb, one.SOPInstanceUID) == MISFIT
         assert association.send_c_store(one).Status == SUCCESS
     assert "begins with the header of a file" in place.refusals()
+
+
+def test_a_header_that_takes_minutes_to_read_is_not_read_to_its_end(place: Place) -> None:
+    one = series_of()[0]
+    content = encode(one, is_implicit_vr=False, is_little_endian=True) or b""
+    pixels = content.index(b"\xe0\x7f\x10\0OW")
+    private = b"\x09\0\x01\x10OB\0\0" + struct.pack("<I", 900_000) + bytes(900_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.pacs.receiver.MOST_HEADER", 800_000)
+        with transfer(place.port) as association:
+            long = content[:pixels] + private + content[pixels:]
+            assert send_bytes(association, long, one.SOPInstanceUID) == MISFIT
+            assert send_bytes(association, content, one.SOPInstanceUID) == SUCCESS
+    assert "bytes or more before its pixels" in place.refusals()
 
 
 def raw(association: Association) -> socket.socket:

@@ -330,6 +330,23 @@ def test_a_damaged_way_stops_no_other_result(tmp_path: Path, root: Path) -> None
     assert len(audit_of(config, "results stay")) == 1
 
 
+def test_sending_ends_after_the_result_at_hand(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(tmp_path, root, keep_results=tmp_path / "results")
+    outbox = Outbox(tmp_path / "outbox", config, Audit(config.spool / "audit.jsonl"))
+    (tmp_path / "one.dcm").write_bytes(b"one")
+    for run in ("a", "b"):
+        outbox.put("1.2", [tmp_path / "one.dcm"], run)
+    sent = list[int]()
+
+    def send(*_: object) -> None:
+        outbox.stopping.set()
+        sent.append(1)
+
+    monkeypatch.setattr(outbox, "_send_run", send)
+    outbox.send_due()
+    assert sent == [1]
+
+
 class Stop:
     """An event that comes after some waits, which it keeps."""
 

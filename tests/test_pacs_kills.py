@@ -26,7 +26,7 @@ from src.pacs.settings import Completeness, SeriesRules
 from src.pacs.spool import Spool
 from tests.pacs import audit_of, series_of, until
 from tests.small_scans import tiny_checkpoint
-from tests.test_pacs_hostile import Service, raising, service
+from tests.test_pacs_hostile import Service, encoded, raising, service
 
 __all__ = ["service"]
 
@@ -85,6 +85,24 @@ def test_what_a_run_fails_for_other_than_its_content_sets_the_study_aside(
     assert service.events(bad)[-1] == "study set aside"
     assert "study refused" not in service.events(bad)
     assert len(list(service.spool.aside.glob(f"{bad}/*/*.dcm"))) == len(series_of())
+
+
+def test_the_rest_of_a_series_is_not_run_as_if_it_were_the_whole(service: Service) -> None:
+    slices = series_of()
+    service.config = service.processor.config = service.config.model_copy(
+        update={"completeness": Completeness(quiet_seconds=0, interrupted_seconds=0)}
+    )
+    for one in slices[:6]:
+        service.spool.add(encoded(one), one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPInstanceUID, "broken")
+    service.processor.work()
+    study = service.receive(slices[6:])
+    service.processor.work()
+    first, second = audit_of(service.config, "study refused", study=study)
+    assert "interrupted after 6 instances" in first["reason"]
+    assert "6 of its instances came earlier, and were removed" in second["reason"]
+    service.receive(slices)
+    service.processor.work()
+    assert service.events(study)[-1] == "run finished"
 
 
 def test_two_studies_of_one_uid_are_both_kept(tmp_path: Path) -> None:

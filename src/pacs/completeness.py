@@ -1,5 +1,6 @@
 """When a study has arrived: DICOM has no sign for it, so by silence, or by the number of instances that it states."""
 
+import functools
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from .spool import instances, series_in
 __all__ = ["SeriesArrival", "arrivals", "has_arrived", "shortfalls"]
 
 STATED = ("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances")
+LOOKED_AT = 4096  # files that are looked at once, and not four times a second
 CLOCK = 2.0  # seconds by which file systems and the clock may differ
 
 
@@ -62,7 +64,7 @@ def _shortfall(one: SeriesArrival) -> str | None:
 
 def _arrival(folder: Path) -> SeriesArrival:
     files = instances(folder)
-    stated = _stated(files[0]) if files else (None, None)
+    stated = _stated(files[0], files[0].stat().st_mtime_ns) if files else (None, None)
     return SeriesArrival(
         folder=folder,
         instances=len(files),
@@ -73,7 +75,8 @@ def _arrival(folder: Path) -> SeriesArrival:
     )
 
 
-def _stated(file: Path) -> tuple[int | None, int | None]:
+@functools.lru_cache(LOOKED_AT)
+def _stated(file: Path, _changed: int) -> tuple[int | None, int | None]:
     """What a file states of its study and its series; nothing where it is damaged, which choosing the series tells."""
     try:
         header = read_dicom(file, stop_before_pixels=True, specific_tags=STATED)

@@ -57,7 +57,7 @@ def listening(config: PacsConfig) -> Iterator[int]:
     key = load_key(config.deidentify_key or config.spool / "deidentify.key") if config.deidentify else None
     outbox = Outbox(spool.outbox, config, audit)
     receiver, processor = Receiver(config.listen, spool, audit, key), Processor(config, spool, outbox, audit)
-    stop = processor.stopping
+    processor.stopping = outbox.stopping = stop = threading.Event()
     actions: tuple[Callable[[], None], ...] = (processor.work, outbox.send_due)
     threads = [threading.Thread(target=_repeat, args=(action, stop, audit)) for action in actions]
     try:

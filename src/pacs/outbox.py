@@ -6,6 +6,7 @@ outbox/<run>/state.json    what each destination still lacks, how often it was t
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ class Outbox:
         for peer in config.destinations:
             check_peer(peer)
         self.folder, self.config, self.audit = folder, config, audit
+        self.stopping = threading.Event()  # set by whoever wants `send_due` to end after the results at hand
 
     def put(self, study: str, files: Sequence[Path], run: str) -> None:
         """Take over the objects of a run by its name: all, or none if anything fails; those of a run once."""
@@ -68,6 +70,8 @@ class Outbox:
     def send_due(self) -> None:
         """Try each destination whose time has come, once; forget what has arrived, or was tried for too long."""
         for place in sorted(self.folder.glob(f"*/{STATE}")):
+            if self.stopping.is_set():
+                return
             try:
                 self._send_run(place.parent, json.loads(place.read_text(encoding="utf-8")))
             except (ValueError, TypeError, KeyError, AttributeError):

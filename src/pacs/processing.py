@@ -130,7 +130,7 @@ class Processor:
 
     def _chosen(self, study: Path) -> Path:
         """The best series of a study; raises `BadScan` where there is none."""
-        short = shortfalls(arrivals(study))
+        short = self._short(study)
         whole = [folder for folder in series_in(study) if folder.name not in short]
         chosen, said = choose_series(whole, self.config.series)
         said += [{"series": uid, "refused": reason} for uid, reason in short.items()]
@@ -139,6 +139,16 @@ class Processor:
             msg = f"no series fits the rules: {'; '.join(sorted({one['refused'] for one in said}))}"
             raise BadScan(msg)
         return chosen
+
+    def _short(self, study: Path) -> dict[str, str]:
+        """The series that are not whole, and why; their instances are remembered, in case that the rest comes later."""
+        short = shortfalls(arrivals(study))
+        for series in series_in(study):
+            if missing := self.spool.missing(series):
+                short[series.name] = f"{missing} of its instances came earlier, and were removed: send all of it again"
+            if series.name in short:
+                self.spool.record_short(series)
+        return short
 
     def _series(self, study: Path, series: Path) -> None:
         about = {"study": study.name, "series": series.name}

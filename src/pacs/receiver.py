@@ -30,6 +30,7 @@ SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4 B
 SILENCE = 3.0  # seconds in which a peer must ask for an association, so that silent ones hold no place for long
 # Nothing that unpacks to any size: the longest run of zeros costs a sender nothing.
 TRANSFER_SYNTAXES = [syntax for syntax in ALL_TRANSFER_SYNTAXES if "Deflate" not in UID(syntax).name]
+MOST_HEADER = 2**23  # bytes; to read 20 million takes half a minute, if it is all small elements
 META = (b"\x02\x00", b"\x00\x02")  # group 0002, of files, in either order of bytes
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
@@ -137,14 +138,18 @@ class Receiver:
         if event.encoded_dataset(include_meta=False)[:2] in META:  # it would count as the file's, and change its syntax
             msg = "begins with the header of a file: send the dataset alone"
             raise BadScan(msg)
+        start = BytesIO(content[:MOST_HEADER])
         try:
-            header = read_dicom(BytesIO(content), specific_tags=[*UIDS, "SOPClassUID"], stop_before_pixels=True)
+            header = read_dicom(start, specific_tags=[*UIDS, "SOPClassUID"], stop_before_pixels=True)
             study, series, instance = (str(header.get(name, "")) for name in UIDS)
         except Exception as error:
             if lacking(error):
                 raise
             msg = "is not a readable dataset: send it again"
             raise BadScan(msg) from error
+        if start.tell() >= MOST_HEADER:
+            msg = f"has {MOST_HEADER} bytes or more before its pixels"
+            raise BadScan(msg)
         if instance != event.file_meta.MediaStorageSOPInstanceUID:
             msg = "its SOPInstanceUID is another than the one that was announced, or missing"
             raise BadScan(msg)

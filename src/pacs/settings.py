@@ -50,7 +50,9 @@ class Listen(Section):
     port: Port = 11112  # 0: any free one
     allowed_ae_titles: tuple[AeTitle, ...] = ()  # none: whoever can reach the port
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 10
-    network_timeout: Seconds = 60.0  # after which a silent peer is taken for gone
+    network_timeout: Annotated[float, Field(gt=0, le=86400)] = (
+        60.0  # seconds, after which a silent peer is taken for gone
+    )
     max_pdu_kb: Annotated[int, Field(ge=16, le=131072)] = 1024  # KiB of a message's part; more ends the association
     max_instance_mb: Annotated[int, Field(ge=1, le=65536)] = 512  # MiB; a longer one is refused (A700)
     tls: Tls | None = None

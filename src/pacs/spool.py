@@ -7,6 +7,7 @@
     work/<study>/.attempts            a letter for each run that did not come to its end: s started, f failed
     aside/<study>/<series>/*.dcm      set aside: their runs did not come to an end too often; kept for the operator
     done/<study>.json                 the instances of each series that was run
+    done/<study>.short.json           those of each series that was removed, as it was not whole
 
 Files appear by rename, and a study is taken, set aside and removed by rename, so that a crash at any moment leaves no
 half of either.
@@ -194,14 +195,28 @@ class Spool:
     def record_run(self, series: Path) -> None:
         """Remember the instances of a series that was run."""
         study = series.parent.name
-        record = {**self._read(study), series.name: [file.stem for file in instances(series)]}
-        with whole_file(self._done / f"{study}.json") as draft:
+        self._write(study, {**self._read(study), series.name: [file.stem for file in instances(series)]})
+
+    def record_short(self, series: Path) -> None:
+        """Remember the instances of a series that is not whole, before they are removed."""
+        name = f"{series.parent.name}.short"
+        earlier = self._read(name)
+        known = {*earlier.get(series.name, []), *(file.stem for file in instances(series))}
+        self._write(name, {**earlier, series.name: sorted(known)})
+
+    def missing(self, series: Path) -> int:
+        """How many instances of a series came before, and were removed: without them it is not whole."""
+        earlier = self._read(f"{series.parent.name}.short").get(series.name, [])
+        return len(set(earlier) - {file.stem for file in instances(series)})
+
+    def _write(self, name: str, record: dict[str, list[str]]) -> None:
+        with whole_file(self._done / f"{name}.json") as draft:
             draft.write_text(json.dumps(record))
 
-    def _read(self, study: str) -> dict[str, list[str]]:
-        """The instances of each series of a study that was run; none where the record is damaged: it is run again."""
+    def _read(self, name: str) -> dict[str, list[str]]:
+        """The instances of each series of a study that are remembered; none where the record is damaged."""
         try:
-            record = json.loads((self._done / f"{study}.json").read_text())
+            record = json.loads((self._done / f"{name}.json").read_text())
         except (FileNotFoundError, ValueError):
             return {}
         if not isinstance(record, dict):

@@ -5,7 +5,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
@@ -172,7 +172,8 @@ class Receiver:
     def _closed(self, event: evt.Event) -> None:
         """The connection is gone; where the association was not released before, it broke off."""
         if not event.assoc.is_established:  # and it waits for no request any more
-            event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # as the timeout does
+            queue: Any = event.assoc.dul.to_user_queue
+            queue.put(None)  # as the timeout does
         self._end(event.assoc, interrupted=True)
 
     def _end(self, association: Association, *, interrupted: bool) -> None:

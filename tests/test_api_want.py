@@ -57,6 +57,42 @@ def test_a_full_disk_is_a_reason_to_wait(api: Api) -> None:
     assert list(api.settings.jobs.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("lack", "seconds", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "10", "too many files open"),
+        (MemoryError(), "10", "no memory or thread to spare"),
+        (RuntimeError("can't start new thread"), "10", "no memory or thread to spare"),
+    ],
+)
+def test_what_a_loaded_machine_lacks_is_a_reason_to_wait(
+    api: Api, monkeypatch: pytest.MonkeyPatch, lack: Exception, seconds: str, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise lack
+
+    monkeypatch.setattr(uploads.Incoming, "_write", fail)
+    answer = api.submit()
+    assert (answer.status_code, answer.headers.get("retry-after")) == (503, seconds)
+    assert words in answer.json()["detail"]
+    assert list(api.settings.jobs.iterdir()) == []
+    monkeypatch.undo()
+    assert api.submit().status_code == 202
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("of another kind"), NotImplementedError(), OSError(errno.EINVAL, "x")])
+def test_what_nobody_foresaw_is_a_fault_of_the_server(
+    api: Api, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(uploads.Incoming, "_write", fail)
+    answer = api.submit()
+    assert (answer.status_code, answer.json()["title"]) == (500, "Internal Server Error")
+    assert "of another kind" not in answer.text
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_job_can_be_deleted_on_a_full_disk(api: Api, monkeypatch: pytest.MonkeyPatch, *, ended: bool) -> None:
     """SQLite has room for the change only once files have gone."""

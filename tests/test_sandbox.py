@@ -15,11 +15,13 @@ import pytest
 from src.api import reader
 from src.api.reader import Bounds
 from src.config import Config
+from src.data.loader import read_scan
 from src.errors import BadScan, PivotError
 from src.processes import memory_of_machine
 from src.sandbox import can_confine
 
 from .api_service import ROOT, nifti
+from .dicom_files import CHEST, change, write_series, zipped
 
 needs_landlock = pytest.mark.skipif(not can_confine(), reason="needs Landlock (Linux 5.13)")
 # The reader of before: ITK followed whatever a header named, wherever that was.
@@ -99,6 +101,14 @@ def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.Monke
     assert not [name for name in seen if name.startswith("PIVOT")]
     assert "hunter2" not in "".join(seen.values())
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_what_dicom_states_of_its_slices_comes_back(tmp_path: Path) -> None:
+    series = write_series(tmp_path / "scan", CHEST, edit=change(BodyPartExamined="CHEST", ConvolutionKernel="B30f"))
+    path = zipped(tmp_path / "scan.zip", series)
+    scan, _ = reader.read(path, Config(), Bounds(tmp_path, None, lambda: None))
+    assert (scan.body_part, scan.acquisition) == ("CHEST", (99.0, "B30F"))
+    assert (scan.body_part, scan.acquisition) == (read_scan(path).body_part, read_scan(path).acquisition)
 
 
 def test_what_is_wrong_with_a_scan_comes_back(tmp_path: Path) -> None:

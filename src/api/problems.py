@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from ..errors import PivotError
+from ..errors import PivotError, lacking
 
 __all__ = [
     "BadRequest",
@@ -120,10 +120,13 @@ def plain(error: Exception) -> PivotError | None:
         case DBAPIError() | PoolTimeoutError():
             log.warning("the database does not answer: %s", type(error).__name__)
             return Busy("the database does not answer: try again", retry_after=RETRY_SECONDS)
+    match lacking(error):
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             return Busy("the server has too many files open: try again", retry_after=RETRY_SECONDS)
         case OSError(errno=number) if number in FULL:
             return Busy("the disk of the server is full: delete jobs, or try again later", retry_after=60)
+        case MemoryError() | OSError(errno=errno.EAGAIN | errno.ENOMEM):
+            return Busy("the server has no memory or thread to spare: try again", retry_after=RETRY_SECONDS)
     return None
 
 
@@ -132,7 +135,7 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(PivotError, _ours)
     app.add_exception_handler(HTTPException, _starlettes)
     app.add_exception_handler(RequestValidationError, _parameters)
-    for kind in (DBAPIError, PoolTimeoutError, OSError):
+    for kind in (DBAPIError, PoolTimeoutError, OSError, MemoryError, RuntimeError):
         app.add_exception_handler(kind, _out_of_something)
     app.add_exception_handler(Exception, _unexpected)
 

@@ -24,7 +24,7 @@ from .. import errors
 from ..errors import PivotError, lacking, way_to
 from ..processes import limit_memory
 from ..sandbox import confine, end_with_parent, needed_by_python
-from ..types import Affine, Results, Scan, Volume
+from ..types import Acquisition, Affine, Results, Scan, Volume
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -51,8 +51,8 @@ class Bounds(NamedTuple):
     check: Callable[[], None]
 
 
-def read(scan: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
-    """The scan at `scan`, and the seconds that reading it took.
+def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
+    """The scan at `upload`, and the seconds that reading it took.
 
     Raises:
         BadScan: it cannot be read as a chest CT, or not have the outputs that the configuration asks for.
@@ -61,14 +61,16 @@ def read(scan: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
     with _Folder(bounds.scratch) as folder:
         if config.output.save_dicom:
             (folder / CONFIG).write_text(config.model_dump_json())
-        answer = _run(["read", str(scan)], folder, bounds)
+        answer = _run(["read", str(upload)], folder, bounds)
         with _opened(folder / VOXELS) as file:
             voxels = np.load(file, allow_pickle=False)
     affine = np.array(answer["affine"], dtype=np.float64).reshape(4, 4)
     uid = answer["series_uid"]
     notes = tuple(str(note) for note in answer["notes"])
-    told = Scan(voxels, affine, str(answer["scan_id"]), uid and str(uid), notes, str(answer["body_part"]))
-    return told, float(answer["seconds"])
+    thickness, kernel = answer["acquisition"]
+    made = Acquisition(None if thickness is None else float(thickness), str(kernel))
+    scan = Scan(voxels, affine, str(answer["scan_id"]), uid and str(uid), notes, str(answer["body_part"]), made)
+    return scan, float(answer["seconds"])
 
 
 def write(
@@ -193,6 +195,7 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
         "series_uid": scan.series_uid,
         "notes": scan.notes,
         "body_part": scan.body_part,
+        "acquisition": scan.acquisition,
         "seconds": time.perf_counter() - start,
     }
 

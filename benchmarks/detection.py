@@ -27,7 +27,7 @@ import numpy.typing as npt
 from benchmarks.planted import DEFAULT, TO_LPS
 from src.data.loader import read_scan
 from src.detection.pipeline import InferencePipeline
-from src.eval.froc import RATES, Sweep, band, by_nodules
+from src.eval.froc import RATES, Sweep, band, by_nodules, draws_of
 from src.eval.matching import Matched
 from src.files import whole_file, writable_folder
 from src.model.checkpoint import SECOND_STAGE, Checkpoint, save_checkpoint
@@ -172,7 +172,7 @@ def figures(found: Found) -> dict[str, Any]:
             f"{rate:g}": float(value)
             for rate, value in zip(RATES, _sweep(found.best, read).curve().at(RATES), strict=True)
         },
-        "operating_points": [_point(found, owners, float(threshold)) for threshold in THRESHOLDS],
+        "operating_points": _operating_points(found, owners),
         "reliability": reliability(found, len(set(owners))),
         "by_group": {"all": {"nodules": len(found.best), **_shares(found.best, limits)}, **groups},
         "false_marks": {
@@ -187,21 +187,20 @@ def figures(found: Found) -> dict[str, Any]:
     }
 
 
-def _point(found: Found, owners: Sequence[str], threshold: float) -> dict[str, Any]:
-    """What a threshold gives, with the interval over patients."""
-    hits = found.best >= threshold
-    rng = np.random.default_rng(0)
-    patients = np.unique(owners, return_inverse=True)[1]
-    drawn = rng.multinomial(patients.max() + 1, np.full(patients.max() + 1, 1 / (patients.max() + 1)), REPEATS)
-    weights = drawn[:, patients]
-    low, high = band((weights @ hits / weights.sum(axis=1))[:, None])
-    false = sum(mark["confidence"] >= threshold for marks in found.scans.values() for mark in marks)
-    return {
-        "threshold": threshold,
-        "sensitivity": float(hits.mean()),
-        "sensitivity_ci95": [float(low[0]), float(high[0])],
-        "false_marks_per_scan": false / len(found.scans),
-    }
+def _operating_points(found: Found, owners: Sequence[str]) -> list[dict[str, Any]]:
+    """What each threshold gives, with the interval over patients."""
+    hits = found.best[:, None] >= THRESHOLDS
+    low, high = band(np.array([weights @ hits / weights.sum() for weights in draws_of(owners, REPEATS, 0)]))
+    false = np.array([mark["confidence"] for marks in found.scans.values() for mark in marks])
+    return [
+        {
+            "threshold": float(threshold),
+            "sensitivity": round(float(share), 3),
+            "sensitivity_ci95": [round(float(a), 3), round(float(b), 3)],
+            "false_marks_per_scan": round(float((false >= threshold).sum() / len(found.scans)), 2),
+        }
+        for threshold, share, a, b in zip(THRESHOLDS, hits.mean(axis=0), low, high, strict=True)
+    ]
 
 
 def reliability(found: Found, patients: int) -> dict[str, Any]:

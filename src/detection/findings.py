@@ -133,7 +133,7 @@ def describe_peaks(
 
 
 def _candidate(scan: Scan, marked: PlacedPeak, diameter: float, *, placed: bool) -> Candidate:
-    index = map_points(np.linalg.inv(scan.affine), marked.world)
+    index = _index(scan, marked.world)
     return Candidate(
         coordinates=_vec3(index * scan.spacing),
         coordinates_lps=_vec3(to_lps(scan.affine, index)) if placed else None,
@@ -144,7 +144,7 @@ def _candidate(scan: Scan, marked: PlacedPeak, diameter: float, *, placed: bool)
 
 def _is_inside(scan: Scan, world: WorldPoint, masks: Sequence[NoduleMask | None]) -> bool:
     """Whether a place belongs to a body that is reported already."""
-    here = NoduleMask(np.ones((1, 1, 1), dtype=bool), _voxel(scan, map_points(np.linalg.inv(scan.affine), world)))
+    here = NoduleMask(np.ones((1, 1, 1), dtype=bool), _voxel(scan, _index(scan, world)))
     return any(mask is not None and common_voxels(mask, here) for mask in masks)
 
 
@@ -173,9 +173,14 @@ def draw_heatmap(heat: FloatArray, affine: Affine, scan: Scan, peaks: Sequence[P
     """
     drawn = to_grid(heat.clip(0, 1), affine, scan.shape, scan.affine)
     for peak, world in peaks:
-        voxel = _voxel(scan, map_points(np.linalg.inv(scan.affine), world))
+        voxel = _voxel(scan, _index(scan, world))
         drawn[voxel] = max(float(drawn[voxel]), peak["confidence"])
     return drawn
+
+
+def _index(scan: Scan, world: WorldPoint) -> npt.NDArray[np.float64]:
+    """The fractional index (3,) of a place in the scan."""
+    return map_points(np.linalg.inv(scan.affine), world)
 
 
 def _voxel(scan: Scan, index: npt.NDArray[np.float64]) -> Shape3:
@@ -194,7 +199,7 @@ def _detection(
     placed: bool,
 ) -> Detection:
     """The nodule of a peak; `places` in the world are the peak's and that of the nodule's centre."""
-    at_peak, index = (map_points(np.linalg.inv(scan.affine), place) for place in places)
+    at_peak, index = (_index(scan, place) for place in places)
     measured = properties["effective_diameter_mm"]
     diameter = round(float(measured if measured is not None else guess), 2)
     return Detection(

@@ -4,7 +4,7 @@ The CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks a sc
 curve of all marks by linear interpolation.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .matching import Matched
 
-__all__ = ["RATES", "Curve", "Sweep", "band", "by_nodules", "by_scans"]
+__all__ = ["RATES", "Curve", "Sweep", "band", "by_nodules", "by_scans", "draws_of"]
 
 RATES = np.array([0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])  # false marks a scan
 CONFIDENCE = 0.95
@@ -88,14 +88,18 @@ def by_nodules(
     With `owners` (one for each nodule) the owners are drawn, each with all its nodules.
     """
     names: Sequence[Hashable] = range(len(sweep.matched.best)) if owners is None else owners
-    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    owner = np.array([place[name] for name in names])
+    rows = [sweep.curve(weights).at(rates) for weights in draws_of(names, repeats, seed)]
+    return np.array(rows).reshape(-1, len(rates))
+
+
+def draws_of(owners: Sequence[Hashable], repeats: int, seed: int) -> Iterator[Floats]:
+    """How often each nodule (nodules,) counts where their owners are drawn anew, with replacement, `repeats` times."""
+    place = {name: i for i, name in enumerate(dict.fromkeys(owners))}
+    owner = np.array([place[name] for name in owners])
     rng = np.random.default_rng(seed)
-    rows = []
     for _ in range(repeats):
         drawn = np.bincount(rng.integers(len(place), size=len(place)), minlength=len(place)).astype(np.float64)
-        rows.append(sweep.curve(drawn[owner]).at(rates))
-    return np.array(rows).reshape(-1, len(rates))
+        yield drawn[owner]
 
 
 def band(samples: Floats) -> tuple[Floats, Floats]:

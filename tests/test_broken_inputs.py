@@ -190,7 +190,7 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "another hyper-parameter": (saved(hyperparameters={"depth": 3}), 4, "do not fit its hyper-parameters"),
     "another format": (saved(format="pivot-checkpoint-9"), 4, "has format 'pivot-checkpoint-9', this version"),
     "no format": (saved(format=None), 4, "has format None"),
-    "odd preprocessing": (saved(preprocessing={"spacing": "fine"}), 4, "describes itself wrongly: see preprocessing"),
+    "odd preprocessing": (saved(preprocessing={"spacing": "fine"}), 4, "has a wrong description: check preprocessing"),
     "NaN weights": (checkpoint(damaged_weights), 4, "weights that are NaN or infinite (head.2.bias)"),
     # configurations
     "no such config": (good("--config", "{}/none.yaml"), 2, "cannot read the config"),

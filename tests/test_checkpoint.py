@@ -44,5 +44,5 @@ def test_a_model_with_infinite_weights_is_refused(tmp_path: Path) -> None:
     content = torch.load(tmp_path / "model.pth", weights_only=True)
     content["state_dict"][VARIANCE].fill_(torch.inf)
     torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(BadCheckpoint, match=f"model.pth: weights that are NaN or infinite .{VARIANCE}"):
+    with pytest.raises(BadCheckpoint, match=f"model.pth has weights that are NaN or infinite .{VARIANCE}"):
         load_model(tmp_path / "model.pth")

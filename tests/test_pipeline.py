@@ -96,7 +96,7 @@ def test_what_overflows_in_half_precision_is_repeated_and_counted(
     assert results["metadata"]["windows_retried"] == 8
     assert expected["metadata"]["windows_retried"] == 0
     np.testing.assert_allclose(results["heatmap"], expected["heatmap"], atol=1e-3)
-    assert "block_0: 8 batches overflowed in half precision, and were repeated in float32" in caplog.text
+    assert "block_0: 8 batches overflowed in half precision and were repeated in float32" in caplog.text
 
 
 @pytest.mark.parametrize("order", [[[0, 1], [1, 1], [2, 1]], [[2, -1], [0, 1], [1, -1]], [[1, 1], [0, -1], [2, -1]]])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from src.detection.peak_detection import detect_peaks
-from src.detection.second_stage import LARGE, _cubes, judge, second_opinions
+from src.detection.second_stage import LARGE, _cubes, apply_second_stage, classify_candidates
 from src.errors import BadCheckpoint
 from src.model.checkpoint import SECOND_STAGE, About, SecondStage, load_model, save_checkpoint
 from src.model.classifier import SIDE, CandidateNet, Fusion
@@ -65,7 +65,7 @@ def test_each_hill_takes_the_height_that_both_stages_believe() -> None:
     middles = [0.0, 1.0, 0.4]
     maps = hills(*zip(places, heights, strict=True))
     bright = zip([(2 * x, 2 * y, 2 * z) for x, y, z in places], middles, strict=True)
-    judge(maps, volume(*bright), Middle(), FUSION, CPU, mixed=False)  # type: ignore[arg-type]
+    apply_second_stage(maps, volume(*bright), Middle(), FUSION, CPU, mixed=False)  # type: ignore[arg-type]
     found = {
         peak["coordinates_voxel"]: peak["confidence"] for peak in detect_peaks(maps[HEATMAP], 0.05, 6.0, (2, 2, 2))
     }
@@ -77,7 +77,7 @@ def test_each_hill_takes_the_height_that_both_stages_believe() -> None:
 def test_the_second_stage_is_asked_about_candidates_alone() -> None:
     network, maps = Middle(), hills(((8, 8, 8), 0.04))
     before = maps.copy()
-    judge(maps, volume(), network, FUSION, CPU, mixed=False)  # type: ignore[arg-type]
+    apply_second_stage(maps, volume(), network, FUSION, CPU, mixed=False)  # type: ignore[arg-type]
     assert not network.shown
     assert (maps == before).all()
 
@@ -87,7 +87,7 @@ def test_what_is_large_is_shown_at_half_the_resolution(diameter: float, side: in
     voxels = np.full((60, 60, 60), 0.1, np.float32)
     voxels[24:36, 24:36, 24:36] = 1.0
     network = Middle()
-    judge(hills(((15, 15, 15), 0.5), diameter=diameter), voxels, network, FUSION, CPU, mixed=False)  # type: ignore[arg-type]
+    apply_second_stage(hills(((15, 15, 15), 0.5), diameter=diameter), voxels, network, FUSION, CPU, mixed=False)  # type: ignore[arg-type]
     assert int((network.shown[0] > 0.6).sum()) == pytest.approx(side**3, rel=0.02)
 
 
@@ -108,7 +108,7 @@ def test_a_cube_shows_what_is_around_its_point_and_air_beyond(
 def test_opinions_are_in_the_readers_units() -> None:
     cubes = np.zeros((20, SIDE, SIDE, SIDE), np.float32)
     cubes[3] = 2.0
-    opinions = second_opinions(Middle(), cubes, CPU, mixed=False)  # type: ignore[arg-type]
+    opinions = classify_candidates(Middle(), cubes, CPU, mixed=False)  # type: ignore[arg-type]
     assert opinions.nodule_logit.tolist() == [0, 0, 0, 2] + [0] * 16
     assert opinions.malignancy[[0, 3]] == pytest.approx([3.0, 1 + 4 * 0.880797])
     assert opinions.texture[[0, 3]] == pytest.approx([3.0, 1 + 4 * 0.119203])

@@ -23,7 +23,7 @@ from src.detection.tta import IDENTITY, View, views
 from src.detection.windows import plan_windows
 from src.errors import BadCheckpoint, BadConfig
 from src.model.checkpoint import load_model
-from src.model.unet import grid_of
+from src.model.unet import output_grid
 from src.types import FloatArray, Shape3
 
 from .small_scans import block
@@ -230,7 +230,7 @@ def test_every_view_of_any_network_answers_on_the_same_voxels(view: View, stride
     )
     inside = (slice(1, -1), slice(1, -1), slice(1, -1))  # at the volume's ends, views see what is laid around it
     np.testing.assert_allclose(seen[inside], plain[inside], atol=1e-5)
-    grid = grid_of(model)
+    grid = output_grid(model)
     places = [grid.matrix[axis, axis] * np.arange(1, plain.shape[axis] - 1) + grid.matrix[axis, 3] for axis in range(3)]
     expected = ndimage.map_coordinates(volume, np.meshgrid(*places, indexing="ij"), order=1)
     np.testing.assert_allclose(plain[inside], expected, atol=1e-5)

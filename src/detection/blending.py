@@ -1,4 +1,4 @@
-"""How much a voxel of a patch counts where patches overlap."""
+"""The weights of a patch's voxels where patches overlap."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from ..types import FloatArray, Shape3
 __all__ = ["BlendMethod", "blend_weights"]
 
 BlendMethod = Literal["gaussian", "linear", "average"]
-FLOOR = 1e-3  # of the largest weight: a weight of zero would divide zero by zero at the volume's corners
+FLOOR = 1e-3  # of the largest weight; zero weights would divide zero by zero at the volume's corners
 
 
 def blend_weights(shape: Shape3, method: BlendMethod = "gaussian", sigma: float = 0.125) -> FloatArray:
@@ -18,7 +18,7 @@ def blend_weights(shape: Shape3, method: BlendMethod = "gaussian", sigma: float 
 
     Args:
         shape: the patch in voxels.
-        method: `gaussian` falls off as a normal density, `linear` as a tent, `average` not at all.
+        method: `gaussian` is a normal density, `linear` a tent, `average` constant.
         sigma: standard deviation of the Gaussian as a share of the patch size.
     """
     x, y, z = (_profile(size, method, sigma) for size in shape)

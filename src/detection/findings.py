@@ -1,4 +1,4 @@
-"""How marks become findings: the heatmap's peaks, measured, filtered, and judged by the guidelines."""
+"""From marks to findings: the heatmap's peaks are measured, filtered, and assessed by the guidelines."""
 
 import os
 from collections.abc import Sequence
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 __all__ = ["Findings", "PlacedPeak", "describe_peaks", "draw_heatmap", "find_peaks"]
 
 WorldPoint: TypeAlias = npt.NDArray[np.float64]  # (3,) mm, RAS+
-CANDIDATES_FROM = 0.1  # the confidence from which a peak below the threshold is listed
+CANDIDATES_FROM = 0.1  # a peak below the threshold is listed from this confidence on
 MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
 
 
 class PlacedPeak(NamedTuple):
-    """A peak of the heatmap, and where it lies in the world."""
+    """A peak of the heatmap, and its place in the world."""
 
     peak: Peak
     world: WorldPoint
 
 
 class Findings(NamedTuple):
-    """What was found in a scan, numbered through; `masks` are of each detection, then of each mass."""
+    """The findings in a scan, numbered consecutively. `masks` holds those of the detections, then of the masses."""
 
     detections: list[Detection]
     masses: list[Detection]
@@ -59,16 +59,16 @@ class Findings(NamedTuple):
     left_out: LeftOut
 
     def with_guidelines(self, patient: Patient) -> Self:
-        """The same findings with what the guidelines say of each."""
+        """The same findings, each with its guidelines' recommendations."""
         every = [*self.detections, *self.masses]
-        rules = apply_guidelines([one["properties"] for one in every], patient)
-        judged: list[Detection] = [{**one, "guidelines": said} for one, said in zip(every, rules, strict=True)]
+        guidelines = apply_guidelines([one["properties"] for one in every], patient)
+        assessed: list[Detection] = [{**one, "guidelines": own} for one, own in zip(every, guidelines, strict=True)]
         nodules = len(self.detections)
-        return self._replace(detections=judged[:nodules], masses=judged[nodules:])
+        return self._replace(detections=assessed[:nodules], masses=assessed[nodules:])
 
 
 def find_peaks(heatmap: FloatArray, affine: Affine, rules: PeakDetection) -> list[PlacedPeak]:
-    """The peaks of a heatmap (X, Y, Z) that `affine` (RAS+) places, candidates among them, strongest first."""
+    """The peaks of a heatmap (X, Y, Z) with the `affine` (RAS+), including candidates, strongest first."""
     from .peak_detection import detect_peaks  # noqa: PLC0415 - slow, see `load_writers`
 
     spacing = spacing_of(affine)
@@ -85,21 +85,21 @@ def describe_peaks(
     rules: PostProcessing,
     placed: bool,
 ) -> Findings:
-    """The peaks beside the lungs as measured nodules and masses, or as candidates below the threshold.
+    """The peaks near the lungs: measured nodules and masses, and candidates below the threshold.
 
-    Where lung may be anywhere, that is all peaks.
+    If the lungs are not certain, all peaks are used.
 
     Args:
-        peaks: of the heatmap.
-        scan: the scan as it was read.
-        lungs: its lungs.
-        diameters: mm, the network's answer on the heatmap's own grid (X, Y, Z).
+        peaks: the heatmap's peaks.
+        scan: the scan as read from its file.
+        lungs: the scan's lungs.
+        diameters: the network's diameters in mm, (X, Y, Z) on the heatmap's own grid.
         rules: which findings are reported.
-        placed: whether the scan's place in the world is known; if not, there are no world coordinates.
+        placed: whether the scan's place in the world is known. If not, world coordinates are null.
     """
     from ..measurement.nodule_properties import segment_and_measure  # noqa: PLC0415 - slow, see `load_writers`
 
-    array, affine = canonical(scan.array, scan.affine)  # measured with the third axis from feet to head
+    array, affine = canonical(scan.array, scan.affine)  # measurements need the third axis from feet to head
     to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)
 
     def estimate(peak: Peak) -> float:
@@ -143,7 +143,7 @@ def _candidate(scan: Scan, marked: PlacedPeak, diameter: float, *, placed: bool)
 
 
 def _is_inside(scan: Scan, world: WorldPoint, masks: Sequence[NoduleMask | None]) -> bool:
-    """Whether a place belongs to a body that is reported already."""
+    """Whether a place lies in a reported body."""
     here = NoduleMask(np.ones((1, 1, 1), dtype=bool), _voxel(scan, _index(scan, world)))
     return any(mask is not None and common_voxels(mask, here) for mask in masks)
 
@@ -151,7 +151,7 @@ def _is_inside(scan: Scan, world: WorldPoint, masks: Sequence[NoduleMask | None]
 def _filtered(
     described: Sequence[tuple[Detection, NoduleMask | None]], rules: PostProcessing, left_out: LeftOut
 ) -> Findings:
-    """The findings that the rules keep, numbered through: detections, then masses."""
+    """The findings that the rules keep, numbered consecutively: detections, then masses."""
     found: list[Detection] = [{**nodule, "id": number} for number, (nodule, _) in enumerate(described)]
     masks = [mask for _, mask in described]
     kept = filter_detections(found, rules, masks)
@@ -167,9 +167,9 @@ def _filtered(
 
 
 def draw_heatmap(heat: FloatArray, affine: Affine, scan: Scan, peaks: Sequence[PlacedPeak]) -> FloatArray:
-    """The heatmap on the scan's grid, whose voxel at each peak has the peak's own value.
+    """The heatmap on the scan's grid. The voxel at each peak has the peak's own value.
 
-    Between its voxels a map is interpolated, which alone would lower a peak, by more the thicker the slices are.
+    Interpolation alone would lower a peak, and more so in thick slices.
     """
     drawn = to_grid(heat.clip(0, 1), affine, scan.shape, scan.affine)
     for peak, world in peaks:
@@ -198,7 +198,7 @@ def _detection(
     *,
     placed: bool,
 ) -> Detection:
-    """The nodule of a peak; `places` in the world are the peak's and that of the nodule's centre."""
+    """The nodule of a peak. `places` are the peak and the nodule's centre in the world."""
     at_peak, index = (_index(scan, place) for place in places)
     measured = properties["effective_diameter_mm"]
     diameter = round(float(measured if measured is not None else guess), 2)

@@ -1,4 +1,4 @@
-"""What the network answers: both looks at a scan, and the second stage's opinion on their candidates."""
+"""The network's output for a scan: both looks, then the second stage for their candidates."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from ..data.resample import Box, new_grid
 from ..model.checkpoint import Checkpoint
 from ..model.device import cudnn_benchmark, precision
 from ..model.engines import open_engine
-from ..model.unet import HEATMAP, AnswerGrid, grid_of, strides_of
+from ..model.unet import HEATMAP, OutputGrid, output_grid, strides_of
 from ..types import Affine, FloatArray, Preprocessed, Scan, Shape3
 from .blending import BlendMethod
 from .search_plan import TILES, SearchPlan, plan_search
@@ -29,7 +29,7 @@ class Network:
 
     Args:
         checkpoint: the loaded model.
-        config: `model.mixed_precision` and the section `inference` are used.
+        config: its `model.mixed_precision` and its section `inference`.
         device: where to compute.
     """
 
@@ -42,9 +42,9 @@ class Network:
         self.any_shape = network if network.kind is None else open_it("torch")  # a graph has one shape
 
     @property
-    def grid(self) -> AnswerGrid:
-        """Where the voxels of the maps lie among those of the preprocessed scan."""
-        return grid_of(self.model)
+    def grid(self) -> OutputGrid:
+        """The grid of the maps, relative to the preprocessed scan."""
+        return output_grid(self.model)
 
     @property
     def precision(self) -> str:
@@ -53,24 +53,25 @@ class Network:
 
     @property
     def engine(self) -> str:
-        """What computes the network."""
+        """The engine that computes the network."""
         return str(getattr(self.model, "engine", "torch"))
 
     def plan(self, shape: Shape3, affine: Affine, lungs: Lungs) -> SearchPlan:
-        """Where to look in a scan of this shape and affine (RAS+), whose axes run left, back and head."""
+        """Where to look in a scan of this shape and affine (RAS+). Its axes run to the left, back and head."""
         spacing = self.checkpoint.about.preprocessing.spacing
         return plan_search(*new_grid(shape, affine, spacing), lungs, self.model, self.options)
 
     def preprocess(self, scan: Scan, box: Box | None) -> Preprocessed:
-        """The scan, or its part in the `box` of the resampled grid, as the model was trained to see it."""
+        """The scan, or its part in the `box` of the resampled grid, preprocessed as in the model's training."""
         trained = self.checkpoint.about.preprocessing
         method = trained.normalization_method if trained.normalize else None
         return preprocess(scan, trained.spacing, trained.clip_range, method, box)  # type: ignore[arg-type]
 
     def maps(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
-        """The maps of both looks, with the second stage's opinion where the checkpoint holds one.
+        """The maps of both looks, after the second stage if the checkpoint holds one.
 
-        `volume` is what `preprocess` gives for `plan.box`; `progress` is called with the windows done and all windows.
+        `volume` is the result of `preprocess` for `plan.box`. `progress` is called with the number of windows done and
+        the number of all windows.
 
         Raises:
             BadConfig: `inference.patch_size` or `stride` does not suit the model.
@@ -80,9 +81,10 @@ class Network:
             found = self._both_looks(volume, plan, progress)
         second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
         if second is not None and about is not None:
-            from .second_stage import judge  # noqa: PLC0415 - slow, see `load_writers`
+            from .second_stage import apply_second_stage  # noqa: PLC0415 - slow, see `load_writers`
 
-            judge(found.maps, volume.array, second.to(self.device), about.fusion, self.device, mixed=self.mixed)
+            network = second.to(self.device)
+            apply_second_stage(found.maps, volume.array, network, about.fusion, self.device, mixed=self.mixed)
         return found
 
     def _both_looks(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
@@ -96,7 +98,7 @@ class Network:
         late = count_windows(self.any_shape, halved.shape, again.patch, again.stride)
         found = self._predict(self.model, volume.array, plan, blending, _shifted(progress, late=late))
         second = self._predict(self.any_shape, halved, again, "linear", _shifted(progress, early=found.windows))
-        grid = grid_of(self.any_shape)
+        grid = output_grid(self.any_shape)
         a, b, c = (voxels // grid.stride for voxels in before)
         add_large(found.maps, second.maps[:, a:, b:, c:], grid.offset / grid.stride)
         if plan.region is not None:
@@ -104,9 +106,9 @@ class Network:
         return Predictions(found.maps, found.windows + second.windows, found.retried + second.retried)
 
     def _halved(self, volume: FloatArray, box: Box | None) -> tuple[FloatArray, Shape3]:
-        """The halved volume for the second look, and the voxels of air before it along each axis.
+        """The halved volume for the second look, and the voxels of air added before it along each axis.
 
-        A `box` of the whole is extended by air, to lie on the network's lattice as the whole does (docs/design.md, 25).
+        The air puts the part in `box` on the network's lattice, as the whole scan is (docs/design.md, 25).
         """
         scale, multiple = strides_of(self.any_shape)
         a, b, c = (side.start // 2 % multiple // scale * scale for side in box or [slice(0, 0)] * 3)
@@ -114,7 +116,7 @@ class Network:
         return np.pad(halved, [(before, 0) for before in (a, b, c)], constant_values=halved.min()), (a, b, c)
 
     def _second_look_tiles(self, shape: Shape3) -> tuple[Shape3, Shape3]:
-        """Patch and stride of the second look: mostly of a single window."""
+        """Patch and stride of the second look: one window for most scans."""
         scale, multiple = strides_of(self.any_shape)
         return plan_tiles(None, shape, TILES["fast"][0], scale=scale, multiple=multiple)
 
@@ -133,7 +135,7 @@ class Network:
             volume,
             plan.patch,
             plan.stride,
-            # On a CPU more at once are no faster, and take more memory.
+            # On a CPU larger batches are no faster, and need more memory.
             batch_size=1 if self.device.type == "cpu" else options.batch_size,
             device=self.device,
             blending=blending,
@@ -147,5 +149,5 @@ class Network:
 
 
 def _shifted(progress: Progress | None, *, early: int = 0, late: int = 0) -> Progress | None:
-    """The progress of one look, told as that of all: `early` windows came before it, and `late` follow."""
+    """The progress of one look as a part of all looks: `early` windows come before it, `late` windows after it."""
     return None if progress is None else lambda done, total: progress(early + done, early + total + late)

@@ -1,4 +1,4 @@
-"""Candidates from a heatmap."""
+"""Peaks of a heatmap: its candidates."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -24,10 +24,9 @@ def detect_peaks(
 ) -> list[Peak]:
     """Peaks of a (X, Y, Z) heatmap in 0..1 that reach `threshold`, strongest first.
 
-    No two lie nearer than `min_distance` millimetres. `local_maxima` takes voxels that no
-    neighbour exceeds (a plateau counts once); `nms` takes every voxel, strongest first, so that a
-    long ridge gives several peaks. Positions are refined below the voxel by a parabola through
-    the logarithm along each axis, which is exact for a Gaussian.
+    Two peaks are at least `min_distance` millimetres apart. `local_maxima` takes the voxels that no neighbour exceeds;
+    a plateau counts once. `nms` takes every voxel, strongest first: a long ridge gives several peaks. Each position is
+    refined between voxels by a parabola through the logarithm along each axis. This is exact for a Gaussian.
     """
     heat = np.asarray(heatmap, dtype=np.float32)
     voxels = np.argwhere(heat >= max(threshold, float(np.finfo(np.float32).tiny)))
@@ -39,7 +38,7 @@ def detect_peaks(
 
 
 def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Those of `voxels` that no neighbour exceeds; of a plateau the voxel nearest its middle."""
+    """The `voxels` that no neighbour exceeds. A plateau gives one: the voxel nearest its centre."""
     if not len(voxels):
         return voxels
     low, high = np.maximum(voxels.min(0) - 1, 0), voxels.max(0) + 2
@@ -56,11 +55,11 @@ def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.in
 
 
 def _thin(points: npt.NDArray[np.float64], distance: float) -> list[int]:
-    """Indices of the points, first come first kept, that lie at least `distance` from all kept before."""
+    """Indices of the points to keep, in order: each lies at least `distance` from all those kept before it."""
     if distance <= 0 or not len(points):
         return list(range(len(points)))
     tree, alive, kept = KDTree(points), np.ones(len(points), dtype=bool), []
-    reach = np.nextafter(distance, 0)  # "no nearer than": a point at exactly that distance stays
+    reach = np.nextafter(distance, 0)  # a point at exactly this distance stays
     for i, point in enumerate(points):
         if alive[i]:
             kept.append(i)
@@ -75,7 +74,7 @@ def _peak(heat: FloatArray, voxel: npt.NDArray[np.intp], spacing: Sequence[float
 
 
 def _offset(heat: FloatArray, voxel: npt.NDArray[np.intp], axis: int) -> float:
-    """How far the maximum lies from the voxel's centre along an axis, -0.5 to 0.5 voxels."""
+    """The maximum's offset from the voxel's centre along an axis, -0.5 to 0.5 voxels."""
     if not 0 < voxel[axis] < heat.shape[axis] - 1:
         return 0.0
     step = np.zeros(3, dtype=int)

@@ -1,4 +1,4 @@
-"""The loaded model and all its steps, from a scan to described nodules."""
+"""The inference pipeline: from a scan to measured nodules."""
 
 import logging
 import platform
@@ -37,13 +37,13 @@ from .sliding_window import Predictions, Progress
 
 __all__ = ["InferencePipeline"]
 
-named = logging.getLogger("pivot.scan")  # what names the scan, which may be called after a patient
-OVERFLOWED = "%s: %d batches overflowed in half precision, and were repeated in float32"
+named = logging.getLogger("pivot.scan")  # for messages with the scan's name, which may be a patient's
+OVERFLOWED = "%s: %d batches overflowed in half precision and were repeated in float32"
 
 
 @contextmanager
 def _enough_memory() -> Iterator[None]:
-    """Whatever torch and NumPy raise when memory runs out, as one plain error."""
+    """Turn the errors that torch and NumPy raise when memory runs out into one `PivotError`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -56,13 +56,12 @@ def _enough_memory() -> Iterator[None]:
 class InferencePipeline:
     """A model with its configuration, ready for any number of scans.
 
-    Several threads may call `predict` of one pipeline at once, with any engine; each gets its own scan's results. On
-    one processor that is no faster than one after the other, and takes the memory of all.
+    Several threads may call `predict` at once, with any engine. On one processor this is no faster than one call after
+    another, and it needs the memory of all calls.
 
     Args:
-        checkpoint: the model file, or one that is loaded; without one, `model.checkpoint` of the config, then the
-            shipped weights.
-        config: YAML file, mapping or `Config`.
+        checkpoint: a model file or a loaded model. Default: `model.checkpoint` of the config, else the shipped weights.
+        config: a YAML file, a mapping or a `Config`.
         device: overrides `model.device`.
 
     Raises:
@@ -101,19 +100,22 @@ class InferencePipeline:
         progress: Progress | None = None,
         patient: Patient | dict[str, Any] | str | Path | None = None,
     ) -> Results:
-        """The nodules of a scan: a `Scan`, or an (X, Y, Z) array in HU with its spacing in millimetres.
+        """Find the nodules of a scan.
 
-        `progress` is called with the number of windows done and of all. `patient`, a YAML file, a mapping or
-        a `Patient`, is what the guidelines may know of the patient; the results do not repeat it.
+        Args:
+            scan: a `Scan`, or an (X, Y, Z) array in HU.
+            spacing: of an array, in mm.
+            progress: is called with the number of windows done and the number of all windows.
+            patient: what the guidelines may use: a YAML file, a mapping or a `Patient`. The results do not repeat it.
 
         Raises:
-            BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine; a scan
-                without lungs that calls itself another part of the body.
+            BadScan: the array is no chest CT volume. Its spacing is missing or contradicts its affine. The scan has no
+                lungs, and its header names another part of the body.
             BadConfig: `inference.patch_size` or `stride` does not suit the model, or `patient` is wrong.
             PivotError: memory ran out.
         """
         start = time.perf_counter()
-        from ..data.lung_finder import find_lungs  # noqa: PLC0415 - a scan from a file has met it in `read_timed`
+        from ..data.lung_finder import find_lungs  # noqa: PLC0415 - for a file, `read_timed` has imported it already
 
         scan, placed = as_scan(scan, spacing)
         known = load_patient(patient)
@@ -121,7 +123,7 @@ class InferencePipeline:
 
     @_enough_memory()
     def predict_read(self, scan: Scan, lungs: Lungs, progress: Progress | None, patient: Patient) -> Results:
-        """`predict` of a scan from a file, whose lungs were found when it was read."""
+        """`predict` for a scan from a file. Its lungs were found when it was read."""
         return self._run(scan, lungs, progress, patient, time.perf_counter(), placed=True)
 
     def _run(
@@ -160,7 +162,7 @@ class InferencePipeline:
     def _find(
         self, scan: Scan, lungs: Lungs, predictions: Predictions, affine: Affine, *, placed: bool
     ) -> tuple[FloatArray, Findings]:
-        """The heatmap on the scan's grid, and what was found; `affine` (RAS+) places the predictions."""
+        """The heatmap on the scan's grid, and the findings. `affine` (RAS+) is that of the predictions."""
         rules, heat = self.config.post_processing, predictions.maps[HEATMAP]
         peaks = find_peaks(heat, affine, rules.peak_detection)
         with ThreadPoolExecutor(1) as beside:
@@ -181,21 +183,21 @@ class InferencePipeline:
         }
 
     def save_detections(self, results: Results, path: str | Path) -> None:
-        """Write the JSON report, or the CSV table where `path` ends in `.csv`."""
+        """Write the JSON report, or the CSV table if `path` ends in `.csv`."""
         (save_csv if Path(path).suffix == ".csv" else save_json)(results, path)
 
     def save_heatmap(self, heatmap: npt.NDArray[Any], path: str | Path) -> None:
-        """Write a (X, Y, Z) heatmap in 0..1 to NIfTI, in steps of 1/255, or to `.npy`."""
+        """Write a (X, Y, Z) heatmap in 0..1: NIfTI in steps of 1/255, or `.npy`."""
         save_heatmap(heatmap, path)
 
     @property
     def expected(self) -> Expected | None:
-        """How well the model detects at the threshold that is used, where that has been measured."""
+        """The model's measured performance at the configured threshold; None if it was not measured."""
         return expected_at(self.checkpoint.about.results, self.config.post_processing.threshold)
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What results depend on beside the scan: the model, the configuration and the versions."""
+        """Everything but the scan that results depend on: the model, the configuration and the versions."""
         about = self.checkpoint.about
         return {
             "checkpoint": {"name": about.name, "version": about.version, "sha256": self.checkpoint.sha256},
@@ -220,7 +222,7 @@ class InferencePipeline:
             "series_uid": scan.series_uid,
             "notes": list(scan.notes),
             **self.origin,
-            "guidelines": {**SOURCES, "patient": patient != Patient()},  # whether anything was known, not what
+            "guidelines": {**SOURCES, "patient": patient != Patient()},  # only whether anything is known
             "expected": self.expected,
             "device": str(self.device),
             "precision": self.network.precision,
@@ -231,7 +233,7 @@ class InferencePipeline:
 
 
 def _about_search(plan: SearchPlan, lungs: Lungs, predictions: Predictions, found: Findings) -> dict[str, Any]:
-    """What was searched, for the report's metadata."""
+    """The report's metadata about the search."""
     return {
         "searched": "everything" if plan.region is None else "lungs",
         "lung_litres": lungs.litres if lungs.recognised else None,
@@ -243,7 +245,7 @@ def _about_search(plan: SearchPlan, lungs: Lungs, predictions: Predictions, foun
 
 
 def _check_input(config: Config, checkpoint: Checkpoint) -> None:
-    """Refuse a configuration that contradicts the model's preprocessing."""
+    """Raise `BadConfig` if the configuration contradicts the model's preprocessing."""
     trained = checkpoint.about.preprocessing.model_dump()
     for key, wanted in config.input.model_dump(exclude_none=True).items():
         if wanted != trained[key]:

@@ -1,4 +1,4 @@
-"""Filters of size and confidence, and suppression of marks that overlap."""
+"""Size and confidence filters, and suppression of overlapping marks."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from ..types import Detection, NoduleMask
 
 __all__ = ["common_voxels", "filter_detections", "filter_masses", "non_maximum_suppression", "sphere_iou"]
 
-WITHIN = 0.5  # of the smaller of two bodies: with more of it in the larger, they are one
+SAME_BODY = 0.5  # two bodies are one if more than this share of the smaller lies in the larger
 
 
 def non_maximum_suppression(detections: Sequence[Detection], iou_threshold: float = 0.3) -> list[Detection]:
-    """The detections, strongest first, without those that overlap a stronger one by more than `iou_threshold`.
+    """The detections, strongest first, without any that overlaps a stronger one by more than `iou_threshold`.
 
-    Overlap is the intersection over union (0..1) of the spheres given by `coordinates` and
-    `diameter_mm`; equal confidences keep their order.
+    Overlap is the intersection over union (0..1) of the spheres with `coordinates` and `diameter_mm`. Detections of
+    equal confidence keep their order.
     """
     ordered = sorted(detections, key=lambda detection: -detection["confidence"])
     centres = np.array([detection["coordinates"] for detection in ordered]).reshape(-1, 3)
@@ -37,7 +37,7 @@ def sphere_iou(
 ) -> npt.NDArray[np.float64]:
     """Intersection over union (0..1) of a sphere with n others; centres (n, 3) and radii (n,) in mm.
 
-    The volume of the common lens: Weisstein, "Sphere-Sphere Intersection", MathWorld, equation 16.
+    The common volume is a lens: Weisstein, "Sphere-Sphere Intersection", MathWorld, equation 16.
     """
     distance = np.linalg.norm(centres - centre, axis=1)
     small = np.minimum(radius, radii)
@@ -53,9 +53,10 @@ def sphere_iou(
 def filter_detections(
     detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
 ) -> list[Detection]:
-    """Those within the configured diameters and confidence, strongest first, each body once where NMS is enabled.
+    """The detections within the configured diameters and confidence, strongest first.
 
-    A body's weaker marks are left out even where its strongest is then too large. `masks` are the detections'.
+    With NMS enabled each body is reported once, by its strongest mark. Its weaker marks are removed even if the
+    strongest one is then too large. `masks` holds one mask for each detection.
     """
     return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] <= rules.size_filter.max_diameter]
 
@@ -63,14 +64,14 @@ def filter_detections(
 def filter_masses(
     detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
 ) -> list[Detection]:
-    """Those above the configured diameters, and otherwise as `filter_detections` keeps them."""
+    """The detections above the largest configured diameter, filtered as in `filter_detections`."""
     return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] > rules.size_filter.max_diameter]
 
 
 def _bodies(
     detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None
 ) -> list[Detection]:
-    """The detections that are sure and large enough, without those of a body that a stronger one shows."""
+    """The detections with enough confidence and diameter; with NMS enabled, the strongest of each body."""
     pairs = zip(detections, masks or [None] * len(detections), strict=True)
     fit = [
         (one, mask)
@@ -90,9 +91,9 @@ def _bodies(
 def _is_same_body(
     one: tuple[Detection, NoduleMask | None], other: tuple[Detection, NoduleMask | None], iou_threshold: float
 ) -> bool:
-    """Whether two overlap by more than the threshold, or half of the smaller lies in the larger.
+    """Whether two detections overlap by more than the threshold, or most of the smaller lies in the larger.
 
-    Their masks decide; where either has none, the spheres of their diameters do.
+    Their masks decide. If either mask is missing, spheres of their diameters do.
     """
     (first, mask), (second, other_mask) = one, other
     if mask is not None and other_mask is not None:
@@ -103,11 +104,11 @@ def _is_same_body(
         centre, point = np.array(first["coordinates"]), np.array([second["coordinates"]])
         (iou,) = sphere_iou(centre, first["diameter_mm"] / 2, point, np.array([second["diameter_mm"] / 2]))
         common = float(iou * sum(sizes) / (1 + iou))
-    return common > iou_threshold * (sum(sizes) - common) or common > WITHIN * min(sizes)
+    return common > iou_threshold * (sum(sizes) - common) or common > SAME_BODY * min(sizes)
 
 
 def common_voxels(one: NoduleMask, other: NoduleMask) -> int:
-    """The number of voxels that two masks of one grid share."""
+    """The number of voxels that two masks share. Both lie on one grid."""
     low = np.maximum(one.origin, other.origin)
     high = np.minimum(np.add(one.origin, one.voxels.shape), np.add(other.origin, other.voxels.shape))
     if (high <= low).any():

@@ -1,4 +1,4 @@
-"""Where the network looks: the part of a scan around the lungs, and the windows that cover it."""
+"""Where the network looks: the region around the lungs, and the windows that cover it."""
 
 from typing import NamedTuple
 
@@ -8,23 +8,23 @@ from ..config import InferenceSection
 from ..data.geometry import spacing_of
 from ..data.lungs import Lungs, Mask, search_region
 from ..data.resample import Box, check_size
-from ..model.unet import grid_of, strides_of
+from ..model.unet import output_grid, strides_of
 from ..types import Affine, Shape3
 from .windows import CONTEXT, plan_box, plan_tiles
 
 __all__ = ["BESIDE_LUNG", "TILES", "SearchPlan", "plan_search"]
 
-BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; a mark further away is in bowel, skin or on the table
-SEARCHED = BESIDE_LUNG + 3.0  # mm around the lungs; they are known to about 3 mm
-# Voxels that neighbouring tiles share, and that the network sees around the lungs (docs/performance.md).
+BESIDE_LUNG = 12.0  # mm from aerated lung to a nodule's edge; marks further away are bowel, skin or table
+SEARCHED = BESIDE_LUNG + 3.0  # mm around the lungs, whose edge is known to about 3 mm
+# Voxels that neighbouring tiles share, and voxels of context around the region (docs/performance.md).
 TILES = {"balanced": (96, 16), "fast": (48, 0)}
 
 
 class SearchPlan(NamedTuple):
-    """Where the network looks: which windows, which part of the resampled scan, and where in it nodules can be.
+    """Where the network looks in the resampled scan.
 
-    `patch` and `stride` are voxels of the resampled scan, `box` the part of it that is computed (None: all), `region`
-    a mask on the grid of the network's answer for that part (None: nodules can be anywhere).
+    `patch` and `stride` are in voxels of the resampled scan. `box` is the part that the network sees (None: all of
+    it). `region` is a mask of where nodules can be, on the output grid of that part (None: anywhere).
     """
 
     patch: Shape3
@@ -36,7 +36,7 @@ class SearchPlan(NamedTuple):
 def plan_search(
     shape: Shape3, affine: Affine, lungs: Lungs, model: torch.nn.Module, options: InferenceSection
 ) -> SearchPlan:
-    """The plan for a scan that is resampled for the network: `shape` voxels, placed by `affine` (RAS+).
+    """The plan for a resampled scan of `shape` voxels with the `affine` (RAS+).
 
     Raises:
         BadScan: the scan is too large for the network.
@@ -44,7 +44,7 @@ def plan_search(
     patch, stride = options.patch_size, options.step
     scale, multiple = strides_of(model)
     x, y, z = (-(-size // scale) for size in shape)
-    coarse = affine @ grid_of(model).matrix
+    coarse = affine @ output_grid(model).matrix
     check_size((x, y, z), spacing_of(coarse))
     region = search_region(lungs, (x, y, z), coarse, SEARCHED) if options.region == "lungs" else None
     if options.mode == "whole_volume":

@@ -1,4 +1,4 @@
-"""The second look, at half the resolution: a mass has there the size of a nodule, which the network knows."""
+"""The second look, at half the resolution. There a mass has the size of a nodule, as in training."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from ..types import FloatArray
 
 __all__ = ["LEAST", "add_large", "halve"]
 
-LEAST = 16.0  # mm; what the second look takes for smaller is left to the first, which places it better
+LEAST = 16.0  # mm; smaller nodules are left to the first look, whose positions are better
 
 
 def halve(volume: FloatArray) -> FloatArray:
-    """A (X, Y, Z) volume at every other voxel, each smoothed with its neighbours along every axis (1/4, 1/2, 1/4)."""
+    """Every other voxel of a (X, Y, Z) volume, smoothed along each axis with the weights 1/4, 1/2, 1/4."""
     for axis, size in enumerate(volume.shape):
         even = np.arange(0, size, 2)
         beside = volume.take(np.maximum(even - 1, 0), axis) + volume.take(np.minimum(even + 1, size - 1), axis)
@@ -20,11 +20,13 @@ def halve(volume: FloatArray) -> FloatArray:
 
 
 def add_large(first: FloatArray, second: FloatArray, offset: float = 0.0) -> FloatArray:
-    """The maps (C, X, Y, Z) of the first look, with those of the second where it is surer of a large nodule.
+    """The maps of the first look, with the second look's values where it is surer of a large nodule.
 
-    `second` are the network's maps of the halved volume, (C, X/2, Y/2, Z/2) rounded up: their voxel k lies on
-    voxel 2k + `offset` of the first, and their diameters count half. `offset` is the network's (`AnswerGrid`), in
-    voxels of the answer. `first` is changed.
+    Args:
+        first: (C, X, Y, Z). This array is changed and returned.
+        second: the maps of the halved volume, (C, X/2, Y/2, Z/2) rounded up. Voxel k lies on voxel 2k + `offset` of
+            the first. Its diameters are half the true ones.
+        offset: the network's (`OutputGrid`), in voxels of the output.
     """
     shown = _doubled(second, first.shape[1:], offset)
     shown[DIAMETER] *= 2
@@ -34,7 +36,7 @@ def add_large(first: FloatArray, second: FloatArray, offset: float = 0.0) -> Flo
 
 
 def _doubled(maps: FloatArray, shape: tuple[int, ...], offset: float) -> FloatArray:
-    """The maps between their voxels, linearly, and beyond the first and last as there."""
+    """The maps at twice the resolution: linear between voxels, constant beyond the ends."""
     for axis, size in enumerate(shape, start=1):
         last = maps.shape[axis] - 1
         places = ((np.arange(size) - offset) / 2).clip(0, last)

@@ -1,4 +1,4 @@
-"""The second stage: it looks at each candidate alone; the heatmap takes the joint confidence of both stages."""
+"""The second stage classifies each candidate. The heatmap then holds the joint confidence of both stages."""
 
 from typing import NamedTuple
 
@@ -14,17 +14,17 @@ from ..types import FloatArray
 from .peak_detection import detect_peaks
 from .second_look import halve
 
-__all__ = ["Opinions", "judge", "second_opinions"]
+__all__ = ["CandidateOutputs", "apply_second_stage", "classify_candidates"]
 
-WORTH = 0.05  # the heat from which a peak is a candidate
-APART = 6.0  # mm between two candidates
-MOST = 128  # candidates, the hottest
-LARGE = 20.0  # mm, the diameter from which a candidate is shown at half the resolution
-AT_ONCE = 16  # cubes; more are no faster on a CPU
+MIN_CONFIDENCE = 0.05  # of a candidate's peak
+MIN_DISTANCE = 6.0  # mm between two candidates
+MAX_CANDIDATES = 128  # the strongest are kept
+LARGE = 20.0  # mm; candidates of this diameter and more are shown at half the resolution
+BATCH = 16  # cubes; larger batches are no faster on a CPU
 
 
-class Opinions(NamedTuple):
-    """Of n candidates, each (n,)."""
+class CandidateOutputs(NamedTuple):
+    """The second stage's outputs for n candidates, each of shape (n,)."""
 
     nodule_logit: npt.NDArray[np.float64]
     malignancy: npt.NDArray[np.float64]  # 1 to 5, as readers rate it
@@ -32,22 +32,22 @@ class Opinions(NamedTuple):
     diameter_mm: npt.NDArray[np.float64]
 
 
-def judge(
+def apply_second_stage(
     maps: FloatArray, volume: FloatArray, network: CandidateNet, fusion: Fusion, device: torch.device, *, mixed: bool
 ) -> None:
-    """Scale the heatmap around each candidate to the joint confidence of both stages; `maps` is changed.
+    """Scale the heatmap around each candidate to the joint confidence of both stages. This changes `maps`.
 
     Args:
-        maps: (C, X', Y', Z'), the detector's; heatmap voxel j lies on voxel s j of the volume.
-        volume: (X, Y, Z) normalised at 1 mm, of s times the maps' size at the most.
+        maps: the detector's output, (C, X', Y', Z'). Heatmap voxel j lies on voxel s * j of the volume.
+        volume: (X, Y, Z), normalised, at 1 mm; at most s times the size of the maps.
         network: the second stage.
-        fusion: how the stages' answers are joined.
-        device: where the second stage computes.
-        mixed: whether in half precision, where that is faster.
+        fusion: joins the outputs of both stages.
+        device: where the second stage runs.
+        mixed: compute in half precision where that is faster.
     """
     heat = maps[HEATMAP]
     scale = round(volume.shape[0] / heat.shape[0])
-    peaks = detect_peaks(heat, WORTH, APART, (scale, scale, scale))[:MOST]
+    peaks = detect_peaks(heat, MIN_CONFIDENCE, MIN_DISTANCE, (scale, scale, scale))[:MAX_CANDIDATES]
     if not peaks:
         return
     voxels = np.array([peak["coordinates_voxel"] for peak in peaks])
@@ -57,28 +57,30 @@ def judge(
     if large.any():
         cubes[large] = _cubes(halve(volume), points[large] / 2)
     height = np.array([peak["confidence"] for peak in peaks])
-    believed = fusion.confidence(height, second_opinions(network, cubes, device, mixed=mixed).nodule_logit)
+    joint = fusion.confidence(height, classify_candidates(network, cubes, device, mixed=mixed).nodule_logit)
     markers = np.zeros(heat.shape, dtype=np.int32)
     markers[tuple(voxels.T)] = np.arange(1, len(peaks) + 1)
-    hills = watershed(-heat, markers, mask=heat >= WORTH / 2)
-    heat *= np.append(1.0, believed / height).astype(np.float32)[hills]
+    hills = watershed(-heat, markers, mask=heat >= MIN_CONFIDENCE / 2)
+    heat *= np.append(1.0, joint / height).astype(np.float32)[hills]
     np.clip(heat, 0, 1, out=heat)
 
 
 @torch.inference_mode()
-def second_opinions(network: CandidateNet, cubes: FloatArray, device: torch.device, *, mixed: bool) -> Opinions:
-    """What the second stage says of normalised cubes (n, 32, 32, 32) at 1 mm, the candidate in the middle."""
+def classify_candidates(
+    network: CandidateNet, cubes: FloatArray, device: torch.device, *, mixed: bool
+) -> CandidateOutputs:
+    """The second stage's outputs for normalised cubes (n, 32, 32, 32) at 1 mm, each centred on its candidate."""
     with autocast(device, precision(device, mixed=mixed)):
-        parts = [network(part[:, None].to(device)).float().cpu() for part in torch.from_numpy(cubes).split(AT_ONCE)]
-    answers = torch.cat(parts).numpy().astype(np.float64)
-    shares = 1 / (1 + np.exp(-answers))
-    return Opinions(
-        answers[:, NODULE], 1 + 4 * shares[:, MALIGNANCY], 1 + 4 * shares[:, TEXTURE], np.exp(answers[:, LOG_DIAMETER])
+        parts = [network(part[:, None].to(device)).float().cpu() for part in torch.from_numpy(cubes).split(BATCH)]
+    outputs = torch.cat(parts).numpy().astype(np.float64)
+    shares = 1 / (1 + np.exp(-outputs))
+    return CandidateOutputs(
+        outputs[:, NODULE], 1 + 4 * shares[:, MALIGNANCY], 1 + 4 * shares[:, TEXTURE], np.exp(outputs[:, LOG_DIAMETER])
     )
 
 
 def _cubes(volume: FloatArray, points: npt.NDArray[np.float64]) -> FloatArray:
-    """(n, 32, 32, 32): the voxels around each of the points (n, 3), air beyond the volume; its own has the index 16."""
+    """A cube (n, 32, 32, 32) around each of the points (n, 3), which has index 16. Beyond the volume is air."""
     cubes = np.full((len(points), SIDE, SIDE, SIDE), volume.min(), dtype=np.float32)
     for cube, low in zip(cubes, np.round(points).astype(int) - SIDE // 2, strict=True):
         part = volume[tuple(slice(max(a, 0), max(a + SIDE, 0)) for a in low)]

@@ -1,4 +1,4 @@
-"""Applies a network, window by window, to a volume that is larger than one patch."""
+"""Sliding-window inference: a network applied window by window to a volume larger than one patch."""
 
 import functools
 import logging
@@ -30,12 +30,12 @@ __all__ = [
 
 log = logging.getLogger("pivot")
 Progress = Callable[[int, int], None]
-NORMALISED = 20.0  # what no preprocessed scan exceeds: min-max gives 0 to 1, z-scores of a CT stay below 10
+NORMALISED = 20.0  # no preprocessed scan exceeds it: min-max gives 0 to 1, z-scores of a CT stay below 10
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """`maps` of shape (C, X/s, Y/s, Z/s) float32, and how they came about."""
+    """`maps` of shape (C, X/s, Y/s, Z/s) float32, with statistics of the run."""
 
     maps: FloatArray
     windows: int
@@ -52,14 +52,14 @@ def sliding_window_inference(
     blending: BlendMethod = "gaussian",
     sigma: float = 0.125,
 ) -> FloatArray:
-    """The model's maps over a whole scan: (C, X/s, Y/s, Z/s) float32, s being the model's output stride.
+    """The model's maps of a whole scan: (C, X/s, Y/s, Z/s) float32, where s is the model's output stride.
 
     Args:
-        model: takes (N, 1, X, Y, Z) float32 and gives (N, C, X/s, Y/s, Z/s). Its attributes
-            `output_stride` (s) and `multiple` (what X, Y and Z must be divisible by) default to 1, and
-            `output_offset` (o, where answer j lies on voxel s * j + o) to 0.
+        model: maps (N, 1, X, Y, Z) float32 to (N, C, X/s, Y/s, Z/s). Its attribute `output_stride` is s. X, Y and Z
+            must be divisible by `multiple`. Output voxel j lies on input voxel s * j + `output_offset`. Missing
+            attributes are 1, 1 and 0.
         scan: (X, Y, Z), preprocessed as the model expects.
-        patch_size: voxels along x, y, z; a smaller volume gets smaller patches.
+        patch_size: voxels along x, y, z. A smaller volume gets smaller patches.
         stride: voxels between neighbouring patches, at most the patch size.
         batch_size: patches for each pass of the network.
         device: `auto`, `cuda`, `cuda:1`, `mps` or `cpu`.
@@ -101,19 +101,18 @@ def predict_windows(  # noqa: PLR0913 - by name
     progress: Progress | None = None,
     region: Region | None = None,
 ) -> Predictions:
-    """`sliding_window_inference` with every option and its statistics; `model` is on `device`, in eval mode.
+    """`sliding_window_inference` with all options, and with statistics. `model` is on `device`, in eval mode.
 
-    With a `region`, a mask on the answer's grid, windows that matter nowhere in it are not run, and the
-    first channel is zero outside.
+    `region` is a mask on the output grid. Windows that it does not need are not run. The first channel is zero outside.
     """
     scale, multiple = strides_of(model)
     patch = _fit_patch(volume.shape, patch_size, multiple)
     _check(patch_size, stride, multiple)
     blend = blend_weights(_divide(patch, scale), blending, sigma)
-    # Windows start at multiples of `multiple` where the strides allow it: a voxel then has the same place in the
-    # network's strides whichever window shows it, and gets almost the same answer.
+    # Windows start at multiples of `multiple` if the strides allow it. A voxel then has the same place in the network's
+    # strides in every window, and gets almost the same output.
     lattice = math.lcm(scale, math.gcd(multiple, *stride))
-    # The volume goes to the device once and the maps come back once: windows are cut and blended there.
+    # The volume goes to the device once, and the maps come back once. Windows are cut and blended there.
     padded, weights = _pad(volume, patch, lattice), torch.from_numpy(blend).to(device)
     windows = plan_windows(padded.shape, patch, stride, lattice)
     if region is not None:
@@ -153,7 +152,7 @@ def count_windows(model: torch.nn.Module, shape: Shape3, patch_size: Shape3, str
 
 @functools.cache
 def _warn_of_raw_values() -> None:
-    """Once a process: the network answers whatever it is given, but not with nodules."""
+    """Warn once in a process that the scan looks like raw HU, where the network finds no nodules."""
     log.warning(
         "sliding_window_inference was given values beyond +-%g, such as HU: preprocess the scan first", NORMALISED
     )
@@ -169,13 +168,13 @@ def _check(patch_size: Shape3, stride: Shape3, multiple: int) -> None:
 
 
 def _fit_patch(shape: Sequence[int], patch: Shape3, multiple: int) -> Shape3:
-    """The patch, no larger than the volume rounded up to what the model can take."""
+    """The patch, at most as large as the volume, which is rounded up to multiples of `multiple`."""
     x, y, z = (min(want, math.ceil(size / multiple) * multiple) for size, want in zip(shape, patch, strict=True))
     return x, y, z
 
 
 def _pad(volume: FloatArray, patch: Shape3, lattice: int) -> Tensor:
-    """The volume, extended at its far ends with its own minimum (air) to hold whole windows on the lattice."""
+    """The volume, extended at its far ends by its minimum (air) until whole windows on the lattice fit."""
     padded = _padded(volume.shape, patch, lattice)
     extra = [size - own for size, own in zip(padded, volume.shape, strict=True)]
     tensor = torch.from_numpy(np.ascontiguousarray(volume))

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the same scan seen flipped and rotated, the way back, and a network's mean answer."""
+"""Test-time augmentation: flipped and rotated views of a scan, their inverses, and a network's mean output."""
 
 from collections.abc import Iterator, Sequence
 from functools import reduce
@@ -12,7 +12,7 @@ from torch.nn import functional
 from ..config import AUGMENTATIONS, Augmentation
 from ..errors import BadCheckpoint
 from ..model.device import autocast
-from ..model.unet import grid_of
+from ..model.unet import output_grid
 
 __all__ = ["IDENTITY", "Box", "View", "ViewedNetwork", "views"]
 
@@ -21,23 +21,23 @@ Axes = tuple[int, int, int]
 
 
 class View(NamedTuple):
-    """A way to look at a (..., X, Y, Z) tensor, and its exact inverse: axes mirrored, then put in another order."""
+    """A view of a (..., X, Y, Z) tensor, and its exact inverse: axes are mirrored, then permuted."""
 
     name: str
-    order: Axes  # the scan's axis that runs along each of the view's
-    mirrored: tuple[bool, bool, bool]  # for each of the scan's axes
+    order: Axes  # for each axis of the view: the scan's axis
+    mirrored: tuple[bool, bool, bool]  # for each axis of the scan
 
     def forward(self, x: Tensor) -> Tensor:
-        """The scan as the view shows it."""
+        """The view of a scan."""
         return _permuted(self._flipped(x), self.order)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """What was found in the view, as it lies in the scan."""
+        """A map of the view, on the scan's axes."""
         a, b, c = (self.order.index(axis) for axis in range(3))
         return self._flipped(_permuted(x, (a, b, c)))
 
     def then(self, other: "View") -> "View":
-        """The view that shows what `other` shows of this one."""
+        """The view `other` of this view."""
         a, b, c = (self.order[axis] for axis in other.order)
         x, y, z = (self.mirrored[axis] != other.mirrored[self.order.index(axis)] for axis in range(3))
         return View(f"{self.name}+{other.name}", (a, b, c), (x, y, z))
@@ -56,7 +56,7 @@ def _flip(axis: int) -> tuple[Axes, tuple[bool, bool, bool]]:
 
 
 def _rotate(a: int, b: int) -> tuple[Axes, tuple[bool, bool, bool]]:
-    """By 90 degrees from axis `a` towards axis `b`."""
+    """A rotation by 90 degrees from axis `a` towards axis `b`."""
     x, y, z = ({a: b, b: a}.get(axis, axis) for axis in range(3))
     return (x, y, z), _flip(b)[1]
 
@@ -73,9 +73,9 @@ MOVES: dict[Augmentation, View] = {
 
 
 def views(count: int, augmentations: Sequence[Augmentation] = AUGMENTATIONS) -> list[View]:
-    """The first `count` different views: the scan as it is, each augmentation, then their combinations.
+    """The first `count` different views: the scan itself, each augmentation, then their combinations.
 
-    Fewer come back where the augmentations generate fewer (one flip: two views); the cube has 48.
+    There are fewer if the augmentations generate fewer: one flip gives two views. A cube has 48.
     """
     seen: dict[tuple[Axes, tuple[bool, bool, bool]], View] = {}
     for view in _combinations(augmentations):
@@ -86,7 +86,7 @@ def views(count: int, augmentations: Sequence[Augmentation] = AUGMENTATIONS) -> 
 
 
 def _combinations(augmentations: Sequence[Augmentation]) -> Iterator[View]:
-    """All sequences of moves, shortest first; five moves reach every view that the six can make."""
+    """All sequences of moves, shortest first. Five moves reach every view that the six moves generate."""
     yield IDENTITY
     for length in range(1, 6):
         for names in product(augmentations, repeat=length):
@@ -96,48 +96,52 @@ def _combinations(augmentations: Sequence[Augmentation]) -> Iterator[View]:
 class ViewedNetwork:
     """A model with its precision, views and retries: (N, 1, X, Y, Z) in, (N, C, ...) float32 out, on its device.
 
-    Mirrored views need patches that are `wider` by the voxels that the answer leans (`_shown`).
+    Mirrored views need patches that are wider by `shift` voxels (see `_shown`).
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, dtype: torch.dtype, views: Sequence[View]) -> None:
         self.model, self.device, self.dtype, self.views = model, device, dtype, views
-        self.lean = grid_of(model).lean if any(any(view.mirrored) for view in views) else 0
+        self.shift = output_grid(model).mirror_shift if any(any(view.mirrored) for view in views) else 0
         self.retried = 0
 
     def widened(self, volume: Tensor) -> Tensor:
-        """The volume with the voxels beyond its ends that wider patches hold, like those at its ends."""
-        beyond = (max(self.lean, 0), max(-self.lean, 0))
-        return functional.pad(volume[None, None], beyond * 3, mode="replicate")[0, 0] if self.lean else volume
+        """The volume, extended for the wider patches by repeating the voxels at its ends."""
+        beyond = (max(self.shift, 0), max(-self.shift, 0))
+        return functional.pad(volume[None, None], beyond * 3, mode="replicate")[0, 0] if self.shift else volume
 
     def wider(self, window: Box) -> Box:
         """The place of a window's patch in the widened volume."""
-        x, y, z = (slice(part.start, part.stop + abs(self.lean)) for part in window)
+        x, y, z = (slice(part.start, part.stop + abs(self.shift)) for part in window)
         return x, y, z
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
-        """The mean over the views; raises `BadCheckpoint` where it is NaN or infinite even in float32."""
+        """The mean over the views.
+
+        Raises:
+            BadCheckpoint: it is NaN or infinite even in float32.
+        """
         output = self._run(batch, self.dtype)
         if not output.isfinite().all() and self.dtype != torch.float32:
             self.retried += 1
             output = self._run(batch, torch.float32)
         if not output.isfinite().all():
-            msg = "the model answers with NaN or infinity: its weights are damaged"
+            msg = "the model's output is NaN or infinite: its weights are damaged"
             raise BadCheckpoint(msg)
         return output
 
     def _run(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
         with autocast(self.device, dtype):
-            outputs = [view.inverse(self.model(_shown(view, batch, self.lean))).float() for view in self.views]
+            outputs = [view.inverse(self.model(_shown(view, batch, self.shift))).float() for view in self.views]
         return torch.stack(outputs).mean(dim=0)
 
 
-def _shown(view: View, patches: Tensor, lean: int) -> Tensor:
-    """What the view shows of patches (N, 1, X, Y, Z), so that the answers of all views lie on the same voxels.
+def _shown(view: View, patches: Tensor, shift: int) -> Tensor:
+    """The view of patches (N, 1, X, Y, Z), cut so that the outputs of all views lie on the same voxels.
 
-    Answers of a mirrored patch lie `lean` voxels (`AnswerGrid.lean`) too far, so it is cut that much earlier: each
-    patch has so many voxels more, before it, or behind it if `lean` is negative.
+    The output of a mirrored patch lies `shift` voxels too far (`OutputGrid.mirror_shift`), so its patch starts `shift`
+    voxels earlier. Each patch has as many extra voxels: before it, or after it if `shift` is negative.
     """
     for axis, turned in enumerate(view.mirrored, start=-3):
-        patches = patches.narrow(axis, max(lean, 0) - lean * turned, patches.shape[axis] - abs(lean))
+        patches = patches.narrow(axis, max(shift, 0) - shift * turned, patches.shape[axis] - abs(shift))
     return view.forward(patches)

@@ -1,4 +1,4 @@
-"""The windows in which a network sees a volume: where they lie, and which of them matter."""
+"""The windows that a network sees of a volume: their places, and which ones are needed."""
 
 import math
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from .tta import Box
 __all__ = ["CONTEXT", "Region", "as_shape", "coarser", "needed_windows", "plan_box", "plan_tiles", "plan_windows"]
 
 Region = npt.NDArray[np.bool_]
-CONTEXT = 8  # voxels that the network sees around the region at least, which itself reaches beyond the lungs
-MOST_WINDOWS = 100_000  # of a scan; the default takes some hundreds
-LARGEST = 24e6  # voxels of a tile, about 1 GB of the network's memory
-LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that windows left out may hold
+CONTEXT = 8  # voxels that the network sees around the region, at least; the region reaches beyond the lungs
+MOST_WINDOWS = 100_000  # of a scan; the default uses some hundreds
+LARGEST = 24e6  # voxels of a tile: about 1 GB of memory for the network
+LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that may be lost with the windows left out
 
 
 def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1) -> list[Box]:
-    """Windows of size `patch` that cover `shape`, evenly spread, no further apart than `stride`.
+    """Windows of size `patch` that cover `shape`: evenly spread, at most `stride` apart.
 
-    They start at multiples of `multiple`; the last ends at the volume's last voxel.
+    They start at multiples of `multiple`. The last one ends at the volume's last voxel.
 
     Raises:
-        BadConfig: there are more of them than anybody could wait for.
+        BadConfig: there are more than `MOST_WINDOWS`.
     """
     spans = []
     for size, window, step in zip(shape, patch, stride, strict=True):
-        # Counted in units of `multiple`: rounding down then never opens a gap wider than the stride.
+        # In units of `multiple`, so that rounding down never makes a gap wider than the stride.
         room, unit = (size - window) // multiple, max(1, step // multiple)
         count = math.ceil(room / unit) + 1
         starts = [room * i // max(1, count - 1) * multiple for i in range(count)]
@@ -44,10 +44,10 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[in
 def plan_box(
     region: Region, shape: Shape3, patch: Shape3, stride: Shape3, *, scale: int, multiple: int, context: int = CONTEXT
 ) -> Box:
-    """The part of a volume of `shape` that has to be seen for the answer in `region`, in voxels.
+    """The part of a volume of `shape` that the network needs to predict `region`, in voxels.
 
-    It holds `context` voxels around the region, and on top of that as much as the fewest windows reach. It
-    starts at a multiple of `multiple`, so that the answer's grid is that of the whole volume.
+    It holds `context` voxels around the region. It grows until it is filled by the fewest windows. It starts at a
+    multiple of `multiple`, so that its output grid is a part of the whole volume's.
     """
     spans = []
     for (low, high), size, window, step in zip(
@@ -62,9 +62,9 @@ def plan_box(
 def plan_tiles(
     region: Region | None, shape: Shape3, overlap: int, *, scale: int, multiple: int, context: int = CONTEXT
 ) -> tuple[Shape3, Shape3]:
-    """Patch and stride of the fewest tiles of at most `LARGEST` voxels for the region, which overlap by so much.
+    """Patch and stride of the fewest tiles that cover the region, or the volume if there is none.
 
-    Without a region they are for the whole volume.
+    A tile has at most `LARGEST` voxels. Neighbours share `overlap` voxels.
     """
     spans = [(0, size) for size in shape] if region is None else _needs(region, shape, scale, multiple, context)
     need = [high - low for low, high in spans]
@@ -81,7 +81,7 @@ def plan_tiles(
 
 
 def _needs(region: Region, shape: Shape3, scale: int, multiple: int, context: int) -> list[tuple[int, int]]:
-    """The first voxel that the region needs along each axis, a multiple of `multiple`, and the one behind its last."""
+    """Along each axis, the voxels (first, last + 1) that the region needs. The first is a multiple of `multiple`."""
     spans = []
     for axis, size in enumerate(shape):
         inside = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
@@ -91,14 +91,14 @@ def _needs(region: Region, shape: Shape3, scale: int, multiple: int, context: in
 
 
 def needed_windows(windows: list[Box], weights: FloatArray, region: Region, scale: int) -> list[Box]:
-    """The windows without those that together hold at most `LOST_WEIGHT` of the weight of any voxel of the region."""
+    """The windows that are needed: no voxel of the region loses more than `LOST_WEIGHT` of its weight."""
     shape = [max(window[axis].stop for window in windows) // scale for axis in range(3)]
     total = np.zeros(shape, np.float32)
     for window in windows:
         total[coarser(window, scale)] += weights
     inside = np.zeros(shape, bool)
     inside[tuple(map(slice, region.shape))] = region
-    lost = np.where(inside, LOST_WEIGHT * total, np.inf)  # what may still be left out
+    lost = np.where(inside, LOST_WEIGHT * total, np.inf)  # the weight that may still be lost
     shares = [float((weights / lost[coarser(window, scale)]).max()) for window in windows]
     kept = set(range(len(windows)))
     for number in np.argsort(shares, kind="stable"):
@@ -110,7 +110,7 @@ def needed_windows(windows: list[Box], weights: FloatArray, region: Region, scal
 
 
 def coarser(window: Box, scale: int) -> Box:
-    """The window on a grid `scale` times as coarse."""
+    """The window on a grid that is `scale` times coarser."""
     x, y, z = (slice(part.start // scale, part.stop // scale) for part in window)
     return x, y, z
 

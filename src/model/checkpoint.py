@@ -1,8 +1,7 @@
-"""Checkpoints: weights that say what they are, read without running any code they might hold.
+"""Checkpoints: weights with their description (`About`). Reading one runs none of its code.
 
-A `.pth` file holds a mapping; a `.safetensors` file holds the tensors with the rest as JSON in its
-metadata; a TorchScript `.pt` file holds the rest as JSON in an extra file. In all three the rest is
-the same: what `Checkpoint.about` documents.
+A `.pth` file holds one mapping of both. A `.safetensors` file holds the description as JSON in its metadata. A
+TorchScript `.pt` file holds it as JSON in an extra file.
 """
 
 import hashlib
@@ -42,7 +41,7 @@ __all__ = [
 
 FORMAT = "pivot-checkpoint-1"
 EXTRA_FILE = "pivot.json"
-SECOND_STAGE = "second_stage."  # before the names of its weights
+SECOND_STAGE = "second_stage."  # the prefix of its weights' names
 
 
 class Preprocessing(BaseModel):
@@ -57,7 +56,7 @@ class Preprocessing(BaseModel):
 
 
 class SecondStage(BaseModel):
-    """A `CandidateNet`, whose weights stand under `second_stage.`, and how its answer joins the detector's."""
+    """A `CandidateNet`, and how its output is joined with the detector's. Its weights are named `second_stage.*`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -85,7 +84,7 @@ class About(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A loaded network in eval mode, what it says of itself, and the SHA-256 of its file."""
+    """A loaded network in eval mode, its description, and the SHA-256 of its file."""
 
     model: nn.Module
     about: About
@@ -95,17 +94,17 @@ class Checkpoint:
 
 
 def default_checkpoint() -> Path:
-    """The weights that ship with PIVOT."""
+    """The shipped weights."""
     return shipped("checkpoints/best_model.pth")
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, torch.Tensor], about: About) -> None:
     """Write weights to `.pth` or `.safetensors`, whole or not at all.
 
-    Kernels are stored as float16; vectors, which are small, as they are, since variances may lie beyond its 65504.
+    Kernels are stored as float16. Vectors keep their type: they are small, and variances may exceed float16's 65504.
 
     Raises:
-        BadCheckpoint: a weight is NaN, infinite, or too large for what it is stored as.
+        BadCheckpoint: a weight is NaN, infinite, or too large for its stored type.
         BadOutput: the file cannot be written.
     """
     stored = {key: value.half() if _is_kernel(value) else value for key, value in state.items()}
@@ -122,10 +121,10 @@ def save_checkpoint(path: str | Path, state: Mapping[str, torch.Tensor], about: 
 
 
 def load_model(path: str | Path | None = None) -> Checkpoint:
-    """The model in a `.pth`, `.safetensors` or TorchScript file; without a path, the shipped one.
+    """The model in a `.pth`, `.safetensors` or TorchScript file. Default: the shipped one.
 
     Raises:
-        BadCheckpoint: no such file, damaged, not PIVOT's, or holding pickled code.
+        BadCheckpoint: the file is missing, damaged or not PIVOT's, or holds pickled code.
     """
     path = default_checkpoint() if path is None else Path(path)
     try:
@@ -149,7 +148,7 @@ def _read_pth(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:
     except pickle.UnpicklingError:
         msg = f"{path} is not a checkpoint, or holds pickled code: PIVOT loads plain tensors only, and ran nothing"
         raise BadCheckpoint(msg) from None
-    except Exception as error:  # noqa: BLE001 - a garbled pickle fails in any way, an IndexError among them
+    except Exception as error:  # noqa: BLE001 - a garbled pickle raises anything, IndexError included
         msg = f"{path} is damaged or not a checkpoint ({_first_line(error)})"
         raise BadCheckpoint(msg) from None
     if not isinstance(data, dict) or not isinstance(data.get("state_dict"), dict):
@@ -191,7 +190,7 @@ def _read_torchscript(path: Path) -> tuple[nn.Module, About]:
 
 @contextmanager
 def legacy_jit() -> Iterator[None]:
-    """A context without torch's warning that TorchScript is deprecated, which is a documented format of PIVOT."""
+    """Suppress torch's warning that TorchScript is deprecated. It is a documented format of PIVOT."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         yield
@@ -203,7 +202,7 @@ def _json(path: Path, text: str | bytes | None) -> dict[str, Any]:
     except ValueError:
         data = None
     if not isinstance(data, dict):
-        msg = f"{path} does not say what model it holds: it was not written by PIVOT"
+        msg = f"{path} holds no description of its model: it was not written by PIVOT"
         raise BadCheckpoint(msg)
     return data
 
@@ -216,7 +215,7 @@ def _about(path: Path, data: dict[str, Any]) -> About:
         return About.model_validate(data)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
-        msg = f"{path} describes itself wrongly: see {keys}"
+        msg = f"{path} has a wrong description: check {keys}"
         raise BadCheckpoint(msg) from None
 
 
@@ -226,15 +225,15 @@ def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> tuple
         raise BadCheckpoint(msg)
     own = {key: value for key, value in state.items() if not key.startswith(SECOND_STAGE)}
     second = {key.removeprefix(SECOND_STAGE): value for key, value in state.items() if key.startswith(SECOND_STAGE)}
-    told = None if about.second_stage is None else about.second_stage.features
+    features = None if about.second_stage is None else about.second_stage.features
     try:
         model = UNet(**about.hyperparameters)
         model.load_state_dict(own)
-        classifier = None if told is None else CandidateNet(told)
+        classifier = None if features is None else CandidateNet(features)
         if classifier is not None:
             classifier.load_state_dict(second)
     except (RuntimeError, TypeError, ValueError) as error:
-        hyperparameters = about.hyperparameters if told is None else {**about.hyperparameters, "second_stage": told}
+        hyperparameters = {**about.hyperparameters, **({"second_stage": features} if features else {})}
         msg = f"the weights in {path} do not fit its hyper-parameters {hyperparameters} ({_first_line(error)})"
         raise BadCheckpoint(msg) from None
     _check_finite(path, state)
@@ -248,7 +247,7 @@ def _is_kernel(tensor: torch.Tensor) -> bool:
 def _check_finite(path: str | Path, state: Mapping[str, torch.Tensor]) -> None:
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        msg = f"{path}: weights that are NaN or infinite ({broken[0]}): the model is damaged"
+        msg = f"{path} has weights that are NaN or infinite ({broken[0]}): the model is damaged"
         raise BadCheckpoint(msg)
 
 

@@ -1,4 +1,4 @@
-"""Where a network runs, and in which precision."""
+"""The device that a network runs on, and its precision."""
 
 import functools
 import logging
@@ -16,12 +16,12 @@ log = logging.getLogger("pivot")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is CUDA, then MPS, then the CPU.
+    """The device called `name`. `auto` is CUDA if there is one, else MPS, else the CPU.
 
-    A device that this machine lacks becomes the CPU, with one warning.
+    If this machine lacks the device, the CPU is used, with one warning.
 
     Raises:
-        BadConfig: no device is called so.
+        BadConfig: the name is unknown.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         msg = f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps"
@@ -35,7 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def precision(device: torch.device, *, mixed: bool) -> torch.dtype:
-    """The type that convolutions compute in: float16 on CUDA, bfloat16 where the CPU has it in hardware."""
+    """The type that convolutions compute in: float16 on CUDA, bfloat16 if the CPU has it in hardware, else float32."""
     if mixed and device.type == "cuda":
         return torch.float16
     if mixed and device.type == "cpu" and _cpu_has_bfloat16():
@@ -62,14 +62,14 @@ def _warn_once(name: str) -> None:
 
 @functools.cache
 def _cpu_has_bfloat16() -> bool:
-    # Emulated bfloat16 is slower than float32, so the general "is supported" answer would not do.
+    # PyTorch's "is supported" includes emulation, which is slower than float32.
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
 
 
 @contextmanager
 def cudnn_benchmark(*, wanted: bool) -> Iterator[None]:
-    """While the context is open, cuDNN tries which of its algorithms is fastest, if wanted."""
+    """Set `torch.backends.cudnn.benchmark` while the context is open. With it cuDNN picks its fastest algorithm."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, wanted
     try:
         yield

@@ -1,4 +1,4 @@
-"""The engine that computes a network: PyTorch, or another one that is installed."""
+"""The engine that computes a network: PyTorch, or another installed engine."""
 
 import ctypes
 import functools
@@ -14,19 +14,19 @@ from ..errors import BadConfig
 from .checkpoint import Checkpoint
 from .device import precision
 from .graphs import PACKAGES, Answer, GraphKind, Source, fold_batch_norms, in_bfloat16, open_graph
-from .unet import grid_of, strides_of
+from .unet import output_grid, strides_of
 
 __all__ = ["Engine", "Network", "open_engine", "pick_engine"]
 
 Engine = Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"]
-REUSED_BYTES = 2**28  # freed blocks of up to this size are used again
+REUSED_BYTES = 2**28  # freed blocks of up to this size are reused
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class Network(nn.Module):
-    """A checkpoint's network as fast as its engine makes it: (N, 1, X, Y, Z) to (N, C, X/s, Y/s, Z/s), float32.
+    """A checkpoint's network, computed by an engine: (N, 1, X, Y, Z) to (N, C, X/s, Y/s, Z/s), float32.
 
-    Under `torch.autocast` it computes in half precision, as any network would. Several threads may call it at once.
+    Under `torch.autocast` it computes in half precision. Several threads may call it at once.
     """
 
     def __init__(self, checkpoint: Checkpoint, kind: GraphKind | None, device: torch.device, *, half: bool) -> None:
@@ -34,8 +34,8 @@ class Network(nn.Module):
         self.engine = kind or "torch"
         self.kind = kind
         self.output_stride, self.multiple = strides_of(checkpoint.model)
-        self.output_offset = grid_of(checkpoint.model).offset
-        self.difference: float | None = None  # from PyTorch in float32, of graphs that were opened
+        self.output_offset = output_grid(checkpoint.model).offset
+        self.difference: float | None = None  # of the opened graphs from PyTorch in float32, the largest
         self.reduced = half and kind != "onnx"  # ONNX Runtime has no bfloat16 on CPUs
         plain = checkpoint.model
         if not isinstance(plain, torch.jit.ScriptModule):
@@ -53,10 +53,10 @@ class Network(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         if x.device.type != "cpu":
             return self._plain(x)
-        if self.reduced and not half:  # what overflowed in half precision is repeated by PyTorch in float32
+        if self.reduced and not half:  # PyTorch repeats in float32 what overflowed in half precision
             return self._plain(x)
         if self.kind is not None:
-            with torch.autocast("cpu", enabled=False):  # the graph's precision is its own
+            with torch.autocast("cpu", enabled=False):  # the graph has its own precision
                 return self._graph(self.kind, x.shape)(x)
         if half and self.quick is not None:
             with torch.autocast("cpu", enabled=False):
@@ -69,7 +69,7 @@ class Network(nn.Module):
         return answer
 
     def _graph(self, kind: GraphKind, shape: torch.Size) -> Answer:
-        with self.making:  # one thread makes it, the others wait
+        with self.making:  # one thread makes the graph, the others wait
             if shape not in self.graphs:
                 self.graphs[shape], difference = open_graph(kind, self.source, shape)
                 self.difference = max(self.difference or 0.0, difference)
@@ -81,7 +81,7 @@ def open_engine(
 ) -> Network:
     """The checkpoint's network on `device`, computed by `engine`.
 
-    `mixed` is the setting `mixed_precision`; `tiled` says that the patches' shape differs from scan to scan.
+    `mixed` is the setting `mixed_precision`. With `tiled`, the patches' shape differs from scan to scan.
 
     Raises:
         BadConfig: the engine is not installed, or not for this device or kind of checkpoint.
@@ -97,13 +97,13 @@ def open_engine(
 def pick_engine(
     engine: Engine, device: torch.device, *, mixed: bool, scripted: bool = False, tiled: bool = False
 ) -> GraphKind | None:
-    """The kind of graph to compute with, or None for PyTorch itself; `auto` is what was fastest when measured.
+    """The kind of graph to compute with, or None for PyTorch itself. `auto` is the fastest by measurement.
 
-    On CPUs that compute in bfloat16 PyTorch is as fast as OpenVINO, and starts sooner; so it does where each scan's
-    tiles would need a graph of their own (docs/performance.md).
+    PyTorch starts sooner than OpenVINO. It is as fast on CPUs that compute in bfloat16, and it needs no new graph for
+    each scan's tiles (docs/performance.md).
 
     Raises:
-        BadConfig: the engine cannot be had; the message says how to.
+        BadConfig: the engine is not installed, or not for this device or kind of checkpoint.
     """
     if engine == "auto":
         full = device.type == "cpu" and precision(device, mixed=mixed) == torch.float32
@@ -127,7 +127,7 @@ def _installed(package: str) -> bool:
 
 @functools.cache
 def _reuse_freed_memory() -> None:
-    """Let glibc keep freed memory; otherwise the kernel maps and clears memory for every layer's output."""
+    """Let glibc keep freed memory. Otherwise the kernel maps and clears memory for every layer's output."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)

@@ -1,7 +1,7 @@
-"""A network as another engine's graph: exported, compared with PyTorch, and kept for the next run.
+"""A network as another engine's graph: exported, compared with PyTorch, and cached for the next run.
 
-A graph holds one patch shape. It lies in the user's cache folder under a name made of the weights' SHA-256,
-the shape, the precision and the engine's version, beside a note of how far its answers are from PyTorch's.
+A graph is for one patch shape. It lies in the user's cache folder. Its name holds the weights' SHA-256, the shape, the
+precision and the engine's version. A JSON file beside it holds the largest difference from PyTorch's output.
 """
 
 import copy
@@ -39,11 +39,11 @@ PACKAGES: dict[GraphKind, str] = {
 }
 SUFFIXES: dict[GraphKind, str] = {"torchscript": ".pt", "export": ".pt2", "onnx": ".onnx", "openvino": ".blob"}
 TOLERANCE = 1e-3  # of the heatmap, 0 to 1; float32 stays below 1e-5
-HALF_TOLERANCE = 0.05  # for bfloat16, which has three digits
+HALF_TOLERANCE = 0.05  # of bfloat16, which has three digits
 
 
 class Source(NamedTuple):
-    """What a graph is made from: a network in float32 on the CPU, and the SHA-256 of its file."""
+    """The source of a graph: a network in float32 on the CPU, and the SHA-256 of its file."""
 
     network: nn.Module
     sha256: str
@@ -54,7 +54,7 @@ def open_graph(kind: GraphKind, source: Source, shape: Sequence[int]) -> tuple[A
     """The graph for patches of `shape` (1, 1, X, Y, Z), and its heatmap's largest difference from PyTorch in float32.
 
     Raises:
-        BadCheckpoint: it answers otherwise than PyTorch.
+        BadCheckpoint: the graph's output differs from PyTorch's.
         BadOutput: neither the cache folder nor a temporary one can be written to.
     """
     path = _cached(kind, source, shape)
@@ -62,26 +62,26 @@ def open_graph(kind: GraphKind, source: Source, shape: Sequence[int]) -> tuple[A
     if path.is_file() and note.is_file():
         try:
             return _load(kind, path, half=source.half), float(json.loads(note.read_text())["largest_difference"])
-        except Exception:  # each engine has its own; OpenVINO refuses what was compiled for another processor
-            log.debug("%s does not open here", path, exc_info=True)
+        except Exception:  # of any engine; OpenVINO refuses a graph that was compiled for another processor
+            log.debug("%s cannot be opened on this machine", path, exc_info=True)
     log.warning("making the %s graph for patches of %s, once", kind, " x ".join(map(str, shape[2:])))
     try:
         return _make(kind, source, shape, path)
     except BadOutput as error:
-        log.warning("%s: the graph serves this run only", error)
+        log.warning("%s: the graph is used for this run only", error)
         with tempfile.TemporaryDirectory(prefix="pivot-graph-") as folder:
             return _make(kind, source, shape, Path(folder, path.name))
 
 
 def _make(kind: GraphKind, source: Source, shape: Sequence[int], path: Path) -> tuple[Answer, float]:
-    """`open_graph`, made anew at `path`."""
+    """Make the graph at `path`, compare it with PyTorch, and return it as `open_graph` does."""
     with whole_file(path) as partial, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters' own, about their insides
+        warnings.simplefilter("ignore")  # exporters warn about their own internals
         _export(kind, source, shape, partial)
     answer = _load(kind, path, half=source.half)
     difference = _largest_difference(source.network, answer, shape)
     if not difference <= (HALF_TOLERANCE if source.half else TOLERANCE):
-        msg = f"{kind} answers otherwise than PyTorch (by {difference:.2g}): use inference.engine torch"
+        msg = f"the output of {kind} differs from PyTorch's (by {difference:.2g}): use inference.engine torch"
         raise BadCheckpoint(msg)
     with whole_file(_note(path)) as partial:
         partial.write_text(json.dumps({"largest_difference": difference}), encoding="utf-8")
@@ -93,7 +93,7 @@ def _note(path: Path) -> Path:
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """A copy that shares no layer it changes: each batch norm that follows a convolution is part of it."""
+    """A copy of the module in which each batch norm that follows a convolution is folded into it."""
     copied = copy.deepcopy(module)
     for part in copied.modules():
         if isinstance(part, nn.Sequential):
@@ -104,7 +104,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
 
 def in_bfloat16(network: nn.Module) -> nn.Module:
-    """A copy in bfloat16, float32 outside, whose last layer stays float32: a confidence keeps all its digits."""
+    """A copy that computes in bfloat16. Input, output and the last layer stay in float32, for precise confidences."""
     half = copy.deepcopy(network).to(torch.bfloat16)
     head, exact = getattr(half, "head", None), getattr(network, "head", None)
     if isinstance(head, nn.Sequential) and isinstance(exact, nn.Sequential):
@@ -130,7 +130,7 @@ def _cached(kind: GraphKind, source: Source, shape: Sequence[int]) -> Path:
 
 @torch.inference_mode()
 def _largest_difference(network: nn.Module, answer: Answer, shape: Sequence[int]) -> float:
-    """Of the first channel, on random input in 0..1; NaN where either is."""
+    """The largest difference in the first channel on random input in 0..1; NaN if either output has one."""
     x = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
     return float((network(x)[:, 0] - answer(x)[:, 0]).abs().max())
 
@@ -159,7 +159,7 @@ def _load(kind: GraphKind, path: Path, *, half: bool) -> Answer:
     """The graph in a file that `_export` wrote, as a function of a float32 tensor."""
     if kind == "openvino":
         model = _openvino_core().import_model(path.read_bytes(), "CPU", _openvino_settings(half=half))
-        # A request for each call: one holds one input and one answer, and threads would get each other's.
+        # Each call gets its own request: a request holds one input and one output, which threads would mix up.
         return lambda x: torch.from_numpy(model.create_infer_request().infer([x.numpy()], share_inputs=True)[0].copy())
     if kind == "onnx":
         onnxruntime: Any = importlib.import_module("onnxruntime")
@@ -181,10 +181,10 @@ def _channels_last(network: nn.Module) -> Answer:
 
 @functools.cache
 def _openvino_core() -> Any:  # noqa: ANN401 - OpenVINO may be missing
-    """The only one of this process, which is never dropped.
+    """The process's only `openvino.Core`. It is never deleted.
 
-    Each makes a stack for signals, and at its end sets again the one before its own, which may be gone by then: the
-    process dies (SIGSEGV) of the next signal that Python handles, such as Ctrl-C.
+    Each Core makes an alternate signal stack. When it is deleted it restores the stack before its own, which may be
+    freed by then. The next signal that Python handles, such as Ctrl-C, would then crash the process (SIGSEGV).
     """
     return importlib.import_module("openvino").Core()
 

@@ -12,7 +12,7 @@ from ..errors import BadCheckpoint, BadConfig
 from ..files import whole_file
 from .checkpoint import EXTRA_FILE, legacy_jit, load_model
 from .graphs import fold_batch_norms
-from .unet import AnswerGrid, grid_of, strides_of
+from .unet import OutputGrid, output_grid, strides_of
 
 __all__ = ["optimize_model"]
 
@@ -23,15 +23,15 @@ TOLERANCE = 1e-3  # of a probability, or of a diameter in mm; rounding stays bel
 def optimize_model(
     checkpoint: str | Path, output_path: str | Path, example_input_shape: Sequence[int] = (1, 1, 128, 128, 128)
 ) -> torch.jit.ScriptModule:
-    """Fold the batch norms into the convolutions, trace, compare with the original, and write TorchScript.
+    """Fold the batch norms into the convolutions, trace the model, and write it as TorchScript.
 
-    The file serves as a checkpoint, and for `torch.jit.load`. It takes any patch that the original
-    takes; `example_input_shape` (N, 1, X, Y, Z) is that of the trace. The two are compared on random
-    input of another shape, and their largest difference is logged.
+    Use the file as a checkpoint, or with `torch.jit.load`. It takes the same patches as the original.
+    `example_input_shape` (N, 1, X, Y, Z) is that of the trace. Both models are compared on random input of another
+    shape, and their largest difference is logged.
 
     Raises:
-        BadCheckpoint: it cannot be loaded, is TorchScript already, or answers differently once optimized.
-        BadConfig: a shape that the model does not take.
+        BadCheckpoint: the file cannot be loaded, is TorchScript already, or differs too much once optimized.
+        BadConfig: the shape does not suit the model.
         BadOutput: the file cannot be written.
     """
     loaded = load_model(checkpoint)
@@ -43,7 +43,7 @@ def optimize_model(
     optimized = _script(loaded.model, shape)
     difference = _difference(loaded.model, optimized, (2, 1, 2 * multiple, 3 * multiple, 4 * multiple))
     if not difference <= TOLERANCE:
-        msg = f"{checkpoint} answers differently once optimized (by {difference:.2g}): use it as it is"
+        msg = f"the output of {checkpoint} changes once optimized (by {difference:.2g}): use the original"
         raise BadCheckpoint(msg)
     log.info("%s: the optimized model differs by at most %.2g from %s", output_path, difference, checkpoint)
     _save(optimized, output_path, loaded.about.model_dump_json())
@@ -51,13 +51,13 @@ def optimize_model(
 
 
 class _Deployed(nn.Module):
-    """A traced network with the three numbers that moving it over a volume needs, which a trace loses."""
+    """A traced network with the three attributes that the sliding window needs. A trace alone loses them."""
 
     output_stride: int
     output_offset: float
     multiple: int
 
-    def __init__(self, network: nn.Module, grid: AnswerGrid, multiple: int) -> None:
+    def __init__(self, network: nn.Module, grid: OutputGrid, multiple: int) -> None:
         super().__init__()
         self.network, self.multiple = network, multiple
         self.output_stride, self.output_offset = grid.stride, grid.offset
@@ -78,9 +78,9 @@ def _checked(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
 
 @torch.no_grad()
 def _script(model: nn.Module, shape: tuple[int, ...]) -> torch.jit.ScriptModule:
-    # Not `torch.jit.freeze`: it turns weights into constants, which `.to("cuda")` leaves on the CPU, and was
-    # no faster. `optimize_for_inference` was 1.25 times as fast, but torch cannot save what it makes.
-    grid, (_, multiple) = grid_of(model), strides_of(model)
+    # Not `torch.jit.freeze`: it turns weights into constants, which `.to("cuda")` leaves on the CPU. It was no faster.
+    # Not `optimize_for_inference`: it was 1.25 times as fast, but torch cannot save the result.
+    grid, (_, multiple) = output_grid(model), strides_of(model)
     network = fold_batch_norms(model).to(memory_format=torch.channels_last_3d)  # saves a CPU 6 to 8 %
     example = torch.rand(shape).contiguous(memory_format=torch.channels_last_3d)
     with legacy_jit():
@@ -91,13 +91,13 @@ def _script(model: nn.Module, shape: tuple[int, ...]) -> torch.jit.ScriptModule:
 
 @torch.inference_mode()
 def _difference(one: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> float:
-    """The largest absolute difference between two models' answers to random input in 0..1; NaN where either is."""
+    """The largest absolute difference of two models' outputs on random input in 0..1; NaN if either has one."""
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     return float((one(x) - other(x)).abs().max())
 
 
 def _save(model: torch.jit.ScriptModule, path: str | Path, about: str) -> None:
-    buffer = io.BytesIO()  # because torch's own writer does not say why it failed
+    buffer = io.BytesIO()  # torch's own writer does not report why it failed
     with legacy_jit():
         torch.jit.save(model, buffer, _extra_files={EXTRA_FILE: about})
     with whole_file(path) as partial:

@@ -1,4 +1,4 @@
-"""The detector: a 3D U-Net that answers on a grid of half the input's resolution."""
+"""The detector: a 3D U-Net whose output has half the input's resolution."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,42 +11,42 @@ from torch.nn import functional
 
 from ..types import Affine
 
-__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "AnswerGrid", "UNet", "grid_of", "strides_of"]
+__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "OutputGrid", "UNet", "output_grid", "strides_of"]
 
 CHANNELS = ("heatmap", "diameter_mm", "malignancy")
 HEATMAP, DIAMETER, MALIGNANCY = range(3)
-PRIOR_LOGIT = -4.6  # a heatmap starts at 0.01, so that the rare positives do not drown (RetinaNet, section 4.1)
+PRIOR_LOGIT = -4.6  # heatmaps start at 0.01: negatives then do not dominate the first steps (RetinaNet, section 4.1)
 PRIOR_LOG_DIAMETER = 2.0  # about 7 mm
 LOG_DIAMETER = (0.0, 4.5)  # 1 to 90 mm
 
 
 def strides_of(model: nn.Module) -> tuple[int, int]:
-    """What the answer's sides are divided by, and what those of a patch must be divisible by; 1 where not told."""
+    """The model's `output_stride` and `multiple`, each 1 if missing. Patch sides must be divisible by `multiple`."""
     return int(getattr(model, "output_stride", 1)), int(getattr(model, "multiple", 1))
 
 
-class AnswerGrid(NamedTuple):
-    """Where a network's answer lies: voxel j on voxel `stride * j + offset` of the input, along each axis."""
+class OutputGrid(NamedTuple):
+    """The grid of a network's output: voxel j lies on input voxel `stride * j + offset`, along each axis."""
 
     stride: int
     offset: float  # voxels of the input, a multiple of a half
 
     @property
     def matrix(self) -> Affine:
-        """From indices of the answer to those of the input, 4 x 4."""
+        """The 4 x 4 matrix from output indices to input indices."""
         matrix = np.diag([*[float(self.stride)] * 3, 1.0])
         matrix[:3, 3] = self.offset
         return matrix
 
     @property
-    def lean(self) -> int:
-        """The voxels by which a mirrored patch's answer lies too far along the axis; 0 if it is in the middle."""
+    def mirror_shift(self) -> int:
+        """By how many input voxels a mirrored patch's output lies too far along the axis."""
         return round(self.stride - 1 - 2 * self.offset)
 
 
-def grid_of(model: nn.Module) -> AnswerGrid:
-    """The model's answer grid, from its attributes `output_stride` and `output_offset`; 1 and 0 where not told."""
-    return AnswerGrid(strides_of(model)[0], float(getattr(model, "output_offset", 0.0)))
+def output_grid(model: nn.Module) -> OutputGrid:
+    """The model's output grid: its attributes `output_stride` (default 1) and `output_offset` (default 0)."""
+    return OutputGrid(strides_of(model)[0], float(getattr(model, "output_offset", 0.0)))
 
 
 class Block(nn.Module):
@@ -70,16 +70,16 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Maps (N, 1, X, Y, Z) normalised HU to (N, 3, X/2, Y/2, Z/2): `CHANNELS`.
 
-    The heatmap and the malignancy score lie in 0..1, the diameter is in millimetres. X, Y and Z
-    are multiples of `multiple`. The first convolution halves the resolution: a 1 mm voxel grid
-    gives a 2 mm heatmap at an eighth of the cost, and peaks are refined below the voxel.
+    The heatmap and the malignancy score lie in 0..1, the diameter is in millimetres. X, Y and Z are multiples of
+    `multiple`. The first convolution halves the resolution: 1 mm voxels give a 2 mm heatmap, at an eighth of the cost.
+    Peaks are refined between voxels.
 
     Args:
-        features: channels at each level, finest first; each level halves the resolution.
+        features: channels of each level, finest first. Each level halves the resolution.
     """
 
     output_stride = 2
-    output_offset = 0.0  # the first convolution's kernel, of 5 with a padding of 2, has its middle on voxel 2j
+    output_offset = 0.0  # the first convolution (kernel 5, padding 2) is centred on voxel 2j
 
     def __init__(self, features: Sequence[int] = (32, 64, 96, 128)) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ def test_writing_happens_beside_inference_unless_there_are_no_workers(
         ("predict_windows", MemoryError(), "PivotError", "not enough memory for this scan: lower inference.batch_size"),
         ("predict_windows", RuntimeError("CUDA out of memory. Tried"), "PivotError", "not enough memory for this scan"),
         ("predict_windows", RuntimeError("DefaultCPUAllocator: can't"), "PivotError", "not enough memory for this"),
-        ("predict_windows", KeyError("surprise"), "KeyError", "unexpected KeyError: 'surprise'; --verbose tells"),
+        ("predict_windows", KeyError("surprise"), "KeyError", "unexpected KeyError: 'surprise'; --verbose shows"),
         ("predict_windows", RuntimeError("two\nlines"), "RuntimeError", "unexpected RuntimeError: two lines;"),
         ("predict_windows", BadScan("too odd"), "BadScan", "too odd"),
         ("write_outputs", MemoryError(), "MemoryError", "not enough memory to write its results"),
@@ -272,7 +272,7 @@ def test_results_of_another_model_or_config_are_made_again_with_a_note(
         change = {"checkpoint": tiny_checkpoint(tmp_path / "other.pth", version="2")}
     done = run(resume=True, **change)
     assert done["num_scans"] == 2
-    assert not note or "a is done again: its results were made with another" in caplog.text
+    assert not note or "a is repeated: its results were made with another" in caplog.text
     assert note in caplog.text
 
 
@@ -282,7 +282,7 @@ def test_results_of_another_scan_of_the_same_name_are_made_again(
     run()
     save_nifti(block(2)[0], scans / "a.nii.gz")
     assert run(resume=True)["num_scans"] == 1
-    assert "a is done again: its results were made with another scan of this name" in caplog.text
+    assert "a is repeated: its results were made with another scan of this name" in caplog.text
     assert run(resume=True)["num_scans"] == 0
 
 

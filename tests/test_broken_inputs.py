@@ -209,11 +209,11 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "NaN threshold": (config("post_processing: {peak_detection: {threshold: .nan}}"), 2, "peak_detection.threshold: "),
     "NaN window": (config("input: {clip_range: [.nan, 400]}"), 2, "input.clip_range.0: "),
     "endless window": (config("input: {clip_range: [-1000, .inf]}"), 2, "input.clip_range.1: "),
-    "truth as number": (config("inference: {batch_size: true}"), 2, "inference.batch_size: is True, where no true"),
+    "truth as number": (config("inference: {batch_size: true}"), 2, "inference.batch_size: must not be true or false"),
     "truth in a list": (config("inference: {patch_size: [true, 64, 64]}"), 2, "patch_size: is [True, 64, 64], where"),
     "overlap of 0.999": (config("inference: {overlap: 0.999}"), 2, "inference.overlap: "),
     "one view": (config("inference: {tta: {enabled: true, num_augmentations: 1}}"), 2, "num_augmentations is 1, the"),
-    "a view twice": (config("inference: {tta: {augmentations: [flip_x, flip_x]}}"), 2, "name one of them twice"),
+    "a view twice": (config("inference: {tta: {augmentations: [flip_x, flip_x]}}"), 2, "has a repeated value"),
     "speed of one window": (config("inference: {mode: whole_volume, speed: fast}"), 2, "keep one of the two"),
     "stride against overlap": (config("inference: {stride: [32, 32, 32], overlap: 0.5}"), 2, "contradicts overlap 0.5"),
     "stride beyond the patch": (

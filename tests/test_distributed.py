@@ -86,7 +86,7 @@ def test_the_results_are_those_of_a_local_batch_and_are_not_made_twice(job: Job,
 
     assert (done["num_scans"], done["total_detections"]) == (5, local["total_detections"])
     assert done["failed"][str(broken)] == local["failed"][str(broken)]
-    assert done["failed"][str(paths[-1])].startswith(f"{paths[-1]}: an earlier scan of this run is called 1 too")
+    assert done["failed"][str(paths[-1])].startswith(f"{paths[-1]}: an earlier scan of this run is also called 1")
     assert {path.name for path in job.out.iterdir()} == {path.name for path in (tmp_path / "local").iterdir()}
     for path in job.out.iterdir():
         _same_content(path, tmp_path / "local" / path.name)

@@ -48,7 +48,7 @@ def test_a_printed_patient_tells_nothing() -> None:
     [
         ("age: 777", "age: Input should be less than or equal to 120"),
         ("age: '77'", "age: Input should be a valid integer"),
-        ("age: true", "age: Value error, is True, where no true or false is expected"),
+        ("age: true", "age: Value error, must not be true or false, but is True"),
         ("sex: 77", "sex: Input should be 'female' or 'male'"),
         ("smoking: no", "smoking: Input should be 'never', 'former' or 'current'"),
         ("emphysema: 77", "emphysema: Input should be a valid boolean"),
@@ -149,7 +149,7 @@ def test_a_scan_done_for_a_patient_is_done_again_without_one(
     command += ["--checkpoint", checkpoint]
     assert main([*command, "--patient", str(tmp_path / "patient.yaml")]) == 0
     assert main([*command, "--resume"]) == 0
-    assert "done again: its results were made with another guidelines.patient" in caplog.text
+    assert "is repeated: its results were made with another guidelines.patient" in caplog.text
     assert main([*command, "--resume"]) == 0
     assert "1 complete already" in capsys.readouterr().out
 

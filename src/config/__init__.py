@@ -1,4 +1,4 @@
-"""What a user may write in YAML. Each section is a frozen model that refuses unknown keys."""
+"""The configuration in YAML. Each section is a frozen model that refuses unknown keys."""
 
 from .schema import (
     AUGMENTATIONS,

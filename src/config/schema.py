@@ -32,16 +32,16 @@ HeatmapFormat = Literal["nifti", "numpy"]
 
 
 class ModelSection(Section):
-    """Which network to load, and where it runs."""
+    """The network, and the device it runs on."""
 
     checkpoint: Path | None = None
     architecture: Literal["unet"] = "unet"
     device: Device = "auto"
-    mixed_precision: bool = True  # float16 on CUDA, bfloat16 on a CPU that computes in it, else float32
+    mixed_precision: bool = True  # float16 on CUDA, bfloat16 on CPUs with it in hardware, else float32
 
 
 class InputSection(Section):
-    """The grid and the intensities that the network sees; unset keys follow the checkpoint."""
+    """The grid and the intensities of the network's input. Unset keys are taken from the checkpoint."""
 
     spacing: tuple[Spacing, Spacing, Spacing] | None = None  # mm
     clip_range: tuple[Hounsfield, Hounsfield] | None = None
@@ -73,23 +73,23 @@ class Tta(Section):
     @model_validator(mode="after")
     def _augments(self) -> "Tta":
         if len(set(self.augmentations)) < len(self.augmentations):
-            msg = f"augmentations {list(self.augmentations)} name one of them twice"
+            msg = f"augmentations {list(self.augmentations)} has a repeated value: remove it"
             raise ValueError(msg)
         if self.enabled and self.num_augmentations == 1:
-            msg = "num_augmentations is 1, the scan as it is: ask for 2 or more, or set enabled to false"
+            msg = "num_augmentations is 1, which means the scan alone: use 2 or more, or set enabled to false"
             raise ValueError(msg)
         return self
 
 
 class InferenceSection(Section):
-    """How the network is moved over the scan."""
+    """How the network is applied to the scan."""
 
     mode: Literal["sliding_window", "whole_volume"] = "sliding_window"
     patch_size: tuple[Voxels, Voxels, Voxels] = (128, 128, 128)
     stride: tuple[Voxels, Voxels, Voxels] | None = None  # voxels between patches
-    # Of the patch size; 0.5 when neither is given. Beyond 0.9 each voxel would be computed more than a thousand times.
+    # Share of the patch size. Default: 0.5, if `stride` is unset. Above 0.9 a voxel would be computed over 1000 times.
     overlap: Annotated[float, Field(ge=0, le=0.9)] | None = None
-    speed: Literal["accurate", "balanced", "fast"] = "accurate"  # others lay their own windows, see docs/performance.md
+    speed: Literal["accurate", "balanced", "fast"] = "accurate"  # the others use tiles, see docs/performance.md
     region: Literal["lungs", "everything"] = "lungs"  # where the network looks
     second_look: bool = True  # at half the resolution, for nodules from 16 mm on
     engine: Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"] = "auto"
@@ -117,7 +117,7 @@ class InferenceSection(Section):
             msg = f"stride {list(self.stride)} leaves gaps between patches of {list(self.patch_size)}"
             raise ValueError(msg)
         if self.mode == "whole_volume" and self.speed != "accurate":
-            msg = f"speed {self.speed} lays windows, and mode whole_volume has none: keep one of the two"
+            msg = f"speed {self.speed} uses windows, but mode whole_volume has none: keep one of the two"
             raise ValueError(msg)
         return self
 
@@ -132,7 +132,7 @@ class InferenceSection(Section):
 
 
 class PeakDetection(Section):
-    """Which points of the heatmap become candidates."""
+    """How candidates are found in the heatmap."""
 
     threshold: Probability = 0.5
     min_distance: Millimetres = 10.0
@@ -161,7 +161,7 @@ class SizeFilter(Section):
 
 
 class ConfidenceFilter(Section):
-    """The least confidence that is reported."""
+    """The smallest confidence that is reported."""
 
     min_confidence: Probability = 0.3
 
@@ -176,7 +176,7 @@ class PostProcessing(Section):
 
     @property
     def threshold(self) -> float:
-        """The confidence from which a mark is reported, 0 to 1."""
+        """The smallest confidence of a reported mark, 0 to 1."""
         return max(self.peak_detection.threshold, self.confidence_filter.min_confidence)
 
 
@@ -194,7 +194,7 @@ class Output(Section):
     save_detections: bool = True
     save_visualization: bool = True
     save_report: bool = False
-    save_dicom: bool = False  # results as DICOM objects; of DICOM series alone
+    save_dicom: bool = False  # results as DICOM objects; only for DICOM series
     formats: Formats = Formats()
 
 
@@ -208,7 +208,7 @@ class Visualization(Section):
 
 
 class Config(Section):
-    """The whole inference configuration; every key has the guide's default."""
+    """The whole inference configuration. Every key has the guide's default."""
 
     model: ModelSection = ModelSection()
     input: InputSection = InputSection()
@@ -220,17 +220,17 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_device(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the YAML holds
-        """Take `device` and `mixed_precision` from either section that the guide writes them in."""
+        """Take `device` and `mixed_precision` from either of their two sections."""
         if not isinstance(data, dict):
             return data
-        data = {key: {} if value is None else value for key, value in data.items()}  # `output:` with nothing below it
+        data = {key: {} if value is None else value for key, value in data.items()}  # `output:` without keys
         model, inference = data.get("model") or {}, data.get("inference") or {}
         if not (isinstance(model, dict) and isinstance(inference, dict)):
             return data
         for key in ("device", "mixed_precision"):
             one, other = model.get(key), inference.get(key)
             if one is not None and other is not None and one != other:
-                msg = f"model.{key} is {one!r} but inference.{key} is {other!r}: keep one of the two"
+                msg = f"model.{key} is {one!r}, but inference.{key} is {other!r}: keep one of the two"
                 raise ValueError(msg)
         shared = {key: inference[key] for key in ("device", "mixed_precision") if inference.get(key) is not None}
         return {**data, "model": {**model, **shared}}
@@ -240,7 +240,6 @@ def load_config(source: "Config | dict[str, Any] | str | Path | None" = None) ->
     """A `Config` from a YAML file, a mapping, another `Config`, or nothing (the defaults).
 
     Raises:
-        BadConfig: the file cannot be read, is not YAML, or a key or value is wrong; the
-            message lists every problem with the key's path.
+        BadConfig: as for `load_section`.
     """
     return source if isinstance(source, Config) else load_section(Config, source)

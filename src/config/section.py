@@ -1,4 +1,4 @@
-"""A section of a YAML file: what it may hold, and what is wrong with one."""
+"""Sections of a YAML file: their validation and their error messages."""
 
 import difflib
 import textwrap
@@ -13,23 +13,23 @@ from ..plain_yaml import BadYaml, parse_yaml
 
 __all__ = ["Section", "explain", "load_section"]
 
-MOST_TOLD = 20  # problems
-MOST_GIVEN = 200  # characters of a wrong value
+MOST_PROBLEMS = 20  # in a message
+MOST_CHARACTERS = 200  # of a wrong value
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and a misspelt key is an error."""
+    """A part of the configuration. It is immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse `true` where a number is meant, which Python would take for 1."""
+    def _refuse_bool_as_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse `true` for a number. Python would take it for 1."""
         given = value if isinstance(value, list | tuple) else [value]
         expected = cls.model_fields[str(info.field_name)].annotation
         if any(isinstance(one, bool) for one in given) and bool not in (expected, *get_args(expected)):
-            msg = f"is {value!r}, where no true or false is expected"
+            msg = f"must not be true or false, but is {value!r}"
             raise ValueError(msg)
         return value
 
@@ -38,7 +38,12 @@ S = TypeVar("S", bound=Section)
 
 
 def load_section(kind: type[S], source: dict[str, Any] | str | Path | None) -> S:
-    """A section of any `kind` from a YAML file, a mapping, or nothing; raises `BadConfig` as `load_config` does."""
+    """A section of the class `kind` from a YAML file, a mapping, or nothing (the defaults).
+
+    Raises:
+        BadConfig: the file cannot be read or is not YAML, or a key or value is wrong. The message lists every problem
+            with its key's path.
+    """
     where = "config" if source is None or isinstance(source, dict) else str(source)
     data = source if source is None or isinstance(source, dict) else _read_yaml(Path(source))
     try:
@@ -65,22 +70,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> Iterable[str]:
-    """One line a problem: the key's path, what is wrong, what was given; `kind` is the section that was read."""
+    """One line for each problem: the key's path, the problem, and the given value. `kind` is the section's class."""
     wrong = error.errors()
-    for item in wrong[:MOST_TOLD]:
+    for item in wrong[:MOST_PROBLEMS]:
         path = ".".join(str(part) for part in item["loc"]) or "(top level)"
         if item["type"] == "extra_forbidden":
             yield f"{path}: unknown key{_suggestion(item['loc'], kind)}"
         elif item["type"] == "value_error":
             yield f"{path}: {item['ctx']['error']}"
         else:
-            yield f"{path}: {item['msg']} (given: {textwrap.shorten(repr(item['input']), MOST_GIVEN)})"
-    if len(wrong) > MOST_TOLD:
-        yield f"... and {len(wrong) - MOST_TOLD} more"
+            yield f"{path}: {item['msg']} (given: {textwrap.shorten(repr(item['input']), MOST_CHARACTERS)})"
+    if len(wrong) > MOST_PROBLEMS:
+        yield f"... and {len(wrong) - MOST_PROBLEMS} more"
 
 
 def _suggestion(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
-    """`; did you mean x?` when a sibling of the unknown key at `location` is spelt like it."""
+    """`; did you mean x?` if a known key of the same section resembles the unknown key at `location`."""
     section: Any = kind
     for part in location[:-1]:
         section = getattr(section, "model_fields", {}).get(str(part), section)

@@ -1,4 +1,4 @@
-"""Marks against a reference standard: every figure of `froc.json`."""
+"""Evaluation of marks against a reference standard: every figure of `froc.json`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ __all__ = ["Evaluation", "evaluate"]
 
 VARIANT = "mean sensitivity on the interpolated curve of all marks (LUNA16 evaluation page)"
 SIZES = ((0.0, 3.0, "<3"), (3.0, 6.0, "3-6"), (6.0, 10.0, "6-10"), (10.0, 20.0, "10-20"), (20.0, np.inf, ">=20"))  # mm
-# Where the band of the picture is computed; the seven rates of the score come last.
+# The rates at which the picture's band is computed, followed by the seven rates of the score.
 DRAWN = np.append(np.geomspace(RATES[0], RATES[-1], 61), RATES)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The curve, the band around it (DRAWN rates, low, high; None without a bootstrap) and all figures."""
+    """The curve, its band (rates, low, high; None without a bootstrap), and all figures."""
 
     curve: Curve
     band: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]] | None
@@ -42,15 +42,15 @@ def evaluate(
     """FROC, CPM, intervals, and sensitivity by size and type, by the rules of LUNA16.
 
     Args:
-        marks: what the detector marked.
+        marks: the detector's marks.
         nodules: the reference standard.
         scans: the number of listed scans, with or without marks.
-        excluded: findings whose marks count neither way.
+        excluded: findings whose marks are neither hits nor false.
         bootstraps: draws for each interval; 0 gives none.
         seed: of the draws.
 
     Raises:
-        BadConfig: no nodule lies in a listed scan, so that there is no sensitivity.
+        BadConfig: no nodule lies in a listed scan.
     """
     if not len(nodules.scan):
         msg = "no nodule of the annotations lies in a listed scan: sensitivity cannot be computed"
@@ -91,12 +91,12 @@ def _by_rate(values: Iterable[Any]) -> dict[str, Any]:
 
 
 def _last(curve: Curve) -> float:
-    """The largest number of false marks per scan on the curve; beyond it sensitivity is taken as constant."""
+    """The largest number of false marks per scan on the curve. Beyond it sensitivity is constant."""
     return float(curve.false_per_scan[-1]) if len(curve.false_per_scan) else 0.0
 
 
 def _intervals(scans: npt.NDArray[np.float64], nodules: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """95 % intervals over scans (LUNA16's bootstrap) and over nodules, or the patients who own them."""
+    """95 % intervals over scans (LUNA16's bootstrap), and over nodules or their patients."""
     return {
         "cpm_ci95": [float(v) for v in band(scans.mean(axis=1))],
         "cpm_ci95_nodules": [float(v) for v in band(nodules.mean(axis=1))],

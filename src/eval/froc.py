@@ -1,7 +1,7 @@
 """The FROC curve, its score (CPM) and their uncertainty.
 
-The CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks a scan, read off the
-curve of all marks by linear interpolation.
+The CPM is the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false marks a scan. It is interpolated linearly on the
+curve of all marks.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -22,19 +22,19 @@ Floats = npt.NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """Operating points from strict to lenient; the curve starts at (0, 0), before the first."""
+    """Operating points from the highest threshold to the lowest. The curve starts at (0, 0), before the first."""
 
-    threshold: Floats  # marks of at least this probability count
+    threshold: Floats  # the smallest probability that counts
     false_per_scan: Floats
     sensitivity: Floats
 
     def at(self, rates: Floats) -> Floats:
-        """Sensitivities (0..1) at numbers of false marks a scan, constant beyond the curve's end."""
+        """The sensitivities (0..1) at these numbers of false marks a scan, constant beyond the curve's end."""
         heights: Floats = np.interp(rates, np.append(0.0, self.false_per_scan), np.append(0.0, self.sensitivity))
         return heights
 
     def threshold_at(self, rate: float) -> float:
-        """The lowest threshold with at most `rate` false marks a scan; infinite where there is none."""
+        """The lowest threshold with at most `rate` false marks a scan; infinite if there is none."""
         allowed = self.threshold[self.false_per_scan < rate + ROUNDING]
         return float(allowed[-1]) if len(allowed) else np.inf
 
@@ -48,27 +48,27 @@ class Sweep:
         order = np.argsort(-probability, kind="stable")
         ranked = probability[order]
         self.matched, self.scans = matched, scans
-        # The nodule and the scan behind each; one past the last, whose weight is 0, for the other kind.
+        # The nodule or the scan of each. The other of the two is one past the last, with weight 0.
         self._nodule = np.append(found, np.full(len(matched.false), len(matched.best)))[order]
         self._scan = np.append(np.full(len(found), scans), matched.false_scan)[order]
         self._last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], bool(len(ranked))))  # of each tie
         self._threshold = ranked[self._last]
 
     def curve(self, nodule_weight: Floats | None = None, scan_weight: Floats | None = None) -> Curve:
-        """The curve where each nodule (nodules,) and the false marks of each scan (scans,) have these weights."""
+        """The curve with these weights for each nodule (nodules,), and for the false marks of each scan (scans,)."""
         nodule = np.ones(len(self.matched.best)) if nodule_weight is None else nodule_weight
         scan = np.ones(self.scans) if scan_weight is None else scan_weight
         found = np.append(nodule, 0.0)[self._nodule].cumsum()[self._last]
         false = np.append(scan, 0.0)[self._scan].cumsum()[self._last]
         total = false.max(initial=1.0)
-        # Not simply false / scans: where the curve rises exactly at a rate, the rounding of LUNA16's script decides.
+        # Not false / scans: if the curve rises exactly at a rate, the rounding of LUNA16's script matters.
         return Curve(self._threshold, false / total * total / scan.sum(), found / nodule.sum())
 
 
 def by_scans(sweep: Sweep, rates: Floats, repeats: int, seed: int) -> Floats:
-    """Sensitivities (repeats', rates) with the scans drawn anew, with replacement, as LUNA16 does.
+    """Sensitivities (repeats', rates) of a bootstrap over scans, as LUNA16 does.
 
-    A draw without any nodule has no sensitivity and is left out.
+    A draw without nodules has no sensitivity and is left out.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -83,9 +83,9 @@ def by_scans(sweep: Sweep, rates: Floats, repeats: int, seed: int) -> Floats:
 def by_nodules(
     sweep: Sweep, rates: Floats, repeats: int, seed: int, owners: Sequence[Hashable] | None = None
 ) -> Floats:
-    """Sensitivities (repeats, rates) with the nodules drawn anew and the scans and false marks kept.
+    """Sensitivities (repeats, rates) of a bootstrap over nodules. Scans and false marks are kept.
 
-    With `owners` (one for each nodule) the owners are drawn, each with all its nodules.
+    With `owners` (one for each nodule) it is over owners, each with all its nodules.
     """
     names: Sequence[Hashable] = range(len(sweep.matched.best)) if owners is None else owners
     rows = [sweep.curve(weights).at(rates) for weights in draws_of(names, repeats, seed)]
@@ -93,7 +93,7 @@ def by_nodules(
 
 
 def draws_of(owners: Sequence[Hashable], repeats: int, seed: int) -> Iterator[Floats]:
-    """How often each nodule (nodules,) counts where their owners are drawn anew, with replacement, `repeats` times."""
+    """Bootstrap weights (nodules,) of each nodule, `repeats` times. Owners are drawn with replacement."""
     place = {name: i for i, name in enumerate(dict.fromkeys(owners))}
     owner = np.array([place[name] for name in owners])
     rng = np.random.default_rng(seed)

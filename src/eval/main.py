@@ -13,10 +13,10 @@ __all__ = ["main"]
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Evaluate, print a table and write `froc.json`, `froc.csv` and `froc.png`; returns the exit code."""
+    """Evaluate, print a table and write `froc.json`, `froc.csv` and `froc.png`. Returns the exit code."""
     options = _parser().parse_args(arguments)
     show_log(options.log)
-    from .evaluation import evaluate  # loads numpy, which `--help` must not wait for
+    from .evaluation import evaluate  # loads numpy, which `--help` does not need
     from .output import save, table
     from .reports import read_reports
     from .tables import read_findings, read_marks, read_series
@@ -40,11 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--predictions", type=Path, required=True, help="CSV of marks, or a folder of *_detections.json")
     add("--annotations", type=Path, required=True, help="CSV of nodules")
-    add("--excluded", type=Path, help="CSV of findings whose marks count neither way")
-    add("--seriesuids", type=Path, required=True, help="the ids of all scans that count, one a line")
+    add("--excluded", type=Path, help="CSV of findings whose marks are neither hits nor false")
+    add("--seriesuids", type=Path, required=True, help="the ids of all evaluated scans, one a line")
     add("--output", type=Path, required=True, help="folder for froc.json, froc.csv and froc.png")
     add("--bootstraps", type=_count, default=1000, help="draws for the intervals (default: %(default)s; 0: none)")
-    add("--seed", type=_count, default=0, help="of the draws (default: %(default)s)")
+    add("--seed", type=_count, default=0, help="seed of the draws (default: %(default)s)")
     add_log_options(parser)
     return parser
 

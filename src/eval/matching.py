@@ -1,7 +1,7 @@
 """Which marks hit which findings, by the rules of LUNA16.
 
-Source: the evaluation page (https://luna16.grand-challenge.org/Evaluation/) and its script,
-`noduleCADEvaluationLUNA16.py`, whose results these reproduce.
+Source: the evaluation page (https://luna16.grand-challenge.org/Evaluation/) and its script
+`noduleCADEvaluationLUNA16.py`. Our results equal those of the script.
 """
 
 from typing import NamedTuple
@@ -22,24 +22,23 @@ Hits = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # marks and the findin
 class Matched(NamedTuple):
     """The result of matching: found and missed nodules, and false marks."""
 
-    best: npt.NDArray[np.float64]  # (nodules,) probability of the strongest mark inside, -inf where missed
+    best: npt.NDArray[np.float64]  # (nodules,) probability of the strongest mark inside, -inf if missed
     nodule_scan: npt.NDArray[np.intp]  # (nodules,)
     false: npt.NDArray[np.float64]  # (false marks,) their probabilities
     false_scan: npt.NDArray[np.intp]  # (false marks,)
-    counts: dict[str, int]  # what became of the marks
+    counts: dict[str, int]  # of marks by result
 
     @property
     def detected(self) -> int:
-        """The number of nodules that any mark hits."""
+        """The number of nodules that a mark hits."""
         return int(np.isfinite(self.best).sum())
 
 
 def match(marks: Marks, nodules: Findings, excluded: Findings | None = None) -> Matched:
-    """Every nodule's strongest mark, and the marks that hit nothing.
+    """Every nodule's strongest mark, and the false marks.
 
-    A mark hits if it lies nearer to the centre than half the diameter, strictly. One mark may find
-    two nodules; further marks inside a nodule, and marks inside an excluded finding alone, count
-    for nothing.
+    A mark hits a nodule if its distance to the centre is less than half the diameter. One mark may hit two nodules.
+    Further marks in a nodule are ignored, and so are marks in an excluded finding alone.
     """
     kept = _strongest(marks)
     inside, found = _hits(kept, nodules)
@@ -63,12 +62,12 @@ def match(marks: Marks, nodules: Findings, excluded: Findings | None = None) -> 
 
 
 def treated_diameter(findings: Findings) -> npt.NDArray[np.float64]:
-    """The diameters (n,) in mm that decide hits: 10 mm where the given one is negative."""
+    """The diameters (n,) in mm that are used for hits: 10 mm if the given one is negative."""
     return np.where(findings.diameter < 0, UNKNOWN_DIAMETER, findings.diameter)
 
 
 def _strongest(marks: Marks) -> Marks:
-    """Marks ordered by scan; of a scan with over 100, those stronger than its 101st."""
+    """The marks ordered by scan. A scan with more than 100 keeps those stronger than its 101st."""
     order = np.lexsort((-marks.probability, marks.scan))
     scan, probability = marks.scan[order], marks.probability[order]
     first = np.searchsorted(scan, scan)
@@ -80,7 +79,7 @@ def _strongest(marks: Marks) -> Marks:
 
 
 def _hits(marks: Marks, findings: Findings) -> Hits:
-    """All pairs of a mark and a finding of one scan where the mark hits; marks are ordered by scan."""
+    """All pairs of a mark and a finding that it hits. The marks are ordered by scan."""
     first = np.searchsorted(marks.scan, findings.scan)
     number = np.searchsorted(marks.scan, findings.scan, side="right") - first
     finding = np.repeat(np.arange(len(findings.scan)), number)

@@ -34,7 +34,7 @@ def save(evaluation: Evaluation, folder: Path) -> None:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures for a reader: the score with its intervals, then sensitivity by rate, size and type."""
+    """The figures as text: the score with its intervals, then sensitivity by rate, size and type."""
     return "\n".join(_lines(figures))
 
 
@@ -60,7 +60,7 @@ def _counts(figures: dict[str, Any]) -> Iterator[str]:
         if figures[key]:
             yield f"{key.replace('_', ' ')}: {figures[key]}"
     if figures["curve_ends_at"] < RATES[-1]:
-        yield f"the curve ends at {figures['curve_ends_at']:.3g} false marks a scan and is taken as level beyond"
+        yield f"the curve ends at {figures['curve_ends_at']:.3g} false marks a scan and is constant beyond"
 
 
 def row(name: str, figures: dict[str, Any]) -> str:

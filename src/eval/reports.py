@@ -28,14 +28,14 @@ class _Report(BaseModel):
 
 
 def read_reports(folder: Path, series: Sequence[str]) -> Marks:
-    """The detections of every `*_detections.json` in a folder, at their world points.
+    """The detections of every `*_detections.json` in a folder, with their world coordinates.
 
-    A report belongs to the scan that the list names by the report's `series_uid` or, failing
-    that, by its `scan_id`. Listed scans without a report are counted in `scans_without_file`.
+    A report belongs to the listed scan with its `series_uid`, or else with its `scan_id`. Listed scans without a report
+    are counted in `scans_without_file`.
 
     Raises:
-        BadConfig: no reports, one that is not PIVOT's or has no world points, one of a scan that
-            is not listed, or two of one scan.
+        BadConfig: there are no reports. A report is not PIVOT's, has no world coordinates, or belongs to a scan that is
+            not listed. Two reports belong to one scan.
     """
     paths = sorted(folder.glob("*_detections.json"))
     if not paths:
@@ -48,7 +48,7 @@ def read_reports(folder: Path, series: Sequence[str]) -> Marks:
         report = _read(path)
         place = _place(path, report, places)
         if place in source:
-            msg = f"{path} and {source[place].name} are both of the scan {series[place]!r}: remove one of them"
+            msg = f"{path} and {source[place].name} both belong to the scan {series[place]!r}: remove one of them"
             raise BadConfig(msg)
         source[place] = path
         scan += [place] * len(report.detections)

@@ -1,7 +1,7 @@
 """The CSV files of an evaluation: marks, nodules, excluded findings and the list of scans.
 
-Columns are found by name. Ids are strings: `056` is not `56`. Coordinates are world millimetres;
-marks and nodules must share one frame (LUNA16 and PIVOT: LPS).
+Columns are found by name. Ids are text: `056` is not `56`. Coordinates are world millimetres. Marks and nodules must
+be in the same frame (LUNA16 and PIVOT: LPS).
 """
 
 import csv
@@ -18,11 +18,11 @@ __all__ = ["Findings", "Marks", "read_findings", "read_marks", "read_series"]
 
 ID = "seriesuid"
 POINT = ("coordX", "coordY", "coordZ")
-TYPES = ("nodule_type", "type")  # the first of these that a table has
+TYPES = ("nodule_type", "type")  # the first column found is used
 
 
 class Marks(NamedTuple):
-    """What a detector marked: n points with probabilities (any finite numbers; higher is surer)."""
+    """A detector's marks: n points with probabilities. These may be any finite numbers; higher is surer."""
 
     scan: npt.NDArray[np.intp]  # (n,) positions in the list of scans
     point: npt.NDArray[np.float64]  # (n, 3) mm
@@ -31,14 +31,14 @@ class Marks(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """n nodules or excluded findings of listed scans; a negative diameter means unknown."""
+    """n nodules or excluded findings of listed scans. A negative diameter means unknown."""
 
     scan: npt.NDArray[np.intp]  # (n,) positions in the list of scans
     point: npt.NDArray[np.float64]  # (n, 3) mm
     diameter: npt.NDArray[np.float64]  # (n,) mm
-    kind: tuple[str, ...] | None = None  # nodule types, where the table has them
-    patient: tuple[str, ...] | None = None  # whose nodules they are, where the table says so
-    unlisted: int = 0  # rows left out because their scan is not in the list
+    kind: tuple[str, ...] | None = None  # nodule types, if the table has them
+    patient: tuple[str, ...] | None = None  # of each nodule, if the table has them
+    unlisted: int = 0  # rows of scans that are not in the list; they are left out
 
 
 class _Table(NamedTuple):
@@ -48,7 +48,7 @@ class _Table(NamedTuple):
 
 
 def read_series(path: Path) -> tuple[str, ...]:
-    """The ids of all scans that count, one a line, with or without the header `seriesuid`.
+    """The ids of all evaluated scans, one a line, with or without the header `seriesuid`.
 
     Raises:
         BadConfig: the file cannot be read, is empty, has several columns, or repeats an id.
@@ -56,7 +56,7 @@ def read_series(path: Path) -> tuple[str, ...]:
     rows = _rows(path)
     for line, row in rows:
         if len(row) != 1:
-            _fail(path, f"has {len(row)} columns; the list of scans holds one id a line", line)
+            _fail(path, f"has {len(row)} columns: give one id a line", line)
     ids = [(line, row[0]) for line, row in rows if row[0] != ID]
     if not ids:
         _fail(path, "lists no scans")
@@ -84,8 +84,8 @@ def read_marks(path: Path, series: Sequence[str]) -> Marks:
 def read_findings(path: Path, series: Sequence[str], *, repeats: bool = False) -> Findings:
     """The findings of a table with `seriesuid,coordX,coordY,coordZ,diameter_mm`, in listed scans.
 
-    Optional columns: `nodule_type` or `type`, and `patient`. With `repeats` the same place may be
-    listed twice, which changes nothing for excluded findings.
+    Optional columns: `nodule_type` or `type`, and `patient`. With `repeats` a place may be listed twice. For excluded
+    findings this changes nothing.
 
     Raises:
         BadConfig: the table is broken or repeats a place.
@@ -107,7 +107,7 @@ def read_findings(path: Path, series: Sequence[str], *, repeats: bool = False) -
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and stripped cells of all lines that are not blank."""
+    """The line numbers and stripped cells of all lines that are not blank."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -123,7 +123,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 def _read(path: Path, needed: Sequence[str]) -> _Table:
     rows = _rows(path)
     if not rows:
-        _fail(path, f"is empty; its first line must name the columns {','.join(needed)}")
+        _fail(path, f"is empty: name the columns {','.join(needed)} in its first line")
     line, header = rows[0]
     missing = [name for name in needed if name not in header]
     if missing:
@@ -132,7 +132,7 @@ def _read(path: Path, needed: Sequence[str]) -> _Table:
         _fail(path, f"names a column twice: {', '.join(header)}", line)
     for line, row in rows[1:]:
         if len(row) != len(header):
-            _fail(path, f"has {len(row)} cells where the header names {len(header)} columns", line)
+            _fail(path, f"has {len(row)} cells, but the header has {len(header)} columns", line)
     columns = {name: [row[i] for _, row in rows[1:]] for i, name in enumerate(header)}
     return _Table(path, columns, [line for line, _ in rows[1:]])
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import BadConfig, PivotError, SomeScansFailed, command
 from ..logs import add_log_options, show_log
-from ..runs.progress import BatchResults, Listener, listening, told
+from ..runs.progress import BatchResults, Listener, listening, summary_lines
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
                 recursive=options.recursive,
                 **shared,
             )
-        return told(done, options.output), done["failed"]
+        return summary_lines(done, options.output), done["failed"]
     opened = cache(partial(open_pipeline, options.checkpoint, config, options.device, options.output))
     if options.demo:
         from ..runs.demo import run_demo
@@ -213,7 +213,7 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
         opened()  # what is wrong with it is told before anything is fetched
     with _scan(options) as path, read_beside(path) if own_process else nullcontext(read_timed) as read:
         done = infer_file(opened(), path, options.output, patient=patient, read=read, **shared)
-    return told(done, options.output), {}
+    return summary_lines(done, options.output), {}
 
 
 def _on_cluster(

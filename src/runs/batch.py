@@ -1,7 +1,7 @@
-"""Any number of scans through one loaded model.
+"""Batches: any number of scans through one loaded model.
 
-While a scan is inferred, `inference.num_workers` threads read the next ones (see `read_ahead`) and one
-thread writes the results of the last. With no workers, everything happens in turn in the calling thread.
+While a scan is inferred, `inference.num_workers` threads read the next ones (see `read_ahead`), and one thread writes
+the results of the last. Without workers the calling thread does everything in turn.
 """
 
 import logging
@@ -40,12 +40,12 @@ __all__ = [
 ]
 
 log = logging.getLogger("pivot")
-# These errors would recur with every other scan. BrokenPipeError: the program that reads the progress has ended.
+# These errors would recur with every scan. BrokenPipeError: the program that reads the progress has ended.
 FATAL = (BadCheckpoint, BadConfig, BadOutput, BrokenPipeError)
 
 
 class Turns(NamedTuple):
-    """Locks for several scans in one process: each waits for its turn. Waiting counts in no scan's time."""
+    """Locks for several scans in one process. The time that a scan waits for them is not counted."""
 
     infer: AbstractContextManager[object] = nullcontext()
     write: AbstractContextManager[object] = nullcontext()
@@ -68,27 +68,26 @@ def batch_inference(  # noqa: PLR0913 - the documented call
     shard: tuple[int, int] = (0, 1),
     recursive: bool = False,
 ) -> BatchResults:
-    """Run over every scan in a folder; one that fails is reported in `failed` and does not stop the rest.
+    """Run over every scan in a folder. A scan that fails is reported in `failed` and does not stop the others.
 
     Args:
-        checkpoint: the model file; without one, `model.checkpoint` of the config, then the shipped weights.
-        input_dir: files, zips and DICOM folders, or itself a DICOM folder.
-        output_dir: made if need be; another folder than `input_dir`.
-        config: YAML file, mapping or `Config`.
-        num_workers: overrides `inference.num_workers`; 0 reads and writes between the inferences.
+        checkpoint: the model file. Default: `model.checkpoint` of the config, else the shipped weights.
+        input_dir: a folder of files, zips and DICOM folders, or a DICOM folder.
+        output_dir: is made if it is missing. It must differ from `input_dir`.
+        config: a YAML file, a mapping or a `Config`.
+        num_workers: overrides `inference.num_workers`. With 0, reading and writing alternate with inference.
         batch_size: overrides `inference.batch_size`.
         device: overrides `model.device`.
-        resume: leave out scans whose outputs are complete and were made of the same content with the same model and
-            settings.
-        progress: is called with the events that `progress` describes, from two threads. What it raises ends the run,
-            and is raised here; scans that are finished stay so.
-        shard: index, from 0, and number of the parts that the folder is split into; only this one is done.
-        recursive: look into the folders below, too; their results go into folders of the same names.
+        resume: skip scans whose outputs are complete, and come from the same content, model and settings.
+        progress: is called with the events of `runs.progress`, from two threads. If it raises, the run ends with this
+            error. Finished scans stay finished.
+        shard: (index from 0, count). Only this part of the folder is done.
+        recursive: include subfolders. Their results go into folders of the same names.
 
     Raises:
         BadConfig: the configuration is wrong, or contradicts the model.
         BadScan: the folder holds no scans.
-        BadCheckpoint: the model cannot be loaded, or answers with NaN.
+        BadCheckpoint: the model cannot be loaded, or its output is NaN.
         BadOutput: `output_dir` cannot be written to.
     """
     settings = with_options(load_config(config), batch_size=batch_size, num_workers=num_workers)
@@ -112,10 +111,10 @@ def infer_file(
 ) -> BatchResults:
     """Run over one scan. An error is raised, not reported.
 
-    `patient` is what the guidelines may know. `read` returns the scan where it has been read elsewhere.
+    `patient` is what the guidelines may use. `read` replaces `read_timed` if the scan is read elsewhere.
 
     Raises:
-        PivotError: whatever went wrong; the message begins with the path where it is this scan's fault.
+        PivotError: any failure. The message begins with the path if the scan is at fault.
     """
     run = _Run(pipeline, Path(output_dir), guarded(progress), patient, turns, read or read_timed)
     run.all([Path(path)], resume=resume)
@@ -127,10 +126,10 @@ def infer_file(
 def open_pipeline(
     checkpoint: str | Path | None, config: Config, device: str | None, output_dir: str | Path
 ) -> "InferencePipeline":
-    """Check that results can be written, then load the model."""
+    """Load the model, after a check that results can be written."""
     check_outputs(config)
     writable_folder(output_dir)
-    from ..detection.pipeline import InferencePipeline  # noqa: PLC0415 - torch takes seconds, in which a scan can be read
+    from ..detection.pipeline import InferencePipeline  # noqa: PLC0415 - torch takes seconds
 
     return InferencePipeline(checkpoint, config, device)
 
@@ -143,7 +142,7 @@ def with_options(
     *,
     save_dicom: bool | None = None,
 ) -> Config:
-    """The configuration with those of the values that are given.
+    """The configuration with the given values.
 
     Raises:
         BadConfig: a value is out of range.
@@ -161,7 +160,7 @@ def _given(**values: object) -> dict[str, object]:
 
 @dataclass
 class _Run:
-    """Processes scans one after the other, and keeps count of the results."""
+    """Processes scans one after another, and counts the results."""
 
     pipeline: "InferencePipeline"
     folder: Path
@@ -175,7 +174,7 @@ class _Run:
     seconds: list[float] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     writing: Future[None] | None = None
-    base: Path | None = None  # the folder whose own folders those of the results follow
+    base: Path | None = None  # results keep their scan's subfolder of this folder
 
     @as_raised()
     def all(self, paths: Sequence[Path], *, resume: bool, twins: Mapping[Path, Path] = MappingProxyType({})) -> None:
@@ -189,7 +188,7 @@ class _Run:
             with closing(read_ahead(readers, self.read, todo, most)) as scans:
                 for index, (path, reading) in enumerate(scans, start=1):
                     self.tell({"event": "start", "scan": str(path), "index": index, "total": len(todo)})
-                    self._one(path, reading, writer)
+                    self._infer(path, reading, writer)
             self._wait()
 
     @as_raised()
@@ -217,9 +216,9 @@ class _Run:
         """The folder for the results of a scan."""
         return place_of(path, self.folder, self.base)
 
-    def _one(self, path: Path, reading: Future[Readied], writer: Executor) -> None:
-        """Infer the scan; its results are written after those of the scan before."""
-        self.writing = self.writing or writer.submit(load_writers, self.pipeline.config)  # while others work
+    def _infer(self, path: Path, reading: Future[Readied], writer: Executor) -> None:
+        """Infer the scan. Its results are written after those of the scan before it."""
+        self.writing = self.writing or writer.submit(load_writers, self.pipeline.config)
         with self._failing(path):
             read = reading.result()
             check_scan(read.scan, self.pipeline.config, path, self.folder)
@@ -269,12 +268,12 @@ class _Run:
 
     @contextmanager
     def _failing(self, path: Path) -> Iterator[None]:
-        """Record an error of this scan alone; raise one that would recur with every other scan."""
+        """Record an error of this scan. Raise an error that would recur with every scan."""
         try:
             yield
         except (*FATAL, ListenerError):
             raise
-        except Exception as error:  # a fault in one scan must not cost the others
+        except Exception as error:  # a faulty scan must not stop the others
             log.debug("%s failed", path, exc_info=True)
             failure = _plain(path, error)
             self.failures[str(path)] = failure
@@ -282,7 +281,7 @@ class _Run:
 
 
 def _plain(path: Path, error: Exception) -> PivotError:
-    """The error in words for the user; a new one, because the old one's traceback holds on to the scan."""
+    """The error in words for the user. It is a new one: the old one's traceback would keep the scan in memory."""
     match error:
         case PivotError():
             message = str(error)
@@ -291,6 +290,6 @@ def _plain(path: Path, error: Exception) -> PivotError:
         case BrokenExecutor():
             message = "the process that read it has died: is there enough memory?"
         case _:
-            message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; --verbose tells more"
+            message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; --verbose shows more"
     kind = type(error) if isinstance(error, PivotError) else PivotError
     return kind(message if message.startswith(f"{path}: ") else f"{path}: {message}")

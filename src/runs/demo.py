@@ -19,7 +19,7 @@ __all__ = ["run_demo"]
 
 
 def run_demo(pipeline: InferencePipeline, folder: Path, progress: Listener) -> list[dict[str, Any]]:
-    """Write `demo.nii.gz` and its results to `folder`; each drawn nodule with what was found of it.
+    """Write `demo.nii.gz` and its results to `folder`. Return each drawn nodule with its detection.
 
     Raises:
         BadOutput: the folder cannot be written to.
@@ -35,7 +35,7 @@ def run_demo(pipeline: InferencePipeline, folder: Path, progress: Listener) -> l
 
 
 def _compare(nodule: PhantomNodule, found: list[Detection]) -> dict[str, Any]:
-    """Each drawn nodule with the strongest detection whose centre lies in it."""
+    """A drawn nodule with the strongest detection whose centre lies in it."""
     reach = nodule.diameter_mm / 2
     hits = [hit for hit in found if np.linalg.norm(np.subtract(hit["coordinates"], nodule.coordinates)) < reach]
     return {

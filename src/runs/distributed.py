@@ -1,7 +1,7 @@
-"""Many scans on many machines, with Ray: paths go out to actors, which write the results; counts come back.
+"""Many scans on many machines, with Ray. Actors get paths, write the results, and return counts.
 
-No volume passes through Ray. Memory of this process does not grow with the number of scans, but for a hash of
-each name (two scans of one name would overwrite each other), and the paths that failed or were skipped.
+No volume passes through Ray. For each scan this process keeps a hash of its name only, because two scans of one name
+would overwrite each other. It also keeps the paths that failed or were skipped.
 """
 
 import os
@@ -21,16 +21,16 @@ from .ray_worker import Worker
 __all__ = ["connect", "demand", "distributed_inference"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# What is left out of a checkout: all but what the actors need, and but ".", by which Ray means the checkout itself.
+# Excluded from a checkout: everything but what the actors need. "." is kept, because for Ray it is the checkout itself.
 NEEDED = (PACKAGE.name, "calibration", "checkpoints")
 LEFT_OUT = ["/??*", *(f"!/{name}{inside}" for name in NEEDED for inside in ("", "/**"))]
 INSTALL = "pip install 'pivot-ct[ray]', or in a checkout: uv sync --extra ray"
 
 
 def connect(address: str | None = "auto") -> ModuleType:
-    """Join a Ray cluster; `None` starts one on this machine. A checkout's code is sent to the other machines.
+    """Join a Ray cluster, and return the module `ray`. `None` starts a cluster on this machine.
 
-    Returns the module `ray`.
+    In a checkout, its code is sent to the other machines.
 
     Raises:
         BadConfig: Ray is not installed, or there is no such cluster.
@@ -61,22 +61,22 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
     progress: Listener = silent,
     base: str | Path | None = None,
 ) -> BatchResults:
-    """Run over scans on the Ray cluster that this process has joined; what fails is reported in `failed`.
+    """Run over scans on the Ray cluster that this process has joined. Failures are reported in `failed`.
 
     Args:
-        checkpoint: the model file, which is sent to the machines; by default as in `batch_inference`.
-        input_paths: paths that all machines see, or URLs that fsspec opens (`s3://`, `gs://`); any iterable.
-        num_gpus: GPUs to use, by default all; on a cluster without any, the most actors to run on CPUs.
+        checkpoint: the model file. It is sent to the machines. Default: as in `batch_inference`.
+        input_paths: any iterable of paths that all machines see, or of URLs for fsspec (`s3://`, `gs://`).
+        num_gpus: GPUs to use (default: all). On a cluster without GPUs: the largest number of actors.
         batch_size: overrides `inference.batch_size`.
-        output_dir: a folder that all machines see, and that is not an input.
-        config: YAML file, mapping or `Config`. `inference.num_workers` is the number of scans that an actor
-            reads and writes beside the one it infers.
+        output_dir: a folder that all machines see. It must not be an input.
+        config: a YAML file, a mapping or a `Config`. `inference.num_workers` is the number of scans that an actor
+            reads and writes while it infers one.
         gpus_per_actor: below 1, several actors share a GPU.
-        cpus_per_actor: cores that Ray keeps for each, and threads that it computes with.
-        resume: leave out scans whose outputs are complete and were made of the same content with the same model and
-            settings; each is fetched to compare.
-        progress: is called with the events that `progress` describes, but for `windows`.
-        base: a folder above all of `input_paths`; their results go into folders of the same names as theirs.
+        cpus_per_actor: cores that Ray reserves for each actor, and its number of threads.
+        resume: skip scans whose outputs are complete, and come from the same content, model and settings. Each scan is
+            fetched for the comparison.
+        progress: is called with the events of `runs.progress`, except `windows`.
+        base: a folder above all of `input_paths`. Results go into folders with the paths below it.
 
     Raises:
         BadConfig: Ray is not installed or not joined, or the configuration is wrong.
@@ -88,7 +88,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
         msg = "this process has joined no Ray cluster: call ray.init(address='auto') first"
         raise BadConfig(msg)
     settings = with_options(load_config(config), batch_size=batch_size)
-    folder = os.path.abspath(output_dir)  # noqa: PTH100 - with the links, which may differ between machines
+    folder = os.path.abspath(output_dir)  # noqa: PTH100 - keeps links, which may differ between machines
     model = open_pipeline(checkpoint, settings, "cpu", folder).checkpoint.path
     slots = 1 + settings.inference.num_workers
     size, gpus = demand(ray.cluster_resources(), settings.model.device, num_gpus, gpus_per_actor, cpus_per_actor)
@@ -101,12 +101,12 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
     )
     above = None if base is None else os.path.abspath(base)  # noqa: PTH100 - as above
     start = _starter(actors, model, (settings, "cuda" if gpus else "cpu", folder, resume, above))
-    return _Tally(input_paths, progress, above).over(start, size, slots)
+    return _Tally(input_paths, progress, above).run(start, size, slots)
 
 
 def _ray() -> ModuleType:
-    # Under `uv run`, Ray has each machine build an environment from the files that are sent, which are no project.
-    # It reads this when it is imported.
+    # Under `uv run`, Ray makes each machine build an environment from the sent files, which are no project. Ray reads
+    # this variable when it is imported.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray  # noqa: PLC0415 - an extra
@@ -119,7 +119,7 @@ def _ray() -> ModuleType:
 def demand(
     cluster: Mapping[str, float], device: str, num_gpus: int | None, gpus_per_actor: float, cpus_per_actor: float
 ) -> tuple[int, float]:
-    """How many actors to start on a cluster that has this, and the GPUs for each; 0 where they compute on CPUs."""
+    """The number of actors for a cluster's resources, and the GPUs of each; 0 if they compute on CPUs."""
     gpus = 0.0 if device == "cpu" else cluster.get("GPU", 0.0)
     if gpus:
         return max(1, int((num_gpus or gpus) / gpus_per_actor)), gpus_per_actor
@@ -128,7 +128,7 @@ def demand(
 
 
 def _starter(actors: Any, model: Path, arguments: tuple[Any, ...]) -> Callable[[], tuple[Any, Any]]:  # noqa: ANN401 - Ray's
-    """A function that starts one more actor and the loading of its model, whose file goes to each machine once."""
+    """A function that starts an actor and the loading of its model. The model goes to each machine once."""
     content = _ray().put(model.read_bytes())
 
     def start() -> tuple[Any, Any]:
@@ -139,7 +139,7 @@ def _starter(actors: Any, model: Path, arguments: tuple[Any, ...]) -> Callable[[
 
 
 class _Tally:
-    """Sends scans to the actors, and keeps count of the results."""
+    """Sends scans to the actors, and counts the results."""
 
     def __init__(self, paths: Iterable[str | Path], tell: Listener, base: str | None) -> None:
         self.paths: Iterable[str | Path] = [paths] if isinstance(paths, str | Path) else paths
@@ -151,7 +151,7 @@ class _Tally:
             num_scans=0, total_detections=0, avg_time=0.0, failed={}, skipped=[], notes={}, passed_over={}
         )
 
-    def over(self, start: Callable[[], tuple[Any, Any]], size: int, slots: int) -> BatchResults:
+    def run(self, start: Callable[[], tuple[Any, Any]], size: int, slots: int) -> BatchResults:
         """Do all scans with `size` actors."""
         from .ray_pool import Pool  # noqa: PLC0415 - imports Ray
 
@@ -164,13 +164,13 @@ class _Tally:
         return self.results
 
     def _tasks(self) -> Iterator[tuple[str, str]]:
-        """Each path as the user gave it, and as the actors open it."""
+        """Each path as given, and as the actors open it."""
         names: set[int] = set()
         for given in map(str, self.paths):
             source = given if "://" in given else os.path.abspath(given)  # noqa: PTH100 - as for the output folder
             name = hash((None if self.base is None else os.path.dirname(source), scan_name(given)))  # noqa: PTH120 - URLs too
             if name in names:
-                message = f"an earlier scan of this run is called {scan_name(given)} too: rename one of them"
+                message = f"an earlier scan of this run is also called {scan_name(given)}: rename one of them"
                 self._count(given, {"event": "failed", "error": "BadScan", "message": message})
             else:
                 names.add(name)

@@ -1,9 +1,9 @@
-"""All files of one scan: written together or not at all, and recognised as complete by a later run.
+"""The files of one scan. They are written together or not at all, and a later run can tell whether they are complete.
 
-The JSON report comes last, so where it is, the scan is done. It is kept even where it was not asked
-for (`formats.detections: csv`, `save_detections: false`), under a name that begins with a dot.
+The JSON report is written last: if it exists, the scan is done. If you do not want it (`formats.detections: csv`,
+`save_detections: false`), it is kept under a name that begins with a dot.
 
-What draws and writes is imported where it is used: it takes seconds, for which the network need not wait.
+Modules that draw and write are imported when they are used. This takes seconds, while the network runs.
 """
 
 import logging
@@ -27,8 +27,8 @@ __all__ = ["check_outputs", "check_scan", "is_complete", "load_writers", "output
 log = logging.getLogger("pivot")
 DICOM = "_dicom"
 FINDINGS = "_findings.csv"
-TEMPORARY = len(".4194304.partial.")  # bytes by which names are longer while files are written (see `files`)
-# What changes how fast results come, not what they are. The checkpoint is known by its hash.
+TEMPORARY = len(".4194304.partial.")  # extra bytes of a name while its file is written (see `files`)
+# These change the speed, not the results. The checkpoint is compared by its hash.
 WITHOUT_EFFECT = {
     "versions.python",
     "versions.torch",
@@ -43,10 +43,10 @@ WITHOUT_EFFECT = {
 
 
 def check_outputs(config: Config) -> None:
-    """Refuse, before any work is done, outputs that could not be written after it.
+    """Refuse outputs that could not be written, before any work is done.
 
     Raises:
-        BadConfig: nothing is to be written, or the picture's colormap does not exist.
+        BadConfig: no output is enabled, or the picture's colormap does not exist.
     """
     wanted = config.output
     pictures = wanted.save_visualization or wanted.save_report or config.visualization.save_3d
@@ -63,7 +63,7 @@ def check_outputs(config: Config) -> None:
 
 
 def load_writers(config: Config) -> None:
-    """Import the slow modules that measure and write, in another thread while the network runs."""
+    """Import the slow modules that measure and write. This runs in another thread than the network."""
     from ..detection import peak_detection  # noqa: F401
     from ..measurement import nodule_properties  # noqa: F401
 
@@ -74,10 +74,10 @@ def load_writers(config: Config) -> None:
 
 
 def check_scan(scan: Scan, config: Config, source: str | Path, folder: Path) -> None:
-    """Refuse, before any work is done, a scan whose outputs could not be written into `folder` after it.
+    """Refuse a scan whose outputs could not be written into `folder`, before any work is done.
 
     Raises:
-        BadScan: its name is too long, or DICOM objects are wanted and cannot refer to it.
+        BadScan: its name is too long. DICOM objects are wanted, but cannot refer to it.
     """
     most = os.pathconf(folder, "PC_NAME_MAX") - TEMPORARY
     longest = max(len(os.fsencode(name)) for name in output_names(scan.scan_id, config))
@@ -94,9 +94,9 @@ def check_scan(scan: Scan, config: Config, source: str | Path, folder: Path) -> 
 
 
 def output_names(scan_id: str, config: Config) -> list[str]:
-    """The names of a scan's files, in the order in which they are written; the JSON report is the last.
+    """The names of a scan's files in writing order. The JSON report is the last.
 
-    The DICOM objects are in a folder, since how many there are depends on what was found.
+    The DICOM objects are in a folder, because their number depends on the findings.
     """
     wanted = config.output
     names = []
@@ -134,11 +134,10 @@ def write_outputs(
     seconds_to_read: float | None = None,
     source: str | Path | None = None,
 ) -> list[Path]:
-    """Write what the configuration asks for into `folder`: every file of the scan, or none.
+    """Write the configured outputs into `folder`: every file of the scan, or none.
 
-    What an earlier run left there of a scan of this name, under any configuration, goes.
-
-    `source`, from which the scan was read, is needed for DICOM objects.
+    Files of an earlier run on a scan of this name are removed, whatever its configuration was. DICOM objects need
+    `source`, the path that the scan was read from.
 
     Raises:
         BadOutput: the folder cannot be written to.
@@ -157,9 +156,9 @@ def write_outputs(
 
 
 def is_complete(path: Path, config: Config, folder: Path, origin: Mapping[str, Any]) -> bool:
-    """Whether the files of the scan at `path` are all in `folder`, made of its content by the same model and settings.
+    """Whether `folder` holds all files of the scan at `path`, made from its content with the same model and settings.
 
-    `origin` is that of `InferencePipeline`. Where the files are there but differ, a warning says in what.
+    `origin` is `InferencePipeline.origin`. If the files exist but differ in it, a warning names the difference.
     """
     scan_id = scan_name(path)
     names = output_names(scan_id, config)
@@ -168,7 +167,7 @@ def is_complete(path: Path, config: Config, folder: Path, origin: Mapping[str, A
     try:
         metadata = load_report(folder / names[-1])["metadata"]
     except BadOutput as error:
-        log.warning("%s is done again: %s", scan_id, error)
+        log.warning("%s is repeated: %s", scan_id, error)
         return False
     earlier = dict(_flat({key: metadata.get(key) for key in origin}))
     now = dict(_flat(origin))
@@ -176,12 +175,12 @@ def is_complete(path: Path, config: Config, folder: Path, origin: Mapping[str, A
     if not changed and not _is_of(path, metadata.get("input_sha256")):
         changed = {"scan of this name"}
     if changed:
-        log.warning("%s is done again: its results were made with another %s", scan_id, ", ".join(sorted(changed)))
+        log.warning("%s is repeated: its results were made with another %s", scan_id, ", ".join(sorted(changed)))
     return not changed
 
 
 def _is_of(path: Path, sha256: str | None) -> bool:
-    """Whether the scan's files have this hash. False if they cannot be read: the scan is then run again, and fails."""
+    """Whether the scan's files have this hash. False if they cannot be read: the run then reports the error."""
     from ..data.fingerprint import content_hash
 
     try:
@@ -191,7 +190,7 @@ def _is_of(path: Path, sha256: str | None) -> bool:
 
 
 def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
-    """Write the output whose kind the file name of `path` tells."""
+    """Write the output at `path`. Its name tells the kind."""
     match path.suffix:
         case ".csv":
             (save_findings if path.name.endswith(FINDINGS) else save_csv)(results, path)
@@ -210,7 +209,7 @@ def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
 
 
 def _write_dicom(scan: Scan, results: Results, folder: Path, source: str | Path | None) -> None:
-    """The results as DICOM objects, with the report where it has been written beside `folder`."""
+    """Write the results as DICOM objects, with the PDF report if it was written beside `folder`."""
     from ..dicom_io.export import export_objects
     from ..viz.key_images import key_images
 
@@ -239,7 +238,7 @@ def _draw(scan: Scan, results: Results, config: Config, path: Path) -> None:
 
 
 def _timed(results: Results, read: float | None, write: float) -> dict[str, Any]:
-    """The report with the time that its reading and writing took; of the latter all but the report itself."""
+    """The report with the seconds of reading and writing. Writing the report itself is not included."""
     metadata = results["metadata"]
     timings = {**metadata["timings_seconds"], "write": round(write, 3)}
     if read is not None:

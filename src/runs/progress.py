@@ -1,17 +1,17 @@
-"""How a run tells what it is doing: as events, which a listener shows as bars or writes as JSON lines.
+"""The progress of a run, as events. A listener shows them as bars, or writes them as JSON lines.
 
-Every event has `event`, its kind; all but the last two have `scan`, the path as it was given:
+Every event has `event`, its kind. All but the last two have `scan`, the path as given:
 
     start     index (from 1), total             its inference begins
-    windows   done, total                       of the passes of the network over it
-    finished  scan_id, detections (a count), seconds, outputs (paths), notes (of reading it, and warnings)
+    windows   done, total                       windows of the network
+    finished  scan_id, detections (a count), seconds, outputs (paths), notes (of reading, and warnings)
     skipped   -                                 complete from an earlier run (`--resume`)
     failed    error (a type), message
-    demo      nodules (of `--demo`: diameter_mm, nodule_type, and found_mm and confidence, null where missed)
-    summary   num_scans, total_detections, avg_time, failed (path to message), skipped (paths), notes (path to those of
-              reading it), passed_over (path to the reason)
+    demo      nodules (of `--demo`: diameter_mm, nodule_type, found_mm, confidence; the last two are null if missed)
+    summary   num_scans, total_detections, avg_time, failed (path: message), skipped (paths), notes (path: notes),
+              passed_over (path: reason)
 
-`finished` and `failed` may come after the next scan's `start`, because files are written beside inference.
+Files are written while the next scan is inferred. So `finished` and `failed` may come after the next `start`.
 """
 
 import json
@@ -33,12 +33,12 @@ __all__ = [
     "guarded",
     "listening",
     "silent",
-    "told",
+    "summary_lines",
 ]
 
-LEFT_OUT = "left out"  # how notes begin that tell what was not searched
-WARNING = "warning"  # and those of lungs that cannot be judged, and of masses
-MOST_TOLD = 20  # of what was passed over
+LEFT_OUT = "left out"  # prefix of notes about what was not searched
+WARNING = "warning"  # prefix of notes about masses, and about lungs that cannot be evaluated
+MOST_PASSED_OVER = 20  # lines
 Event: TypeAlias = dict[str, Any]
 Listener: TypeAlias = Callable[[Event], None]
 Mode: TypeAlias = Literal["auto", "bar", "json", "none"]
@@ -48,12 +48,12 @@ class BatchResults(TypedDict):
     """The counts and lists at the end of a batch."""
 
     num_scans: int  # finished in this run
-    total_detections: int  # in those
-    avg_time: float  # seconds to read, infer and write one of them; wall time is less where these overlap
-    failed: dict[str, str]  # path to message
-    skipped: list[str]  # paths that were complete already
-    notes: dict[str, list[str]]  # path to what reading repaired or left out, and to warnings
-    passed_over: dict[str, str]  # path to the reason, of what lies in the folder and is none of its scans
+    total_detections: int  # in these scans
+    avg_time: float  # seconds to read, infer and write one scan; wall time is less if these overlap
+    failed: dict[str, str]  # path: message
+    skipped: list[str]  # paths of scans that were complete already
+    notes: dict[str, list[str]]  # path: repairs and omissions of reading, and warnings
+    passed_over: dict[str, str]  # path: reason, for what lies in the folder and is no scan
 
 
 def silent(event: Event) -> None:
@@ -61,24 +61,24 @@ def silent(event: Event) -> None:
 
 
 class ListenerError(Exception):
-    """A listener raised something, its cause: no fault of the scan that it was told of."""
+    """An error that a listener raised, as its cause. It is no fault of the scan."""
 
 
 def guarded(listener: Listener) -> Listener:
-    """The listener, whose errors come as `ListenerError`."""
+    """The listener. Its errors become `ListenerError`."""
 
-    def tell(event: Event) -> None:
+    def notify(event: Event) -> None:
         try:
             listener(event)
         except Exception as error:
             raise ListenerError from error
 
-    return tell
+    return notify
 
 
 @contextmanager
 def as_raised() -> Iterator[None]:
-    """What a guarded listener raised goes on to the caller as it was raised."""
+    """Raise the original error of a guarded listener."""
     try:
         yield
     except ListenerError as error:
@@ -87,9 +87,9 @@ def as_raised() -> Iterator[None]:
 
 @contextmanager
 def listening(mode: Mode) -> Iterator[Listener]:
-    """A listener, called from any thread: bars on stderr, JSON lines on stdout, or silent.
+    """A listener for any thread: bars on stderr, JSON lines on stdout, or silent.
 
-    `auto` shows bars where stderr is a terminal.
+    `auto` shows bars if stderr is a terminal.
     """
     if mode == "json":
         yield _json_lines()
@@ -113,8 +113,7 @@ def _json_lines() -> Listener:
 
 @contextmanager
 def _bars() -> Iterator[Listener]:
-    # Not needed, and not waited for, without bars.
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 - only bars need it
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
@@ -141,8 +140,8 @@ def _bars() -> Iterator[Listener]:
         yield show
 
 
-def told(done: BatchResults, folder: Path) -> list[str]:
-    """What a run tells at its end: the counts; then what was not searched, and why, and what must not be overlooked."""
+def summary_lines(done: BatchResults, folder: Path) -> list[str]:
+    """The last lines of a run: the counts, then warnings, and what was not searched with the reason."""
     scans, found, skipped = done["num_scans"], done["total_detections"], len(done["skipped"])
     text = f"{scans} scan{'s' * (scans != 1)}, {found} nodule{'s' * (found != 1)}"
     if scans:
@@ -155,6 +154,7 @@ def told(done: BatchResults, folder: Path) -> list[str]:
         for note in notes
         if note.startswith((LEFT_OUT, WARNING))
     ]
-    passed = [f"passed over: {path}: {reason}" for path, reason in list(done["passed_over"].items())[:MOST_TOLD]]
+    some = list(done["passed_over"].items())[:MOST_PASSED_OVER]
+    passed = [f"passed over: {path}: {reason}" for path, reason in some]
     more = len(done["passed_over"]) - len(passed)
     return [f"{text}; results in {folder}", *notes, *passed, *([f"passed over: {more} more"] if more else [])]

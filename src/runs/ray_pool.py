@@ -1,12 +1,12 @@
-"""A pool of Ray actors that scans are dealt out to, whatever becomes of actors and machines meanwhile.
+"""A pool of Ray actors that share the scans. It survives the loss of actors and machines.
 
-- An actor is used once its model is loaded. One that dies is replaced, as soon as the cluster has room.
-- Each actor has a few scans under way, so that it reads and writes beside its inference; at the end of
-  the list one, so that none waits where others are idle.
-- A scan that fails is tried on another machine, where there is one. Scans whose actor died are tried one
-  at a time, so that the one that kills it (`ATTEMPTS` times) is known.
-- An actor that meets what would fail with every scan (a full disk) gets no more scans. When there are no
-  others, that error ends the run.
+- An actor is used once its model is loaded. If it dies, it is replaced as soon as the cluster has room.
+- Each actor has a few scans at once: it reads and writes some while it infers another. At the end of the list it has
+  one, so that no scan waits while an actor is idle.
+- A failed scan is tried on another machine, if there is one. If an actor died, its scans are tried one at a time. This
+  finds the scan that kills its actor (`ATTEMPTS` times).
+- An actor whose error would recur with every scan (a full disk) gets no more scans. Without other actors, this error
+  ends the run.
 """
 
 import logging
@@ -25,8 +25,8 @@ from .progress import Event
 __all__ = ["ATTEMPTS", "Pool"]
 
 log = logging.getLogger("pivot")
-ATTEMPTS = 3  # for a scan: twice after a failure or a death, wherever it happened
-PATIENCE = 60.0  # seconds without any answer, after which the log tells what is waited for
+ATTEMPTS = 3  # for a scan, on any machine
+PATIENCE = 60.0  # seconds without a result until a warning
 
 
 @dataclass(eq=False)
@@ -36,27 +36,27 @@ class _Task:
     given: str  # the path as the user wrote it
     source: str  # a URL, or an absolute path
     attempts: int = 0
-    alone: bool = False  # because an actor died that worked on it
+    alone: bool = False  # must run alone, because an actor died with it
     tried: set[str] = field(default_factory=set)  # machines on which it failed
 
 
 @dataclass(eq=False)
 class _Member:
-    """An actor; `node` is its machine, known once its model is loaded."""
+    """An actor. `node` is its machine, set when its model is loaded."""
 
     actor: Any
     node: str = ""
-    load: list[_Task] = field(default_factory=list)  # under way
+    load: list[_Task] = field(default_factory=list)  # its running scans
 
 
 class Pool:
-    """Actors that `start` starts, each with its `load` called, and with up to `slots` scans under way."""
+    """A pool of `size` actors with up to `slots` scans each. `start` starts an actor and the loading of its model."""
 
     def __init__(self, start: Callable[[], tuple[Any, Any]], size: int, slots: int) -> None:
         self.start, self.slots = start, slots
-        self.members: list[_Member] = []  # to which scans may be given, now or once loaded
+        self.members: list[_Member] = []  # actors that may get scans, now or once loaded
         self.started: list[Any] = []
-        self.under_way: dict[Any, tuple[_Member, _Task | None]] = {}  # no task: the model is loaded
+        self.under_way: dict[Any, tuple[_Member, _Task | None]] = {}  # without a task: the model is being loaded
         self.waiting: deque[_Task] = deque()
         self.suspects: deque[_Task] = deque()
         self.error: PivotError | None = None
@@ -69,12 +69,13 @@ class Pool:
             ray.kill(actor)
 
     def run(self, scans: Iterable[tuple[str, str]], begun: Callable[[str], None]) -> Iterator[tuple[str, Event]]:
-        """Each scan with its last event, in the order in which they end; `begun` hears of each first attempt.
+        """Each scan's path with its last event, in the order in which they end.
 
-        `scans` are pairs of the path as it was given and as the actors find it; few are taken in advance.
+        `scans` are pairs: the path as given, and the path for the actors. Only a few are taken in advance. `begun` is
+        called at each scan's first attempt.
 
         Raises:
-            PivotError: what keeps every actor from going on.
+            PivotError: no actor can go on.
         """
         tasks = (_Task(*scan) for scan in scans)
         while self._assign_scans(tasks, begun):
@@ -83,7 +84,7 @@ class Pool:
             if not done:
                 self._log_waiting()
             for ref in done:
-                yield from self._settle(ref)
+                yield from self._results(ref)
 
     def _add(self) -> None:
         actor, loading = self.start()
@@ -93,7 +94,7 @@ class Pool:
         self.under_way[loading] = member, None
 
     def _assign_scans(self, tasks: Iterator[_Task], begun: Callable[[str], None]) -> bool:
-        """Give scans to the actors; returns whether there is anything left to wait for."""
+        """Give scans to the actors. Return whether any work is left."""
         ready = [member for member in self.members if member.node]
         most = self.slots * max(1, len(ready))
         self.waiting.extend(islice(tasks, max(0, most - len(self.waiting))))
@@ -108,7 +109,7 @@ class Pool:
         return busy or bool(self.waiting or self.suspects)
 
     def _next(self, member: _Member, slots: int) -> _Task | None:
-        """The next scan for an actor with up to `slots` scans at once; None if there is none."""
+        """The next scan for an actor with up to `slots` scans at once, or None."""
         if self.suspects and member is next(one for one in self.members if one.node):
             return None if member.load else self.suspects.popleft()
         if len(member.load) >= slots or any(task.alone for task in member.load):
@@ -126,8 +127,8 @@ class Pool:
         member.load.append(task)
         self.under_way[member.actor.infer.remote(task.source)] = member, task
 
-    def _settle(self, ref: Any) -> Iterator[tuple[str, Event]]:  # noqa: ANN401 - Ray's references have no common type
-        """The event of a scan whose actor has answered or died."""
+    def _results(self, ref: Any) -> Iterator[tuple[str, Event]]:  # noqa: ANN401 - Ray's references have no common type
+        """The event of a scan whose actor has returned or died."""
         member, task = self.under_way.pop(ref)
         if task:
             member.load.remove(task)
@@ -147,7 +148,7 @@ class Pool:
                 self.waiting.appendleft(task)
 
     def _retire(self, member: _Member, task: _Task | None, cause: Exception) -> None:
-        """Send no more scans to the actor: its error would recur with every scan."""
+        """Send no more scans to the actor, because its error would recur with every scan."""
         self.error = cause if isinstance(cause, PivotError) else PivotError(f"a Ray actor failed: {cause!r}")
         log.warning("an actor on machine %s is given no more scans: %s", member.node or "(unknown)", self.error)
         if member in self.members:
@@ -158,11 +159,11 @@ class Pool:
             self.waiting.appendleft(task)
 
     def _replace_actor(self, member: _Member, task: _Task | None, error: RayError) -> Iterator[tuple[str, Event]]:
-        """Replace an actor that died after it had started; try each of its scans again, alone."""
+        """Replace an actor that died after its start. Try each of its scans again, alone."""
         if member in self.members:
             self.members.remove(member)
-            ray.kill(member.actor)  # where it was only out of reach
-            # a full disk that was met before says more
+            ray.kill(member.actor)  # it may only be out of reach
+            # an earlier error, such as a full disk, is more informative
             self.error = self.error or PivotError(f"an actor died: {_first_line(error)}")
             log.warning("an actor died on machine %s; its scans are tried again", member.node or "(unknown)")
             if member.node:

@@ -1,6 +1,6 @@
-"""What an actor does on its machine: hold one loaded model, fetch, read, infer and write the scans it is sent.
+"""A Ray actor: it holds one loaded model, and fetches, reads, infers and writes scans.
 
-Several scans are under way at once, each in a thread: while one is inferred, others are read and written.
+Each scan has a thread. While one scan is inferred, others are read and written.
 """
 
 import glob
@@ -25,8 +25,8 @@ __all__ = ["Worker", "local_copy"]
 class Worker:
     """An actor of `ray_pool`.
 
-    Results go to `output_dir`, which every machine must see under this name; those of scans below `base` into folders
-    of the same names.
+    Results go to `output_dir`, which every machine must see under this name. Results of scans below `base` go into
+    folders of the same names.
     """
 
     def __init__(self, config: Config, device: str, output_dir: str, resume: bool, base: str | None = None) -> None:  # noqa: FBT001 - Ray passes positions
@@ -35,10 +35,10 @@ class Worker:
         self.turns = Turns(threading.Lock(), threading.Lock())
 
     def load(self, name: str, content: bytes) -> str:
-        """Load the model, given as a file's name and content; returns the id of the machine.
+        """Load the model from a file's name and content. Return the id of the machine.
 
         Raises:
-            PivotError: this machine can neither load it nor write results.
+            PivotError: this machine cannot load it, or cannot write results.
         """
         import ray  # noqa: PLC0415 - only where there is an actor
 
@@ -50,30 +50,30 @@ class Worker:
         return str(ray.get_runtime_context().get_node_id())
 
     def infer(self, source: str) -> Event:
-        """The `finished`, `skipped` or `failed` event of the scan at a path or URL; its message names no path.
+        """The `finished`, `skipped` or `failed` event of the scan at a path or URL. Its message names no path.
 
         Raises:
-            PivotError: what would go wrong here with every other scan too.
+            PivotError: an error that would recur with every scan on this machine.
         """
-        told: list[Event] = []
+        events: list[Event] = []
         try:
             with local_copy(source) as path:
                 folder = place_of(path, self.folder, self.base)
                 if self.resume and is_complete(path, self.config, folder, self.pipeline.origin):
                     return {"event": "skipped"}
-                infer_file(self.pipeline, path, writable_folder(folder), progress=told.append, turns=self.turns)
+                infer_file(self.pipeline, path, writable_folder(folder), progress=events.append, turns=self.turns)
         except FATAL:
             raise
         except PivotError as error:
             failed = {"event": "failed", "scan": source, "error": type(error).__name__, "message": str(error)}
-            failed = next((event for event in told if event["event"] == "failed"), failed)
+            failed = next((event for event in events if event["event"] == "failed"), failed)
             return {**failed, "message": failed["message"].removeprefix(f"{failed['scan']}: ")}
-        return next(event for event in told if event["event"] == "finished")
+        return next(event for event in events if event["event"] == "finished")
 
 
 @contextmanager
 def local_copy(source: str) -> Iterator[Path]:
-    """The scan as a file or folder of this machine; what was fetched from elsewhere is gone afterwards.
+    """The scan as a file or folder on this machine. A downloaded copy is removed afterwards.
 
     Raises:
         BadScan: it cannot be fetched.
@@ -102,7 +102,7 @@ def _fetch(source: str, folder: Path) -> Path:
                 system.get(file, str(folder / PurePosixPath(file).name))
         else:
             system.get(path, str(folder / name))
-    except Exception as error:  # whatever the driver of a store throws
+    except Exception as error:  # storage drivers raise anything
         msg = f"{source}: cannot be fetched ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         raise BadScan(msg) from error
     return folder / name

@@ -1,10 +1,9 @@
-"""Reading ahead of a slower consumer, without filling the memory.
+"""Reading ahead of a slower consumer, with bounded memory.
 
-One item is read ahead; each time that the consumer had to wait, one more, up to a limit. Where inference
-is slower than reading, three volumes are in memory (one read, one inferred, one written), however many
-workers there are; more only where they save time.
+One item is read ahead. Each time that the consumer had to wait, one more is, up to a limit. If inference is slower than
+reading, three volumes are in memory, whatever the number of workers: one is read, one inferred, one written.
 
-What reads is imported where it is used: it takes a second, and may happen in another process.
+The readers are imported when they are used. This takes a second, and may happen in another process.
 """
 
 import time
@@ -53,16 +52,16 @@ def read_timed(path: Path) -> Readied:
 
 
 def executor(workers: int) -> Executor:
-    """A pool of threads; without `workers` the calling thread runs each task when it is submitted."""
+    """A pool of threads. Without `workers` the calling thread runs each task when it is submitted."""
     return ThreadPoolExecutor(workers) if workers else _Here()
 
 
 def read_ahead(
     readers: Executor, read: Callable[[Item], T], items: Sequence[Item], most: int
 ) -> Generator[tuple[Item, Future[T]], None, None]:
-    """Each item with its read, under way or done; one more ahead, up to `most`, each time that one comes late.
+    """Each item with the future of its read. Up to `most` items are read ahead.
 
-    What was read ahead in vain is cancelled when the generator is closed.
+    Closing the generator cancels the reads that are not needed any more.
     """
     queue: deque[tuple[Item, Future[T]]] = deque()
     rest, ahead = iter(items), 0

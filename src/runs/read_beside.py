@@ -1,4 +1,4 @@
-"""Reads a scan in another process while this one imports torch: an import holds Python's lock."""
+"""Reads a scan in another process while this one imports torch. An import holds Python's global lock."""
 
 import gc
 import sys
@@ -20,28 +20,27 @@ __all__ = ["read_beside"]
 
 @contextmanager
 def read_beside(path: Path) -> Iterator[Callable[[Path], Readied]]:
-    """A function that returns the scan at `path`; reading has begun, unless torch is imported already.
+    """A function that returns the scan at `path`. Reading starts at once, unless torch is already imported.
 
-    Raises:
-        BadScan: when it is called: the scan cannot be read as a chest CT.
+    The function raises `BadScan` if the scan cannot be read as a chest CT.
     """
     if "torch" in sys.modules:
         yield read_timed
         return
     with TemporaryDirectory(prefix="pivot-") as folder, helpers(1) as reader:
-        voxels = Path(folder, "voxels.npy")  # the pipe between processes would take a second for them
+        voxels = Path(folder, "voxels.npy")  # a pipe between the processes would take a second
         reading = reader.submit(_read_to, voxels, path)
 
         def take(_: Path) -> Readied:
             read = reading.result()
-            reader.shutdown(wait=False)  # the process ends while others work, so that nobody waits for that later
+            reader.shutdown(wait=False)  # the process ends while the network runs
             return _with_array(read, np.load(voxels))
 
         yield take
 
 
 def _read_to(voxels: Path, path: Path) -> Readied:
-    gc.disable()  # the process reads one scan, and ends
+    gc.disable()  # the process ends after one scan
     read = read_timed(path)
     np.save(voxels, read.scan.array)
     return _with_array(read, np.empty((0, 0, 0), read.scan.array.dtype))

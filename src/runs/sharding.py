@@ -13,15 +13,15 @@ Item = TypeVar("Item")
 
 
 def shard_of(items: Sequence[Item], index: int, count: int) -> Sequence[Item]:
-    """Part `index` (from 0) of `count`: every item is in one part, and their sizes differ by one at most.
+    """Part `index` (from 0) of `count`. Every item is in one part. The parts' sizes differ by one at most.
 
-    Each command must see the same items in the same order; neighbours go to different parts.
+    Each command must see the same items in the same order. Neighbours go to different parts.
 
     Raises:
         BadConfig: there is no such part.
     """
     if not 0 <= index < count:
-        msg = f"there is no part {index} of {count}: shard indices run from 0 to the number of shards less one"
+        msg = f"there is no part {index} of {count}: shard indices run from 0 to {count - 1}"
         raise BadConfig(msg)
     return items[index::count]
 
@@ -29,7 +29,7 @@ def shard_of(items: Sequence[Item], index: int, count: int) -> Sequence[Item]:
 def scans_of(
     input_dir: str | Path, output_dir: str | Path, shard: tuple[int, int] = (0, 1), *, recursive: bool = False
 ) -> Survey:
-    """The scans in a folder, or one part of them, as `batch_inference` does them.
+    """The scans in a folder, or one part of them, in the order of `batch_inference`.
 
     Raises:
         BadConfig: the output folder is the input folder, or there is no such part.
@@ -43,5 +43,5 @@ def scans_of(
 
 
 def place_of(scan: Path, output_dir: Path, base: Path | None) -> Path:
-    """The folder for a scan's results: in `output_dir`, and where `base` is above it, in folders of the same names."""
+    """The folder for a scan's results: `output_dir`, or its subfolder with the scan's path below `base`."""
     return output_dir if base is None or scan == base else output_dir / scan.parent.relative_to(base)

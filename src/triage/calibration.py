@@ -1,7 +1,7 @@
-"""Calibrated malignancy scores, by a map that a file describes.
+"""Calibrated malignancy scores, by a map from a file.
 
-The shipped `calibration/triage_calibration.json` is written by `python -m src.train.triage.fit`. Like the
-score it speaks of agreement with readers' ratings, not of pathology: the file's `label` says so.
+`python -m src.train.triage.fit` writes the shipped `calibration/triage_calibration.json`. Like the score, it is fitted
+to readers' ratings, not to pathology. The file's `label` states this.
 """
 
 import math
@@ -80,11 +80,11 @@ Mapping: TypeAlias = Platt | Temperature | Isotonic
 
 
 class Calibration(_Strict):
-    """What a calibration file holds."""
+    """The content of a calibration file."""
 
     format: Literal["pivot-triage-calibration-1"] = "pivot-triage-calibration-1"
-    model: str  # the triage model whose scores it maps
-    label: str  # what the calibrated score is the probability of
+    model: str  # the triage model of the scores
+    label: str  # the event whose probability the calibrated score is
     mapping: Annotated[Mapping, Field(discriminator="method")]
     cutoffs: Cutoffs  # on the calibrated scale
     data: dict[str, Any]
@@ -92,10 +92,10 @@ class Calibration(_Strict):
 
 
 def calibrate_scores(detections: Sequence[Detection], calibration_file: str | Path) -> list[Detection]:
-    """The detections with calibrated `malignancy_score` (0 to 1) and the file's risk categories.
+    """The detections with a calibrated `malignancy_score` (0 to 1) and the file's risk categories.
 
-    A null score stays null with its reason. The given detections are left as they are; their scores
-    must come straight from the triage model: a second calibration would distort them.
+    A null score stays null, with its reason. The given detections are not changed. Their scores must come from the
+    triage model: a second calibration would distort them.
 
     Raises:
         BadConfig: the calibration file is missing, damaged or not monotone.
@@ -109,7 +109,7 @@ def load_calibration(path: str | Path) -> Calibration:
     """The content of a calibration file.
 
     Raises:
-        BadConfig: no such file, not JSON, or a key or value is wrong.
+        BadConfig: the file is missing or not JSON, or a key or value is wrong.
     """
     return read_json(Calibration, path, "triage calibration", BadConfig)
 

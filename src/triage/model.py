@@ -1,7 +1,7 @@
-"""The triage score: a logistic model of what PIVOT measures of a nodule.
+"""The triage score: a logistic model of a nodule's measurements.
 
-The score estimates how readers of LIDC-IDRI would rate a nodule by eye (median malignancy above 3
-against below 3). It is not a probability of cancer: no pathology went into it.
+The score estimates how readers of LIDC-IDRI would rate a nodule by eye: median malignancy above 3, or below 3. It is
+not a probability of cancer: it was fitted without pathology.
 """
 
 import functools
@@ -34,9 +34,9 @@ __all__ = [
 
 Model = TypeVar("Model", bound=BaseModel)
 Array = npt.NDArray[np.float64]
-VALID_MM = (3.0, 30.0)  # effective diameters that the ratings cover
-# Mean HU: uncalcified LIDC nodules lay below the first (50 HU at most); from the second on, Siegelman et al. (AJR
-# 1980;135:1-13) took nodules as benign, by their 32 densest voxels. Between, the share rises evenly.
+VALID_MM = (3.0, 30.0)  # range of the rated nodules' effective diameters
+# Mean HU. Uncalcified LIDC nodules are below the first value (at most 50 HU). Siegelman et al. (AJR 1980;135:1-13) took
+# nodules from the second value on as benign, by their 32 densest voxels. The share rises linearly between them.
 CALCIFIED_HU = (60.0, 164.0)
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -65,18 +65,18 @@ class Cutoffs(BaseModel):
 
 
 class TriageModel(BaseModel):
-    """What `triage_model.json` holds: the log-odds are linear in `features`."""
+    """The content of `triage_model.json`. The log-odds are linear in `features`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format: Literal["pivot-triage-1"] = "pivot-triage-1"
     name: str
-    label: str  # what the score agrees with
+    label: str  # what the score estimates
     intercept: float
     log_long_axis: float
     log_short_axis: float
     calcified: float
-    axis_scale: tuple[Positive, Positive]  # long and short axis: PIVOT's length over the readers' length
+    axis_scale: tuple[Positive, Positive]  # PIVOT's length divided by the readers', of the long and the short axis
     cutoffs: Cutoffs
     data: dict[str, Any]
 
@@ -87,10 +87,10 @@ class TriageModel(BaseModel):
 
 
 def score(properties: Properties, diameter_mm: float, model: TriageModel | None = None) -> Triage:
-    """How likely readers would rate a nodule malignant, 0 to 1, with its risk category.
+    """The probability that readers rate a nodule malignant, 0 to 1, with its risk category.
 
-    `diameter_mm` is the effective diameter; `model` defaults to the shipped one. Where the score would
-    not be valid it is null, and `reason` says why.
+    `diameter_mm` is the effective diameter. `model` defaults to the shipped one. If no valid score is possible, it is
+    null, and `reason` is set.
 
     Raises:
         BadCheckpoint: the shipped model is missing or damaged.
@@ -108,7 +108,7 @@ def score(properties: Properties, diameter_mm: float, model: TriageModel | None 
 
 
 def calcified_share(mean_hu: float) -> float:
-    """How surely a nodule of this mean HU is calcified, 0 to 1: stands in for the share of readers who say so."""
+    """An estimate from the mean HU of the share of readers who rate a nodule calcified, 0 to 1."""
     return float(np.interp(mean_hu, CALCIFIED_HU, (0.0, 1.0)))
 
 
@@ -122,16 +122,16 @@ def load_triage_model(path: str | Path) -> TriageModel:
     """The triage model in a JSON file.
 
     Raises:
-        BadCheckpoint: no such file, or not a triage model.
+        BadCheckpoint: the file is missing, or no triage model.
     """
     return read_json(TriageModel, path, "triage model", BadCheckpoint)
 
 
 def read_json(kind: type[Model], path: str | Path, name: str, error: type[PivotError]) -> Model:
-    """The content of a JSON file that `python -m src.train.triage.fit` writes, called `name` in messages.
+    """The content of a JSON file that `python -m src.train.triage.fit` writes. Messages call it `name`.
 
     Raises:
-        PivotError: as `error`: no such file, not JSON, or a key or value is wrong.
+        PivotError: of the type `error`. The file is missing or not JSON, or a key or value is wrong.
     """
     try:
         return kind.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -146,12 +146,12 @@ def read_json(kind: type[Model], path: str | Path, name: str, error: type[PivotE
 
 @functools.cache
 def default_model() -> TriageModel:
-    """The triage model that ships with PIVOT."""
+    """The shipped triage model."""
     return load_triage_model(shipped("calibration/triage_model.json"))
 
 
 def _invalid(properties: Properties, diameter_mm: float) -> str | None:
-    """Why a nodule cannot be scored; None where it can."""
+    """The reason why a nodule cannot be scored; None if it can."""
     needed = (properties["long_axis_mm"], properties["short_axis_mm"], properties["mean_intensity"])
     if any(value is None for value in needed):
         return "not measured: no clear boundary, or cut by the border of the scan"

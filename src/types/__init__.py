@@ -1,65 +1,7 @@
-"""The shapes of data that cross module borders."""
+"""The data types that modules share."""
 
-from .core import (
-    Acquisition,
-    Affine,
-    Candidate,
-    Detection,
-    Expected,
-    FloatArray,
-    LeftOut,
-    Location,
-    LungsReport,
-    LungState,
-    Mark,
-    NoduleMask,
-    NoduleType,
-    Peak,
-    Preprocessed,
-    Properties,
-    Report,
-    Results,
-    Scan,
-    Shape3,
-    SideReport,
-    Triage,
-    Vec3,
-    Volume,
-    spacing_of,
-)
-from .guidelines import Brock, BrockByLobe, Bts, Fleischner, Guidelines, LungRads, LungRadsExam
+from . import core, guidelines
+from .core import *
+from .guidelines import *
 
-__all__ = [
-    "Acquisition",
-    "Affine",
-    "Brock",
-    "BrockByLobe",
-    "Bts",
-    "Candidate",
-    "Detection",
-    "Expected",
-    "Fleischner",
-    "FloatArray",
-    "Guidelines",
-    "LeftOut",
-    "Location",
-    "LungRads",
-    "LungRadsExam",
-    "LungState",
-    "LungsReport",
-    "Mark",
-    "NoduleMask",
-    "NoduleType",
-    "Peak",
-    "Preprocessed",
-    "Properties",
-    "Report",
-    "Results",
-    "Scan",
-    "Shape3",
-    "SideReport",
-    "Triage",
-    "Vec3",
-    "Volume",
-    "spacing_of",
-]
+__all__ = core.__all__ + guidelines.__all__

@@ -1,7 +1,7 @@
-"""The shapes of data that cross module borders.
+"""The data types that modules share.
 
-One geometry rule holds everywhere: arrays are indexed (x, y, z) as nibabel gives them, every
-3-vector is x, y, z, index 0 is the centre of the first voxel, lengths are millimetres.
+One geometry rule holds everywhere. Arrays are indexed (x, y, z) as in nibabel. Every 3-vector is x, y, z. Index 0 is
+the centre of the first voxel. Lengths are millimetres.
 """
 
 from dataclasses import dataclass, field
@@ -55,19 +55,18 @@ def spacing_of(affine: Affine) -> Vec3:
 
 
 class Acquisition(NamedTuple):
-    """What DICOM states of how slices were made; None and empty where it does not, or the scan is of another format."""
+    """DICOM's statements on how the slices were made. They are missing if the scan has another format."""
 
-    thickness_mm: float | None = None  # SliceThickness: more than the spacing where slices overlap
+    thickness_mm: float | None = None  # SliceThickness, larger than the spacing if slices overlap
     kernel: str = ""  # ConvolutionKernel, in capitals
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scan:
-    """A CT volume in Hounsfield units, `array` of shape (X, Y, Z), placed by its `affine`.
+    """A CT volume in Hounsfield units: `array` of shape (X, Y, Z).
 
-    `affine` is 4x4 and takes a voxel index to world millimetres in RAS+, as nibabel does.
-    `notes` are the repairs that reading made, in words for the user; never patient data. `body_part` is what DICOM
-    states as BodyPartExamined, in capitals, and `acquisition` what it states of the slices.
+    `affine` (4x4) maps voxel indices to world millimetres in RAS+, as in nibabel. `notes` are the repairs made while
+    reading, in words for the user, without patient data. `body_part` is DICOM's BodyPartExamined, in capitals.
     """
 
     array: npt.NDArray[Any]
@@ -91,10 +90,10 @@ class Scan:
 
 
 class Volume(np.ndarray[Any, np.dtype[Any]]):
-    """A plain (X, Y, Z) array that also carries the `affine` (RAS+) that places it, and `notes` on how it was read.
+    """A (X, Y, Z) array with its `affine` (RAS+), and `notes` on how it was read.
 
-    What is derived from it (a slice, a flip, a sum) is an array without an affine and notes: after
-    `scan[::-1]` the old one would be wrong.
+    Arrays derived from it (a slice, a flip, a sum) lose the affine and the notes: after `scan[::-1]` they would be
+    wrong.
     """
 
     affine: Affine | None
@@ -119,7 +118,7 @@ class Peak(TypedDict):
 
 
 class Properties(TypedDict):
-    """What was measured of one nodule; null where it cannot be measured."""
+    """The measurements of one nodule; null where one could not be made."""
 
     volume_mm3: float | None
     mean_intensity: float | None  # HU, over the segmented voxels
@@ -128,7 +127,7 @@ class Properties(TypedDict):
     max_intensity: float | None
     effective_diameter_mm: float | None  # of the sphere of the same volume
     long_axis_mm: float | None  # longest in-plane diameter on the largest axial section
-    short_axis_mm: float | None  # longest diameter of that section perpendicular to it
+    short_axis_mm: float | None  # longest diameter perpendicular to it, on the same section
     sphericity: float | None  # 0 to 1
     solid_fraction: float | None  # share of the volume denser than ground-glass, 0 to 1
     nodule_type: NoduleType | None
@@ -136,7 +135,7 @@ class Properties(TypedDict):
 
 
 class Triage(TypedDict):
-    """How suspicious a nodule looks; null with a reason where there is no score."""
+    """How suspicious a nodule looks. Without a score the fields are null and `reason` is set."""
 
     malignancy_score: float | None  # 0 to 1
     risk_category: Literal["low", "intermediate", "high"] | None
@@ -144,75 +143,75 @@ class Triage(TypedDict):
 
 
 class Mark(TypedDict):
-    """What the network marked, measured. Positions refer to the input scan's own grid."""
+    """A mark of the network, measured. Positions refer to the input scan's own grid."""
 
     coordinates: Vec3  # index x spacing, millimetres from the first voxel
     coordinates_voxel: Shape3
-    coordinates_lps: Vec3 | None  # world millimetres, LPS; null where the scan has no affine
+    coordinates_lps: Vec3 | None  # world millimetres, LPS; null if the scan has no affine
     diameter_mm: float
     confidence: float  # 0 to 1: the heatmap's value at its peak
 
 
 class Location(TypedDict):
-    """Roughly where in the lungs; null where the scan does not show enough of the body to say."""
+    """The rough place in the lungs; null if the scan shows too little of the body."""
 
-    side: Literal["left", "right", "midline"] | None  # by the body's midline; near it no side is told
-    third: Literal["upper", "middle", "lower"] | None  # of the height of the lungs; a third is not a lobe
+    side: Literal["left", "right", "midline"] | None  # "midline": too near the body's midline for a side
+    third: Literal["upper", "middle", "lower"] | None  # of the height of the lungs, not a lobe
 
 
 class Detection(Mark):
     """One nodule. Its coordinates are the measured body's centre of gravity; without a body, the heatmap's peak."""
 
     id: int
-    peak_lps: Vec3 | None  # where the heatmap's peak lies, as `coordinates_lps`
-    location: NotRequired[Location]  # which reports of earlier versions lack
+    peak_lps: Vec3 | None  # the heatmap's peak, as `coordinates_lps`
+    location: NotRequired[Location]  # missing in reports of earlier versions
     diameter_source: Literal["segmentation", "network"]
     properties: Properties
     triage: Triage
-    guidelines: NotRequired[Guidelines]  # once all nodules of the scan are known
+    guidelines: NotRequired[Guidelines]  # set when all nodules of the scan are known
 
 
 class SideReport(TypedDict):
-    """What is seen of one lung."""
+    """The state of one lung."""
 
-    litres: float  # aerated
+    litres: float  # of aerated lung
     state: LungState
 
 
 class LungsReport(TypedDict):
-    """What is seen of the lungs, and why they cannot be judged as a whole."""
+    """The state of the lungs, and whether the examination can be evaluated as a whole."""
 
     recognised: bool
     evaluable: bool
-    reason: str | None  # why not
-    right: SideReport | None  # null where the middle of the body is not found
+    reason: str | None  # if it is not evaluable
+    right: SideReport | None  # null if the body's midline is not found
     left: SideReport | None
 
 
 class LeftOut(TypedDict):
-    """Marks above the threshold that are not reported, by the reason; of those near each other, all count."""
+    """The number of marks above the threshold that are not reported, by reason. Overlapping marks count each."""
 
     away_from_lungs: int
-    too_small: int  # than `size_filter.min_diameter`
+    too_small: int  # below `size_filter.min_diameter`
 
 
 class Candidate(TypedDict):
-    """A mark of the network below the threshold, which was not measured."""
+    """A mark of the network below the threshold. It is not measured."""
 
-    coordinates: Vec3  # as of a detection
+    coordinates: Vec3  # as in a detection
     coordinates_lps: Vec3 | None
     confidence: float  # 0.1 to the threshold
     diameter_mm: float  # the network's estimate
 
 
 class Expected(TypedDict):
-    """How well a model detects at a threshold, measured on nodules and scans that training never saw."""
+    """A model's measured performance at a threshold, on nodules and scans that were not used in training."""
 
     threshold: float  # of the confidence
     sensitivity: float  # 0 to 1
     sensitivity_ci95: tuple[float, float]  # over patients
     false_marks_per_scan: float
-    of: str  # which nodules, in words
+    of: str  # the nodules that were used, in words
 
 
 class Report(TypedDict):
@@ -229,7 +228,7 @@ class Report(TypedDict):
 
 
 class NoduleMask(NamedTuple):
-    """A nodule on the input scan's grid: `voxels` (X, Y, Z) bool, the first of which has the index `origin`."""
+    """A nodule on the input scan's grid: `voxels` (X, Y, Z) bool. Its first voxel has the index `origin`."""
 
     voxels: npt.NDArray[np.bool_]
     origin: Shape3
@@ -239,11 +238,11 @@ class Results(Report):
     """A report with the heatmap: (X, Y, Z) float32 in 0..1 on the input scan's grid."""
 
     heatmap: Volume
-    masks: list[NoduleMask | None]  # of each detection, then of each mass; None where no boundary was found
+    masks: list[NoduleMask | None]  # one for each detection, then for each mass; None if no boundary was found
 
 
 class Preprocessed(NamedTuple):
-    """A scan as the network sees it: (X, Y, Z) float32, normalised, with its own affine (RAS+)."""
+    """A preprocessed scan: (X, Y, Z) float32, normalised, with its own affine (RAS+)."""
 
     array: FloatArray
     affine: Affine

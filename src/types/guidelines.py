@@ -1,4 +1,4 @@
-"""What each guideline says of a nodule, and of an examination."""
+"""The results of the guidelines, for a nodule and for an examination."""
 
 from typing import Literal, TypedDict
 
@@ -6,16 +6,16 @@ __all__ = ["Brock", "BrockByLobe", "Bts", "Fleischner", "Guidelines", "LungRads"
 
 
 class _Explained(TypedDict):
-    """What every guideline says beside its result."""
+    """The explanation of a guideline's result."""
 
-    assumptions: list[str]  # that the result rests on
-    reason: str | None  # why a result is null
+    assumptions: list[str]  # made for the result
+    reason: str | None  # if a result is null
 
 
 class LungRadsExam(_Explained):
     """The Lung-RADS category of an examination."""
 
-    category: Literal["0", "1", "2", "3", "4A", "4B"] | None  # 0 has a reason, too
+    category: Literal["0", "1", "2", "3", "4A", "4B"] | None  # category 0 has a reason too
     management: str | None
 
 
@@ -25,11 +25,11 @@ class LungRads(_Explained):
     category: Literal["1", "2", "3", "4A", "4B"] | None
     management: str | None
     size_mm: float | None  # the rounded mean diameter that was compared
-    solid_mm: float | None  # that of the solid component of a part-solid nodule
+    solid_mm: float | None  # the same of a part-solid nodule's solid component
 
 
 class Fleischner(_Explained):
-    """Fleischner's recommendation; null for a risk that the patient does not have."""
+    """Fleischner's recommendation at low and at high risk; null for the risk that does not apply to the patient."""
 
     low_risk: str | None
     high_risk: str | None
@@ -37,7 +37,7 @@ class Fleischner(_Explained):
 
 
 class BrockByLobe(TypedDict):
-    """The probability of cancer, 0 to 1, for either place of a nodule."""
+    """The probability of cancer, 0 to 1, for a nodule in the upper lobe or in another lobe."""
 
     upper_lobe: float
     other_lobe: float
@@ -57,7 +57,7 @@ class Bts(_Explained):
 
 
 class Guidelines(TypedDict):
-    """What each guideline says of a nodule."""
+    """All guidelines' results for a nodule."""
 
     lung_rads: LungRads
     fleischner: Fleischner

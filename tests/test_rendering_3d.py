@@ -177,7 +177,7 @@ def test_a_crop_without_lungs_shows_its_nodules_alone(tmp_path: Path) -> None:
     [
         ({"output_path": "3d.png"}, BadOutput, r"3d\.png: its name must end in \.html"),
         ({"scan": "missing.nii.gz"}, BadScan, r"missing\.nii\.gz: there is no such file"),
-        ({"scan": np.zeros((9, 9, 9))}, BadScan, "array without an affine has no known size and sides"),
+        ({"scan": np.zeros((9, 9, 9))}, BadScan, "size and sides of an array without an affine are unknown"),
         ({"heatmap": "missing.nii.gz"}, BadOutput, r"cannot read the heatmap missing\.nii\.gz"),
         ({"heatmap": np.zeros((3, 3, 3))}, BadConfig, r"heatmap of shape \(3, 3, 3\) cannot be laid over"),
         ({"detections": {"nodules": []}}, BadOutput, "holds no list `detections`"),

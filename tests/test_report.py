@@ -126,7 +126,7 @@ def test_a_plain_list_is_enough_and_the_model_unknown(report: dict[str, Any], tm
     write_report(block()[0], report["detections"], tmp_path / "r.md")
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
     assert "Model: not known" in text
-    assert "given without the report that names their model" in text
+    assert "given without their report, which names the model" in text
 
 
 def test_what_was_not_measured_or_scored_is_said_to_be_so(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_the_card_is_that_of_the_shipped_weights_only(report: dict[str, Any], ro
         assert set(words(part)) <= told
     assert 200 < len(str(model_card(checkpoint))) < 0.7 * len(card)
     other = model_card({**checkpoint, "sha256": "0" * 64})
-    assert any("not the model that PIVOT ships" in block.text for block in other if isinstance(block, Text))
+    assert any("not PIVOT's shipped model" in block.text for block in other if isinstance(block, Text))
     assert "Validation" not in str(other)
 
 
@@ -232,7 +232,7 @@ def test_the_pipeline_writes_the_report_with_the_other_outputs(tmp_path: Path) -
     files = write_outputs(block()[0], ready.predict(block()[0]), ready.config, tmp_path / "out")
     assert [file.name for file in files] == output_names("block_0", ready.config)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {file.name for file in files}
-    assert "not the model that PIVOT ships" in " ".join(pages(tmp_path / "out" / "block_0_report.pdf"))
+    assert "not PIVOT's shipped model" in " ".join(pages(tmp_path / "out" / "block_0_report.pdf"))
     (tmp_path / "out" / "block_0_report.pdf").unlink()
     assert not is_complete(Path("block_0"), ready.config, tmp_path / "out", ready.origin)
 

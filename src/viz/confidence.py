@@ -1,4 +1,4 @@
-"""A chart of how sure the detector is of each nodule."""
+"""A chart of the nodules' confidences."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,12 +25,12 @@ THRESHOLDS = ("threshold", "peak_threshold", "confidence_threshold", "min_confid
 
 
 def plot_confidence_distribution(detections: DetectionSource, output_path: str | Path) -> None:
-    """Draw one bar a nodule, strongest first, with its size and the colour of its risk, into a PNG.
+    """Draw one bar for each nodule, strongest first, with its size and its risk's colour, into a PNG.
 
-    Above 15 nodules a histogram follows. The thresholds are drawn where the report states them.
+    With more than 15 nodules a histogram follows. Thresholds are drawn if the report has them.
 
     Raises:
-        BadOutput: detections that are not PIVOT's, or a picture that cannot be written.
+        BadOutput: the detections are not PIVOT's, or the picture cannot be written.
     """
     read = read_detections(detections)
     found = read.detections
@@ -102,7 +102,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _thresholds(metadata: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The confidence thresholds that a report's metadata states, at any depth."""
+    """The confidence thresholds in a report's metadata, at any depth."""
     for key, value in metadata.items():
         if isinstance(value, Mapping):
             yield from _thresholds(value)

@@ -1,4 +1,4 @@
-"""Pictures of the strongest nodules for archives that show nothing but pictures."""
+"""Key images: pictures of the strongest nodules, for archives that show only pictures."""
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ SIZE, DPI = 10.24, 100  # inches, dots an inch
 
 
 def key_images(scan: Scan, results: Results) -> list[npt.NDArray[np.uint8]]:
-    """For each of the strongest nodules an RGB picture (1024, 1024, 3): where it lies, and three planes through it."""
+    """An RGB picture (1024, 1024, 3) of each of the strongest nodules: a whole slice, and three planes through it."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     found = read_detections(results)
     marks = mark(on, found.detections[:MOST])

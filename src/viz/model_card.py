@@ -1,4 +1,4 @@
-"""The most important of the model card in a report."""
+"""The model card's extract in a report."""
 
 import hashlib
 import re
@@ -10,28 +10,28 @@ from .report_blocks import Block, Heading, Rows, Text
 
 __all__ = ["model_card"]
 
-KEPT = ("Validation", "Limits")  # how paragraphs begin that a report repeats, beside the first and the first table
+KEPT = ("Validation", "Limits")  # paragraphs with these first words are kept, besides the first one
 
 
 def model_card(checkpoint: Mapping[str, Any]) -> list[Block]:
-    """What is known of a model: an extract of the shipped card, where the hash is that of the shipped weights.
+    """The known facts about a model. For the shipped weights (by hash) they include an extract of the model card.
 
-    `checkpoint` is `metadata.checkpoint` of a report: `name`, `version`, `sha256`.
+    `checkpoint` is a report's `metadata.checkpoint`: `name`, `version`, `sha256`.
     """
     if not checkpoint:
-        return [Text("Not known: the detections were given without the report that names their model.")]
+        return [Text("Not known: the detections were given without their report, which names the model.")]
     name = f"{checkpoint.get('name')}, version {checkpoint.get('version')}, SHA-256 {checkpoint.get('sha256')}."
     weights, card = shipped("checkpoints/best_model.pth"), shipped("checkpoints/MODEL_CARD.md")
     there = weights.is_file() and card.is_file()
     ours = there and hashlib.sha256(weights.read_bytes()).hexdigest() == checkpoint.get("sha256")
     if not ours:
-        return [Text(name), Text("This is not the model that PIVOT ships, and no measured quality of it is known.")]
+        return [Text(name), Text("This is not PIVOT's shipped model. Its performance is not known.")]
     extract = _extract(list(_blocks(card.read_text(encoding="utf-8"))))
     return [Text(name), *extract, Text("An extract; the whole model card comes with PIVOT.")]
 
 
 def _extract(card: list[Block]) -> list[Block]:
-    """What the model is, how good, and where it fails."""
+    """The first paragraph, the first table, and the paragraphs in `KEPT`."""
     texts = [block for block in card if isinstance(block, Text)]
     tables = [block for block in card if isinstance(block, Rows)]
     kept = [*texts[:1], *tables[:1], *(text for text in texts[1:] if text.text.startswith(KEPT))]
@@ -39,7 +39,7 @@ def _extract(card: list[Block]) -> list[Block]:
 
 
 def _blocks(markdown: str) -> Iterator[Block]:
-    """The paragraphs, headings below the first and tables of a plain Markdown text."""
+    """The paragraphs, tables and headings of a plain Markdown text, without its title."""
     for part in re.split(r"\n\s*\n", markdown.strip()):
         lines = [_plain(line) for line in part.splitlines()]
         if lines[0].startswith("# "):

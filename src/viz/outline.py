@@ -1,4 +1,4 @@
-"""The measured outline of a nodule in its largest axial section, and a close view of it."""
+"""The measured outline of a nodule on its largest axial section, and a close view of it."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from .slices import OUTLINE, Mark, Stage, around, cut, draw_section
 
 __all__ = ["Outline", "draw_zoom", "outline_of"]
 
-FINER = 4  # parts of a pixel in which an outline is drawn
+FINER = 4  # an outline is drawn in steps of 1/4 pixel
 
 
 class Outline(NamedTuple):
@@ -28,7 +28,7 @@ class Outline(NamedTuple):
 
 
 def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None = None) -> Outline | None:
-    """The outline of a nodule that was measured: of its `mask`, or else of one made again; None for any other."""
+    """The outline of a measured nodule: of its `mask`, or else of a new segmentation. None if it was not measured."""
     if found.get("diameter_source") != "segmentation":
         return None
     if mask:
@@ -45,7 +45,7 @@ def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | Non
 
 
 def draw_zoom(axes: Axes, on: Stage, nodule: Mark, outline: Outline | None, title: str) -> None:
-    """An axial slice around the nodule, with its outline and longest diameter, or a circle where it has none."""
+    """Draw an axial slice around the nodule, with its outline and longest diameter if there is one."""
     index = outline.slice_index if outline else on.index("axial", nodule.centre)
     section = cut(on, "axial", index)
     draw_section(axes, section, title, around(section, nodule, max(12.0, 2.5 * nodule.radius)))

@@ -1,4 +1,4 @@
-"""A picture of a scan with the detected nodules circled and numbered."""
+"""A picture of a scan with circled and numbered nodules."""
 
 import difflib
 import textwrap
@@ -42,7 +42,7 @@ from .source import DetectionSource, check_pairing, read_detections
 __all__ = ["draw_circles", "find_colormap", "visualize_detections"]
 
 WIDTH, DPI = 15.0, 100  # inches, dots an inch
-TITLE_COLUMNS = 110  # letters a line, of which the heading has room for three
+TITLE_COLUMNS = 110  # letters a line; the heading has three lines
 ZOOMS_A_ROW, MOST_ZOOMS = 5, 15
 
 
@@ -58,15 +58,16 @@ def visualize_detections(
 ) -> None:
     """Draw the (X, Y, Z) scan in HU with its nodules into a PNG of 1500 pixels width.
 
-    Three orthogonal views through the strongest detection, close views of the strongest with the
-    outline and the longest diameter of those that were measured, then `num_slices` axial slices
-    through the strongest ones, in radiological orientation and the lung window. A `heatmap` (0 to 1) is laid over with
-    `colormap`, where it is 1 with the opacity `alpha`.
+    The picture has three rows. The first has three orthogonal views through the strongest detection. The second has
+    close views of the strongest ones, with the outline and the longest diameter if they were measured. The third has
+    `num_slices` axial slices through the strongest ones. All are in radiological orientation and the lung window.
+
+    A `heatmap` (0 to 1) is drawn over them with `colormap`. Its opacity is `alpha` where the heatmap is 1.
 
     Raises:
-        BadConfig: an unknown colormap, or a number out of range.
-        BadOutput: detections that are not PIVOT's or of another scan, or a picture that cannot be written.
-        BadScan: not a volume, or its spacing contradicts its affine.
+        BadConfig: the colormap is unknown, or a number is out of range.
+        BadOutput: the detections are not PIVOT's or belong to another scan, or the picture cannot be written.
+        BadScan: the scan is not a volume, or its spacing contradicts its affine.
     """
     colors = find_colormap(colormap)
     if num_slices < 1 or not 0 <= alpha <= 1:
@@ -95,31 +96,33 @@ def visualize_detections(
 
 
 def find_colormap(name: str) -> Colormap:
-    """Matplotlib's colormap of that name.
+    """Matplotlib's colormap called `name`.
 
     Raises:
-        BadConfig: there is none.
+        BadConfig: the name is unknown.
     """
     try:
         return mpl.colormaps[name]
     except KeyError:
         close = difflib.get_close_matches(name, mpl.colormaps, n=1)
         hint = ", ".join(dict.fromkeys([*close, "hot", "inferno", "viridis", "jet"]))
-        msg = f"unknown colormap {name!r}: take one of matplotlib's, such as {hint}"
+        msg = f"unknown colormap {name!r}: use one of matplotlib's, such as {hint}"
         raise BadConfig(msg) from None
 
 
 def _choose(on: Stage, marks: list[Mark], count: int) -> tuple[list[Section], list[Section]]:
-    """The three views through the strongest nodule, or the middle, and the axial slices."""
+    """The three views through the strongest nodule (or the scan's middle), and the axial slices."""
     middle = tuple(step * (n - 1) / 2 for step, n in zip(on.spacing, on.array.shape, strict=True))
     x, y, z = marks[0].centre if marks else middle
     planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
     views = [cut(on, plane, on.index(plane, (x, y, z))) for plane in planes]
-    return views, [cut(on, "axial", index) for index in axial_slices(_wanted(on, marks), on.array.shape[2], count)]
+    return views, [
+        cut(on, "axial", index) for index in axial_slices(_ranked_slices(on, marks), on.array.shape[2], count)
+    ]
 
 
-def _wanted(on: Stage, marks: list[Mark]) -> list[int]:
-    """The axial slices through the nodules; last those of nodules that an earlier slice already shows well."""
+def _ranked_slices(on: Stage, marks: list[Mark]) -> list[int]:
+    """The axial slices through the nodules. Those of nodules that an earlier slice shows well come last."""
     first: list[int] = []
     later: list[int] = []
     for nodule in marks:
@@ -131,7 +134,7 @@ def _wanted(on: Stage, marks: list[Mark]) -> list[int]:
 def _layout(
     views: list[Section], strip: list[Section], zooms: int
 ) -> tuple[Figure, list[Axes], list[Axes], list[Axes]]:
-    """A figure as high as its slices need, and the axes for the views, the close views and the slices."""
+    """The figure, and its axes for the views, the close views and the slices."""
     columns = 6 if len(strip) > 10 else max(3, min(5, len(strip)))
     rows, zoom_rows = -(-len(strip) // columns), -(-zooms // ZOOMS_A_ROW)
     top = min(5.4, WIDTH / 3 * max(_shape(view) for view in views))
@@ -153,7 +156,7 @@ def _grid(figure: Figure, place: SubplotSpec, rows: int, columns: int, count: in
 
 
 def _measured(nodule: Mark, found: Detection) -> str:
-    """`0: 8.5 mm, solid, 9.1 x 7.8 mm`: effective diameter, type and axes, as far as they are known."""
+    """`0: 8.5 mm, solid, 9.1 x 7.8 mm`: effective diameter, type and axes, if known."""
     properties: Any = found.get("properties") or {}
     words = [f"{2 * nodule.radius:.1f} mm", properties.get("nodule_type")]
     if properties.get("long_axis_mm") and properties.get("short_axis_mm"):
@@ -168,7 +171,7 @@ def _shape(section: Section) -> float:
 
 
 def _title(on: Stage, section: Section) -> str:
-    """`axial  z = -115.9 mm`, in LPS; from the first voxel where the scan has no place in the world."""
+    """`axial  z = -115.9 mm`, in LPS, or from the first voxel if the scan has no affine."""
     axis = NORMAL[section.plane]
     middle = [step * (n - 1) / 2 for step, n in zip(on.spacing, on.array.shape, strict=True)]
     middle[axis] = section.position
@@ -184,7 +187,7 @@ def _draw_heatmap(axes: Axes, section: Section, values: npt.NDArray[Any], colors
 
 
 def draw_circles(axes: Axes, section: Section, marks: list[Mark]) -> None:
-    """Each crossing nodule's outline, and its number beside it on the side away from the border."""
+    """Draw a circle around each crossing nodule, and its number beside it, away from the border."""
     left, right, bottom, top = section.extent
     up = 1 if top > bottom else -1
     for circle in circles(section, marks):
@@ -206,7 +209,7 @@ def draw_circles(axes: Axes, section: Section, marks: list[Mark]) -> None:
 
 
 def _draw_crosshair(axes: Axes, section: Section, nodule: Mark) -> None:
-    """Thin lines through the nodule that leave it free."""
+    """Draw thin lines towards the nodule, with a gap around it."""
     x, y = (value for axis, value in enumerate(nodule.centre) if axis != NORMAL[section.plane])
     left, right, bottom, top = section.extent
     low, high = sorted((bottom, top))
@@ -217,12 +220,12 @@ def _draw_crosshair(axes: Axes, section: Section, nodule: Mark) -> None:
 
 
 def _caption(figure: Figure, marks: list[Mark], masses: list[Mark], conclusion: str) -> None:
-    """What was found, which is the strongest, what the colours mean, and what this is not for."""
+    """Write the findings, the strongest nodule, the legend of the colours, and the research-use line."""
     height = figure.get_figheight()
     title = conclusion
     for first in (marks or masses)[:1]:
-        told = f"{2 * first.radius:.1f} mm, confidence {share(first.confidence)}"
-        title += f" Views through no. {first.number}: {told}."
+        text = f"{2 * first.radius:.1f} mm, confidence {share(first.confidence)}"
+        title += f" Views through no. {first.number}: {text}."
     if masses:
         title += f" Masses: {', '.join(f'{2 * one.radius:.0f} mm' for one in masses)}."
     lines = textwrap.fill(title, TITLE_COLUMNS)

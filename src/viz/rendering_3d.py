@@ -1,4 +1,4 @@
-"""The page with the chest in three dimensions: one HTML file that needs no network."""
+"""The 3D page of a chest: one HTML file that needs no network."""
 
 import html
 from pathlib import Path
@@ -42,15 +42,15 @@ def render_3d_volume(
     output_path: str | Path,
     interactive: bool = True,  # noqa: FBT001, FBT002 - the documented call
 ) -> None:
-    """Write an HTML page with the lungs, the nodules and the heatmap, which can be turned; at most 10 MB.
+    """Write an HTML page, at most 10 MB, with the lungs, the nodules and the heatmap. The view can be turned.
 
-    `scan` and `heatmap` are paths, or (X, Y, Z) arrays in HU and 0..1 as `load_scan` and `predict` give them. A page
-    that is not `interactive` is a still view from the front. Where the scan shows no lung, only the rest is drawn.
+    `scan` and `heatmap` are paths, or (X, Y, Z) arrays in HU and 0..1 from `load_scan` and `predict`. If the page is
+    not `interactive`, it is a still view from the front. If the scan shows no lung, only the rest is drawn.
 
     Raises:
         BadScan: the scan cannot be read, or is an array without an affine.
-        BadConfig: a heatmap that does not fit the scan.
-        BadOutput: a heatmap or detections that are not PIVOT's, or a page that cannot be written.
+        BadConfig: the heatmap does not fit the scan.
+        BadOutput: the heatmap or the detections are not PIVOT's, or the page cannot be written.
     """
     _check_suffix(output_path)
     write_3d(_as_scan(scan), heatmap, detections, output_path, interactive=interactive)
@@ -64,10 +64,10 @@ def write_3d(
     *,
     interactive: bool = True,
 ) -> None:
-    """`render_3d_volume` for a scan that is in memory already.
+    """`render_3d_volume` for a scan in memory.
 
     Raises:
-        BadConfig, BadOutput: as there.
+        BadConfig, BadOutput: as for `render_3d_volume`.
     """
     _check_suffix(output_path)
     found = read_detections(detections)
@@ -97,7 +97,7 @@ def _as_scan(scan: npt.NDArray[Any] | str | Path) -> Scan:
         return read_scan(scan)
     affine: Affine | None = getattr(scan, "affine", None)
     if affine is None:
-        msg = "an array without an affine has no known size and sides: give the scan's path, or what load_scan returns"
+        msg = "the size and sides of an array without an affine are unknown: give the scan's path or load_scan's result"
         raise BadScan(msg)
     return Scan(scan, affine)
 

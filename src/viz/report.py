@@ -16,24 +16,24 @@ __all__ = ["generate_report", "write_report"]
 
 
 def generate_report(scan_path: str | Path, detections: DetectionSource, output_path: str | Path) -> None:
-    """Write the report of the scan at `scan_path`: a PDF, or its words alone where the path ends in .md or .txt.
+    """Write the report of the scan at `scan_path`: a PDF, or its text alone if the path ends in .md or .txt.
 
-    `detections` are a list, a report, or the path of its JSON; of a list the report cannot say which model
-    found them. The same input gives the same bytes.
+    `detections` are a list, a report, or the path of its JSON. With a list, the report does not name the model. The
+    same input gives the same bytes.
 
     Raises:
         BadScan: the scan cannot be read.
-        BadOutput: detections that are not PIVOT's or of another scan, or a file that cannot be written.
+        BadOutput: the detections are not PIVOT's or belong to another scan, or the file cannot be written.
     """
     _check_suffix(output_path)
     write_report(read_scan(scan_path), detections, output_path)
 
 
 def write_report(scan: Scan, detections: DetectionSource, output_path: str | Path) -> None:
-    """`generate_report` for a scan that is in memory already.
+    """`generate_report` for a scan in memory.
 
     Raises:
-        BadOutput: as there.
+        BadOutput: as for `generate_report`.
     """
     pdf = _check_suffix(output_path)
     found = read_detections(detections)
@@ -48,7 +48,7 @@ def write_report(scan: Scan, detections: DetectionSource, output_path: str | Pat
 
 
 def _check_suffix(path: str | Path) -> bool:
-    """Whether a PDF is wanted, by the name's end."""
+    """Whether the name ends in .pdf. Raises `BadOutput` if it ends in no known suffix."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".pdf", ".md", ".txt"):
         msg = f"cannot write the report {path}: its name must end in .pdf, .md or .txt"

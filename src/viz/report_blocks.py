@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written as."""
+"""The building blocks of a report, independent of its file format."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias

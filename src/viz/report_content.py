@@ -1,4 +1,4 @@
-"""What a report says, in order."""
+"""The content of a report, in order."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from ..triage.model import default_model
 from ..types import Scan, Volume
 from .model_card import model_card
 from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Rows, Text
-from .report_nodule import SUMMARY_HEADER, Nodule, nodule_blocks, ruled, summary_row
+from .report_nodule import SUMMARY_HEADER, Nodule, guideline_text, nodule_blocks, summary_row
 from .slices import WINDOW, Stage, mark, stage
 from .source import Found
 
@@ -20,16 +20,16 @@ SHORT = (
     "Place: estimated from the middle of the body and the height of the lungs."
 )
 MEASURES = (
-    "Each nodule is segmented in the image. Diameter: of the sphere of the same volume; where nothing could be "
-    "segmented, the model's rough guess. Axes: the longest diameter of the largest axial section, and the longest "
+    "Each nodule is segmented in the image. Diameter: of the sphere of the same volume; the model's rough guess if "
+    "the nodule could not be segmented. Axes: the longest diameter of the largest axial section, and the longest "
     "across it. Solid part: share of the volume denser than ground-glass. Density: mean ± standard deviation (least to "
     "most). Position: to the left, back and head in the scanner's frame (LPS), or from the first voxel along the "
     "file's axes (scan). Volumes of different programs, or of different versions of one, are not comparable."
 )
 PLACES = (
-    "The side is told by the middle of the body, which spine and ribs show (within 10 mm of it no side is named), the "
-    "third by the height of the lungs. A third is not a lobe. Where the middle of the body or the whole height of the "
-    "lungs is not shown, none is named."
+    "Place: the side is relative to the middle of the body, which is found by spine and ribs. Within 10 mm of it no "
+    "side is named. The third is of the height of the lungs; it is not a lobe. If the scan does not show the middle of "
+    "the body or the whole height of the lungs, the place is not named."
 )
 PICTURES = (
     f"Pictures: lung window, {WINDOW[0]:g} to {WINDOW[1]:g} HU. R, L, A, P, H, F: the patient's right, left, front, "
@@ -41,14 +41,14 @@ LIMITS = (
         "No mark does not mean no nodule."
     ),
     (
-        "One scan is looked at alone: no earlier scan, no history, no other finding. Nothing here is a diagnosis or a "
+        "Only this scan was used: no earlier scan, no history, no other finding. Nothing here is a diagnosis or a "
         "recommendation."
     ),
 )
 
 
 def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
-    """The whole report of a scan with its detections; without `pictures` its words and tables alone."""
+    """The whole report of a scan with its detections. Without `pictures` it is text and tables alone."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     nodules = [
         *(Nodule(*one) for one in zip(mark(on, found.detections), found.detections, strict=True)),
@@ -94,7 +94,7 @@ def _summary(nodules: Sequence[Nodule], found: Found) -> Iterator[Block]:
     yield Text(found.conclusion)
     exam = found.summary.get("lung_rads")
     if exam:
-        yield Text(f"Lung-RADS v2022 of the examination: {ruled(exam, exam['category'])}.")
+        yield Text(f"Lung-RADS v2022 of the examination: {guideline_text(exam, exam['category'])}.")
     if not nodules:
         return
     risks = Counter(nodule.triage.get("risk_category") for nodule in nodules)
@@ -117,24 +117,24 @@ def _method(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rules(config: Mapping[str, Any]) -> str:
-    """The thresholds that were applied, where the report that was given holds them."""
+    """The thresholds that were applied, if the given report holds them."""
     rules = config.get("post_processing")
     if not rules:
         return ""
     peaks, size = rules["peak_detection"], rules["size_filter"]
     return (
-        f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, were kept where their "
+        f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, were kept if their "
         f"confidence is at least {rules['confidence_filter']['min_confidence']:g} and the diameter from "
         f"{size['min_diameter']:g} to {size['max_diameter']:g} mm."
     )
 
 
 def _score(metadata: Mapping[str, Any]) -> Iterator[str]:
-    """What the score means, for the triage model that gave it."""
+    """The meaning of the score of the triage model that was used."""
     model = default_model()
     given = metadata.get("triage") or {"model": model.name, "score": model.label}
     yield (
-        f"Score: how likely this is, from 0 to 1: {given['score']}. It is agreement with a visual rating, and not a "
+        f"Score: the likelihood, from 0 to 1, of this: {given['score']}. It is agreement with a visual rating, not a "
         f"probability of cancer. It comes from the nodule's axes and density alone (triage model {given['model']})."
     )
     if given["model"] == model.name:

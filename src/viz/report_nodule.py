@@ -9,7 +9,7 @@ from .report_views import nodule_views
 from .shares import share
 from .slices import Mark, Stage
 
-__all__ = ["SUMMARY_HEADER", "Nodule", "nodule_blocks", "ruled", "summary_row"]
+__all__ = ["SUMMARY_HEADER", "Nodule", "guideline_text", "nodule_blocks", "summary_row"]
 
 SUMMARY_HEADER = ("No.", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
 UNKNOWN = "not measured"
@@ -21,7 +21,7 @@ MEANING = {
 
 
 class Nodule(NamedTuple):
-    """A nodule or mass with its mark on the stage; what was measured of it may be absent."""
+    """A nodule or mass with its mark on the stage. Its measurements may be missing."""
 
     mark: Mark
     found: Detection
@@ -29,25 +29,25 @@ class Nodule(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Roughly where it lies."""
+        """Its rough place."""
         where: Mapping[str, Any] = self.found.get("location") or {}
         side, third = where.get("side"), where.get("third")
-        told = "near the midline" if side == "midline" else f"{side} lung" if side else "side not known"
-        return f"{told}, {third} third" if third else told
+        text = "near the midline" if side == "midline" else f"{side} lung" if side else "side not known"
+        return f"{text}, {third} third" if third else text
 
     @property
     def properties(self) -> Mapping[str, Any]:
-        """What was measured."""
+        """Its measurements."""
         return self.found.get("properties") or {}
 
     @property
     def triage(self) -> Mapping[str, Any]:
-        """The score."""
+        """Its triage score."""
         return self.found.get("triage") or {}
 
 
 def summary_row(nodule: Nodule) -> list[str]:
-    """The nodule in the summary's table."""
+    """The nodule's row in the summary table."""
     score = nodule.triage.get("malignancy_score")
     return [
         f"{nodule.mark.number}{', mass' if nodule.kind == 'Mass' else ''}",
@@ -61,7 +61,7 @@ def summary_row(nodule: Nodule) -> list[str]:
 
 
 def nodule_blocks(nodule: Nodule, on: Stage | None) -> list[Block]:
-    """The part of a nodule, with its picture where a stage to draw it from is given."""
+    """The report's part about a nodule, with a picture if a stage is given."""
     views = [nodule_views(on, nodule.mark)] if on else []
     return [Heading(f"{nodule.kind} {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)))]
 
@@ -85,27 +85,27 @@ def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
 
 
 def _guidelines(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The Lung-RADS category, or why there is none; of the other guidelines those that have a result."""
+    """The Lung-RADS category, or why it is missing. The other guidelines are included if they have a result."""
     lung_rads = rules.get("lung_rads")
     if lung_rads:
-        yield "Lung-RADS v2022", ruled(lung_rads, lung_rads["category"])
+        yield "Lung-RADS v2022", guideline_text(lung_rads, lung_rads["category"])
     fleischner = rules.get("fleischner") or {}
     advice = [
         f"{risk} risk: {fleischner[f'{risk}_risk']}" for risk in ("low", "high") if fleischner.get(f"{risk}_risk")
     ]
     if advice:
-        yield "Fleischner 2017", ruled(fleischner, "; ".join(advice))
+        yield "Fleischner 2017", guideline_text(fleischner, "; ".join(advice))
     brock = rules.get("brock") or {}
     if brock.get("2a"):
         upper, other = (f"{brock['2a'][place]:.1%}" for place in ("upper_lobe", "other_lobe"))
-        yield "Brock 2a", ruled(brock, f"{upper} probability of cancer in an upper lobe, {other} elsewhere")
+        yield "Brock 2a", guideline_text(brock, f"{upper} probability of cancer in an upper lobe, {other} elsewhere")
     bts = rules.get("bts") or {}
     if bts.get("management"):
-        yield "BTS 2015", ruled(bts, bts["management"])
+        yield "BTS 2015", guideline_text(bts, bts["management"])
 
 
-def ruled(rule: Mapping[str, Any], result: str | None) -> str:
-    """A guideline's result with what it rests on, and why there is none or none better."""
+def guideline_text(rule: Mapping[str, Any], result: str | None) -> str:
+    """A guideline's result with its assumptions and reason."""
     if result is None:
         return f"none: {rule['reason']}"
     notes = [rule["reason"]] if rule["reason"] else []
@@ -114,7 +114,7 @@ def ruled(rule: Mapping[str, Any], result: str | None) -> str:
 
 
 def _numbers(measured: Mapping[str, Any], form: str) -> str:
-    """The form filled in, or that something in it could not be measured."""
+    """The form filled in, or `UNKNOWN` if a value is missing."""
     try:
         return form.format_map(measured)
     except (KeyError, TypeError):  # absent, or None
@@ -122,7 +122,7 @@ def _numbers(measured: Mapping[str, Any], form: str) -> str:
 
 
 def _position(found: Detection) -> str:
-    """Where it is, in the world where that is known."""
+    """The world coordinates, or those in the scan if the former are unknown."""
     lps = found.get("coordinates_lps")
     values, system = (lps, "LPS") if lps else (found["coordinates"], "scan")
     return f"{', '.join(f'{value:.1f}' for value in values)} mm ({system})"

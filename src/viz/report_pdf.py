@@ -37,7 +37,7 @@ FONT, BOLD = "PivotSans", "PivotSans-Bold"
 INK, GREY, LINE, SHADE = HexColor("#1c2630"), HexColor("#5b6670"), HexColor("#c9d0d6"), HexColor("#eef2f5")
 MARGIN, BOTTOM = 18 * mm, 20 * mm
 WIDTH = A4[0] - 2 * MARGIN
-NAME, SHORT = 30 * mm, 34  # the width of a fact's name; letters that fit beside it in half the page
+NAME, SHORT = 30 * mm, 34  # the width of a fact's name; letters of a value that fits in half the page
 STYLES = {
     "text": ParagraphStyle("text", fontName=FONT, fontSize=8.5, leading=12, textColor=INK, spaceAfter=4),
     "cell": ParagraphStyle("cell", fontName=FONT, fontSize=8, leading=10.5, textColor=INK),
@@ -62,7 +62,7 @@ GRID: list[Any] = [  # as reportlab calls the commands of a table's style
 
 
 def write_pdf(blocks: Iterable[Block], title: str, path: Path) -> int:
-    """Write the blocks to `path`; returns the number of pages. The same blocks give the same bytes."""
+    """Write the blocks to `path`. Return the number of pages. The same blocks give the same bytes."""
     _load_fonts()
     blocks = list(blocks)
     pages = _build(blocks, title, io.BytesIO(), total=0)  # once to count them
@@ -72,7 +72,7 @@ def write_pdf(blocks: Iterable[Block], title: str, path: Path) -> int:
 
 @functools.cache
 def _load_fonts() -> None:
-    """DejaVu Sans, which matplotlib ships: it has accents, Greek and Cyrillic."""
+    """Register DejaVu Sans, which matplotlib ships. It has accents, Greek and Cyrillic."""
     folder = Path(mpl.get_data_path()) / "fonts" / "ttf"
     for name, file in ((FONT, "DejaVuSans.ttf"), (BOLD, "DejaVuSans-Bold.ttf")):
         registerFont(TTFont(name, folder / file))
@@ -80,7 +80,7 @@ def _load_fonts() -> None:
 
 
 def _build(blocks: Sequence[Block], title: str, file: IO[bytes], total: int) -> int:
-    """Lay the pages out anew, since that uses the flowables up."""
+    """Lay out the pages from new flowables, because a layout uses them up."""
     document = BaseDocTemplate(file, pagesize=A4, title=title, author="PIVOT", lang="en", invariant=1)
     frame = Frame(MARGIN, BOTTOM, WIDTH, A4[1] - BOTTOM - 14 * mm, 0, 0, 0, 0)
     footer = functools.partial(_draw_footer, title=title, total=total)
@@ -123,7 +123,7 @@ def _paragraph(text: str, style: str) -> Paragraph:
 
 
 def _facts(pairs: Sequence[tuple[str, str]]) -> Table:
-    """Names and values in two pairs of columns; long values have a row of their own below."""
+    """Names and values in two pairs of columns. Long values get a row each, below."""
     short = [pair for pair in pairs if len(pair[1]) <= SHORT]
     half = -(-len(short) // 2)
     halves = zip_longest(short[:half], short[half:], fillvalue=("", ""))
@@ -134,7 +134,7 @@ def _facts(pairs: Sequence[tuple[str, str]]) -> Table:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table as wide as the page; its columns share that by the longest word group that they hold."""
+    """A table as wide as the page. Columns get widths in proportion to their longest cells."""
     longest = [min(40, max(len(row[column]) for row in (header, *rows)) + 2) for column in range(len(header))]
     widths = [WIDTH * length / sum(longest) for length in longest]
     cells = [[_paragraph(cell, "head") for cell in header]]

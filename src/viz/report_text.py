@@ -1,4 +1,4 @@
-"""A report as Markdown, which is also good to read as plain text; pictures are left out."""
+"""A report as Markdown that also reads well as plain text. It has no pictures."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ __all__ = ["as_markdown"]
 
 
 def as_markdown(blocks: Iterable[Block]) -> str:
-    """The report's words and tables; the research-use line comes first and last."""
+    """The report's text and tables. The research-use line comes first and last."""
     parts = [RESEARCH_USE, *(_block(block) for block in blocks), RESEARCH_USE]
     return "\n\n".join(part for part in parts if part) + "\n"
 

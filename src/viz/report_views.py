@@ -1,4 +1,4 @@
-"""The picture of one nodule in a report: where it lies, and three orthogonal views through its centre."""
+"""The picture of one nodule in a report: a whole slice, and three orthogonal views through its centre."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The parts of the 3D page as plotly's traces; all positions are world millimetres in LPS."""
+"""The parts of the 3D page as plotly traces. All positions are world millimetres in LPS."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
@@ -22,20 +22,20 @@ Trace: TypeAlias = go.Mesh3d | go.Scatter3d
 Points: TypeAlias = npt.NDArray[np.float64]
 LUNG, HEAT, INK = "#9fc6dd", "#ff8c1a", "#f4f4f4"
 HEAT_STEP = 3.0  # mm
-HEAT_LEVELS = ((0.3, 0.12), (0.6, 0.3))  # of the heatmap, and how opaque
+HEAT_LEVELS = ((0.3, 0.12), (0.6, 0.3))  # (heatmap value, opacity)
 MARGIN = 18.0  # mm from the lungs to the letters around them
 LETTERS = ("R", "L", "A", "P", "F", "H")  # at the low and high end of each axis of LPS
 BALL_POINTS = 180
 
 
 def lung_trace(lungs: Mask, affine: Affine) -> Trace:
-    """The transparent surface of both lungs; `affine` is that of the mask (RAS+)."""
+    """The transparent surface of both lungs. `affine` is that of the mask (RAS+)."""
     smooth = ndimage.gaussian_filter(np.pad(lungs.astype(np.float32), 3), 0.8)
     return _surface(smooth, 0.5, affine, 3, color=LUNG, opacity=0.16, name="lungs", hoverinfo="skip")
 
 
 def heat_traces(heatmap: npt.NDArray[Any], affine: Affine) -> Iterator[Trace]:
-    """Surfaces of the heatmap at each level that it reaches; `affine` is the heatmap's (RAS+)."""
+    """Surfaces of the heatmap at each level that it reaches. `affine` is the heatmap's (RAS+)."""
     blocks = tuple(max(1, round(HEAT_STEP / size)) for size in spacing_of(affine))
     to_index = np.diag([*blocks, 1.0])
     to_index[:3, 3] = np.subtract(blocks, 1) / 2
@@ -75,7 +75,7 @@ def _risk(found: Detection) -> str:
 
 
 def _ball() -> tuple[Points, npt.NDArray[np.intp]]:
-    """Points of shape (N, 3), evenly spread over the unit sphere along a spiral, and the triangles between them."""
+    """Points (N, 3), evenly spread over the unit sphere along a spiral, and their triangles."""
     turn = np.arange(BALL_POINTS) * np.pi * (3 - 5**0.5)
     z = np.linspace(1, -1, BALL_POINTS)
     points = np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
@@ -86,14 +86,14 @@ def _ball() -> tuple[Points, npt.NDArray[np.intp]]:
 
 
 def _surface(volume: npt.NDArray[Any], level: float, affine: Affine, pad: int, **look: Any) -> Trace:  # noqa: ANN401
-    """Where a volume, which was padded with `pad` voxels, crosses a level."""
+    """The surface at a level of a volume that is padded with `pad` voxels."""
     points, faces, *_ = marching_cubes(volume, level)
     return _mesh(to_lps(affine, points - pad), faces, showlegend=True, **look)
 
 
 def _mesh(points: Points, faces: npt.NDArray[Any], **look: Any) -> Trace:  # noqa: ANN401 - what plotly takes
     x, y, z = np.round(points, 1).astype(np.float32).T
-    i, j, k = faces.astype(np.min_scalar_type(len(points))).T  # which makes the page smaller
+    i, j, k = faces.astype(np.min_scalar_type(len(points))).T  # a smaller type makes a smaller page
     light = {"ambient": 0.5, "diffuse": 0.7, "specular": 0.15}
     return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, lighting=light, showlegend=look.pop("showlegend", True), **look)
 

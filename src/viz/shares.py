@@ -1,10 +1,10 @@
-"""Confidences and scores in words."""
+"""Confidences and scores as text."""
 
 __all__ = ["share"]
 
 
 def share(value: float) -> str:
-    """A value from 0 to 1 with two decimals, which says 0.00 and 1.00 only of 0 and 1."""
+    """A value from 0 to 1 with two decimals. Only 0 gives 0.00, and only 1 gives 1.00."""
     text = f"{value:.2f}"
     if value < 1 and text == "1.00":
         return ">0.99"

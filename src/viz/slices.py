@@ -1,7 +1,7 @@
-"""What pictures of a scan share: slices in radiological orientation, nodules on them, files.
+"""The common parts of pictures: slices in radiological orientation, nodules on them, PNG files.
 
-A `Stage` is a scan with its axes in standard order: x to the patient's left, y to the back, z to
-the head. Positions on it are millimetres from its first voxel.
+A `Stage` is a scan with its axes in standard order: x to the patient's left, y to the back, z to the head. Positions
+on it are millimetres from its first voxel.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,11 +50,11 @@ Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
 View: TypeAlias = tuple[float, float, float, float]  # left, right, bottom and top edge in mm
 NORMAL: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom
-SAME_SPACE = 0.8  # intersection over union of what a heatmap and its scan cover; a coarser one ends a little earlier
+SAME_SPACE = 0.8  # least intersection over union of a heatmap and its scan; a coarser grid ends a little earlier
 FOOTER = "Research use only. Not for diagnosis."
 WINDOW = (-1350.0, 150.0)  # HU: the lung window, level -600, width 1500
 RISK_COLORS: dict[str | None, str] = {"high": "#ff5a4f", "intermediate": "#ffb02e", "low": "#6fdc6f", None: "#4fd0ff"}
-FAST = 3  # of zlib's levels: twice as fast as 6, for a file that is a twentieth larger
+FAST = 3  # zlib level: twice as fast as 6, and 5 % larger
 OUTLINE = [patheffects.Stroke(linewidth=2.6, foreground="black", alpha=0.7), patheffects.Normal()]
 
 
@@ -62,9 +62,8 @@ OUTLINE = [patheffects.Stroke(linewidth=2.6, foreground="black", alpha=0.7), pat
 class Stage:
     """A (X, Y, Z) array in standard axis order with its `spacing` in mm.
 
-    `affine` (RAS+) places its voxels in the world, or in the array itself where the scan has no
-    geometry (`in_world` is false then). `from_input` takes an index of the scan as it was given
-    to an index of `array`.
+    `affine` (RAS+) maps its voxels to the world, or to the array itself if the scan has no geometry (then `in_world` is
+    false). `from_input` maps an index of the given scan to an index of `array`.
     """
 
     array: npt.NDArray[Any]
@@ -86,7 +85,7 @@ class Stage:
         return x, y, z
 
     def index(self, plane: Plane, position: Vec3) -> int:
-        """The slice of a plane that is nearest to a position."""
+        """The slice of a plane nearest to a position."""
         axis = NORMAL[plane]
         return int(np.clip(round(position[axis] / self.spacing[axis]), 0, self.array.shape[axis] - 1))
 
@@ -102,7 +101,7 @@ class Section(NamedTuple):
 
     @property
     def extent(self) -> View:
-        """The edges in mm of the stage; y runs down in an axial slice."""
+        """The edges in mm on the stage. In an axial slice y runs down."""
         (rows, columns), (dx, dy) = self.image.shape, self.pixel
         low, high = -dy / 2, (rows - 0.5) * dy
         return (-dx / 2, (columns - 0.5) * dx, *((high, low) if self.plane == "axial" else (low, high)))
@@ -119,7 +118,7 @@ class Mark(NamedTuple):
 
 
 class Circle(NamedTuple):
-    """Where a nodule crosses a slice, in mm along the picture's horizontal and vertical axis."""
+    """A nodule's circle on a slice, in mm along the picture's horizontal and vertical axis."""
 
     number: int | str
     x: float
@@ -129,7 +128,7 @@ class Circle(NamedTuple):
 
 
 def stage(scan: npt.NDArray[Any], spacing: Vec3) -> Stage:
-    """A (X, Y, Z) scan in standard orientation; without an `affine` it is taken to be so already."""
+    """A (X, Y, Z) scan in standard orientation. A scan without an `affine` is assumed to have it already."""
     if np.ndim(scan) != 3 or 0 in np.shape(scan):
         msg = f"a picture needs a scan of shape (X, Y, Z), not {np.shape(scan)}"
         raise BadScan(msg)
@@ -144,7 +143,7 @@ def stage(scan: npt.NDArray[Any], spacing: Vec3) -> Stage:
 
 
 def mark(on: Stage, detections: Iterable[Detection]) -> list[Mark]:
-    """The detections as marks on a stage; one without an `id` is numbered by its rank."""
+    """The detections as marks on a stage. A detection without an `id` is numbered by its rank."""
     return [
         Mark(
             int(found.get("id", rank)),
@@ -166,10 +165,10 @@ def cut(on: Stage, plane: Plane, index: int) -> Section:
 
 
 def heatmap_affine(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any]) -> Affine:
-    """Where a heatmap's voxels are in the stage's world: it has the scan's grid, or an `affine` of its own.
+    """The affine of a heatmap in the stage's world. The heatmap has its own `affine`, or the scan's grid.
 
     Raises:
-        BadConfig: a heatmap that has neither, or that shows another part of the world.
+        BadConfig: the heatmap has neither, or lies elsewhere in the world.
     """
     own: Affine | None = getattr(heatmap, "affine", None) if on.in_world else None
     if own is not None:
@@ -189,10 +188,10 @@ def heatmap_affine(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any])
 
 
 def sample(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any], section: Section) -> FloatArray:
-    """The heatmap on a section's pixels, 0 outside it; it has the scan's grid, or an `affine` of its own.
+    """The heatmap on a section's pixels; 0 outside the heatmap.
 
     Raises:
-        BadConfig: a heatmap that is neither.
+        BadConfig: as for `heatmap_affine`.
     """
     own = heatmap_affine(heatmap, on, scan)
     to_heatmap = np.linalg.inv(own) @ on.affine
@@ -205,7 +204,7 @@ def sample(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any], section
 
 
 def circles(section: Section, marks: Iterable[Mark]) -> list[Circle]:
-    """The circle of every nodule that crosses the section, half of its thickness to either side."""
+    """The circles of all nodules that cross the section, which has half its thickness on each side."""
     axis = NORMAL[section.plane]
     crossing = []
     for nodule in marks:
@@ -217,7 +216,7 @@ def circles(section: Section, marks: Iterable[Mark]) -> list[Circle]:
 
 
 def axial_slices(wanted: Sequence[int], depth: int, count: int) -> list[int]:
-    """`count` distinct slices of `depth`, from the head down: the first `wanted`, then evenly spread ones."""
+    """`count` of `depth` slices, from the head down: the first of `wanted`, then evenly spread ones."""
     chosen = list(dict.fromkeys(wanted))[:count]
     rest = [index for index in range(depth) if index not in chosen]
     missing = min(count, depth) - len(chosen)
@@ -248,7 +247,7 @@ def draw_section(axes: Axes, section: Section, title: str, view: View | None = N
     places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"), (0.5, 0.985, "center", "top"))
     for letter, (x, y, ha, va) in zip(LETTERS[section.plane], (*places, (0.5, 0.015, "center", "bottom")), strict=True):
         axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, **text)
-    axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3, y=1)  # a place that need not be looked for
+    axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3, y=1)  # with `y`, matplotlib need not search a place
     left, right, bottom, top = view or section.extent
     bar = 50.0 if right - left > 120 else 10.0
     x, y = right - 0.04 * (right - left), bottom + 0.05 * (top - bottom)
@@ -258,7 +257,7 @@ def draw_section(axes: Axes, section: Section, title: str, view: View | None = N
 
 
 def save_png(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG: complete, or not at all.
+    """Write a figure as PNG, whole or not at all.
 
     Raises:
         BadOutput: the name does not end in .png, or the folder cannot be written.

@@ -138,7 +138,7 @@ def _in_cube(pipeline: InferencePipeline, cube: Crop) -> tuple[float, npt.NDArra
     points = np.array([mark["coordinates_lps"] for mark in marks], dtype=np.float64).reshape(-1, 3) - MIRRORED
     confidence = np.array([mark["confidence"] for mark in marks])
     hits = np.linalg.norm(points - cube.centre, axis=1) < (cube.luna_diameter or 0) / 2
-    return float(confidence[hits].max(initial=-np.inf)), confidence[cube.teaches(points) & ~hits]
+    return float(confidence[hits].max(initial=-np.inf)), confidence[cube.certainly_false(points) & ~hits]
 
 
 def figures(found: Found) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from src.errors import BadConfig
 from src.model.classifier import SIDE, CandidateNet
-from src.train.candidates import CandidateBatches, Candidates, FalseMark, _ending_like, collect
+from src.train.candidates import CandidateBatches, Candidates, FalseMark, _trimmed_like, collect
 from src.train.config import BackgroundScan, TrainConfig
 from src.train.crops import Crop
 from src.train.cubes import LABELS, VOXELS, load_cubes
@@ -39,7 +39,7 @@ def test_a_cube_has_x_first_and_its_own_hu_ratings_and_lookalikes(cube: Crop) ->
 
 
 @pytest.mark.parametrize(
-    ("point", "teaches"),
+    ("point", "expected"),
     [
         ((23, 24, 10), True),
         ((23, 24, 25), False),
@@ -52,9 +52,9 @@ def test_a_cube_has_x_first_and_its_own_hu_ratings_and_lookalikes(cube: Crop) ->
     ],
 )
 def test_only_a_mark_in_the_cube_and_3_mm_off_every_outline_is_false(
-    cube: Crop, point: tuple[float, float, float], teaches: bool
+    cube: Crop, point: tuple[float, float, float], expected: bool
 ) -> None:
-    assert cube.teaches(np.array([point], dtype=float)).tolist() == [teaches]
+    assert cube.certainly_false(np.array([point], dtype=float)).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_only_a_mark_in_the_cube_and_3_mm_off_every_outline_is_false(
         (lambda folder: (folder / "luna16_nodules_hu8_1.npy.xz").write_bytes(b"no"), "are damaged"),
         (lambda folder: write_table(folder, "crop_id", "id"), "lacks the column 'crop_id'"),
         (lambda folder: write_table(folder, ",10.0,", ",ten,"), "are damaged"),
-        (lambda folder: copy(folder / VOXELS[0], folder / LABELS), "do not fit"),
+        (lambda folder: copy(folder / VOXELS[0], folder / LABELS), "do not match"),
     ],
 )
 def test_what_is_missing_or_broken_is_told(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
@@ -111,7 +111,7 @@ def test_a_patient_of_a_held_out_scan_may_not_be_in_the_cubes(tmp_path: Path) ->
     names = write_luna16(tmp_path / "luna16")
     write_cubes(tmp_path / "cubes")
     write_table(tmp_path / "cubes", "1.2.0", names[-1])  # the scan of subset 9
-    with pytest.raises(BadConfig, match="a would be learnt from and validated on"):
+    with pytest.raises(BadConfig, match="a would be in training and in validation"):
         load_sources(tiny_config(tmp_path, cubes=tmp_path / "cubes"), Workers(torch.device("cpu")))
 
 
@@ -122,7 +122,7 @@ def false_mark(point: tuple[float, float, float], *, ends: bool = True) -> False
 @pytest.mark.parametrize("point", [(5.0, 24.0, 44.0), (23.0, 24.0, 25.0), (48.0, 1.0, 25.0)])
 def test_the_end_of_a_cube_does_not_tell_a_nodule_from_a_false_mark(cube: Crop, point: tuple[float, ...]) -> None:
     mark = false_mark(point)  # type: ignore[arg-type]
-    hu, centre = _ending_like(cube, mark)
+    hu, centre = _trimmed_like(cube, mark)
     assert hu[tuple(np.round(centre).astype(int))] == 40
     last = np.array(cube.hu.shape) - 1
     before, beyond = np.minimum(cube.centre, mark.point), np.minimum(last - cube.centre, last - mark.point)
@@ -170,7 +170,7 @@ def test_false_marks_are_what_the_detector_marks_beside_the_nodule(cube: Crop) -
     assert found.nodules[0].crop_id == "cube0"
     strongest = max(found.beside, key=lambda mark: mark.confidence)
     assert np.linalg.norm(strongest.point - 7) < 2
-    assert all(cube.teaches(mark.point[None])[0] for mark in found.beside)
+    assert all(cube.certainly_false(mark.point[None])[0] for mark in found.beside)
 
 
 def test_unknown_answers_cost_nothing() -> None:

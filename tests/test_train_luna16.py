@@ -130,7 +130,7 @@ def test_wrong_tables_are_an_error(
     [
         (5, [], "no scans of subset 5"),
         (None, ["other"], "no scan called other"),
-        (9, ["1.2.826.0.0", "1.2.826.0.1"], "no scans to learn from"),
+        (9, ["1.2.826.0.0", "1.2.826.0.1"], "no scans for training"),
     ],
 )
 def test_wrong_choices_are_an_error(folder: Path, subset: int | None, leave_out: list[str], message: str) -> None:
@@ -163,4 +163,4 @@ def test_opacities_are_ignored_where_a_scan_has_them(folder: Path) -> None:
     assert scan.ignore.shape == scan.hu.shape
     assert 0 < scan.ignore.mean() < 0.2
     marked = np.argwhere(scan.ignore)[:5].astype(float)
-    assert not scan.teaches(marked).any()
+    assert not scan.certainly_false(marked).any()

@@ -67,15 +67,15 @@ def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(
 ) -> None:
     whole = train(config(data, tmp_path / "whole"), CPU)
     broken = config(data, tmp_path / "broken", save_every=2)
-    learn = Run.learn
+    train_step = Run.train_step
 
     def killed(run: Run, batch: Any) -> Any:  # noqa: ANN401
         if run.step == 5:
             raise KeyboardInterrupt
-        return learn(run, batch)
+        return train_step(run, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "learn", killed)
+        patch.setattr(Run, "train_step", killed)
         with pytest.raises(KeyboardInterrupt):
             train(broken, CPU)
     assert not broken.checkpoint.exists()
@@ -126,7 +126,7 @@ def test_frozen_norms_keep_their_statistics_and_learn_on(
     run = Run(config(data, tmp_path, freeze_norms=share), CPU, [])
     before = copy.deepcopy(run.model.state_dict())
     image, zeros = torch.rand(2, 1, 16, 16, 16), torch.zeros(2, 8, 8, 8)
-    run.learn([image, zeros, zeros, zeros + 1])
+    run.train_step([image, zeros, zeros, zeros + 1])
     after = run.model.state_dict()
     moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
     assert ("stem.1.running_var" in moved) == changes
@@ -138,7 +138,7 @@ def test_norms_freeze_at_their_running_average(data: Path, tmp_path: Path) -> No
     image, zeros = torch.rand(2, 1, 16, 16, 16), torch.zeros(2, 8, 8, 8)
     for variance in (2.5, 3.5):  # it freezes once
         run.average.get_buffer("stem.1.running_var").fill_(variance)
-        run.learn([image, zeros, zeros, zeros + 1])
+        run.train_step([image, zeros, zeros, zeros + 1])
         assert run.model.get_buffer("stem.1.running_var").unique().tolist() == [2.5]
 
 
@@ -204,7 +204,7 @@ def test_patience_stops_the_run_and_exports_the_best_average(data: Path, tmp_pat
         assert not run.finished
         run.step = step
         run.average.get_parameter("stem.0.weight").data.fill_(step)
-        run.judge({"score": score})
+        run.record_validation({"score": score})
     assert run.finished
     assert run.kept is not None
     assert (run.kept.step, run.kept.figures) == (2, {"score": 0.3})
@@ -255,7 +255,7 @@ def test_two_processes_end_with_the_same_weights(data: Path, tmp_path: Path) -> 
 def test_several_processes_choose_their_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(BadConfig, match="give auto, cuda or cpu"), workers("cuda:1"):
+    with pytest.raises(BadConfig, match="use auto, cuda or cpu"), workers("cuda:1"):
         pass
 
 
@@ -306,7 +306,7 @@ def write_config(path: Path, chosen: TrainConfig, **changes: Any) -> Path:  # no
         ({"diameters": [9, 9]}, "diameters [9.0, 9.0] must be two lengths in mm, the first the smaller one"),
         ({"checkpoint": "model.bin"}, "checkpoint must end in .pth or .safetensors"),
         ({"luna16": None}, "there are no scans to train on"),
-        ({"luna16_validation_subset": None}, "there is nothing to validate on"),
+        ({"luna16_validation_subset": None}, "there is no validation data"),
         ({"validation_background": "x"}, "lie in the folder `data`"),
         ({"data": "d", "luna16": None, "train_backgrounds": [{"name": "a"}]}, "luna16_validation_subset needs"),
         ({"data": "d", "validation_background": "a", "train_backgrounds": [{"name": "a"}]}, "one of the train_back"),
@@ -347,7 +347,7 @@ def test_a_state_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, conte
     run.save()
     with pytest.raises(BadConfig, match=r"its scans differ.*remove the file"):
         Run(chosen, CPU, ["b"]).resume()
-    with pytest.raises(BadConfig, match="of a run with other features"):
+    with pytest.raises(BadConfig, match="belongs to a run with other features"):
         Run(config(data, tmp_path, features=[4, 8, 8]), CPU, ["a"]).resume()
     run.state_file.write_bytes(content)
     with pytest.raises(BadConfig, match="is damaged"):
@@ -396,7 +396,7 @@ def test_the_average_follows_fast_at_first_and_then_as_configured(
         for values in run.average.parameters():
             values.add_(0.5)
     before = copy.deepcopy(run.average)
-    run.learn(batch())
+    run.train_step(batch())
     parameters = zip(run.average.parameters(), before.parameters(), run.model.parameters(), strict=True)
     for average, earlier, model in parameters:
         torch.testing.assert_close(average, kept * earlier + (1 - kept) * model)
@@ -404,7 +404,7 @@ def test_the_average_follows_fast_at_first_and_then_as_configured(
 
 def test_a_large_gradient_is_cut_to_a_norm_of_ten(data: Path, tmp_path: Path) -> None:
     run = Run(config(data, tmp_path), CPU, [])
-    run.learn(batch(weight=1e6))
+    run.train_step(batch(weight=1e6))
     first = run.optimizer.state_dict()["state"].values()
     norm = float(torch.stack([state["exp_avg"].norm() for state in first]).norm())
     assert norm / 0.1 == pytest.approx(10, rel=1e-3)  # after a step Adam holds a tenth of the gradient

@@ -288,9 +288,9 @@ def test_marks_on_findings_teach_nothing() -> None:
     nodule, excluded = Truth(np.array([30.0, 30, 30]), 10.0), Truth(np.array([10.0, 50, 50]), 10.0)
     points = np.array([[30.0, 30, 34], [30, 30, 45], [10, 50, 47], [10, 30, 50]])
     scan = lung((60, 60, 60), (nodule,), excluded=(excluded,))
-    assert scan.teaches(points).tolist() == [False, True, False, True]
+    assert scan.certainly_false(points).tolist() == [False, True, False, True]
     assert within(points, [nodule, excluded]).tolist() == [True, False, True, False]
-    assert scan.teaches(np.empty((0, 3))).shape == (0,)
+    assert scan.certainly_false(np.empty((0, 3))).shape == (0,)
 
 
 @given(st.lists(st.sampled_from("abcdefghij"), min_size=5, max_size=30).filter(lambda names: len(set(names)) >= 3))

@@ -1,4 +1,4 @@
-"""How the same patch would look turned, or from another scanner."""
+"""Augmentation: a patch in another orientation, or from another scanner."""
 
 import numpy as np
 from numpy.random import Generator
@@ -14,7 +14,7 @@ FLIPPED = 0.5  # of all samples, along each axis
 
 
 def turn(rng: Generator, sample: Sample) -> Sample:
-    """One of the 48 ways to see a cube, mirrored along each axis in half, seldom lying on its side."""
+    """The sample in a random orientation: flipped along each axis in half of the cases, axes permuted in 30 %."""
     order = rng.permutation(3) if chance(rng, 0.3) else np.arange(3)
     flips = rng.random(3) < FLIPPED
     index = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
@@ -25,7 +25,7 @@ def turn(rng: Generator, sample: Sample) -> Sample:
 
 
 def degrade(rng: Generator, hu: FloatArray) -> FloatArray:
-    """Another scanner: thicker slices, another kernel, dose and calibration."""
+    """The patch from another scanner: thicker slices, another kernel, dose and calibration."""
     if chance(rng, 0.4):
         hu = _thick_slices(rng, hu)
     if chance(rng, 0.4):

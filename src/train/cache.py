@@ -1,4 +1,4 @@
-"""Scans at 1 mm on disk, prepared once, so that a training set larger than memory can be read in pieces."""
+"""A disk cache of scans at 1 mm, for training sets larger than memory."""
 
 from collections.abc import Sequence
 from itertools import repeat
@@ -14,12 +14,12 @@ from .scans import LungScan, Places, load_scan
 
 __all__ = ["cached_scan", "fill_cache"]
 
-VERSION = 1  # a change of what is kept makes old files void
+VERSION = 1  # increase it when the content changes; old files are then made again
 KEPT_POINTS = 20_000  # of each kind; all points of 888 scans would take 40 GB
 
 
 def fill_cache(paths: Sequence[Path], folder: Path, processes: int) -> None:
-    """Prepare those of the scans that `folder` lacks; what is done stays done if it is interrupted.
+    """Prepare the scans that are missing in `folder`. After an interruption, finished scans are kept.
 
     Raises:
         BadScan: a scan cannot be read, or shows no lungs.
@@ -35,7 +35,7 @@ def fill_cache(paths: Sequence[Path], folder: Path, processes: int) -> None:
 
 
 def cached_scan(path: Path, folder: Path) -> LungScan:
-    """The scan that `fill_cache` prepared; its voxels stay on disk."""
+    """A scan that `fill_cache` prepared. Its voxels stay on disk."""
     voxels, places = _cache_files(path, folder)
     with np.load(places) as data:
         return LungScan(scan_name(path), voxels, data["affine"], data["lung"], data["rim"])
@@ -43,15 +43,15 @@ def cached_scan(path: Path, folder: Path) -> LungScan:
 
 def _prepare(path: Path, folder: Path) -> None:
     scan = load_scan(path)
-    lung, rim = (_some(places) for places in (scan.lung, scan.rim))
+    lung, rim = (_subsample(places) for places in (scan.lung, scan.rim))
     voxels, places = _cache_files(path, folder)
     with whole_file(voxels) as partial_file:
         np.save(partial_file, scan.hu)
-    with whole_file(places) as partial_file:  # last, as the sign that all is there
+    with whole_file(places) as partial_file:  # written last: it shows that the scan is complete
         np.savez(partial_file, affine=scan.affine, lung=lung, rim=rim, stamp=_stamp(path))
 
 
-def _some(places: Places) -> npt.NDArray[np.int16]:
+def _subsample(places: Places) -> npt.NDArray[np.int16]:
     kept = np.random.default_rng(0).choice(len(places), min(len(places), KEPT_POINTS), replace=False)
     return places[kept].astype(np.int16)
 
@@ -65,7 +65,7 @@ def _is_cached(path: Path, folder: Path) -> bool:
 
 
 def _stamp(path: Path) -> npt.NDArray[np.int64]:
-    """What changes when the scan or the preparation does."""
+    """Values that change with the scan's file and with `VERSION`."""
     status = path.stat()
     return np.array([VERSION, status.st_size, status.st_mtime_ns])
 

@@ -1,4 +1,4 @@
-"""What the second stage learns from: nodules, and places that the detector takes for nodules."""
+"""Training data of the second stage: nodules, and the detector's false marks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ from .validation import find_in_crop, find_marks
 
 __all__ = ["CandidateBatches", "Candidates", "FalseMark", "collect"]
 
-WORTH = 0.03  # confidence below which the detector's marks are no candidates
-POSITIVE = 0.4  # of the samples: a nodule
-IN_SCANS = 0.3  # of the false marks: of whole scans, the rest of crops
-SUBSOLID, TWICE = 4.0, 2.0  # the texture below which a nodule is drawn twice as often, since there are few
-JITTER = 2.0  # mm, the standard deviation of a mark's distance to what it marks, along each axis, at most
+MIN_CONFIDENCE = 0.03  # of a candidate
+POSITIVE = 0.4  # share of nodules among the samples
+IN_SCANS = 0.3  # share of the false marks from whole scans; the others are from crops
+SUBSOLID, TWICE = 4.0, 2.0  # nodules below this texture are rare, and drawn twice as often
+JITTER = 2.0  # mm, the largest standard deviation of a mark's position along each axis
 SCALES = (0.8, 1.3)
-AROUND = 28  # voxels of a scan on each side of a mark that are kept
+AROUND = 28  # voxels of a scan that are kept on each side of a mark
 PADDING = -1000  # HU beyond a scan
 
 
 @dataclass(frozen=True, eq=False)
 class FalseMark:
-    """A place that the detector marked, where no reader outlined a nodule."""
+    """A mark of the detector where no reader outlined a nodule."""
 
-    hu: npt.NDArray[np.generic]  # (X, Y, Z) at 1 mm, what surrounds it
+    hu: npt.NDArray[np.generic]  # (X, Y, Z) at 1 mm, its surroundings
     point: Points  # (3,) voxels
     confidence: float  # of the detector
-    ends: bool  # whether the surroundings end 25 mm from a nodule, as a crop does
+    ends: bool  # whether the surroundings end 25 mm from a nodule, as in a crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +53,17 @@ class Candidates:
 def collect(
     model: torch.nn.Module, crops: Sequence[Crop], scans: Sequence[LungScan], clip_range: tuple[float, float]
 ) -> Candidates:
-    """The detector's false marks in crops and scans, beside the nodules."""
+    """The nodules, and the detector's false marks in crops and scans."""
     beside, elsewhere = list[FalseMark](), list[FalseMark]()
     for crop in crops:
         points, confidence = find_in_crop(model, crop.hu, clip_range)
-        certain = (confidence >= WORTH) & crop.teaches(points)
+        certain = (confidence >= MIN_CONFIDENCE) & crop.certainly_false(points)
         beside += [
             FalseMark(crop.hu, p, c, ends=True) for p, c in zip(points[certain], confidence[certain], strict=True)
         ]
     for scan in scans:
         points, confidence = find_marks(model, scan.hu, clip_range)
-        certain = (confidence >= WORTH) & scan.teaches(points)
+        certain = (confidence >= MIN_CONFIDENCE) & scan.certainly_false(points)
         elsewhere += [_cut(scan, p, c) for p, c in zip(points[certain], confidence[certain], strict=True)]
     return Candidates(list(crops), beside, elsewhere)
 
@@ -78,16 +78,16 @@ def _cut(scan: LungScan, point: Points, confidence: float) -> FalseMark:
 
 
 class CandidateBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batch number i: cubes (N, 1, 32, 32, 32) in 0..1, answers (N, 4), and which of them are known (N, 4).
+    """Batch number i: cubes (N, 1, 32, 32, 32) in 0..1, targets (N, 4), and which targets are known (N, 4).
 
-    A false mark lies anywhere in its crop, a nodule always in the middle: so that the network cannot tell them by
-    where the crop ends and is mirrored, a nodule's surroundings are cut where those of a random false mark end.
+    A false mark lies anywhere in its crop, a nodule in the middle. The network must not tell them apart by the crop's
+    ends, where it is mirrored. So a nodule's surroundings are trimmed to end where those of a random false mark end.
 
     Args:
-        candidates: to learn from.
-        indices: the numbers of the batches, for item 0, 1 and so on.
+        candidates: the training data.
+        indices: the batch numbers of item 0, 1 and so on.
         clip_range: HU that become 0 and 1.
-        seed: of everything random.
+        seed: of all randomness.
         size: candidates in a batch.
     """
 
@@ -113,11 +113,11 @@ class CandidateBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         samples = [self._sample(rng) for _ in range(self.size)]
         low, high = self.clip_range
         cubes = np.stack([(np.clip(cube, low, high) - low) / (high - low) for cube, _ in samples])[:, None]
-        answers = np.array([answer for _, answer in samples], dtype=np.float32)
-        known = np.isfinite(answers)
+        targets = np.array([target for _, target in samples], dtype=np.float32)
+        known = np.isfinite(targets)
         return (
             torch.from_numpy(cubes.astype(np.float32)),
-            torch.from_numpy(np.where(known, answers, 0).astype(np.float32)),
+            torch.from_numpy(np.where(known, targets, 0).astype(np.float32)),
             torch.from_numpy(known),
         )
 
@@ -126,14 +126,14 @@ class CandidateBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if chance(rng, POSITIVE):
             crop = self.candidates.nodules[int(rng.choice(len(self.often), p=self.often))]
             spread = min(JITTER, crop.diameter * scale / 6)
-            hu, point = _ending_like(crop, self._false_mark(rng))
-            answer = (1.0, (crop.malignancy - 1) / 4, (crop.texture - 1) / 4, float(np.log(crop.diameter * scale)))
+            hu, point = _trimmed_like(crop, self._false_mark(rng))
+            target = (1.0, (crop.malignancy - 1) / 4, (crop.texture - 1) / 4, float(np.log(crop.diameter * scale)))
         else:
             mark = self._false_mark(rng)
-            spread, hu, point, answer = 1.0, mark.hu, mark.point, (0.0, np.nan, np.nan, np.nan)
+            spread, hu, point, target = 1.0, mark.hu, mark.point, (0.0, np.nan, np.nan, np.nan)
         turned = rotation(rng) if chance(rng, 0.3) else orientation(rng)
         cube = resampled(hu, "mirror", point, turned / scale, rng.normal(0, spread, 3), SIDE)
-        return degrade(rng, cube) if chance(rng, 0.7) else cube, answer
+        return degrade(rng, cube) if chance(rng, 0.7) else cube, target
 
     def _false_mark(self, rng: Generator) -> FalseMark:
         sources = (self.candidates.beside, self.candidates.elsewhere)
@@ -142,13 +142,13 @@ class CandidateBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _by_confidence(marks: Sequence[FalseMark]) -> npt.NDArray[np.float64]:
-    """How often each mark is drawn: what the detector is surer of more often."""
+    """The probability of drawing each mark. Marks of higher confidence are drawn more often."""
     weight = np.sqrt([mark.confidence for mark in marks])
     return np.asarray(weight / max(weight.sum(), 1e-9))
 
 
-def _ending_like(crop: Crop, mark: FalseMark) -> tuple[npt.NDArray[np.generic], Points]:
-    """The crop, cut so that it ends as near to the nodule as the surroundings of `mark` end to that; and its centre."""
+def _trimmed_like(crop: Crop, mark: FalseMark) -> tuple[npt.NDArray[np.generic], Points]:
+    """The crop and its centre, trimmed to end as near to the nodule as the surroundings of `mark` end to the mark."""
     if not mark.ends:
         return crop.hu, crop.centre
     before = np.ceil(np.maximum(crop.centre - mark.point, 0)).astype(int)

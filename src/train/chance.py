@@ -1,4 +1,4 @@
-"""Random draws that samples share."""
+"""Random draws."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ def chance(rng: Generator, share: float) -> bool:
 
 
 def log_uniform(rng: Generator, low: float, high: float) -> float:
-    """A number between `low` and `high`, every ratio as likely."""
+    """A number between `low` and `high`, uniform in its logarithm."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -24,5 +24,5 @@ def rotation(rng: Generator) -> npt.NDArray[np.float64]:
 
 
 def orientation(rng: Generator) -> npt.NDArray[np.float64]:
-    """One of the 48 matrices that only swap and flip axes, all as likely: unlike a full turn it blurs nothing."""
+    """A random one of the 48 matrices that permute and flip axes. Unlike a free rotation, it does not blur."""
     return np.asarray(np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3))

@@ -1,4 +1,4 @@
-"""What decides the outcome of a training run."""
+"""The configuration of a training run."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ CHECKPOINTS = (".pth", ".safetensors")
 
 
 def _spare_cores() -> int:
-    """All cores but one, which drives the network; torchrun's processes share them."""
+    """All cores but one, which drives the network. torchrun's processes share them."""
     return max(1, min(32, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
@@ -23,42 +23,42 @@ class BackgroundScan(Section):
     """A scan without marked nodules, by its file name in `backgrounds/`."""
 
     name: str
-    has_opacities: bool = False  # lesion-like densities in the lungs teach nothing
+    has_opacities: bool = False  # lesion-like densities in the lungs then have no weight
 
 
 class TrainConfig(Section):
-    """A training run: at least one source of nodules and scans, and something to validate on."""
+    """A training run. It needs a source of nodules and scans, and validation data."""
 
     data: Path | None = None  # a folder with lidc_nodule_crops.npz and .csv, and backgrounds/
     train_backgrounds: tuple[BackgroundScan, ...] = ()
     validation_background: str | None = None
-    unsure: Path | None = None  # a table of places in these scans that look like nodules, which count neither way
+    unsure: Path | None = None  # a table of places in these scans that look like nodules; neither positive nor negative
     cubes: Path | None = None  # a folder with luna16_nodules.csv and its arrays: nodules in cubes of 50 mm
-    cubes_validation_subset: Annotated[int, Field(ge=0, le=9)] = 8  # of LUNA16: its cubes are never trained on
-    leave_out_patients: tuple[str, ...] = ()  # whose crops and cubes are kept out of everything
+    cubes_validation_subset: Annotated[int, Field(ge=0, le=9)] = 8  # of LUNA16; its cubes are validation
+    leave_out_patients: tuple[str, ...] = ()  # their crops and cubes are not used at all
     luna16: Path | None = None  # a folder with subset0 to subset9 (or scans) and annotations.csv
     luna16_validation_subset: Annotated[int, Field(ge=0, le=9)] | None = None
-    luna16_leave_out: tuple[str, ...] = ()  # scans to keep out of everything, by name
+    luna16_leave_out: tuple[str, ...] = ()  # names of scans that are not used at all
     cache: Path = Path("runs/scans")  # LUNA16's scans at 1 mm, about 60 MB each
     features: tuple[Annotated[int, Field(ge=4)], ...] = Field((32, 64, 96, 128), min_length=2)
     clip_range: tuple[float, float] = (-1000.0, 400.0)  # HU
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Positive
-    batch_size: Positive = 8  # patches of 48 mm, or as many of 64 or 96 mm as have their volume
-    diameters: tuple[float, float] = (3.0, 36.0)  # mm, of the nodules put into scans
+    batch_size: Positive = 8  # patches of 48 mm; those of 64 and 96 mm are fewer, with the same total volume
+    diameters: tuple[float, float] = (3.0, 36.0)  # mm, of the planted nodules
     mixed: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of those from crops that becomes ground-glass
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup: Positive = 200  # steps
     decay: Annotated[float, Field(gt=0, le=1)] = 0.35  # share of the steps in which the rate falls to zero
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # of the running average, a step
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # decay of the running average in a step
     freeze_norms: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps that change the norms' statistics
-    confidence_shift: float = 0.0  # of the heatmap's logit, in what is validated and exported
+    confidence_shift: float = 0.0  # is added to the heatmap's logit of the validated and exported model
     validate_every: Positive = 1000  # steps
     mine_every: Positive = 1000
-    mine_scans: Positive = 64  # at most so many scans are searched for false marks each time
+    mine_scans: Positive = 64  # the most scans that are searched for false marks each time
     save_every: Positive = 500
-    patience: Positive | None = None  # validations without improvement before it stops; keeps the best average
+    patience: Positive | None = None  # validations without improvement until the run stops; the best average is kept
     workers: Annotated[int, Field(ge=0, le=256)] = Field(default_factory=_spare_cores)  # processes that make samples
     device: Device = "auto"
     initial: Path | None = None  # a checkpoint of the same `features` to start from
@@ -85,7 +85,7 @@ class TrainConfig(Section):
             ),
             (
                 self.validation_background is None and self.luna16_validation_subset is None,
-                "there is nothing to validate on: give validation_background, luna16_validation_subset, or both",
+                "there is no validation data: give validation_background, luna16_validation_subset, or both",
             ),
             (
                 self.validation_background in backgrounds,
@@ -108,6 +108,6 @@ def load_train_config(path: Path) -> TrainConfig:
     """The training configuration in a YAML file.
 
     Raises:
-        BadConfig: unreadable, not YAML, or a wrong key or value; the message lists every problem.
+        BadConfig: as for `load_section`.
     """
     return load_section(TrainConfig, path)

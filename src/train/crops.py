@@ -1,4 +1,4 @@
-"""Nodules with their outlines, cut from scans, and split by patient."""
+"""Nodule crops with outlines, and their split by patient."""
 
 import csv
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .targets import Mask, Points
 
 __all__ = ["Crop", "load_crops", "split_by_patient"]
 
-NEAR = 3.0  # mm around an outline in which a mark still means it
+NEAR = 3.0  # mm; a mark this near to an outline may mean the nodule
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Crop:
     patient: str
     hu: FloatArray | npt.NDArray[np.int16]
     mask: Mask
-    centre: Points  # the outline's centroid in voxels; up to 2 mm off the crop's middle on each axis
+    centre: Points  # the outline's centroid in voxels; up to 2 mm from the crop's middle on each axis
     diameter: float  # mm, of the sphere with the outline's volume
     texture: float  # 1 ground-glass to 5 solid, the mean of the readers' ratings
     malignancy: float  # 1 to 5, the mean of the readers' ratings
@@ -36,11 +36,11 @@ class Crop:
     subset: int | None = None  # LUNA16's, 0 to 9
     slice_spacing: float | None = None  # mm, of that scan
     contrast: bool | None = None  # whether that scan was taken with contrast medium
-    other: Mask | None = None  # what a reader outlined as another nodule: neither positive nor negative
-    lookalikes: Points | None = None  # (n, 3) voxels that readers marked as something else than a nodule
+    other: Mask | None = None  # other outlined nodules; neither positive nor negative
+    lookalikes: Points | None = None  # (n, 3) voxels that readers marked as no nodule
 
-    def teaches(self, points: Points) -> Mask:
-        """Which of the (n, 3) marks in the crop are certainly false: at least 3 mm from anything outlined."""
+    def certainly_false(self, points: Points) -> Mask:
+        """Which of the (n, 3) marks in the crop are certainly false: more than 3 mm from any outline."""
         outlined = self.mask if self.other is None else self.mask | self.other
         voxels = np.floor(np.asarray(points, dtype=np.float64) + 0.5)
         inside = np.asarray(((voxels >= 0) & (voxels < np.array(outlined.shape))).all(axis=1))
@@ -50,7 +50,7 @@ class Crop:
 
 
 def load_crops(folder: Path) -> list[Crop]:
-    """All crops of `lidc_nodule_crops.npz` with the readers' ratings of its table.
+    """All crops of `lidc_nodule_crops.npz`, with the readers' ratings from its table.
 
     Raises:
         BadConfig: a file is missing or broken, or the table lacks a crop or a column.
@@ -88,7 +88,7 @@ def _crop(row: dict[str, str], hu: npt.NDArray[np.int16], mask: Mask) -> Crop:
 
 
 def split_by_patient(crops: Sequence[Crop], every: int = 5) -> tuple[list[Crop], list[Crop]]:
-    """Training and validation crops; each `every`-th patient, ordered by diameter, is validation.
+    """Training and validation crops. Each `every`-th patient, ordered by diameter, is validation.
 
     Raises:
         BadConfig: there are too few patients to hold one out.

@@ -15,18 +15,18 @@ from .crops import Crop
 
 __all__ = ["load_cubes"]
 
-HU_STEP, HU_ZERO = 8, -1024  # what a stored step and a stored zero mean
-NODULE, OTHER = 1, 2  # labels; `OTHER` is what some reader outlined as another nodule
-OWN = 5.0  # mm from any outline to a reader's mark that is certainly of something else
+HU_STEP, HU_ZERO = 8, -1024  # HU of a stored step, and of a stored zero
+NODULE, OTHER = 1, 2  # labels; `OTHER`: a reader outlined another nodule there
+OWN = 5.0  # mm; a reader's mark further from any outline is certainly of something else
 TABLE, LABELS = "luna16_nodules.csv", "luna16_nodules_label.npy.xz"
 VOXELS = ("luna16_nodules_hu8_0.npy.xz", "luna16_nodules_hu8_1.npy.xz")
 
 
 def load_cubes(folder: Path) -> list[Crop]:
-    """The usable cubes of `luna16_nodules*`: those whose outline agrees with the readers and is not cut.
+    """The usable cubes of `luna16_nodules*`. Their outlines agree with the readers and are not cut.
 
     Raises:
-        BadConfig: a file is missing or broken, or they do not fit each other.
+        BadConfig: a file is missing or broken, or the files do not match.
     """
     try:
         with (folder / TABLE).open(newline="", encoding="utf-8") as file:
@@ -35,7 +35,7 @@ def load_cubes(folder: Path) -> list[Crop]:
         labels = _stored(folder / LABELS)
         if not len(rows) == len(codes) == len(labels):
             msg = f"{len(rows)} rows, {len(codes)} cubes, {len(labels)} outlines"
-            raise ValueError(msg)  # noqa: TRY301 - told like what reading finds
+            raise ValueError(msg)  # noqa: TRY301 - reported like errors of reading
         return [_crop(*each) for each in zip(rows, codes, labels, strict=True) if each[0]["usable"] == "1"]
     except OSError as error:
         msg = f"cubes: {folder} must hold {TABLE}, {LABELS} and {', '.join(VOXELS)} ({error.strerror or error})"
@@ -44,7 +44,7 @@ def load_cubes(folder: Path) -> list[Crop]:
         msg = f"cubes: {folder / TABLE} lacks the column {error}"
         raise BadConfig(msg) from None
     except (ValueError, lzma.LZMAError) as error:
-        msg = f"cubes: the files luna16_nodules* in {folder} are damaged or do not fit each other: {error}"
+        msg = f"cubes: the files luna16_nodules* in {folder} are damaged or do not match: {error}"
         raise BadConfig(msg) from None
 
 
@@ -76,7 +76,7 @@ def _crop(row: dict[str, str], codes: npt.NDArray[np.uint8], label: npt.NDArray[
 
 
 def _lookalikes(findings: Sequence[str], outlined: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """The voxels (n, 3) that readers marked as a non-nodule or as smaller than 3 mm, away from all outlines."""
+    """The voxels (n, 3) away from all outlines that readers marked as a non-nodule, or as smaller than 3 mm."""
     marked = [[float(value) for value in finding.split(",")] for finding in findings if finding]
     points = np.array([[x, y, z] for z, y, x, diameter in marked if diameter < 0]).reshape(-1, 3)
     distance = ndimage.distance_transform_edt(~outlined)

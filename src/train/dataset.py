@@ -1,4 +1,4 @@
-"""Training samples, each a function of the seed and its number alone."""
+"""Training samples. Each depends on the seed and its number alone."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,45 +20,41 @@ from .targets import Points, Sample, Truth, heat_target
 
 __all__ = ["Batches", "Inserted"]
 
-SIZES = (48, 64, 96)  # mm, the edges of the patches, in turn: what depends on where a patch ends cannot be learnt
-POSITIVE, PLANTED = 0.6, 0.8  # of the patches, cumulated: a real nodule or its surroundings, some put into a scan
-BESIDE = 0.4  # of the patches of a crop with false marks or look-alikes: one of these anywhere in it
-SUBSOLID, TWICE = 4.0, 2.0  # the texture below which a nodule is drawn twice as often, since there are few
-RIM_SHARE = 0.35  # of the patches whose inserted nodules touch the pleura or a vessel
-PROCEDURAL_SHARE = 0.35  # of the inserted nodules
-LIKE = 0.7  # the largest logarithm of the ratio between the diameters of a crop and of what it becomes
-HARD, ANY_LUNG = (
-    0.6,
-    0.85,
-)  # of the patches without a nodule, cumulated: at a false mark, in the lung; the rest anywhere
-PARTLY = 0.1  # the share of a voxel from which another finding makes it unknown
-KNOWN_HEAT = 0.05  # below it a voxel whose content is unknown has no weight
-MARGIN = 3  # voxels from the end of a patch in which no nodule is put
-DRAWS = 20_000  # places of a scan, among which those in the patch are taken
+SIZES = (48, 64, 96)  # mm, the patches' edges, in turn; the network cannot learn where a patch ends
+POSITIVE, PLANTED = 0.6, 0.8  # shares of the patches, cumulated: a real nodule or its surroundings; planted nodules
+BESIDE = 0.4  # share of the patches of a crop that are placed by one of its false marks or look-alikes
+SUBSOLID, TWICE = 4.0, 2.0  # nodules below this texture are rare, and drawn twice as often
+RIM_SHARE = 0.35  # share of the patches whose planted nodules touch the pleura or a vessel
+PROCEDURAL_SHARE = 0.35  # of the planted nodules
+LIKE = 0.7  # the largest log ratio between the diameters of a crop and of its planted nodule
+HARD, ANY_LUNG = 0.6, 0.85  # shares of the patches without nodule, cumulated: at a false mark; in the lung
+PARTLY = 0.1  # a voxel is unknown if another finding has this share of it
+KNOWN_HEAT = 0.05  # unknown voxels with a lower target have no weight
+MARGIN = 3  # voxels from the end of a patch without planted nodules
+DRAWS = 20_000  # random places of a scan, of which those in the patch are used
 
 
 class Inserted(NamedTuple):
-    """What nodules are put into scans."""
+    """The nodules that are planted in scans."""
 
     diameters: tuple[float, float]  # mm
     mixed: float  # the share of those from crops that becomes ground-glass
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Batch number i: patches of 48, 64 or 96 mm in turn, of about the same volume together.
+    """Batch number i: patches of 48, 64 or 96 mm in turn. All batches have about the same volume.
 
-    Items are (N, 1, X, Y, Z) input in 0..1 and the targets (N, X/2, Y/2, Z/2): heatmap, log
-    diameter, weight.
+    Items are the input (N, 1, X, Y, Z) in 0..1 and the targets (N, X/2, Y/2, Z/2): heatmap, log diameter, weight.
 
     Args:
-        crops: nodules with outlines; may be none.
+        crops: nodules with outlines; may be empty.
         scans: at least one.
-        hard: for each scan, then for each crop, (n, 3) voxels of false marks.
-        indices: the numbers of the batches, for item 0, 1 and so on.
+        hard: voxels (n, 3) of false marks, for each scan, then for each crop.
+        indices: the batch numbers of item 0, 1 and so on.
         clip_range: HU that become 0 and 1.
-        seed: of everything random.
+        seed: of all randomness.
         small: patches of 48 mm in a batch.
-        inserted: what is put into scans.
+        inserted: the nodules that are planted.
     """
 
     def __init__(
@@ -100,7 +96,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return self._background(rng, size, nodules=int(rng.integers(1, most + 1)) if kind < PLANTED else 0)
 
     def _positive(self, rng: Generator, size: int) -> Sample:
-        """A real nodule where it grew, or what is beside it; subsolid ones twice as often as solid ones."""
+        """A real nodule in its own surroundings, or the surroundings alone. Subsolid ones are drawn twice as often."""
         if not len(self.often):
             return self._background(rng, size, nodules=1)
         which = int(rng.choice(len(self.often), p=self.often))
@@ -110,7 +106,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return _in_place(rng, *self.annotated[which - len(self.crops)], size)
 
     def _background(self, rng: Generator, size: int, nodules: int) -> Sample:
-        """A piece of a whole scan, with nodules put into its lung beside those that it has."""
+        """A piece of a whole scan, with its own and with planted nodules."""
         which = int(rng.integers(len(self.scans)))
         scan = self.scans[which]
         corner = self._corner(rng, which, size, wants_lung=nodules > 0)
@@ -128,7 +124,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     def _nodule(self, rng: Generator, diameter: float) -> Nodule:
         if chance(rng, PROCEDURAL_SHARE) or not self.crops:
             return procedural_nodule(rng, diameter)
-        # A nodule of like size: shrinking a mass to 4 mm would give a texture that no small nodule has.
+        # From a crop of similar size: a mass shrunk to 4 mm would have a texture that no small nodule has.
         ratio = np.array([abs(np.log(crop.diameter / diameter)) for crop in self.crops])
         nearest = np.argsort(ratio)[: max(15, int((ratio < LIKE).sum()))]
         return real_nodule(rng, self.crops[rng.choice(nearest)], diameter, self.inserted.mixed)
@@ -155,10 +151,10 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
 
 def _from_crop(rng: Generator, crop: Crop, size: int, largest: float, hard: Places) -> Sample:
-    """A nodule in its own surroundings, which are mirrored where they end, turned and resized.
+    """A nodule in its own surroundings, rotated and resized. The surroundings are mirrored beyond their ends.
 
-    It, or one of the `hard` places (n, 3) beside it, may lie anywhere in the patch; its mirror images are nodules
-    as well.
+    The nodule, or one of the `hard` places (n, 3) beside it, lies anywhere in the patch. Its mirror images are nodules
+    too.
     """
     low, high = max(0.8, 4.0 / crop.diameter), max(1.0, min(1.4, largest / crop.diameter))
     scale = log_uniform(rng, min(low, high), high)
@@ -179,14 +175,14 @@ def _from_crop(rng: Generator, crop: Crop, size: int, largest: float, hard: Plac
 
 
 def _mirrored(crop: Crop) -> Points:
-    """The nodule's centre and its mirror images (n, 3), where `resampled` shows them."""
+    """The nodule's centre and its mirror images (n, 3), as in `resampled`."""
     period = 2 * (np.array(crop.hu.shape) - 1)
     axes = [np.add.outer([c, -c], p * np.arange(-2, 3)).ravel() for c, p in zip(crop.centre, period, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _in_place(rng: Generator, scan: LungScan, truth: Truth, size: int) -> Sample:
-    """A piece of an annotated scan with one of its nodules anywhere in it."""
+    """A piece of an annotated scan, with one of its nodules anywhere in it."""
     reach = size / 2 - MARGIN
     middle = np.round(truth.centre + rng.uniform(-reach, reach, 3)).astype(np.intp)
     hu, ignore, truths = scan.patch(_corner_around(scan, middle, size), size)
@@ -194,5 +190,5 @@ def _in_place(rng: Generator, scan: LungScan, truth: Truth, size: int) -> Sample
 
 
 def _corner_around(scan: LungScan, middle: npt.NDArray[np.intp], size: int) -> npt.NDArray[np.intp]:
-    """The first voxel of a patch around `middle`, moved to lie inside the scan."""
+    """The first voxel of a patch around `middle`, moved into the scan."""
     return np.clip(middle - size // 2, 0, np.maximum(np.array(scan.hu.shape) - size, 0))

@@ -1,7 +1,7 @@
-"""Nodules for training: real ones moved, turned and resized, and procedural ones, put into lungs.
+"""Nodules for training, inserted into lungs: real ones, moved, rotated and resized, and procedural ones.
 
-Functions work on small (X, Y, Z) float32 HU arrays at 1 mm and draw all chance from a given
-generator, so that a sample depends on its seed alone.
+Functions work on small (X, Y, Z) float32 HU arrays at 1 mm. All randomness comes from a given generator: a sample
+depends on its seed alone.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .targets import Points
 __all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop", "resampled", "soft_outline"]
 
 LUNG_HU = -860.0
-VISIBLE = 80.0  # HU by which a nodule must change its place in the mean
+VISIBLE = 80.0  # HU; an inserted nodule must change its place by this much on average
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Nodule:
 def resample_crop(
     crop: Crop, matrix: npt.NDArray[np.float64], shift: npt.NDArray[np.float64], size: int
 ) -> tuple[FloatArray, FloatArray]:
-    """The crop's HU, mirrored where the crop ends, and its mask on the same cube, 0 beyond the crop."""
+    """The crop's HU, mirrored beyond its ends, and its mask on the same cube, 0 beyond its ends."""
     outline = resampled(crop.mask, "constant", crop.centre, matrix, shift, size)
     return resampled(crop.hu, "mirror", crop.centre, matrix, shift, size), outline
 
@@ -48,9 +48,9 @@ def resampled(
     shift: npt.NDArray[np.float64],
     size: int,
 ) -> FloatArray:
-    """A cube of `size` voxels whose point p shows the point `centre + matrix @ (p - shift)` of `voxels` (X, Y, Z).
+    """A cube of `size` voxels. Its point p shows the point `centre + matrix @ (p - shift)` of `voxels` (X, Y, Z).
 
-    p is measured from the cube's centre; beyond the voxels their content is mirrored, or 0 (`constant`).
+    p is relative to the cube's centre. Beyond the ends the voxels are mirrored, or 0 (`constant`).
     """
     if voxels.dtype == bool:
         voxels = voxels.astype(np.float32)
@@ -62,16 +62,16 @@ def resampled(
 
 
 def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25) -> Nodule:
-    """The crop's nodule at a new diameter (mm), turned at random and stretched by up to 15 % along its axes.
+    """The crop's nodule at a new diameter (mm), rotated at random and stretched by up to 15 % along its axes.
 
-    A share `mixed` of them becomes ground-glass.
+    It becomes ground-glass with the probability `mixed`.
     """
     stretch = np.exp(rng.normal(0, 0.08, 3))
     stretch /= np.cbrt(np.prod(stretch))
     matrix = rotation(rng) @ np.diag(crop.diameter / diameter / stretch)
     size = int(2 * np.ceil(0.9 * diameter + 3) + 1)
     hu, mask = resample_crop(crop, matrix, np.zeros(3), size)
-    # The blurred outline makes it fainter than `soft_outline` would: what is learnt from is harder than life.
+    # The blurred outline makes it fainter than `soft_outline` would: training is harder than real scans.
     weight = ndimage.gaussian_filter(mask, 0.8)
     if chance(rng, mixed):
         hu = _to_ground_glass(rng, hu)
@@ -79,13 +79,13 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25
 
 
 def soft_outline(mask: FloatArray) -> FloatArray:
-    """The share that a nodule has of each voxel: all within its outline, hardly any 2 mm off; the seam fades."""
+    """The share that a nodule has of each voxel: 1 within its outline, almost 0 at 2 mm from it."""
     blurred: FloatArray = ndimage.gaussian_filter(mask, 0.8)
     return np.clip(2 * blurred, mask, 1)
 
 
 def _to_ground_glass(rng: Generator, hu: FloatArray) -> FloatArray:
-    """The nodule mixed with lung, all of it or all but its densest part."""
+    """The nodule mixed with lung: all of it, or all but its densest part."""
     share = rng.uniform(0.25, 0.5)
     glass = LUNG_HU + (hu - LUNG_HU) * share
     if chance(rng, 0.3):
@@ -96,7 +96,7 @@ def _to_ground_glass(rng: Generator, hu: FloatArray) -> FloatArray:
 
 
 def procedural_nodule(rng: Generator, diameter: float) -> Nodule:
-    """A lumpy ellipsoid of given diameter (mm): solid, part-solid or, half of the time, ground-glass."""
+    """A lumpy ellipsoid of the given diameter (mm): solid, part-solid or, in half of the cases, ground-glass."""
     size = int(2 * np.ceil(0.9 * diameter + 3) + 1)
     grid = np.indices((size, size, size)) - (size - 1) / 2
     stretch = np.exp(rng.normal(0, 0.15, 3))
@@ -126,9 +126,9 @@ def _texture(rng: Generator, size: int, scale: float) -> npt.NDArray[np.float64]
 
 
 def insert(volume: FloatArray, nodule: Nodule, centre: npt.NDArray[np.intp]) -> bool:
-    """Put a nodule into `volume` around voxel `centre`, in place; what is denser than it stays visible.
+    """Insert a nodule into `volume` around voxel `centre`, in place. Denser voxels keep their value.
 
-    Where it could hardly be seen, as inside a vessel, nothing is done and the answer is False.
+    Return False, and change nothing, if the nodule would hardly be visible, as inside a vessel.
     """
     half = nodule.hu.shape[0] // 2
     low, high = np.maximum(centre - half, 0), np.minimum(centre + half + 1, volume.shape)

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: log lines, JSON lines, and TensorBoard where it is installed."""
+"""The records of a training run: log lines, JSON lines, and TensorBoard if it is installed."""
 
 import json
 import logging
@@ -19,12 +19,10 @@ log = logging.getLogger("pivot.train")
 class Journal:
     """Appends to `training.jsonl`, `validation.jsonl` and, with TensorBoard, `tensorboard/` in a run's folder.
 
-    Of several processes only the first one writes.
-
     Args:
         folder: of the run.
-        step: where it goes on; TensorBoard forgets what an interrupted run wrote beyond.
-        writes: whether this process is the one that writes.
+        step: the first step. TensorBoard removes later records of an interrupted run.
+        writes: whether this process writes. Of several processes only the first does.
     """
 
     def __init__(self, folder: Path, step: int, *, writes: bool = True) -> None:
@@ -54,7 +52,7 @@ class Journal:
                 self.board.add_scalar(f"{kind}/{key}", value, step)
 
     def close(self) -> None:
-        """Write what TensorBoard still holds back."""
+        """Write TensorBoard's buffered records."""
         if self.board:
             self.board.close()
 
@@ -63,6 +61,6 @@ def _board(folder: Path, step: int) -> "SummaryWriter | None":
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - not everybody installs it
     except ImportError:
-        log.info("tensorboard is not installed (uv sync --group train): the figures go to the .jsonl files alone")
+        log.info("tensorboard is not installed (uv sync --group train): figures are written to the .jsonl files only")
         return None
     return SummaryWriter(folder, purge_step=step)

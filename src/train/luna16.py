@@ -18,22 +18,22 @@ from .targets import Points, Truth
 
 __all__ = ["Luna16", "annotated_scans", "list_scans", "truths_of"]
 
-EVERY = 10  # of a folder without subsets, such a share is held out
-OUTSIDE = 3.0  # voxels by which a nodule's centre may lie outside its scan
+EVERY = 10  # parts of a folder without subsets
+OUTSIDE = 3.0  # voxels; a nodule's centre may lie this far outside its scan
 
 
 class Luna16(NamedTuple):
-    """The files of the scans to learn from and of those held out."""
+    """The files of the training scans and of the held-out scans."""
 
     training: list[Path]
     held_out: list[Path]
 
 
 def list_scans(folder: Path, validation_subset: int | None, leave_out: Sequence[str] = ()) -> Luna16:
-    """The scans in `subset0` to `subset9`, or directly in the folder, where each tenth takes a subset's place.
+    """The scans in `subset0` to `subset9`. Without these, every tenth scan of the folder forms a subset.
 
     Raises:
-        BadConfig: no such folder, no such subset, two scans of one name, or a name that no scan has.
+        BadConfig: the folder or the subset is missing, two scans have one name, or a name in `leave_out` is unknown.
         BadScan: a folder holds no scans.
     """
     if not folder.is_dir():
@@ -52,7 +52,7 @@ def list_scans(folder: Path, validation_subset: int | None, leave_out: Sequence[
         raise BadConfig(msg)
     training = [path for subset, path in parts if subset != validation_subset]
     if not training:
-        msg = f"luna16: {folder} holds no scans to learn from besides those held out"
+        msg = f"luna16: {folder} holds no scans for training, only those held out"
         raise BadConfig(msg)
     return Luna16(training, held_out)
 
@@ -60,10 +60,10 @@ def list_scans(folder: Path, validation_subset: int | None, leave_out: Sequence[
 def annotated_scans(paths: Sequence[Path], folder: Path, cache: Path) -> list[LungScan]:
     """The prepared scans with the nodules of `annotations.csv` and the findings of `annotations_excluded.csv`.
 
-    The second table may be absent. World points are LPS millimetres.
+    The second table may be missing. World points are LPS millimetres.
 
     Raises:
-        BadConfig: a table is missing or broken, or places a nodule outside its scan.
+        BadConfig: a table is missing or broken, or a nodule lies outside its scan.
     """
     names = [scan_name(path) for path in paths]
     nodules = read_findings(folder / "annotations.csv", names)
@@ -80,7 +80,7 @@ def annotated_scans(paths: Sequence[Path], folder: Path, cache: Path) -> list[Lu
 
 
 def truths_of(scan: LungScan, findings: Findings, index: int) -> tuple[Truth, ...]:
-    """The findings of the scan with number `index` in the list that they were read for."""
+    """The findings of the scan with the number `index` in the list of scans."""
     own = findings.scan == index
     centres: Points = scan.to_voxels(findings.point[own])
     diameters = treated_diameter(findings)[own].tolist()

@@ -1,7 +1,7 @@
 """Train a detector: `python -m src.train.main --config configs/train.yaml`.
 
-An interrupted run goes on from its last state when the same command is given again. On several
-GPUs: `torchrun --nproc-per-node 4 -m src.train.main --config configs/train.yaml`.
+To resume an interrupted run, give the same command again. On several GPUs:
+`torchrun --nproc-per-node 4 -m src.train.main --config configs/train.yaml`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; returns the exit code."""
+    """The command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m src.train.main", description="Train a lung nodule detector.")
     parser.add_argument("--config", type=Path, default=Path("configs/train.yaml"), help="default: %(default)s")
     add_log_options(parser)

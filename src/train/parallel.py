@@ -1,4 +1,4 @@
-"""One run on several processes, each with its share of the work (torchrun)."""
+"""A training run on several processes (torchrun)."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ __all__ = ["Workers", "workers"]
 
 A = TypeVar("A")
 B = TypeVar("B")
-LONGEST_WAIT = timedelta(hours=12)  # of one process for another, which may still prepare its scans
+LONGEST_WAIT = timedelta(hours=12)  # for another process, which may still prepare its scans
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Workers:
     count: int = 1
 
     def map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
-        """`function` of every item, in order, on all processes; each computes its share. The results must pickle."""
+        """`function` of every item, in order, on all processes. Each computes its share. The results must pickle."""
         own = [function(item) for item in items[self.rank :: self.count]]
         if self.count == 1:
             return own
@@ -49,10 +49,10 @@ class Workers:
 
 @contextmanager
 def workers(device: str = "auto") -> Iterator[Workers]:
-    """The processes that torchrun started, joined by nccl on CUDA and gloo elsewhere; without torchrun, this one alone.
+    """The processes that torchrun started, joined by nccl on CUDA, else by gloo. Without torchrun: this process.
 
     Raises:
-        BadConfig: a device that several processes cannot use.
+        BadConfig: several processes cannot use the device.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -69,9 +69,9 @@ def workers(device: str = "auto") -> Iterator[Workers]:
 
 
 def _own_device(device: str, local_rank: int) -> torch.device:
-    """The CUDA device of this process's number on its machine, or the CPU."""
+    """The CUDA device with this process's local rank, or the CPU."""
     if device not in ("auto", "cpu", "cuda"):
-        msg = f"device {device!r}: several processes choose their devices themselves, give auto, cuda or cpu"
+        msg = f"device {device!r}: several processes choose their devices themselves: use auto, cuda or cpu"
         raise BadConfig(msg)
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")

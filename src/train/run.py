@@ -1,4 +1,4 @@
-"""The network being trained and everything needed to go on after a stop."""
+"""A training run's network and its state, from which it can resume."""
 
 import copy
 import logging
@@ -28,13 +28,13 @@ from .parallel import Workers
 __all__ = ["Kept", "Run", "follow"]
 
 log = logging.getLogger("pivot.train")
-LARGEST_GRADIENT = 10.0  # the norm to which larger gradients are cut
+LARGEST_GRADIENT = 10.0  # larger gradient norms are clipped
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What `Run.exported` gave at a step, and its validation."""
+    """The result of `Run.exported` at a step, and its validation."""
 
     average: dict[str, Tensor]
     step: int
@@ -42,12 +42,12 @@ class Kept:
 
 
 class Run:
-    """A network, its running average, optimizer and progress; equal on all processes after every step.
+    """A network, its running average, optimizer and progress. After every step they are equal on all processes.
 
     Args:
         config: of the run.
-        workers: the processes that train together.
-        scans: the names of the scans whose false marks `hard` holds, in order.
+        workers: the processes of the run.
+        scans: the names of the scans and crops, in the order of `hard`.
 
     Raises:
         BadConfig: `initial` does not fit the configuration.
@@ -64,7 +64,7 @@ class Run:
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.step, self.seconds = 0, 0.0
-        self.mined, self.validated = (-1 if config.initial else 0), 0  # the steps when it was last done
+        self.mined, self.validated = (-1 if config.initial else 0), 0  # the steps of the last mining and validation
         self.best, self.waited = -1.0, 0  # the best score, and the validations since
         self.figures: Figures = {}  # of the last validation
         self.kept: Kept | None = None  # the best, with `patience`
@@ -75,23 +75,23 @@ class Run:
 
     @property
     def state_file(self) -> Path:
-        """Where `save` writes and `resume` reads."""
+        """The file of `save` and `resume`."""
         return self.config.run / "state.pth"
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done, or patience is at its end."""
+        """Whether the last step is done, or patience has run out."""
         patience = self.config.patience
         return self.step >= self.config.steps or (patience is not None and self.waited >= patience)
 
     @property
     def learning_rate(self) -> float:
-        """Warm up, stay, then fall to zero in the last part (warmup-stable-decay)."""
+        """Warmup-stable-decay: rises at first, then is constant, and falls to zero in the last part."""
         left = (self.config.steps - self.step) / (self.config.decay * self.config.steps)
         return self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup, left)
 
-    def learn(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """One optimisation step on this process's batch; its losses."""
+    def train_step(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Do one optimisation step on this process's batch. Return its losses."""
         self._set_mode()
         image, *targets = (tensor.to(self.workers.device, non_blocking=True) for tensor in batch)
         for group in self.optimizer.param_groups:
@@ -105,15 +105,15 @@ class Run:
         self.optimizer.step()
         self.workers.average_([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
         self.step += 1
-        # Faster in the beginning, when both are far off.
+        # The average follows faster in the beginning, when both are far from their goal.
         follow(self.average, self.model, min(self.config.ema, (1 + self.step) / (10 + self.step)))
         return {key: value.detach() for key, value in losses.items()}
 
     def _set_mode(self) -> None:
-        """Training, but once the norms are frozen the network sees with their statistics, as it will when it is used.
+        """Set training mode. After `freeze_norms` of the steps, batch norms use fixed statistics, as in inference.
 
-        The statistics of a batch hide what it would answer to a patch of nothing but air. They freeze
-        at their running average, since those of a few batches lie off it by chance.
+        The statistics of a batch hide the output for a patch of pure air. They are fixed at their running average,
+        because those of a few batches deviate from it by chance.
         """
         self.model.train()
         first = math.ceil(self.config.freeze_norms * self.config.steps)
@@ -131,14 +131,14 @@ class Run:
         return torch.bfloat16 if dtype == torch.float16 else dtype
 
     def exported(self) -> UNet:
-        """The running average as it leaves the run, with its confidences moved by `confidence_shift`."""
+        """The running average as it is exported: its heatmap logits are shifted by `confidence_shift`."""
         model = copy.deepcopy(self.average)
         with torch.no_grad():
             model.head[-1].get_parameter("bias")[HEATMAP] += self.config.confidence_shift
         return model
 
-    def judge(self, figures: Figures) -> None:
-        """Take note of the validation of `exported`; with `patience`, keep it if its score is the best so far."""
+    def record_validation(self, figures: Figures) -> None:
+        """Record the validation of `exported`. With `patience`, keep the model if its score is the best so far."""
         self.figures, self.validated = figures, self.step
         self.waited += 1
         if figures["score"] > self.best:
@@ -147,7 +147,7 @@ class Run:
                 self.kept = Kept(self.exported().state_dict(), self.step, figures)
 
     def save(self) -> None:
-        """Write the state whole or not at all, on the first process only."""
+        """Write the state, whole or not at all, on the first process only."""
         if self.workers.rank:
             return
         state = {
@@ -164,7 +164,7 @@ class Run:
             torch.save(state, partial)
 
     def resume(self) -> None:
-        """Go on from the state in the run's folder, if there is one.
+        """Continue from the state in the run's folder, if there is one.
 
         Raises:
             BadConfig: the state is damaged, or belongs to another network or other scans.
@@ -176,8 +176,8 @@ class Run:
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             msg = (
-                f"{self.state_file} is damaged, or of a run with other features or scans ({reason}): "
-                "give another `run`, or remove the file to start anew"
+                f"{self.state_file} is damaged, or belongs to a run with other features or scans ({reason}): "
+                "give another `run`, or remove the file to start again"
             )
             raise BadConfig(msg) from None
         log.info("resumed at step %d", self.step)
@@ -213,7 +213,7 @@ PROGRESS = ("step", "best", "seconds", "mined", "validated", "waited")
 
 
 class _Logits(nn.Module):
-    """The network's raw answer as a forward pass, which is all that DistributedDataParallel follows."""
+    """The network's logits as a forward pass, because DistributedDataParallel follows nothing else."""
 
     def __init__(self, model: UNet) -> None:
         super().__init__()

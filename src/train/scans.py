@@ -1,4 +1,4 @@
-"""Whole scans as training uses them: at 1 mm, with the places where nodules grow."""
+"""Whole scans for training: at 1 mm, with the places where nodules grow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ SPACING = (1.0, 1.0, 1.0)  # mm
 PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing; air outside the body lies below
 BODY = -300.0  # HU above which smoothed voxels are tissue
 RIM, RIM_BELOW = 5, -350.0  # voxels around aerated lung; smoothed HU that is still mostly air
-OPACITY = (-700.0, -200.0)  # HU of ground-glass, small consolidations and, unavoidably, of larger vessels
-OPACITY_RIM = 4  # voxels around an opacity: its faint border, and its core where that is denser
+OPACITY = (-700.0, -200.0)  # HU of ground-glass and small consolidations, but also of larger vessels
+OPACITY_RIM = 4  # voxels around an opacity, for its faint border and its denser core
 PADDING = -1000.0  # HU beyond the scan
-NEAR = 3.0  # mm around a finding in which a mark still means it
+NEAR = 3.0  # mm; a mark this near to a finding may mean it
 
 Places = npt.NDArray[np.integer[Any]]  # (n, 3) voxels
 
@@ -39,21 +39,21 @@ class LungScan:
     affine: Affine
     lung: Places  # voxels of aerated lung
     rim: Places  # voxels of lung beside the pleura or a vessel
-    ignore: Mask | None = None  # where an unmarked true lesion may be
+    ignore: Mask | None = None  # voxels that may be lesions without an annotation
     truths: tuple[Truth, ...] = ()  # its nodules
-    excluded: tuple[Truth, ...] = ()  # findings that are neither nodules nor certainly none
+    excluded: tuple[Truth, ...] = ()  # uncertain findings
 
     @property
     def hu(self) -> npt.NDArray[np.int16]:
-        """The voxels; a file is opened at each use, because 888 open ones are too many for most systems."""
+        """The voxels. A file is opened at each use, because most systems do not allow 888 open files."""
         if isinstance(self.voxels, Path):
             return np.load(self.voxels, mmap_mode="r")  # type: ignore[no-any-return]
         return self.voxels
 
     def patch(self, corner: npt.NDArray[np.integer[Any]], size: int) -> tuple[FloatArray, Mask | None, list[Truth]]:
-        """A cube of `size` voxels: HU, where nothing is to be learnt, and the nodules centred in it.
+        """A cube of `size` voxels: its HU, its voxels without weight, and the nodules centred in it.
 
-        Of a nodule centred outside the visible part teaches nothing.
+        The visible part of a nodule that is centred outside has no weight.
         """
         box = tuple(slice(a, a + size) for a in corner)
         hu = self.hu[box].astype(np.float32)
@@ -69,8 +69,8 @@ class LungScan:
         truths = [t for t, inside in zip(found, centred, strict=True) if inside]
         return np.pad(hu, missing, constant_values=PADDING), ignore, truths
 
-    def teaches(self, points: Points) -> Mask:
-        """Which of the (n, 3) marks are certainly false: on no nodule, no excluded finding, no opacity."""
+    def certainly_false(self, points: Points) -> Mask:
+        """Which of the (n, 3) marks are certainly false: not on a nodule, an excluded finding or an opacity."""
         certain = ~within(points, (*self.truths, *self.excluded), NEAR)
         if self.ignore is not None and len(points):
             places = np.clip(np.round(points).astype(np.intp), 0, np.array(self.ignore.shape) - 1)
@@ -83,7 +83,7 @@ class LungScan:
 
 
 def balls(size: int, findings: Sequence[Truth]) -> Mask:
-    """The voxels of a cube that lie in any of the findings."""
+    """The voxels of a cube that lie in a finding."""
     mask = np.zeros((size, size, size), dtype=bool)
     for centre, diameter in findings:
         low = np.clip(np.floor(centre - diameter / 2), 0, size).astype(int)
@@ -95,7 +95,7 @@ def balls(size: int, findings: Sequence[Truth]) -> Mask:
 
 
 def load_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
-    """The scan at `path`, in memory; with `has_opacities`, lesion-like densities in its lungs are to be ignored.
+    """The scan at `path`, in memory. With `has_opacities`, lesion-like densities in its lungs have no weight.
 
     Raises:
         BadScan: it cannot be read, or shows no lungs.
@@ -106,7 +106,7 @@ def load_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
     lung = (smooth > PARENCHYMA[0]) & (smooth < PARENCHYMA[1]) & _inside_body(smooth)
     lung = ndimage.binary_opening(lung, iterations=4)  # the blurred skin has the same values, but is thin
     if not lung.any():
-        msg = f"{path}: shows no aerated lung inside a body: leave it out, training has no use for it"
+        msg = f"{path}: shows no aerated lung inside a body: leave it out"
         raise BadScan(msg)
     ignore = None
     if has_opacities:
@@ -123,7 +123,7 @@ def _points(mask: Mask) -> npt.NDArray[np.int32]:
 
 
 def _inside_body(smooth: FloatArray) -> Mask:
-    """What the body encloses in each axial slice; the table's foam is as light as lung, but outside."""
+    """The voxels that the body encloses in each axial slice. The table's foam is as light as lung, but outside."""
     labels, count = ndimage.label(smooth > BODY)
     body = labels == 1 + np.argmax(np.bincount(labels.ravel(), minlength=count + 1)[1:])
     return np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)

@@ -1,6 +1,6 @@
 """Train the second stage: `python -m src.train.second_stage --config configs/second_stage.yaml`.
 
-An interrupted run goes on from its last state when the same command is given again.
+To resume an interrupted run, give the same command again.
 """
 
 import argparse
@@ -36,16 +36,16 @@ from .sources import load_sources
 __all__ = ["SecondStageConfig", "main", "second_stage_loss", "train_second_stage"]
 
 log = logging.getLogger("pivot.train")
-TELL_EVERY = 100  # steps; then the state is written, too
-LARGEST_GRADIENT = 5.0  # the norm to which larger gradients are cut
+SAVE_EVERY = 100  # steps between log lines and saved states
+LARGEST_GRADIENT = 5.0  # larger gradient norms are clipped
 PARTS = ("model", "average", "optimizer")  # of the state
-WEIGHTS = (1.0, 0.5, 0.3, 0.3)  # of the losses of the four answers
+WEIGHTS = (1.0, 0.5, 0.3, 0.3)  # of the losses of the four outputs
 
 
 class SecondStageConfig(Section):
     """A training run of the second stage."""
 
-    detector: Path | None = None  # whose marks are the candidates; default: the shipped weights
+    detector: Path | None = None  # its marks are the candidates; default: the shipped weights
     sources: Path = Path("configs/train.yaml")  # the detector's configuration, for the data and the split by patient
     features: tuple[Annotated[int, Field(ge=4)], ...] = Field((32, 64, 128), min_length=2)
     seed: Annotated[int, Field(ge=0)] = 0
@@ -60,26 +60,26 @@ class SecondStageConfig(Section):
     run: Path  # the folder of the state
 
 
-def second_stage_loss(answers: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy of the three shares and the absolute error of the log diameter, each where it is known.
+def second_stage_loss(outputs: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy of the first three outputs, and the absolute error of the log diameter, if they are known.
 
     Args:
-        answers: (N, 4), what `CandidateNet` gives.
-        wanted: the same shape, 0..1 and the log diameter.
+        outputs: (N, 4), of `CandidateNet`.
+        targets: the same shape: three in 0..1, and the log diameter.
         known: the same shape, bool.
     """
-    shares = functional.binary_cross_entropy_with_logits(answers, wanted.clamp(0, 1), reduction="none")
-    lengths = (answers - wanted).abs()
+    shares = functional.binary_cross_entropy_with_logits(outputs, targets.clamp(0, 1), reduction="none")
+    lengths = (outputs - targets).abs()
     errors = torch.cat([shares[:, :LOG_DIAMETER], lengths[:, LOG_DIAMETER:]], dim=1)
     means = (errors * known).sum(0) / known.sum(0).clamp(min=1)
     return (means * torch.tensor(WEIGHTS, device=means.device)).sum()
 
 
 def train_second_stage(config: SecondStageConfig) -> CandidateNet:
-    """The running average after the last step; its state is kept in `config.run`.
+    """Train, and return the running average after the last step. `config.run` keeps the state.
 
     Raises:
-        BadConfig: a file that the configuration names is missing or does not fit.
+        BadConfig: a file in the configuration is missing or does not fit.
         BadCheckpoint: the detector cannot be read.
         BadOutput: the run's folder cannot be written.
     """
@@ -95,13 +95,13 @@ def train_second_stage(config: SecondStageConfig) -> CandidateNet:
     run.resume()
     batches = CandidateBatches(found, range(run.step, config.steps), clip_range, config.seed, config.batch_size)
     ahead = 6 if config.workers else None
-    started, told = time.monotonic(), list[tuple[float, float]]()
+    started, recent = time.monotonic(), list[tuple[float, float]]()
     for batch in DataLoader(batches, batch_size=None, num_workers=config.workers, prefetch_factor=ahead):
-        told.append(run.learn(*batch))
-        if run.step % TELL_EVERY == 0 or run.step == config.steps:
-            loss, right = np.mean(told, axis=0)
+        recent.append(run.train_step(*batch))
+        if run.step % SAVE_EVERY == 0 or run.step == config.steps:
+            loss, right = np.mean(recent, axis=0)
             log.info("step %d  loss %.4f  right %.3f  %.0f s", run.step, loss, right, time.monotonic() - started)
-            told.clear()
+            recent.clear()
             run.save()
     return run.average
 
@@ -119,33 +119,33 @@ class _Run:
         )
         self.state_file = config.run / "state.pth"
 
-    def learn(self, cubes: Tensor, wanted: Tensor, known: Tensor) -> tuple[float, float]:
-        """One step; its loss, and the share of candidates that were told apart rightly before it."""
+    def train_step(self, cubes: Tensor, targets: Tensor, known: Tensor) -> tuple[float, float]:
+        """Do one step. Return the loss and the share of correctly classified candidates before it."""
         self.model.train()
         decayed = (1 + math.cos(math.pi * self.step / self.config.steps)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * min((self.step + 1) / self.config.warmup, decayed)
         with autocast(self.device, precision(self.device, mixed=True)):
-            answers = self.model(cubes.to(self.device).to(memory_format=torch.channels_last_3d)).float()
-        wanted = wanted.to(self.device)
-        loss = second_stage_loss(answers, wanted, known.to(self.device))
+            outputs = self.model(cubes.to(self.device).to(memory_format=torch.channels_last_3d)).float()
+        targets = targets.to(self.device)
+        loss = second_stage_loss(outputs, targets, known.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
         self.step += 1
         follow(self.average, self.model, min(self.config.ema, (1 + self.step) / (10 + self.step)))
-        right = (answers[:, NODULE] > 0) == (wanted[:, NODULE] > 0)
+        right = (outputs[:, NODULE] > 0) == (targets[:, NODULE] > 0)
         return loss.item(), right.float().mean().item()
 
     def save(self) -> None:
-        """Write the state whole or not at all."""
+        """Write the state, whole or not at all."""
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
         with whole_file(self.state_file) as partial:
             torch.save({**parts, "step": self.step}, partial)
 
     def resume(self) -> None:
-        """Go on from the state in the run's folder, if there is one."""
+        """Continue from the state in the run's folder, if there is one."""
         if not self.state_file.is_file():
             return
         state = torch.load(self.state_file, map_location=self.device, weights_only=True)
@@ -157,7 +157,7 @@ class _Run:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; returns the exit code."""
+    """The command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m src.train.second_stage", description="Train the second stage.")
     parser.add_argument("--config", type=Path, default=Path("configs/second_stage.yaml"), help="default: %(default)s")
     add_log_options(parser)

@@ -1,4 +1,4 @@
-"""Everything a run learns from and is judged by, as its configuration names it."""
+"""The data of a training run: training and validation sources, by its configuration."""
 
 import logging
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ log = logging.getLogger("pivot.train")
 
 
 class Sources(NamedTuple):
-    """Nodules and scans to learn from, and what validation uses."""
+    """The training nodules and scans, and the validation set."""
 
     crops: list[Crop]
     scans: list[LungScan]
@@ -31,29 +31,29 @@ class Sources(NamedTuple):
 
     @property
     def nodules(self) -> int:
-        """How many real nodules there are to learn from."""
+        """The number of real nodules for training."""
         return len(self.crops) + sum(len(scan.truths) for scan in self.scans)
 
 
 def load_sources(config: TrainConfig, workers: Workers) -> Sources:
-    """Read the crops and backgrounds, and prepare LUNA16's scans, each process its share.
+    """Read the crops and backgrounds, and prepare LUNA16's scans. Each process prepares its share.
 
     Raises:
-        BadConfig: files are missing or do not fit, or there is nothing to learn or to validate.
+        BadConfig: files are missing or do not fit, or there is no training or validation data.
         BadScan: a scan cannot be read.
     """
     crops, old_held_out = split_by_patient(load_crops(config.data)) if config.data else ([], [])
     crops, held_out = _with_cubes(config, crops, old_held_out)
     scans = [load_background(config, scan.name, has_opacities=scan.has_opacities) for scan in config.train_backgrounds]
     luna, luna_held_out = _luna16(config, config.luna16, workers) if config.luna16 else ([], [])
-    _no_leak(crops, held_out, luna_held_out)
+    _check_split(crops, held_out, luna_held_out)
     validation = ValidationSet(None, [], [], luna_held_out)
     if config.validation_background:
         background = load_background(config, config.validation_background)
         validation = ValidationSet(background, plant(old_held_out, background), held_out, luna_held_out)
     sources = Sources(crops, scans + luna, validation)
     log.info(
-        "%d scans and %d nodules to learn from, %d to validate on",
+        "%d scans and %d nodules for training, %d nodules for validation",
         len(sources.scans),
         sources.nodules,
         len(validation.crops) + sum(len(scan.truths) for scan in validation.scans),
@@ -62,9 +62,9 @@ def load_sources(config: TrainConfig, workers: Workers) -> Sources:
 
 
 def _with_cubes(config: TrainConfig, crops: list[Crop], held_out: list[Crop]) -> tuple[list[Crop], list[Crop]]:
-    """The crops to learn from and those held out, with the cubes, by patient.
+    """The training crops and the held-out ones, including the cubes, split by patient.
 
-    A patient who is held out in one source is held out in the other; the cubes of a patient replace the crops.
+    A patient held out in one source is held out in both. A patient's cubes replace the crops.
     """
     cubes = load_cubes(config.cubes) if config.cubes else []
     validation = {crop.patient for crop in held_out}
@@ -75,20 +75,20 @@ def _with_cubes(config: TrainConfig, crops: list[Crop], held_out: list[Crop]) ->
     return [c for c in kept if c.patient not in validation], held_out + [c for c in kept if c.patient in validation]
 
 
-def _no_leak(crops: Sequence[Crop], held_out: Sequence[Crop], scans: Sequence[LungScan]) -> None:
-    """Nobody is learnt from and validated on."""
+def _check_split(crops: Sequence[Crop], held_out: Sequence[Crop], scans: Sequence[LungScan]) -> None:
+    """Raise `BadConfig` if a patient is in training and in validation."""
     shared = {crop.patient for crop in crops} & {crop.patient for crop in held_out}
     shared |= {crop.patient for crop in crops if crop.series_uid in {scan.name for scan in scans}}
     if shared:
         some = ", ".join(sorted(shared)[:5])
-        msg = f"{some} would be learnt from and validated on: hold out the same subset everywhere"
+        msg = f"{some} would be in training and in validation: hold out the same subset everywhere"
         raise BadConfig(msg)
     if scans and any(crop.series_uid is None for crop in crops):
         log.warning("the crops come from LIDC-IDRI, as LUNA16 does: held-out scans may show patients of the crops")
 
 
 def load_background(config: TrainConfig, name: str, *, has_opacities: bool = False) -> LungScan:
-    """A scan of `backgrounds/`; the table `unsure` gives its excluded findings.
+    """A scan of `backgrounds/`. The table `unsure` gives its excluded findings.
 
     Raises:
         BadConfig: the table is broken.
@@ -101,10 +101,10 @@ def load_background(config: TrainConfig, name: str, *, has_opacities: bool = Fal
 
 
 def _luna16(config: TrainConfig, folder: Path, workers: Workers) -> tuple[list[LungScan], list[LungScan]]:
-    """The annotated scans to learn from, and those held out."""
+    """The annotated training scans, and the held-out ones."""
     found = list_scans(folder, config.luna16_validation_subset, config.luna16_leave_out)
     paths = found.training + found.held_out
-    log.info("preparing those of %d scans that %s lacks", len(paths), config.cache)
+    log.info("preparing up to %d scans in %s", len(paths), config.cache)
     shares = [paths[rank :: workers.count] for rank in range(workers.count)]
     workers.map(lambda share: fill_cache(share, config.cache, config.workers), shares)
     training, held_out = (annotated_scans(part, folder, config.cache) for part in (found.training, found.held_out))

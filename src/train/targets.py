@@ -1,4 +1,4 @@
-"""What the network should answer on a patch of known nodules."""
+"""The network's targets for a patch with known nodules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Truth(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A patch of (X, Y, Z) float32 HU, its nodules, and where its content is unknown."""
+    """A patch of (X, Y, Z) float32 HU, its nodules, and its unknown voxels."""
 
     hu: FloatArray
     truths: list[Truth]
@@ -32,9 +32,9 @@ class Sample:
 
 
 def heat_target(shape: Sequence[int], truths: Sequence[Truth]) -> tuple[FloatArray, FloatArray]:
-    """The heatmap (0..1) and log diameter that a patch of `shape` voxels should give, on the halved grid.
+    """The target heatmap (0..1) and log diameter of a patch of `shape` voxels, on the halved grid.
 
-    A bump has a standard deviation of a sixth of the diameter, 2.2 to 5 mm; voxel j of the halved
+    Each nodule is a Gaussian with a standard deviation of a sixth of its diameter, 2.2 to 5 mm. Voxel j of the halved
     grid lies on input voxel 2j.
     """
     small = tuple((size + 1) // 2 for size in shape)
@@ -50,7 +50,7 @@ def heat_target(shape: Sequence[int], truths: Sequence[Truth]) -> tuple[FloatArr
 
 
 def within(points: npt.ArrayLike, findings: Sequence[Truth], margin: float = 0.0) -> Mask:
-    """Which of the (n, 3) points lie nearer to any finding's centre than its radius and `margin` mm."""
+    """Which of the (n, 3) points lie within the radius plus `margin` mm of a finding's centre."""
     points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
     inside = np.zeros(len(points), dtype=bool)
     for centre, diameter in findings:

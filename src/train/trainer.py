@@ -27,17 +27,17 @@ from .validation import find_in_crop, find_marks, validate
 __all__ = ["train"]
 
 log = logging.getLogger("pivot.train")
-HARD_MARKS = 60  # of each scan, the strongest false marks
-WORTH_LEARNING = 0.15  # confidence below which a false mark teaches nothing new
-TELL_EVERY = 100  # steps
+HARD_MARKS = 60  # false marks of each scan, the strongest
+HARD_CONFIDENCE = 0.15  # weaker false marks are not used
+LOG_EVERY = 100  # steps
 PREFETCH = 6  # batches for each worker
 
 
 def train(config: TrainConfig, workers: Workers) -> Run:
-    """Train to the last step, or from the last saved one, and write the checkpoint.
+    """Train to the last step, starting from the saved state if there is one, and write the checkpoint.
 
     Raises:
-        BadConfig: a file that the configuration names is missing or does not fit.
+        BadConfig: a file in the configuration is missing or does not fit.
         BadScan: a scan cannot be read.
         BadCheckpoint: `initial` cannot be read.
         BadOutput: the run's folder or the checkpoint cannot be written.
@@ -51,27 +51,27 @@ def train(config: TrainConfig, workers: Workers) -> Run:
     run.resume()
     benchmark = cudnn_benchmark(wanted=True)  # there are three shapes of batches
     with benchmark, closing(Journal(config.run, run.step, writes=not workers.rank)) as journal:
-        _look_back(run, sources, journal)
+        _mine_and_validate(run, sources, journal)
         while not run.finished:
-            _learn(run, sources, journal)
-            _look_back(run, sources, journal)
+            _train_steps(run, sources, journal)
+            _mine_and_validate(run, sources, journal)
     if not workers.rank:
         _export(run, sources)
     return run
 
 
-def _learn(run: Run, sources: Sources, journal: Journal) -> None:
-    """Steps until the next mining, validation or the end."""
+def _train_steps(run: Run, sources: Sources, journal: Journal) -> None:
+    """Do the steps until the next mining or validation, or the end."""
     config = run.config
     stop = min(config.steps, *((run.step // n + 1) * n for n in (config.mine_every, config.validate_every)))
     losses: list[dict[str, torch.Tensor]] = []
     last = time.monotonic()
     for batch in _batches(run, sources, stop):
         rate = run.learning_rate
-        losses.append(run.learn(batch))
+        losses.append(run.train_step(batch))
         now = time.monotonic()
         run.seconds, last = run.seconds + now - last, now
-        if run.step % TELL_EVERY == 0 or run.step == stop:
+        if run.step % LOG_EVERY == 0 or run.step == stop:
             means = {key: torch.stack([loss[key] for loss in losses]).mean().item() for key in losses[0]}
             journal.record("training", run.step, {**means, "learning_rate": rate}, run.seconds)
             losses.clear()
@@ -80,7 +80,7 @@ def _learn(run: Run, sources: Sources, journal: Journal) -> None:
 
 
 def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.Tensor]]:
-    """This process's batches up to the step `stop`: of every `count` numbers it takes the one of its rank."""
+    """This process's batches up to the step `stop`. Of every `count` batches it takes the one with its rank."""
     config, count = run.config, run.workers.count
     indices = range(run.step * count + run.workers.rank, stop * count, count)
     data = Batches(
@@ -102,8 +102,8 @@ def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.T
     )
 
 
-def _look_back(run: Run, sources: Sources, journal: Journal) -> None:
-    """Search for false marks and validate, where this step wants it and it was not done before the run was cut off."""
+def _mine_and_validate(run: Run, sources: Sources, journal: Journal) -> None:
+    """Search for false marks, and validate, if they are due at this step and were not done before an interruption."""
     config = run.config
     if run.mined < run.step and run.step % config.mine_every == 0 and not run.finished:
         _mine(run, sources)
@@ -112,12 +112,12 @@ def _look_back(run: Run, sources: Sources, journal: Journal) -> None:
     if wanted and (run.validated < run.step or not run.figures) and run.step:
         figures = validate(run.exported(), sources.validation, config.clip_range, run.workers)
         journal.record("validation", run.step, figures, run.seconds)
-        run.judge(figures)
+        run.record_validation(figures)
         run.save()
 
 
 def _mine(run: Run, sources: Sources) -> None:
-    """Find anew where the network is wrong, on all scans or on some drawn at random, and in all crops."""
+    """Search for the network's false marks, in all crops and in all scans or some drawn at random."""
     scans, crops = sources.scans, sources.crops
     rng = np.random.default_rng([run.config.seed, run.step])
     chosen = sorted(rng.permutation(len(scans))[: run.config.mine_scans].tolist())
@@ -129,7 +129,7 @@ def _mine(run: Run, sources: Sources) -> None:
     log.info(
         "%d false marks above %.2f in %d scans, %d false marks and look-alikes in %d crops",
         sum(map(len, run.hard[: len(scans)])),
-        WORTH_LEARNING,
+        HARD_CONFIDENCE,
         len(chosen),
         sum(map(len, run.hard[len(scans) :])),
         len(crops),
@@ -137,10 +137,10 @@ def _mine(run: Run, sources: Sources) -> None:
 
 
 def _false_marks(run: Run, source: LungScan | Crop) -> npt.NDArray[np.intp]:
-    """The voxels (n, 3) of the network's strongest marks on what is certainly no nodule."""
+    """The voxels (n, 3) of the network's strongest marks that are certainly false."""
     find = find_in_crop if isinstance(source, Crop) else find_marks
     points, confidence = find(run.average, source.hu, run.config.clip_range)
-    keep = (confidence > WORTH_LEARNING) & source.teaches(points)
+    keep = (confidence > HARD_CONFIDENCE) & source.certainly_false(points)
     order = np.argsort(-confidence[keep])[:HARD_MARKS]
     return np.round(points[keep][order]).astype(np.intp)
 
@@ -150,7 +150,7 @@ def _lookalikes(crop: Crop) -> npt.NDArray[np.intp]:
 
 
 def _export(run: Run, sources: Sources) -> Path:
-    """Write the best average that was kept, or the last one, with its figures."""
+    """Write the best kept average, or the last one, with its figures."""
     config, validation = run.config, sources.validation
     kept = run.kept or Kept(run.exported().state_dict(), run.step, run.figures)
     about = About(

@@ -1,6 +1,6 @@
-"""How good a network is on patients it never saw: held-out nodules, planted in a held-out scan or where they grew."""
+"""Validation on held-out patients: nodules planted in a held-out scan, and nodules in their own surroundings."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,9 +25,9 @@ from .targets import Points, Truth
 __all__ = ["ValidationSet", "best_hits", "find_in_crop", "find_marks", "plant", "validate"]
 
 PATCH, OVERLAP = 112, 32  # voxels
-MULTIPLE = 16  # voxels, of which a patch has a whole number
-AROUND = 7  # voxels of a crop that are shown again, mirrored, beyond its end
-LEAST = 0.02  # the confidence of the weakest mark
+MULTIPLE = 16  # voxels; patch sides are multiples of it
+AROUND = 7  # voxels by which a crop is extended, mirrored, at each end
+LEAST = 0.02  # the smallest confidence of a mark
 APART = 6.0  # mm between two marks
 DEFAULT = 0.5  # the default threshold
 RATES = (1, 4)  # false marks a scan
@@ -39,7 +39,7 @@ Find: TypeAlias = Callable[[npt.NDArray[np.generic]], FoundMarks]
 
 @dataclass(frozen=True, eq=False)
 class ValidationSet:
-    """A held-out scan as it is, copies of it with nodules put in, held-out crops, and held-out annotated scans."""
+    """A held-out scan, copies of it with planted nodules, held-out crops, and held-out annotated scans."""
 
     background: LungScan | None
     planted: list[tuple[npt.NDArray[np.int16], list[Truth]]]
@@ -50,7 +50,7 @@ class ValidationSet:
 def plant(
     crops: Sequence[Crop], background: LungScan, copies: int = 3, seed: int = 2026
 ) -> list[tuple[npt.NDArray[np.int16], list[Truth]]]:
-    """Copies of a scan with every nodule put in once, at its own size, at seeded places in the lung.
+    """Copies of a scan. Each has every nodule once, at its own size, at a random (seeded) place in the lung.
 
     Raises:
         BadScan: the lungs have no room for them.
@@ -82,12 +82,11 @@ def _free_place(
 def validate(
     model: torch.nn.Module, data: ValidationSet, clip_range: tuple[float, float], workers: Workers
 ) -> dict[str, float]:
-    """Sensitivities (0..1) at 1 and 4 false marks a scan, the confidence at which each is reached, and their mean.
+    """Sensitivities (0..1) at 1 and 4 false marks a scan, their thresholds, and their mean (`score`).
 
-    `planted` nodules stand in another patient's lung, `crops` in their own surroundings; for both,
-    false marks are counted on the scan as it is: what the network finds there may include a true
-    nodule that nobody marked, so the figures are pessimistic. `luna16` is the FROC on annotated
-    scans. `score` is the mean of all these sensitivities.
+    `planted` nodules lie in another patient's lung, `crops` in their own surroundings. For both, false marks are
+    counted on the original scan. These may include a true nodule that nobody marked, so the figures are pessimistic.
+    `luna16` is the FROC on annotated scans.
     """
 
     def find(hu: npt.NDArray[np.generic]) -> FoundMarks:
@@ -113,7 +112,7 @@ def _planted_figures(
     volumes = [background.hu, *(hu for hu, _ in data.planted)]
     marks = workers.map(find, volumes)
     points, confidence = marks[0]
-    false = np.sort(confidence[background.teaches(points)])[::-1]
+    false = np.sort(confidence[background.certainly_false(points)])[::-1]
     planted = np.concatenate([best_hits(m, truths) for m, (_, truths) in zip(marks[1:], data.planted, strict=True)])
     crops = np.array(in_crops)
     figures = {}
@@ -140,18 +139,15 @@ def _luna16_figures(find: Find, scans: Sequence[LungScan], workers: Workers) -> 
     )
     matched = match(marks, _findings([s.truths for s in scans]), _findings([s.excluded for s in scans]))
     curve = Sweep(matched, len(scans)).curve()
-    sensitivities = curve.at(np.array(RATES, dtype=np.float64)).tolist()
-    return dict(_read_off(sensitivities, [curve.threshold_at(rate) for rate in RATES]))
-
-
-def _read_off(sensitivities: Sequence[float], thresholds: Sequence[float]) -> Iterator[tuple[str, float]]:
-    for rate, sensitivity, threshold in zip(RATES, sensitivities, thresholds, strict=True):
-        yield f"luna16_at_{rate}", sensitivity
-        yield f"luna16_threshold_at_{rate}", min(threshold, 1.0)
+    figures: dict[str, float] = {}
+    for rate, sensitivity in zip(RATES, curve.at(np.array(RATES, dtype=np.float64)).tolist(), strict=True):
+        figures[f"luna16_at_{rate}"] = sensitivity
+        figures[f"luna16_threshold_at_{rate}"] = min(curve.threshold_at(rate), 1.0)
+    return figures
 
 
 def _findings(truths: Sequence[Sequence[Truth]]) -> Findings:
-    """All findings with the number of their scan; voxels of 1 mm are as good as world points."""
+    """All findings with the number of their scan. Voxels of 1 mm serve as world points."""
     flat = [truth for own in truths for truth in own]
     return Findings(
         np.repeat(np.arange(len(truths)), [len(own) for own in truths]),
@@ -181,7 +177,7 @@ def find_marks(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: 
 
 
 def best_hits(marks: FoundMarks, truths: Sequence[Truth]) -> npt.NDArray[np.float64]:
-    """For each nodule the strongest mark closer than its radius, or 0."""
+    """For each nodule the confidence of the strongest mark within its radius, or 0."""
     points, confidence = marks
     if not len(points) or not truths:
         return np.zeros(len(truths))
@@ -190,7 +186,7 @@ def best_hits(marks: FoundMarks, truths: Sequence[Truth]) -> npt.NDArray[np.floa
 
 
 def find_in_crop(model: torch.nn.Module, hu: npt.NDArray[np.generic], clip_range: tuple[float, float]) -> FoundMarks:
-    """As `find_marks`, in a crop that is mirrored where it ends; marks beyond it stay, with places outside."""
+    """`find_marks` in a crop that is mirrored beyond its ends. Marks there are kept, with voxels outside the crop."""
     added = [((size + 2 * AROUND) // MULTIPLE * MULTIPLE - size) // 2 for size in hu.shape]
     points, confidence = find_marks(model, np.pad(hu, [(n, n) for n in added], mode="reflect"), clip_range)
     return points - added, confidence

@@ -1,4 +1,4 @@
-"""Fitting the maps of `triage.calibration` to scores and outcomes."""
+"""Fits the maps of `triage.calibration` to scores and outcomes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ METHODS = ("temperature", "platt", "isotonic")
 
 
 def fit_mapping(method: str, scores: Array, labels: Labels) -> Mapping:
-    """The map of one of `METHODS` that makes scores (n,) in 0..1 fit the labels (n,) best."""
+    """The map of one of `METHODS` that fits the scores (n,) in 0..1 best to the labels (n,)."""
     if method == "isotonic":
         return _fit_isotonic(scores, labels)
     if method == "temperature":
@@ -31,7 +31,7 @@ def fit_mapping(method: str, scores: Array, labels: Labels) -> Mapping:
 
 
 def _fit_isotonic(scores: Array, labels: Labels) -> Isotonic:
-    """Pool adjacent violators; equal scores count as one point, and of each level only its ends are kept."""
+    """Isotonic regression. Equal scores are one point. Of each level only the ends are kept."""
     points, index, weights = np.unique(scores, return_inverse=True, return_counts=True)
     shares = np.bincount(index, labels.astype(np.float64)) / weights
     values = isotonic_regression(shares, weights=weights).x.clip(0, 1)
@@ -41,7 +41,7 @@ def _fit_isotonic(scores: Array, labels: Labels) -> Isotonic:
 
 
 def cross_calibrated(method: str, scores: Array, labels: Labels, folds: npt.NDArray[np.int64]) -> Array:
-    """Every score calibrated by the map that the other folds fit."""
+    """Every score, calibrated by the map fitted on the other folds."""
     result = np.empty_like(scores)
     for fold in np.unique(folds):
         here = folds == fold

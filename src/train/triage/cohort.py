@@ -1,4 +1,4 @@
-"""The rated nodules that the triage score learns from, and its cross-validation by patient."""
+"""The rated nodules for fitting the triage score, and its cross-validation by patient."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ __all__ = ["FOLDS", "MANY", "SEED", "UNDECIDED", "Cohort"]
 FOLDS, SEED = 10, 20261124
 UNDECIDED = 3  # the middle of the ratings 1 to 5
 HALF = 0.5  # of the readers of a nodule
-MANY = 3  # readers, whose median means more than one's
+MANY = 3  # readers; their median is more reliable than one rating
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +30,16 @@ class Cohort:
 
     @classmethod
     def of(cls, nodules: list[RatedNodule]) -> "Cohort":
-        """The cohort of nodules none of which is rated 3."""
+        """The cohort of these nodules. None may be rated 3."""
         patients = np.array([nodule.patient for nodule in nodules])
         means = [[nodule.mean(measure) for nodule in nodules] for measure in ("long_axis", "short_axis", "calcified")]
         labels = np.array([nodule.malignancy for nodule in nodules]) > UNDECIDED
         return cls(nodules, features(*means), labels, patients, folds_by_group(patients, FOLDS, SEED))
 
     def cross_validated(self, columns: list[int] | None = None, seen: Array | None = None) -> Array:
-        """Every nodule's score by the weights of the other folds, from some columns of the rows.
+        """Every nodule's score, by weights fitted on the other folds, from the given columns of the rows.
 
-        `seen` are the rows that are scored where they differ from those that are fitted.
+        If `seen` is given, these rows are scored in place of the fitted ones.
         """
         columns = [0, 1, 2, 3] if columns is None else columns
         odds = np.empty(len(self.labels))
@@ -50,7 +50,7 @@ class Cohort:
         return np.asarray(expit(odds))
 
     def counts(self) -> dict[str, int]:
-        """How many nodules, and of which kinds."""
+        """The number of nodules, in total and by kind."""
         readers = [len(nodule.outlines) for nodule in self.nodules]
         return {
             "nodules": len(self.nodules),

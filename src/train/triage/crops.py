@@ -1,4 +1,4 @@
-"""The 98 image crops of LIDC nodules: PIVOT's own measures beside the readers' outlines."""
+"""The 98 image crops of LIDC nodules: PIVOT's measurements and the readers' outlines."""
 
 import csv
 from collections.abc import Iterator
@@ -19,27 +19,27 @@ CLOSE = 0.07  # log of the ratio between the diameters of one outline in both so
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MeasuredCrop:
-    """One crop: its nodule in the database, and what PIVOT measures of it on the image."""
+    """One crop: its nodule in the database, and PIVOT's measurements on the image."""
 
     nodule: RatedNodule
     properties: Properties
-    rating: float  # malignancy by the one reader whose outline the crop has, 1 to 5
+    rating: float  # malignancy, 1 to 5, by the reader of the crop's outline
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
     crop: int  # position among the crops
     number: int  # in the crop's name
-    offset: int  # the patient's number less the crop's
+    offset: int  # the patient's number minus the crop's
     error: float
     nodule: RatedNodule
 
 
 def match_crops(folder: Path, nodules: list[RatedNodule]) -> list[tuple[Crop, RatedNodule]]:
-    """The crops whose nodule is found in the database, each with that nodule.
+    """The crops that are found in the database, each with its nodule.
 
     Raises:
-        BadConfig: the folder lacks the crops.
+        BadConfig: the folder does not hold the crops.
     """
     crops = load_crops(folder)
     matches = _chain(sorted(_matches(folder, crops, nodules), key=lambda match: (match.number, match.offset)))
@@ -47,7 +47,7 @@ def match_crops(folder: Path, nodules: list[RatedNodule]) -> list[tuple[Crop, Ra
 
 
 def measure_crops(folder: Path, nodules: list[RatedNodule]) -> list[MeasuredCrop]:
-    """What `match_crops` finds, measured by PIVOT from the readers' diameter as first guess."""
+    """PIVOT's measurements of the crops of `match_crops`, starting from the readers' diameter."""
     return [MeasuredCrop(nodule, _measured(crop), crop.malignancy) for crop, nodule in match_crops(folder, nodules)]
 
 
@@ -57,7 +57,7 @@ def _measured(crop: Crop) -> Properties:
 
 
 def _matches(folder: Path, crops: list[Crop], nodules: list[RatedNodule]) -> Iterator[_Match]:
-    """Outlines with a crop's seven ratings and its size, of patients whose number is the crop's or later."""
+    """Outlines with a crop's seven ratings and its size, of patients with a higher number than the crop's."""
     with (folder / "lidc_nodule_crops.csv").open(newline="") as file:
         ratings = {row["crop_id"]: {name: float(row[name]) for name in RATINGS} for row in csv.DictReader(file)}
     for index, crop in enumerate(crops):
@@ -71,12 +71,12 @@ def _matches(folder: Path, crops: list[Crop], nodules: list[RatedNodule]) -> Ite
 
 
 def _chain(matches: list[_Match]) -> list[_Match]:
-    """The longest sequence of matches, then the closest in size, in which the offset never falls.
+    """The longest sequence of matches (then the closest in size) whose offset never falls.
 
-    Crops are numbered through the patients in order, some left out: the patient's number in the crops'
-    table is right only up to the first gap.
+    Crops are numbered in the patients' order, with gaps. The patient's number in the crops' table is right only up to
+    the first gap.
     """
-    best: list[tuple[float, int]] = []  # the value of the best chain that ends at each match, and the link before
+    best: list[tuple[float, int]] = []  # for each match: the value of the best chain to it, and the match before
     for i, match in enumerate(matches):
         before = [
             (best[j][0], j) for j in range(i) if matches[j].number < match.number and matches[j].offset <= match.offset

@@ -1,4 +1,4 @@
-"""How good the triage score is: against the diameter, on PIVOT's own measures, by category."""
+"""Evaluation of the triage score: against the diameter, on PIVOT's own measurements, by category."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ SOLID = 4  # the readers' mean rating of texture, 1 ground-glass to 5 solid
 
 
 def compare_aucs(cohort: Cohort, scores: Array) -> dict[str, Any]:
-    """The score against the longest in-plane diameter, for all nodules and those of three readers or more."""
+    """The score against the longest in-plane diameter, for all nodules and for those of three readers or more."""
     longest = np.array([nodule.mean("longest") for nodule in cohort.nodules])
     many = np.array([len(nodule.outlines) >= MANY for nodule in cohort.nodules])
     axes_only = cohort.cross_validated([0, 1, 3])
@@ -42,7 +42,7 @@ def _rounded(paired: Paired) -> dict[str, Any]:
 
 
 def less_calcification(cohort: Cohort) -> dict[str, float]:
-    """The mean AUC over 20 draws if the image shows only a share of the calcified nodules to be so."""
+    """The mean AUC over 20 draws, if only a share of the calcified nodules is seen to be calcified."""
     rng = np.random.default_rng(SEED)
     result = {}
     for share in (1.0, 0.8, 0.6, 0.4, 0.2, 0.0):
@@ -56,7 +56,7 @@ def less_calcification(cohort: Cohort) -> dict[str, float]:
 
 
 def transfer(measured: list[MeasuredCrop], cohort: Cohort, model: TriageModel) -> dict[str, Any]:
-    """Scores from PIVOT's measures on the crops against scores from the outlines of the same nodules."""
+    """Scores from PIVOT's measurements on the crops against scores from the outlines of the same nodules."""
     pairs = [(crop, _both_scores(crop, cohort, model)) for crop in measured]
     scored = [(crop, *both) for crop, both in pairs if both is not None]
     medians = np.array([crop.nodule.malignancy for crop, _, _ in scored])
@@ -81,7 +81,7 @@ def transfer(measured: list[MeasuredCrop], cohort: Cohort, model: TriageModel) -
 
 
 def _both_scores(crop: MeasuredCrop, cohort: Cohort, model: TriageModel) -> tuple[float, float] | None:
-    """The score from PIVOT's measures and from the outlines, by a model that did not see the patient."""
+    """The scores from PIVOT's measurements and from the outlines, by a model fitted without the patient."""
     others = cohort.patients != crop.nodule.patient
     weights = fit_logistic(cohort.rows[others], cohort.labels[others])
     unseen = model.model_copy(
@@ -94,7 +94,7 @@ def _both_scores(crop: MeasuredCrop, cohort: Cohort, model: TriageModel) -> tupl
 
 
 def by_category(labels: Labels, scores: Array, cutoffs: Cutoffs) -> dict[str, dict[str, float]]:
-    """For each risk category the number of nodules and the share of them that readers find suspicious."""
+    """For each risk category: the number of nodules, and the share that readers find suspicious."""
     names = np.array([cutoffs.category(value) for value in scores])
     return {
         name: {"nodules": int((names == name).sum()), "suspicious": round(float(labels[names == name].mean()), 3)}

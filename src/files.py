@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and finding those that come with PIVOT."""
+"""Writes files whole or not at all, and finds the files shipped with PIVOT."""
 
 import errno
 import os
@@ -13,14 +13,14 @@ from .errors import BadOutput
 
 __all__ = ["shipped", "whole_file", "whole_files", "writable_folder"]
 
-FILES = (".json", ".csv", ".gz", ".nii", ".npy", ".png", ".html", ".pdf", ".dcm")  # what is never a folder
-CHECKOUT = "src"  # the package's name in a checkout; an installation calls it `pivot`
+FILES = (".json", ".csv", ".gz", ".nii", ".npy", ".png", ".html", ".pdf", ".dcm")  # suffixes of files, never of folders
+CHECKOUT = "src"  # the package's name in a checkout; in an installation it is `pivot`
 
 
 def shipped(name: str) -> Path:
-    """A file that comes with PIVOT: beside the package in a checkout, inside it in an installation.
+    """A file shipped with PIVOT: beside the package in a checkout, inside it in an installation.
 
-    Nowhere else: what another project puts beside an installed package is not PIVOT's.
+    Files beside an installed package are not used: they belong to other projects.
     """
     package = Path(__file__).resolve().parent
     return (package.parent if package.name == CHECKOUT else package) / name
@@ -28,10 +28,10 @@ def shipped(name: str) -> Path:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes `path` at the end, or vanishes if anything fails.
+    """A temporary name to write to. The file is renamed to `path` at the end, or removed on failure.
 
-    The temporary name is unique, so that several may write one path at once: the last to finish stays. It keeps the
-    suffixes, by which writers choose their format.
+    The temporary name is unique. If several processes write one path at once, the last to finish wins. It keeps the
+    suffixes, because writers choose their format by them.
 
     Raises:
         BadOutput: the folder cannot be made or written to, or the disk is full.
@@ -50,10 +50,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_files(folder: str | Path, last: str, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """A hidden folder to write to; its files and folders move into `folder` at the end, or none if anything fails.
+    """A hidden folder to write to. Its files and folders move into `folder` at the end; none of them on failure.
 
-    The file called `last` arrives after all others, and an earlier one of that name goes before them:
-    where it is, they are there and belong to it. With it goes what is called as in `stale`: an earlier run's.
+    The file called `last` is moved last, and an earlier file of this name is removed first. So if it exists, all files
+    exist and belong together. Files named in `stale`, from an earlier run, are removed too.
 
     Raises:
         BadOutput: the folder cannot be made or written to, or the disk is full.
@@ -66,7 +66,7 @@ def whole_files(folder: str | Path, last: str, stale: Iterable[str] = ()) -> Ite
             yield draft
             for name in [last, *sorted(stale)]:
                 if name.endswith(FILES) and (folder / name).is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # not ours: it stays
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # not PIVOT's: it is kept
                 _remove(folder / name)
             _move_all(sorted(draft.iterdir(), key=lambda file: file.name == last), folder)
         finally:
@@ -74,7 +74,7 @@ def whole_files(folder: str | Path, last: str, stale: Iterable[str] = ()) -> Ite
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """The folder, made if need be, after a test that a file can be written into it.
+    """Make the folder if it is missing, and test that a file can be written into it.
 
     Raises:
         BadOutput: it is a file, or cannot be made or written to.
@@ -114,7 +114,7 @@ def _move_all(files: list[Path], folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """The file, or the folder with what is in it, is gone."""
+    """Remove the file, or the folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,8 +1,8 @@
-"""What a command writes to stderr while it works: one convention for all command lines.
+"""Logging to stderr: one convention for all command lines.
 
-Warnings and errors by default, in training also its progress; `--quiet`: errors alone; `--verbose`, or PIVOT_LOG=debug
-in the environment: everything. Only commands set this; modules log to the logger "pivot" or one below it. What names
-the scan goes to "pivot.scan", which the service turns off, for a scan may be called after a patient.
+By default commands show warnings and errors; training also shows its progress. `--quiet` shows errors only. `--verbose`
+(or PIVOT_LOG=debug) shows everything. Only commands set this up. Modules log to the logger "pivot" or one below it.
+Messages that name a scan go to "pivot.scan". The service turns it off, because a scan's name may be a patient's.
 """
 
 import argparse
@@ -17,17 +17,17 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """The options `--quiet` and `--verbose`, which exclude each other."""
+    """Add the options `--quiet` and `--verbose`, which exclude each other."""
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--quiet", dest="log", action="store_const", const="error", help="no warnings on stderr")
-    one.add_argument("--verbose", dest="log", action="store_const", const="debug", help="tell more on stderr")
+    one.add_argument("--verbose", dest="log", action="store_const", const="debug", help="more messages on stderr")
 
 
 def show_log(chosen: str | None, default: str = "warning") -> None:
-    """Log to stderr from the chosen level on; without one, from that which PIVOT_LOG names, else from `default`.
+    """Log to stderr from the chosen level on. Without one, use PIVOT_LOG's level, else `default`.
 
     Raises:
-        BadConfig: PIVOT_LOG names none.
+        BadConfig: PIVOT_LOG is no level.
     """
     level = chosen or os.environ.get("PIVOT_LOG", default).lower()
     if level not in LEVELS:

@@ -1,4 +1,4 @@
-"""How processes end, with the one that they work for and on a signal; and how much memory they may take."""
+"""Helper processes, stopping on a signal, and memory limits."""
 
 import multiprocessing
 import os
@@ -18,21 +18,21 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def helpers(count: int) -> ProcessPoolExecutor:
-    """A pool of processes that end when this one does, even if it is killed; Ctrl-C ends this one alone.
+    """A pool of processes that end when this one does, even if it is killed. They ignore Ctrl-C.
 
-    They are spawned, because a process that runs torch's threads does not survive a fork.
+    They are spawned, because a fork of a process with torch's threads may hang.
     """
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _serve)
 
 
 def stop_on_signal(stopping: threading.Event) -> None:
-    """Set the event when SIGTERM or SIGINT comes; to be called in the main thread.
+    """Set the event when SIGTERM or SIGINT comes. Call this in the main thread.
 
-    A handler must not set it: Python runs handlers in the main thread, perhaps while that holds the event's own lock to
-    wait for it, and both would wait for ever. So the number of the signal goes through a socket to a thread.
+    A signal handler must not set the event. Python runs handlers in the main thread, which may hold the event's lock
+    while it waits for the event: a deadlock. So the signal's number goes through a socket to another thread.
     """
     numbers, arriving = socket.socketpair()
-    arriving.settimeout(0)  # Python demands one that does not block
+    arriving.settimeout(0)  # Python requires a non-blocking socket
     signal.set_wakeup_fd(arriving.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_stop, args=(numbers, arriving, stopping), daemon=True).start()
     for number in STOPPING:
@@ -40,7 +40,7 @@ def stop_on_signal(stopping: threading.Event) -> None:
 
 
 def memory_of_machine() -> int | None:
-    """Bytes of memory that this machine, or the container that this is, has; None where nothing tells."""
+    """The bytes of memory of this machine or container; None if unknown."""
     found = []
     with suppress(OSError, ValueError, AttributeError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -54,9 +54,9 @@ def memory_of_machine() -> int | None:
 
 
 def limit_memory(count: int | None) -> None:
-    """Let this process and those that it starts have `count` bytes of data each at most: then memory runs out.
+    """Limit this process, and each process that it starts, to `count` bytes of data.
 
-    Address space would be the wrong measure, of which GPU drivers set aside far more than they use.
+    The address space is not limited, because GPU drivers reserve far more of it than they use.
     """
     if count is None or not sys.platform.startswith("linux"):
         return
@@ -68,7 +68,7 @@ def limit_memory(count: int | None) -> None:
 
 
 def _stop(numbers: socket.socket, _arriving: socket.socket, stopping: threading.Event) -> None:
-    """Wait for signals that stop, for as long as the process lives: Python writes into the socket till then."""
+    """Wait for stopping signals until the process ends. Python writes into the other socket, which must stay open."""
     while True:
         if set(numbers.recv(64)) & STOPPING:
             stopping.set()

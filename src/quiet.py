@@ -1,7 +1,7 @@
-"""Libraries that read and write files for PIVOT say nothing while they do.
+"""Silences libraries while they read and write files for PIVOT.
 
-Real files bend the rules in ways that do not matter here, and what pydicom, highdicom or pynetdicom tells of them
-may hold patient data. PIVOT checks the same things itself, and raises. The host's own settings are kept.
+Real files break rules in ways that do not matter here. Messages of pydicom, highdicom or pynetdicom about them may
+contain patient data. PIVOT checks the same things itself, and raises errors. The host's settings are restored.
 """
 
 import logging
@@ -18,7 +18,7 @@ IGNORED = ("ignore", None, Warning, re.compile("pydicom"), 0)  # in `warnings.fi
 
 
 class _Hosts:
-    """What the host has set, and how many contexts are open; of the process, as loggers and filters are."""
+    """The host's settings, and the number of open contexts, for the whole process."""
 
     lock = threading.Lock()
     contexts = 0
@@ -27,7 +27,7 @@ class _Hosts:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """While the context is open the libraries log and warn of nothing; several threads may have one open at once."""
+    """Silence the libraries' logs and warnings while the context is open. Several threads may use it at once."""
     with _Hosts.lock:
         if not _Hosts.contexts:
             _Hosts.levels = {name: logging.getLogger(name).level for name in LOGGERS}

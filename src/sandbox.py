@@ -1,7 +1,7 @@
-"""A process that takes its own rights away before it touches what a stranger wrote: Landlock, of Linux 5.13 and newer.
+"""Confines the current process with Landlock (Linux 5.13 and newer), before it reads untrusted files.
 
-The numbers are those of linux/landlock.h (https://docs.kernel.org/userspace-api/landlock.html), the same on every
-architecture. There is no library call for them in Python, nor in glibc.
+The numbers are from linux/landlock.h (https://docs.kernel.org/userspace-api/landlock.html). They are the same on every
+architecture. Neither Python nor glibc has functions for these system calls.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ VERSION, PATH_BENEATH = 1, 1  # a flag, and a kind of rule
 SET_NO_NEW_PRIVS, SET_PDEATHSIG, SIGKILL = 38, 1, 9  # of prctl
 EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3
 ONLY_OF_FOLDERS = ~(EXECUTE | 1 << 1 | READ_FILE | 1 << 14 | 1 << 15)  # all but execute, write, read, truncate, ioctl
-# What each version of the kernel's interface knows: rights on files, on TCP, and scopes (sockets, signals).
+# Number of rights on files, on TCP, and of scopes (sockets, signals), by version of the kernel's interface.
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 TCP_RIGHTS = {4: 3}
 SCOPES = {6: 3}
@@ -37,18 +37,18 @@ class _Beneath(ctypes.Structure):
 
 
 def can_confine() -> bool:
-    """Whether the kernel has Landlock, and lets this process use it."""
+    """Whether the kernel has Landlock, and this process may use it."""
     return _version() > 0
 
 
 def confine(readable: Iterable[str | Path], writable: Iterable[str | Path]) -> bool:
-    """From now on, this thread and those that it starts open only what lies in these files and folders.
+    """Confine this thread, and those that it starts, to these files and folders.
 
-    No TCP connection is made either, where the kernel can forbid it. Nothing gives these rights back. False where the
-    kernel cannot confine (`can_confine`); nothing has changed then.
+    TCP connections are forbidden too, if the kernel supports this. The confinement cannot be undone. Return False, and
+    change nothing, if the kernel cannot confine (`can_confine`).
 
     Raises:
-        OSError: it can, but would not.
+        OSError: the kernel supports it, but refused.
     """
     version = _version()
     if version < 1:
@@ -69,7 +69,7 @@ def confine(readable: Iterable[str | Path], writable: Iterable[str | Path]) -> b
 
 
 def needed_by_python() -> list[str]:
-    """Where this interpreter, its packages and this one lie, and the libraries of the system."""
+    """The paths of this interpreter, its packages, this package, and the system's libraries."""
     places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     places |= {
         path for path in sys.path if path.endswith(("site-packages", "dist-packages"))
@@ -78,7 +78,7 @@ def needed_by_python() -> list[str]:
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends, however it does."""
+    """Make the kernel kill this process when its parent ends, however it ends."""
     if sys.platform.startswith("linux"):
         _libc().prctl(SET_PDEATHSIG, SIGKILL, 0, 0, 0)
 

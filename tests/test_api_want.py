@@ -161,12 +161,12 @@ def test_a_server_is_ready_once_a_worker_lives(api: Api) -> None:
     api.service.settings = api.settings.model_copy(update={"devices": ("cpu",)})
     answer = api.client.get("/readyz")
     assert (answer.status_code, answer.json()["workers"]) == (503, 0)
-    sign = workers.Sign(api.service.engine)
-    sign.give()
+    heartbeat = workers.Heartbeat(api.service.engine)
+    heartbeat.beat()
     assert api.client.get("/readyz").json()["workers"] == 1
     assert api.client.get("/readyz").status_code == 200
     assert "pivot_workers 1.0" in api.client.get("/metrics").text
-    sign.end()
+    heartbeat.end()
     assert api.client.get("/readyz").status_code == 503
 
 

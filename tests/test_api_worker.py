@@ -85,7 +85,7 @@ def test_what_the_machine_lacks_is_told_as_that(api: Api, during: Hook) -> None:
     job = api.work()
     assert job.error is not None
     assert (job.state, job.error["status"]) == ("failed", 500)
-    assert "the service lacks what the job takes (No space left on device)" in job.error["detail"]
+    assert "the service lacks resources for the job (No space left on device)" in job.error["detail"]
     assert api.left() == []
 
 
@@ -102,9 +102,9 @@ def test_a_worker_told_to_stop_gives_its_job_back(api: Api, during: Hook) -> Non
 
 def test_a_worker_without_its_server_stops(api: Api) -> None:
     orphan = Worker(api.settings, "cpu", parent=os.getppid() + 1)
-    assert orphan.told_to_stop()
+    assert orphan.should_stop()
     orphan.run()  # returns
-    assert not Worker(api.settings, "cpu", parent=os.getppid()).told_to_stop()
+    assert not Worker(api.settings, "cpu", parent=os.getppid()).should_stop()
 
 
 def test_a_job_that_workers_die_over_is_given_up(api: Api) -> None:
@@ -114,7 +114,7 @@ def test_a_job_that_workers_die_over_is_given_up(api: Api) -> None:
     job = api.work()
     assert job.state == "failed"
     assert job.error is not None
-    assert "5 workers died over it" in job.error["detail"]
+    assert "5 workers died with it" in job.error["detail"]
     assert api.left() == []
 
 
@@ -163,7 +163,7 @@ def test_a_fault_of_ours_is_told_without_details(api: Api, during: Hook) -> None
     assert job.error == {
         **job.error,
         "status": 500,
-        "detail": "unexpected ZeroDivisionError; the worker's log tells more",
+        "detail": "unexpected ZeroDivisionError; see the worker's log",
     }
     assert api.left() == []
 

@@ -137,7 +137,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (
             caused(BadScan("x.dcm is damaged: copy it again"), MemoryError()),
             "PivotError",
-            "takes more memory than 0.5 GB",
+            "needs more memory than 0.5 GB",
         ),
         (caused(PivotError("x"), OSError(errno.ENOSPC, "No space left on device")), "PivotError", "No space left"),
         (caused(BadScan("it is cut short"), ValueError("x")), "BadScan", "it is cut short"),
@@ -146,7 +146,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_a_scan_is_blamed_for_its_own_faults_alone(error: Exception, kind: str, message: str) -> None:
-    answer = reader._told(error, 500_000_000)  # noqa: SLF001 - in a process of its own, nothing can be made to fail
+    answer = reader._failure(error, 500_000_000)  # noqa: SLF001 - in a process of its own, nothing can be made to fail
     assert (answer["error"], message in answer["message"]) == (kind, True)
     assert "Secret" not in str(answer)
 

@@ -28,20 +28,20 @@ ABOUT = "Lung nodules on chest CT: found, measured, triaged. Research software, 
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service under these settings; its database and workers start with it, not before."""
+    """The service with these settings. Its database and workers start when the app starts."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.make_folders()
         app.state.service = Service(settings, open_database(settings.url))
         try:
-            with quiet_libraries():  # of a form that its parser complains of, the client is told
+            with quiet_libraries():
                 async with supervised(app.state.service):
                     yield
         finally:
             app.state.service.close()
 
-    # No documentation pages: they load scripts from elsewhere.
+    # No documentation pages: they load scripts from other sites.
     app = BoundedApp(
         settings,
         title="PIVOT",

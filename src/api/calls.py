@@ -1,6 +1,6 @@
-"""What the clients say to the service, as steps, which the sync and the async client carry out each in its way.
+"""The client's calls as steps, which the sync and the async client carry out.
 
-A call is a generator: it yields what to do next, is sent what came of it, and returns the call's result.
+A call is a generator. It yields the next step, receives the step's outcome, and returns the call's result.
 """
 
 import random
@@ -21,12 +21,12 @@ from ..files import whole_file
 
 __all__ = [
     "Ask",
+    "ByteProgress",
     "Call",
     "Came",
+    "JobProgress",
     "Pause",
     "ServiceError",
-    "Told",
-    "Watch",
     "cancel",
     "download",
     "job",
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 JOBS = "/api/v1/inference"
-AGAIN = (429, 502, 503, 504)  # statuses that mean: later
+AGAIN = (429, 502, 503, 504)  # statuses after which a request is repeated
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between tries
 POLL_SECONDS = 0.5
 T = TypeVar("T")
@@ -44,12 +44,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ask:
-    """A request; what is answered goes to `sink`, where there is one and the answer is a success."""
+    """A request. A successful response is written to `sink`, if it is set."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    files: Callable[[], dict[str, Any]] = dict  # anew for each try
+    files: Callable[[], dict[str, Any]] = dict  # is called for each try
     sink: Path | None = None
 
 
@@ -60,16 +60,16 @@ class Pause:
     seconds: float
 
 
-Told: TypeAlias = Callable[[int, int], None]  # bytes sent, of all
-Watch: TypeAlias = Callable[[dict[str, Any]], None]  # a job
+ByteProgress: TypeAlias = Callable[[int, int], None]  # bytes sent, and all bytes
+JobProgress: TypeAlias = Callable[[dict[str, Any]], None]  # a job
 Came: TypeAlias = httpx.Response | httpx.TransportError | None
 Call: TypeAlias = Generator[Ask | Pause, Came, T]
 
 
 class ServiceError(PivotError):
-    """An answer of the service that is no success, or none at all; `problem` holds its details.
+    """The service refused a request, or did not answer. `problem` holds the details.
 
-    What is wrong with a scan or a configuration is raised as `BadScan` and `BadConfig` instead.
+    A fault in a scan or a configuration is raised as `BadScan` or `BadConfig` instead.
     """
 
     def __init__(self, message: str, status: int = 503, problem: Mapping[str, Any] | None = None) -> None:
@@ -78,20 +78,22 @@ class ServiceError(PivotError):
         self.problem = dict(problem or {})
 
 
-def submit(scan: str | Path, config: str | Path | None, progress: Told | None, key: str, retries: int) -> Call[str]:
-    """Send a scan; returns the job's id."""
+def submit(
+    scan: str | Path, config: str | Path | None, progress: ByteProgress | None, key: str, retries: int
+) -> Call[str]:
+    """Send a scan. Returns the job's id."""
     settings = _config_part(config)
     with _opened(Path(scan)) as (file, name):
 
         def files() -> dict[str, Any]:
-            return {"file": (name, _Watched(file, progress), "application/octet-stream"), **settings}
+            return {"file": (name, _ProgressFile(file, progress), "application/octet-stream"), **settings}
 
         answer = yield from _insist(Ask("POST", JOBS, {"Idempotency-Key": key}, files), retries)
     return str(answer.json()["job_id"])
 
 
 def submit_study(study: str, config: str | Path | None, key: str, retries: int) -> Call[str]:
-    """Have the service fetch a study; returns the job's id."""
+    """Make the service fetch a study. Returns the job's id."""
     parts = {"study": (None, study), **_config_part(config)}
     answer = yield from _insist(Ask("POST", JOBS, {"Idempotency-Key": key}, lambda: parts), retries)
     return str(answer.json()["job_id"])
@@ -104,8 +106,8 @@ def job(number: str, retries: int) -> Call[dict[str, Any]]:
     return state
 
 
-def results(number: str, timeout: float, progress: Watch | None, retries: int) -> Call[dict[str, Any]]:
-    """The report, once the job has ended."""
+def results(number: str, timeout: float, progress: JobProgress | None, retries: int) -> Call[dict[str, Any]]:
+    """The report, when the job is completed."""
     until = time.monotonic() + timeout
     while True:
         state = yield from job(number, retries)
@@ -116,7 +118,7 @@ def results(number: str, timeout: float, progress: Watch | None, retries: int) -
         if state["status"] in ("failed", "cancelled"):
             raise _error(state["error"] or {"status": 409, "detail": f"the job {number} was cancelled"})
         if time.monotonic() > until:
-            msg = f"the job {number} is {state['status']} ({state['progress']} %) after {timeout:g} s; it goes on"
+            msg = f"the job {number} is {state['status']} ({state['progress']} %) after {timeout:g} s; it continues"
             raise TimeoutError(msg)
         yield Pause(POLL_SECONDS)
     answer = yield from _insist(Ask("GET", f"{JOBS}/{number}/results"), retries)
@@ -143,22 +145,22 @@ def cancel(number: str, retries: int) -> Call[None]:
 
 
 def _insist(ask: Ask, retries: int) -> Call[httpx.Response]:
-    """Ask until there is an answer other than to wait; each time after a longer pause."""
+    """Repeat a request until it is answered, with growing pauses."""
     for past in range(retries + 1):
         came = yield ask
         if isinstance(came, httpx.Response) and came.is_success:
             return came
         if past == retries or (isinstance(came, httpx.Response) and came.status_code not in AGAIN):
             break
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**past) * random.uniform(0.5, 1)  # noqa: S311 - so that clients part
-        yield Pause(max(pause, _asked_pause(came)))
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**past) * random.uniform(0.5, 1)  # noqa: S311 - so that clients do not repeat in step
+        yield Pause(max(pause, _retry_after(came)))
     if isinstance(came, httpx.Response):
         raise _error(_problem(came))
     msg = f"the service does not answer ({type(came).__name__}): is it running at this address?"
     raise ServiceError(msg)
 
 
-def _asked_pause(came: Came) -> float:
+def _retry_after(came: Came) -> float:
     asked = came.headers.get("retry-after", "") if isinstance(came, httpx.Response) else ""
     return float(asked) if asked.isdecimal() else 0.0
 
@@ -173,7 +175,7 @@ def _problem(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _error(details: dict[str, Any]) -> PivotError:
-    """The error that a problem stands for."""
+    """The error for a problem."""
     message, kind = str(details["detail"]), str(details.get("type")).removeprefix("urn:pivot:")
     if kind in ("BadScan", "BadConfig"):
         known: PivotError = getattr(errors, kind)(message)
@@ -182,7 +184,7 @@ def _error(details: dict[str, Any]) -> PivotError:
 
 
 def _config_part(path: str | Path | None) -> dict[str, Any]:
-    """The configuration as a part of a form; no part without one."""
+    """The configuration as a part of a form, or no part."""
     if path is None:
         return {}
     try:
@@ -194,7 +196,7 @@ def _config_part(path: str | Path | None) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """The scan as one file, and its name; a folder is zipped."""
+    """The scan as one file, and its name. A folder is zipped."""
     try:
         if not path.is_dir():
             with path.open("rb") as file:
@@ -211,32 +213,32 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The path of a file in the folder, whatever name the service gives it."""
+    """The path of a file in the folder. Names that would leave it are refused."""
     if name in ("", ".", "..") or "/" in name or "\\" in name:
-        msg = f"the service names a file {name!r}, which would not be in {folder}"
+        msg = f"the service names a file {name!r} that would be outside {folder}"
         raise BadOutput(msg)
     return folder / name
 
 
-class _Watched:
-    """A file from its beginning, for httpx, that tells how much of it was read."""
+class _ProgressFile:
+    """A file for httpx, from its beginning, that reports how much of it was read."""
 
-    def __init__(self, file: BinaryIO, tell: Told | None) -> None:
-        self.file, self.told = file, tell
+    def __init__(self, file: BinaryIO, progress: ByteProgress | None) -> None:
+        self.file, self.progress = file, progress
         self.size = file.seek(0, 2)
         file.seek(0)
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
         data = self.file.read(size)
-        if self.told and data:
-            self.told(self.file.tell(), self.size)
+        if self.progress and data:
+            self.progress(self.file.tell(), self.size)
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of files."""
+        """As for files."""
         return self.file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As of files."""
+        """As for files."""
         return self.file.tell()

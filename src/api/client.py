@@ -1,6 +1,6 @@
-"""The client of the HTTP service, sync and async. Loads neither torch nor the server.
+"""The client of the HTTP service, sync and async. It loads neither torch nor the server.
 
-Every method raises `ServiceError` when the service refuses or stays away.
+Every method raises `ServiceError` if the service refuses or does not answer.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from . import calls
-from .calls import Ask, Call, Came, Pause, ServiceError, Told, Watch
+from .calls import Ask, ByteProgress, Call, Came, JobProgress, Pause, ServiceError
 
 __all__ = ["AsyncInferenceClient", "InferenceClient", "ServiceError"]
 
@@ -27,8 +27,8 @@ class InferenceClient:
 
     Args:
         base_url: such as `http://localhost:8000`.
-        api_key: is sent with every request; on the service's own machine, none is needed.
-        retries: how often a request is repeated when the service is away or asks to wait.
+        api_key: is sent with every request. On the service's own machine it is not needed.
+        retries: how often a request is repeated if the service does not answer or is busy.
         transport: of httpx, for tests and proxies.
     """
 
@@ -37,18 +37,18 @@ class InferenceClient:
     ) -> None:
         self.retries = retries
         self._http = httpx.Client(base_url=base_url, headers=_headers(api_key), timeout=TIMEOUT, transport=transport)
-        weakref.finalize(self, self._http.close)  # where nobody calls `close`
+        weakref.finalize(self, self._http.close)  # in case `close` is not called
 
     def submit_inference(
         self,
         scan_path: str | Path,
         config: str | Path | None = None,
-        progress: Told | None = None,
+        progress: ByteProgress | None = None,
         idempotency_key: str | None = None,
     ) -> str:
-        """Send a scan (a file, or a DICOM folder, which is zipped) and a YAML file; returns the job's id.
+        """Send a scan (a file, or a DICOM folder, which is zipped) and a YAML file. Returns the job's id.
 
-        `progress` is called with the bytes sent and of all. However often it is tried, it is one job.
+        `progress` is called with the number of bytes sent and of all bytes. Retries make no further job.
 
         Raises:
             BadScan, BadConfig: a file cannot be read, or the service refuses it.
@@ -56,29 +56,31 @@ class InferenceClient:
         return self._run(calls.submit(scan_path, config, progress, idempotency_key or uuid.uuid4().hex, self.retries))
 
     def submit_study(self, study_uid: str, config: str | Path | None = None, idempotency_key: str | None = None) -> str:
-        """Have the service fetch the study with this StudyInstanceUID from its DICOMweb server; returns the job's id.
+        """Make the service fetch the study with this StudyInstanceUID by DICOMweb. Returns the job's id.
 
         Raises:
             BadConfig: the configuration cannot be read, or the service refuses it.
-            ServiceError: the service has no such server, or this is no UID.
+            ServiceError: the service has no DICOMweb server, or this is no UID.
         """
         return self._run(calls.submit_study(study_uid, config, idempotency_key or uuid.uuid4().hex, self.retries))
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """State and progress of a job, as `docs/service.md` describes it."""
+        """State and progress of a job, as in `docs/service.md`."""
         return self._run(calls.job(job_id, self.retries))
 
-    def wait_for_results(self, job_id: str, timeout: float = 300, progress: Watch | None = None) -> dict[str, Any]:
-        """The report of a job, once it is completed; `progress` is called with the job whenever it is looked at.
+    def wait_for_results(
+        self, job_id: str, timeout: float = 300, progress: JobProgress | None = None
+    ) -> dict[str, Any]:
+        """The report of a job, when it is completed. `progress` is called with the job at each poll.
 
         Raises:
-            TimeoutError: the job has not ended after `timeout` seconds; it goes on all the same.
-            BadScan, BadConfig, ServiceError: it failed, or was cancelled.
+            TimeoutError: the job has not ended after `timeout` seconds. It continues.
+            BadScan, BadConfig, ServiceError: the job failed, or was cancelled.
         """
         return self._run(calls.results(job_id, timeout, progress, self.retries))
 
     def download_results(self, job_id: str, output_dir: str | Path, *, scan: bool = False) -> list[Path]:
-        """Write the job's files into a folder, under the names of the command line; with `scan`, the scan too.
+        """Write the job's files into a folder, with the command line's file names. With `scan`, include the scan.
 
         Raises:
             BadOutput: the folder cannot be written to.
@@ -128,7 +130,7 @@ class InferenceClient:
 
 
 class AsyncInferenceClient:
-    """`InferenceClient` with the same methods, to be awaited."""
+    """`InferenceClient` with the same methods, which you await."""
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ class AsyncInferenceClient:
         self,
         scan_path: str | Path,
         config: str | Path | None = None,
-        progress: Told | None = None,
+        progress: ByteProgress | None = None,
         idempotency_key: str | None = None,
     ) -> str:
         """Send a scan; see `InferenceClient.submit_inference`."""
@@ -156,7 +158,7 @@ class AsyncInferenceClient:
     async def submit_study(
         self, study_uid: str, config: str | Path | None = None, idempotency_key: str | None = None
     ) -> str:
-        """Have the service fetch a study; see `InferenceClient.submit_study`."""
+        """Make the service fetch a study; see `InferenceClient.submit_study`."""
         key = idempotency_key or uuid.uuid4().hex
         return await self._run(calls.submit_study(study_uid, config, key, self.retries))
 
@@ -167,10 +169,10 @@ class AsyncInferenceClient:
     async def wait_for_results(
         self,
         job_id: str,
-        timeout: float = 300,  # noqa: ASYNC109 - as of the sync client; the job goes on
-        progress: Watch | None = None,
+        timeout: float = 300,  # noqa: ASYNC109 - as in the sync client; the job continues
+        progress: JobProgress | None = None,
     ) -> dict[str, Any]:
-        """The report of a job, once it is completed; see `InferenceClient.wait_for_results`."""
+        """The report of a job, when it is completed; see `InferenceClient.wait_for_results`."""
         return await self._run(calls.results(job_id, timeout, progress, self.retries))
 
     async def download_results(self, job_id: str, output_dir: str | Path, *, scan: bool = False) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The tables of jobs and workers, in SQLite or PostgreSQL, and how they come to be and change with releases."""
+"""The tables of jobs and workers, in SQLite or PostgreSQL, and their migrations."""
 
 import sqlite3
 import time
@@ -36,15 +36,15 @@ from ..errors import BadConfig
 __all__ = ["jobs", "lease_clock", "now", "open_database", "workers"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-WAIT = 30  # seconds for another's lock
-LOCK = 0x5049564F54  # of PostgreSQL, while migrating: "PIVOT"
+WAIT = 30  # seconds for another process's lock
+LOCK = 0x5049564F54  # of PostgreSQL, for migrations: "PIVOT"
 POOL, OVERFLOW = 10, 20  # connections
-# A PostgreSQL that is frozen, or behind a dead network, must not hold a request for ever (seconds).
+# Timeouts in seconds, for a frozen PostgreSQL or a dead network.
 CONNECT_SECONDS, STATEMENT_SECONDS, SILENT_SECONDS = 5, 10, 15
 
 metadata = MetaData()
 
-# Times are seconds since 1970 by the database's clock, so that those of the machines need not agree.
+# Times are seconds since 1970 by the database's clock. The machines' clocks need not agree.
 jobs = Table(
     "jobs",
     metadata,
@@ -60,7 +60,7 @@ jobs = Table(
     Column("started_at", Double),
     Column("finished_at", Double),
     Column("attempts", Integer, nullable=False, default=0),
-    Column("lease", String(32)),  # whose turn it is: a token for each attempt
+    Column("lease", String(32)),  # a token for each attempt
     Column("lease_until", Double),
     Column("windows_done", Integer, nullable=False, default=0),
     Column("windows_total", Integer),
@@ -75,7 +75,7 @@ workers = Table(
     "workers",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("seen", Double, nullable=False),  # the last sign of life, by the clock of leases
+    Column("seen", Double, nullable=False),  # the last heartbeat, by the clock of leases
 )
 
 
@@ -97,7 +97,7 @@ def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:  # n
 
 
 class lease_clock(FunctionElement[float]):  # noqa: N801 - an SQL function
-    """Seconds that only go forward: on SQLite since this machine was started, which alone uses the file."""
+    """A monotonic clock in seconds. On SQLite it is this machine's, because no other machine uses the file."""
 
     type = Double()
     inherit_cache = True
@@ -114,10 +114,10 @@ def _lease_postgresql(element: lease_clock, compiler: SQLCompiler, **kw: Any) ->
 
 
 def open_database(url: str) -> Engine:
-    """The database at `url`, with the tables in the form that this release needs.
+    """The database at `url`, migrated to this release.
 
     Raises:
-        BadConfig: there is none, or it cannot be used; the message repeats neither the URL nor its password.
+        BadConfig: it is missing or cannot be used. The message contains neither the URL nor its password.
     """
     try:
         engine = _engine(url)
@@ -136,7 +136,7 @@ def open_database(url: str) -> Engine:
 def _engine(url: str) -> Engine:
     if url.startswith("sqlite"):
         engine = create_engine(url, connect_args={"timeout": WAIT})
-        event.listen(engine, "connect", _durable)
+        event.listen(engine, "connect", _set_up_sqlite)
         return engine
     limits = {
         "connect_timeout": CONNECT_SECONDS,
@@ -151,24 +151,24 @@ def _engine(url: str) -> Engine:
         pool_timeout=CONNECT_SECONDS,
         connect_args=limits if make_url(url).get_driver_name() == "psycopg" else {},
     )
-    event.listen(engine, "connect", _impatient)
+    event.listen(engine, "connect", _set_statement_timeout)
     return engine
 
 
-def _impatient(connection: Any, _record: object) -> None:  # noqa: ANN401 - a connection of any driver
+def _set_statement_timeout(connection: Any, _record: object) -> None:  # noqa: ANN401 - a connection of any driver
     connection.cursor().execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
     connection.commit()
 
 
-def _durable(connection: sqlite3.Connection, _record: object) -> None:
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.create_function("pivot_monotonic", 0, time.monotonic)
-    _log_ahead(connection)
+    _enable_write_ahead_log(connection)
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _log_ahead(connection: sqlite3.Connection) -> None:
-    """Turn the write-ahead log on, which SQLite refuses at once while another writes, whatever its timeout is."""
+def _enable_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. SQLite refuses this at once while another process writes, despite its timeout."""
     until = time.monotonic() + WAIT
     while True:
         try:
@@ -182,12 +182,12 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _migrate(engine: Engine) -> None:
-    """Bring the table up to date; of several processes that start at once, one after the other."""
+    """Migrate the tables. Processes that start at once do so one after another."""
     alembic = Alembic()
     alembic.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL statement_timeout = 0"))  # others may migrate for long
+            connection.execute(text("SET LOCAL statement_timeout = 0"))  # another process may take long
             connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Whether the service lives and can take jobs, and its figures for Prometheus."""
+"""Health and readiness of the service, and its metrics for Prometheus."""
 
 import shutil
 import time
@@ -23,7 +23,7 @@ router = APIRouter()
 
 
 class Figures:
-    """Counts the requests of an app, in the registry that `/metrics` shows."""
+    """Counts the requests of an app, in the registry of `/metrics`."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self.app = app
@@ -47,14 +47,14 @@ class Figures:
         try:
             await self.app(scope, receive, watch)
         finally:
-            route = getattr(scope.get("route"), "path", "other")  # never the address itself, which has no end of values
+            route = getattr(scope.get("route"), "path", "other")  # not the address: it has unlimited values
             method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"
             self.requests.labels(method, route, str(status)).inc()
             self.seconds.labels(route).observe(time.perf_counter() - start)
 
 
 class Queue(Collector):
-    """The number of jobs in each state and of living workers, as they were when Prometheus asked."""
+    """The number of jobs in each state and of living workers, at the time of the request."""
 
     def __init__(self, service: Service, counts: Mapping[str, int], living: int) -> None:
         self.service, self.counts, self.living = service, counts, living
@@ -73,13 +73,13 @@ class Queue(Collector):
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The server answers."""
+    """The server is alive."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses={503: {"description": "not ready"}})
 async def readyz(request: Request) -> Response:
-    """The database and the disk are usable, and a worker lives where this server is to have some."""
+    """The database and the disk are usable, and a worker is alive if this server starts any."""
     service: Service = request.app.state.service
     settings, database, living = service.settings, "ok", 0
     try:
@@ -101,7 +101,7 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
     service: Service = request.app.state.service
     owner_of(request, service.settings)
     counts = await service.ask(jobs.counts, service.engine)

@@ -1,8 +1,8 @@
-"""The queue: jobs as rows, each taken by one worker at a time.
+"""The queue: jobs are rows, and each is taken by one worker at a time.
 
-A worker's turn at a job is a lease, a token that runs out unless it is renewed; then the job can be taken again. What
-a worker says counts only while it holds the lease, so a job ends once, whoever else still believes to work on it.
-Every change is one statement, hence atomic; PostgreSQL passes over rows that another claim has locked.
+A worker holds a lease on its job: a token that expires unless it is renewed. Then another worker can take the job. A
+worker can change a job only while it holds the lease. So a job ends once, even if two workers work on it. Every change
+is one atomic statement. PostgreSQL skips rows that another claim has locked.
 """
 
 import re
@@ -42,13 +42,13 @@ State: TypeAlias = Literal["queued", "running", "completed", "failed", "cancelle
 STATES: tuple[State, ...] = ("queued", "running", "completed", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("queued", "running")
 ID = "[0-9a-f]{32}"
-LEAST_LEASE = 60.0  # seconds; one that runs for longer than any is of before the machine was started
-AT_ONCE = 500  # values in a statement; databases take some thousands
+LEAST_LEASE = 60.0  # seconds; a lease that lasts longer than any can was made before the machine's restart
+AT_ONCE = 500  # values in a statement; databases allow some thousands
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row of the table; see `database` for its columns."""
+    """A row of the table. `database` describes its columns."""
 
     id: str
     owner: str
@@ -76,12 +76,12 @@ class Job:
 
 
 def new_id() -> str:
-    """An identifier that nobody can guess, later ones sorting after earlier ones to the microsecond."""
+    """An identifier that cannot be guessed. Identifiers sort by time, to the microsecond."""
     return f"{time.time_ns() // 1_000:014x}{secrets.token_hex(9)}"
 
 
 def submit(engine: Engine, **columns: Any) -> tuple[Job, bool]:  # noqa: ANN401 - the columns that a new job has
-    """The new job and True; or that of the same owner and idempotency key, and False."""
+    """The new job and True, or the existing job with the same owner and idempotency key and False."""
     values = {"state": "queued", "created_at": now(), "attempts": 0, "windows_done": 0, **columns}
     try:
         with engine.begin() as connection:
@@ -93,7 +93,7 @@ def submit(engine: Engine, **columns: Any) -> tuple[Job, bool]:  # noqa: ANN401 
 
 
 def find(engine: Engine, number: str, owner: str) -> Job | None:
-    """The job, if it is this owner's."""
+    """The job, if it belongs to this owner."""
     if not re.fullmatch(ID, number):
         return None
     with engine.connect() as connection:
@@ -102,7 +102,7 @@ def find(engine: Engine, number: str, owner: str) -> Job | None:
 
 
 def page(engine: Engine, owner: str, limit: int, before: str | None, state: State | None) -> list[Job]:
-    """The owner's newest jobs, at most `limit`; only those older than the job `before`."""
+    """The owner's newest jobs, at most `limit`, that are older than the job `before`."""
     query = select(jobs).where(jobs.c.owner == owner).order_by(jobs.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(jobs.c.id < before)
@@ -113,7 +113,7 @@ def page(engine: Engine, owner: str, limit: int, before: str | None, state: Stat
 
 
 def waiting(engine: Engine, owner: str) -> int:
-    """How many jobs of the owner have not ended."""
+    """The number of the owner's jobs that have not ended."""
     query = select(func.count()).where(jobs.c.owner == owner, jobs.c.state.in_(OPEN))
     with engine.connect() as connection:
         return connection.execute(query).scalar_one()
@@ -128,7 +128,7 @@ def counts(engine: Engine) -> Mapping[str, int]:
 
 
 def claim(engine: Engine, lease_seconds: float) -> Job | None:
-    """The oldest job that waits or whose worker gave no sign of life, now under a lease of one's own."""
+    """Take the oldest job that is queued, or whose lease has expired, under a new lease."""
     longest = lease_clock() + max(lease_seconds, LEAST_LEASE)
     over = or_(jobs.c.lease_until < lease_clock(), jobs.c.lease_until > longest)
     free = or_(jobs.c.state == "queued", and_(jobs.c.state == "running", over))
@@ -151,8 +151,8 @@ def claim(engine: Engine, lease_seconds: float) -> Job | None:
 
 
 def beat(engine: Engine, job: Job, lease_seconds: float, done: int, total: int | None) -> bool:
-    """Renew the lease and tell the progress; False once the job is another's, or was cancelled."""
-    return _while_mine(
+    """Renew the lease and record the progress. False if the lease is lost, or the job was cancelled."""
+    return _update_if_leased(
         engine,
         job,
         lease_until=lease_clock() + lease_seconds,
@@ -162,21 +162,19 @@ def beat(engine: Engine, job: Job, lease_seconds: float, done: int, total: int |
 
 
 def release(engine: Engine, job: Job) -> bool:
-    """Give the job back unfinished, as if it had not been begun."""
-    return _while_mine(engine, job, state="queued", lease=None, lease_until=None, attempts=job.attempts - 1)
+    """Give the job back unfinished. The attempt does not count."""
+    return _update_if_leased(engine, job, state="queued", lease=None, lease_until=None, attempts=job.attempts - 1)
 
 
 def finish(engine: Engine, job: Job, error: dict[str, Any] | None = None, windows: int = 0) -> bool:
-    """End the job: with the results of so many windows in the folder of this lease, or with a problem.
+    """End the job, with the results in the folder of this lease, or with a problem. False if the lease is lost.
 
-    False if it is not mine to end.
-
-    May be repeated after a lost connection: what the first call did is seen.
+    You may repeat the call after a lost connection: it notices what the first call did.
     """
     end: dict[str, Any] = {"state": "failed", "error": error}
     if error is None:
         end = {"state": "completed", "result": job.lease, "windows_done": windows, "windows_total": windows}
-    if _while_mine(engine, job, finished_at=now(), lease_until=None, **end):
+    if _update_if_leased(engine, job, finished_at=now(), lease_until=None, **end):
         return True
     with engine.connect() as connection:
         query = select(jobs.c.id).where(jobs.c.id == job.id, jobs.c.lease == job.lease, jobs.c.state == end["state"])
@@ -184,7 +182,7 @@ def finish(engine: Engine, job: Job, error: dict[str, Any] | None = None, window
 
 
 def cancel(engine: Engine, job: Job) -> bool:
-    """End a job that has not ended; False if it has."""
+    """Cancel a job. False if it has ended already."""
     change = update(jobs).where(jobs.c.id == job.id, jobs.c.state.in_(OPEN))
     with engine.begin() as connection:
         done = connection.execute(change.values(state="cancelled", finished_at=now(), lease=None, lease_until=None))
@@ -192,19 +190,19 @@ def cancel(engine: Engine, job: Job) -> bool:
 
 
 def forget(engine: Engine, job: Job) -> None:
-    """Delete the row of a job that has ended."""
+    """Delete the row of an ended job."""
     with engine.begin() as connection:
         connection.execute(delete(jobs).where(jobs.c.id == job.id, jobs.c.state.not_in(OPEN)))
 
 
 def expired(engine: Engine, seconds: float) -> list[Job]:
-    """The jobs that ended longer ago than this."""
+    """The jobs that ended more than `seconds` ago."""
     with engine.connect() as connection:
         return [_job(row) for row in connection.execute(select(jobs).where(jobs.c.finished_at < now() - seconds))]
 
 
 def known(engine: Engine, numbers: list[str]) -> list[Job]:
-    """The jobs with these identifiers, as far as they exist."""
+    """The existing jobs with these identifiers."""
     found: list[Job] = []
     with engine.connect() as connection:
         for first in range(0, len(numbers), AT_ONCE):
@@ -213,7 +211,7 @@ def known(engine: Engine, numbers: list[str]) -> list[Job]:
     return found
 
 
-def _while_mine(engine: Engine, job: Job, **values: Any) -> bool:  # noqa: ANN401 - any columns
+def _update_if_leased(engine: Engine, job: Job, **values: Any) -> bool:  # noqa: ANN401 - any columns
     mine = and_(jobs.c.id == job.id, jobs.c.lease == job.lease, jobs.c.state == "running")
     with engine.begin() as connection:
         return connection.execute(update(jobs).where(mine).values(**values)).rowcount == 1

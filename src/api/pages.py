@@ -1,4 +1,4 @@
-"""What stands at `/`: the page, where it was built, else how to build it."""
+"""The page at `/`. If it is not built, a text tells how to build it."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ curl http://localhost:8000/api/v1/inference/{job_id}/results</pre>
 
 
 def serve_page(app: FastAPI, folder: Path = STATIC) -> None:
-    """Serve the built page in `folder`; called last, because it takes every address that is left."""
+    """Serve the built page in `folder`. Call this last, because it takes all remaining addresses."""
     if (folder / "index.html").is_file():
         app.mount("/", StaticFiles(directory=folder, html=True))
         return

@@ -1,4 +1,4 @@
-"""What the service answers when it cannot do as asked: RFC 9457 problem details, from errors and their statuses."""
+"""The service's error responses: RFC 9457 problem details, made from errors and their statuses."""
 
 import errno
 import logging
@@ -35,7 +35,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Refused(PivotError):
-    """A request that the service does not carry out; `retry_after` is in seconds, `more` goes into the answer."""
+    """A refused request. `retry_after` is in seconds. `more` is added to the response."""
 
     status = 400
 
@@ -46,7 +46,7 @@ class Refused(PivotError):
 
 
 class BadRequest(Refused):
-    """No form, no file, a malformed parameter."""
+    """A malformed request: no form, no file, or a wrong parameter."""
 
 
 class Unauthorized(Refused):
@@ -56,37 +56,37 @@ class Unauthorized(Refused):
 
 
 class Forbidden(Refused):
-    """A request that another web site makes through somebody's browser."""
+    """A request from a page of another web site."""
 
     status = 403
 
 
 class NotFound(Refused):
-    """No such job, file or address; or another's."""
+    """No such job, file or address, or one of another owner."""
 
     status = 404
 
 
 class NotCompleted(Refused):
-    """Results of a job that has none."""
+    """The job has no results."""
 
     status = 409
 
 
 class TooLarge(Refused):
-    """Above the upload limit."""
+    """The upload exceeds the limit."""
 
     status = 413
 
 
 class TooMany(Refused):
-    """Too many submissions of one client."""
+    """Too many submissions from one client."""
 
     status = 429
 
 
 class Busy(Refused):
-    """The server has no room now."""
+    """The server has no capacity now."""
 
     status = 503
 
@@ -113,7 +113,7 @@ def problem(error: PivotError) -> dict[str, Any]:
 
 
 def plain(error: Exception) -> PivotError | None:
-    """The error that a client is told, where the reason is known: the server is out of something, for a while."""
+    """The error for the client, or None for an unexpected one. A missing resource of the server becomes `Busy`."""
     match error:
         case PivotError():
             return error
@@ -132,11 +132,11 @@ def plain(error: Exception) -> PivotError | None:
 
 def handle_problems(app: FastAPI) -> None:
     """Make every error of the app a problem."""
-    app.add_exception_handler(PivotError, _ours)
-    app.add_exception_handler(HTTPException, _starlettes)
-    app.add_exception_handler(RequestValidationError, _parameters)
+    app.add_exception_handler(PivotError, _pivot_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid_parameters)
     for kind in (DBAPIError, PoolTimeoutError, OSError, MemoryError, RuntimeError):
-        app.add_exception_handler(kind, _out_of_something)
+        app.add_exception_handler(kind, _missing_resource)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -144,7 +144,7 @@ def _answer(details: dict[str, Any], headers: dict[str, str] | None = None) -> R
     return JSONResponse(details, details["status"], headers, media_type="application/problem+json")
 
 
-def _ours(_request: Request, error: Exception) -> Response:
+def _pivot_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, PivotError)  # noqa: S101 - as registered above
     headers = {}
     if isinstance(error, Refused) and error.retry_after is not None:
@@ -154,7 +154,7 @@ def _ours(_request: Request, error: Exception) -> Response:
     return _answer(problem(error), headers)
 
 
-def _starlettes(_request: Request, error: Exception) -> Response:
+def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     phrase = HTTPStatus(error.status_code).phrase
     kind = BY_STATUS.get(error.status_code)
@@ -162,19 +162,19 @@ def _starlettes(_request: Request, error: Exception) -> Response:
     return _answer({**details, "detail": str(error.detail)}, dict(error.headers or {}))
 
 
-def _parameters(request: Request, error: Exception) -> Response:
+def _invalid_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     wrong = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
-    return _ours(request, BadRequest(wrong))
+    return _pivot_error(request, BadRequest(wrong))
 
 
-def _out_of_something(request: Request, error: Exception) -> Response:
+def _missing_resource(request: Request, error: Exception) -> Response:
     if (reason := plain(error)) is None:
         raise error
-    return _ours(request, reason)
+    return _pivot_error(request, reason)
 
 
 def _unexpected(_request: Request, error: Exception) -> Response:
-    # The traceback is in the server's log, where `ServerErrorMiddleware` raises it again.
-    detail = f"unexpected {type(error).__name__}; the server's log tells more"
+    # The traceback is in the server's log, because `ServerErrorMiddleware` raises the error again.
+    detail = f"unexpected {type(error).__name__}; see the server's log"
     return _answer({"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": detail})

@@ -1,7 +1,7 @@
 """The service's workers as actors of a Ray cluster, on any of its machines.
 
-`python -m src.api.ray_workers --address auto` beside servers with `PIVOT_DEVICES=none`, or `PIVOT_RAY=auto` for a
-server that starts it. The queue stays the database: an actor takes its jobs there, and sees the data folder.
+With `PIVOT_RAY=auto` a server starts them. With `PIVOT_DEVICES=none` you start them yourself:
+`python -m src.api.ray_workers --address auto`. Actors take jobs from the database, and use the data folder.
 """
 
 import argparse
@@ -26,7 +26,7 @@ STOP_SECONDS = 10.0  # for the actors to give their jobs back
 
 
 class _Actor:
-    """A worker in a process of Ray's, which calls `stop` in another thread than `run`."""
+    """A worker in a Ray process. Ray calls `stop` in another thread than `run`."""
 
     def __init__(self, settings: Settings, device: str) -> None:
         start_log(settings.log)
@@ -40,24 +40,24 @@ class _Actor:
 
 
 class RayWorkers:
-    """An actor for each GPU of the cluster that this process has joined, or for each core where it has no GPU.
+    """An actor for each GPU of the joined cluster, or for each core if it has no GPU.
 
-    Ray starts an actor anew when it dies, elsewhere if its machine is gone; its job goes back into the queue when its
-    lease has run out.
+    If an actor dies, Ray restarts it, on another machine if necessary. Its job goes back into the queue when the lease
+    has expired.
 
     Args:
-        ray: the module, as `connect` returns it.
-        settings: of the service; the machines see `data` and `checkpoint` under the same names.
-        most: start at most so many.
+        ray: the module that `connect` returns.
+        settings: of the service. All machines must see `data` and `checkpoint` under the same names.
+        most: the largest number of actors.
 
     Raises:
-        BadConfig: the cluster has several machines, but the queue is a file of this one.
+        BadConfig: the cluster has several machines, but the queue is a file on this one.
     """
 
     def __init__(self, ray: ModuleType, settings: Settings, most: int | None = None) -> None:
         machines = {node["NodeManagerAddress"] for node in ray.nodes()}
         if not settings.database_url and len(machines) > 1:
-            msg = "workers on several machines share one PostgreSQL: set PIVOT_DATABASE_URL"
+            msg = "workers on several machines must share a PostgreSQL database: set PIVOT_DATABASE_URL"
             raise BadConfig(msg)
         count, gpus = demand(ray.cluster_resources(), "auto", most, gpus_per_actor=1, cpus_per_actor=1)
         remote = ray.remote(_Actor).options(
@@ -69,7 +69,7 @@ class RayWorkers:
         log.info("%d workers on the Ray cluster", count)
 
     def stop(self) -> None:
-        """Have the actors give their jobs back, and end them."""
+        """Make the actors give their jobs back, and end them."""
         for actor in self.actors:
             actor.stop.remote()
         self.ray.wait(self.runs, num_returns=len(self.runs), timeout=STOP_SECONDS)
@@ -81,10 +81,10 @@ class RayWorkers:
 def main(arguments: list[str] | None = None) -> None:
     """Keep workers on the cluster until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
-        prog="python -m src.api.ray_workers", description="infer the service's jobs on Ray"
+        prog="python -m src.api.ray_workers", description="process the service's jobs on Ray"
     )
-    parser.add_argument("--address", default="auto", help="of the Ray cluster (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="at most so many (default: one for each GPU, else each core)")
+    parser.add_argument("--address", default="auto", help="address of the Ray cluster (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="most workers (default: one for each GPU, else each core)")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     add_log_options(parser)
     options = parser.parse_args(arguments)

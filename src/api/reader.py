@@ -1,7 +1,6 @@
-"""A process for one upload: its bytes are read where nothing else can be opened, and memory and time are limited.
+"""A confined process that reads one upload. It can open nothing else, and its memory and time are limited.
 
-The worker starts it (`read`, `write`), with nothing of its own settings. What comes back is values: JSON, and voxels
-in a file that holds nothing else.
+The worker starts it (`read`, `write`) without the service's settings. It returns values only: JSON and voxels.
 """
 
 import argparse
@@ -34,16 +33,16 @@ __all__ = ["Bounds", "main", "read", "write"]
 log = logging.getLogger("pivot")
 PACKAGES = Path(__file__).resolve().parents[2]
 KEPT = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-KNOWN = ("BadScan", "BadOutput", "PivotError")  # errors that may come back
+KNOWN = ("BadScan", "BadOutput", "PivotError")  # errors that it may return
 VOXELS, ANSWER, CONFIG, TASK = "voxels.npy", "answer.json", "config.json", "task.pickle"
 LOOK_SECONDS = 0.05
 GIGABYTE = 1e9
 
 
 class Bounds(NamedTuple):
-    """What the process may take: a folder for temporary files, bytes of memory (None: all), and time.
+    """The process's limits: a folder for temporary files, bytes of memory (None: all), and time.
 
-    `check` is called now and then, and raises to have the process ended.
+    `check` is called regularly. If it raises, the process is ended.
     """
 
     scratch: Path
@@ -52,11 +51,11 @@ class Bounds(NamedTuple):
 
 
 def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
-    """The scan at `upload`, and the seconds that reading it took.
+    """The scan at `upload`, and the seconds of reading.
 
     Raises:
-        BadScan: it cannot be read as a chest CT, or not have the outputs that the configuration asks for.
-        PivotError: it takes more memory than allowed, or the process died over it.
+        BadScan: it cannot be read as a chest CT, or its configured outputs are not possible.
+        PivotError: it needs more memory than allowed, or the process died.
     """
     with _Folder(bounds.scratch) as folder:
         if config.output.save_dicom:
@@ -82,27 +81,27 @@ def write(
     source: Path,
     bounds: Bounds,
 ) -> None:
-    """`write_outputs` where it reads the upload again, for the headers that DICOM objects repeat.
+    """`write_outputs` in the confined process. It reads the upload again, for the headers of DICOM objects.
 
     Raises:
-        BadScan, BadOutput: as `write_outputs` does.
-        PivotError: as `read` does.
+        BadScan, BadOutput: as for `write_outputs`.
+        PivotError: as for `read`.
     """
     target.mkdir(parents=True, exist_ok=True)
     with _Folder(bounds.scratch) as folder:
         with (folder / TASK).open("wb") as file:
-            affine = results["heatmap"].affine  # which pickling would lose
+            affine = results["heatmap"].affine  # pickling would lose it
             pickle.dump((scan, results, affine, config, target, seconds, source), file, protocol=5)
         _run(["write", str(source), "--target", str(target)], folder, bounds)
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The file itself: whoever had taken that process over could have made it a link to another."""
+    """The opened file. Links are refused: an attacker in that process could have made one."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
 
 class _Folder:
-    """A folder of its own in `scratch`, which is gone afterwards."""
+    """A temporary folder in `scratch`."""
 
     def __init__(self, scratch: Path) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="read-", dir=scratch))
@@ -115,12 +114,12 @@ class _Folder:
 
 
 def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
-    """What the process answers."""
+    """Run the process, and return its answer."""
     command = [sys.executable, "-P", "-m", f"{__package__}.reader", *task, "--folder", str(folder)]
     command += ["--memory", str(bounds.memory)] if bounds.memory else []
     variables = {name: os.environ[name] for name in KEPT if name in os.environ}
     variables |= {"PYTHONPATH": str(PACKAGES), "TMPDIR": str(folder), "HOME": str(folder), "MPLCONFIGDIR": str(folder)}
-    # Libraries write to the standard error what they read, names of patients too.
+    # Libraries may write names of patients to the standard error.
     none = subprocess.DEVNULL
     process = subprocess.Popen(command, env=variables, cwd=folder, stdin=none, stdout=none, stderr=none)  # noqa: S603
     try:
@@ -134,7 +133,7 @@ def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
         with _opened(folder / ANSWER) as file:
             answer: dict[str, Any] = json.load(file)
     except (OSError, ValueError):
-        msg = f"the process that read the scan died ({process.returncode}), perhaps for want of memory or disk"
+        msg = f"the process that read the scan died ({process.returncode}), perhaps of too little memory or disk"
         raise PivotError(msg) from None
     if "fault" in answer:
         log.error("reading met an unexpected fault (%s)", answer["fault"])
@@ -144,7 +143,7 @@ def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do one task, confined to its folder, and leave the answer there."""
+    """Do one task, confined to its folder, and write the answer there."""
     end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m src.api.reader", description="read one upload, confined")
     parser.add_argument("task", choices=("read", "write"))
@@ -158,28 +157,28 @@ def main(arguments: list[str] | None = None) -> None:
     task = pickle.loads((folder / TASK).read_bytes()) if options.task == "write" else None  # noqa: S301 - the worker's
     confine([*needed_by_python(), source], [folder, *([options.target] if options.target else [])])
     try:
-        answer = _written(*task) if task else _read(source, folder)
-    except Exception as error:  # noqa: BLE001 - the worker is told
-        answer = _told(error, options.memory)
+        answer = _write(*task) if task else _read(source, folder)
+    except Exception as error:  # noqa: BLE001 - every error is reported to the worker
+        answer = _failure(error, options.memory)
     (folder / ANSWER).write_text(json.dumps(answer))
 
 
-def _told(error: Exception, memory: int | None) -> dict[str, Any]:
-    """What went wrong: what this machine lacks, the scan's fault, or, without its message, what nobody foresaw."""
+def _failure(error: Exception, memory: int | None) -> dict[str, Any]:
+    """The answer for an error: a missing resource, a fault of the scan, or an unexpected error without its message."""
     lack, kind = lacking(error), type(error).__name__
     if isinstance(lack, MemoryError):
         most = f"{memory / GIGABYTE:.1f} GB" if memory else "there is"
-        return {"error": "PivotError", "message": f"reading the scan takes more memory than {most}"}
+        return {"error": "PivotError", "message": f"reading the scan needs more memory than {most}"}
     if lack and not isinstance(lack, PermissionError):
-        return {"error": "PivotError", "message": f"the service lacks what reading the scan takes ({lack.strerror})"}
+        return {"error": "PivotError", "message": f"the service lacks resources to read the scan ({lack.strerror})"}
     if isinstance(error, PivotError):
         return {"error": kind, "message": str(error)}
-    message = f"unexpected {kind}; the worker's log tells more"
+    message = f"unexpected {kind}; see the worker's log"
     return {"error": "PivotError", "message": message, "fault": f"{kind}: {way_to(error)}"}
 
 
 def _read(source: Path, folder: Path) -> dict[str, Any]:
-    from ..data.loader import read_scan  # noqa: PLC0415 - where it is confined
+    from ..data.loader import read_scan  # noqa: PLC0415 - after `confine`
 
     start = time.perf_counter()
     scan = read_scan(source)
@@ -200,7 +199,7 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _written(
+def _write(
     scan: Scan, results: Results, affine: Affine, config: "Config", target: Path, seconds: float, source: Path
 ) -> dict[str, Any]:
     from ..runs.outputs import write_outputs  # noqa: PLC0415

@@ -1,5 +1,5 @@
-"""The REST interface; `docs/service.md` is its contract."""
-# ruff: noqa: FAST003 - `Found` takes the job_id
+"""The REST interface. `docs/service.md` is its contract."""
+# ruff: noqa: FAST003 - `Found` uses the job_id
 
 import asyncio
 from typing import Annotated, Any
@@ -35,7 +35,7 @@ PROBLEMS = {
         503: "busy",
     }.items()
 }
-# A downloaded page with its own scripts runs in a world of its own.
+# A downloaded page runs its scripts in a sandbox.
 SANDBOX = {
     "Content-Security-Policy": (
         "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -118,14 +118,14 @@ def show_job(response: Response, service: Served, job: Found) -> JobOut:
 
 @router.get("/inference/{job_id}/results", responses=_problems(404, 409))
 def results(service: Served, job: Found) -> Response:
-    """The report, as on the command line."""
+    """The JSON report, as from the command line."""
     if job.state != "completed":
         shown = _shown(service, job)
         msg = f"the job is {job.state}" + (": ask again later" if job.open else "")
         raise NotCompleted(msg, state=job.state, progress=shown.progress, error=job.error)
     try:
         content = report_of(service.settings.jobs, job).read_bytes()
-    except FileNotFoundError:  # deleted since the job was looked up
+    except FileNotFoundError:  # deleted since the job was found
         msg = "the job was removed"
         raise NotFound(msg) from None
     return Response(content, media_type="application/json", headers=NEVER_STORED)
@@ -133,7 +133,7 @@ def results(service: Served, job: Found) -> Response:
 
 @router.get("/inference/{job_id}/files", responses=_problems(404))
 def list_files(response: Response, service: Served, job: Found) -> FileList:
-    """What can be downloaded."""
+    """The files for download."""
     response.headers.update(NEVER_STORED)
     return FileList(files=[FileOut.of(artifact, job) for artifact in artifacts(service.settings.jobs, job)])
 
@@ -175,11 +175,11 @@ def download(
     responses={**_problems(404), 200: {"model": JobOut}, 204: {"description": "removed"}},
 )
 async def delete(service: Served, job: Found) -> Response:
-    """Cancel a job that waits or runs; remove one that ended, with its files."""
+    """Cancel a queued or running job. Remove an ended job with its files."""
     folder, engine = service.settings.jobs, service.engine
     try:
         cancelled = await service.ask(jobs.cancel, engine, job)
-    except DBAPIError:  # on a full disk, the database has no room even for this, until files have gone
+    except DBAPIError:  # on a full disk the database cannot even cancel: remove files first
         await asyncio.to_thread(remove, folder, job.id, "input" if job.open else "")
         cancelled = await service.ask(jobs.cancel, engine, job)
     if cancelled:
@@ -192,8 +192,8 @@ async def delete(service: Served, job: Found) -> Response:
 
 
 @router.get("/limits", responses=_problems())
-def limits(service: Served, owner: Owner) -> Limits:  # noqa: ARG001 - for those who may ask
-    """What this service takes."""
+def limits(service: Served, owner: Owner) -> Limits:  # noqa: ARG001 - `owner` checks the key
+    """The limits of this service."""
     settings = service.settings
     return Limits(
         version=__version__,

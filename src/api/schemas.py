@@ -1,4 +1,4 @@
-"""What the service answers, as OpenAPI describes it; `docs/service.md` tells the same in words."""
+"""The service's responses, for OpenAPI. `docs/service.md` describes them in words."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
@@ -15,7 +15,7 @@ ID = "0199f3a2c4d87b1e9c3f5a6b7d8e9f01"
 
 
 class Problem(BaseModel):
-    """RFC 9457; further members by type."""
+    """Problem details (RFC 9457). Some types have further members."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -35,7 +35,7 @@ class Links(BaseModel):
 
 
 class JobOut(BaseModel):
-    """A job; times are UTC."""
+    """A job. Times are UTC."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -105,7 +105,7 @@ class JobOut(BaseModel):
 
 
 class JobList(BaseModel):
-    """A page of jobs, newest first, and the address of the next one."""
+    """A page of jobs, newest first, and the address of the next page."""
 
     jobs: list[JobOut]
     next: str | None
@@ -135,13 +135,13 @@ class FileOut(BaseModel):
 
 
 class FileList(BaseModel):
-    """What can be downloaded."""
+    """The files for download."""
 
     files: list[FileOut]
 
 
 class Limits(BaseModel):
-    """What a client may send."""
+    """The service's limits."""
 
     version: str
     model: str
@@ -154,8 +154,8 @@ class Limits(BaseModel):
 def message(
     job: Job | None, report: dict[str, Any] | None = None, error: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a WebSocket tells of a job, or of a scan that was refused."""
-    told: dict[str, Any] = {
+    """A WebSocket message about a job, or about a refused scan."""
+    content: dict[str, Any] = {
         "job_id": job and job.id,
         "status": job.state if job else "failed",
         "progress": _percent(job) if job else 0.0,
@@ -163,14 +163,14 @@ def message(
         "windows_total": job and job.windows_total,
     }
     if report:
-        told |= {"detections": report["detections"], "summary": report["summary"]}
+        content |= {"detections": report["detections"], "summary": report["summary"]}
     if error := error or (job and job.error) or None:
-        told["error"] = error
-    return told
+        content["error"] = error
+    return content
 
 
 def _percent(job: Job) -> float:
-    """100 only for what is completed: after the last window, there are files to write."""
+    """The progress. It is 100 only for a completed job, because files are written after the last window."""
     if job.state == "completed":
         return 100.0
     return min(99.9, round(100 * job.windows_done / job.windows_total, 1)) if job.windows_total else 0.0

@@ -1,4 +1,4 @@
-"""Who asks, whether they may, and how often; and the headers that keep browsers from harm."""
+"""Authentication, rate limits, and the security headers for browsers."""
 
 import hashlib
 import hmac
@@ -18,10 +18,10 @@ __all__ = ["RateLimit", "SecurityHeaders", "hashed", "owner_of"]
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 LOCAL, PUBLIC = "local", "public"
-KEY_PROTOCOL = 2  # of a WebSocket's subprotocols, the second is the key
-REMEMBERED = 10_000  # clients whose rate is known
+KEY_PROTOCOL = 2  # a WebSocket's second subprotocol is the key
+REMEMBERED = 10_000  # clients whose rate is kept
 HEADERS = {
-    # What the page needs: its own files, the pictures that it makes itself, and the service's answers.
+    # The page needs its own files, the pictures that it makes, and the service.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -36,16 +36,16 @@ HEADERS = {
 
 
 def hashed(key: str) -> str:
-    """What is stored of a key; keys are random, so that a fast hash is enough."""
+    """The stored form of a key. Keys are random, so a fast hash is enough."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def owner_of(connection: HTTPConnection, settings: Settings) -> str:
-    """Whose jobs this request or WebSocket is about.
+    """The owner of the jobs that this request or WebSocket may see.
 
     Raises:
-        Unauthorized: it needs a key, or has a wrong one.
-        Forbidden: a page of another web site makes it.
+        Unauthorized: the key is missing or wrong.
+        Forbidden: the request comes from a page of another web site.
     """
     headers = connection.headers
     _check_origin(headers, settings)
@@ -53,7 +53,7 @@ def owner_of(connection: HTTPConnection, settings: Settings) -> str:
     if key is not None:
         names = [name for name, known in settings.api_keys.items() if hmac.compare_digest(known, hashed(key))]
         if not names:
-            msg = "the API key is not known here"
+            msg = "the API key is unknown"
             raise Unauthorized(msg)
         return f"key:{names[0]}"
     if settings.auth == "none":
@@ -65,14 +65,18 @@ def owner_of(connection: HTTPConnection, settings: Settings) -> str:
 
 
 class RateLimit:
-    """At most `per_minute` calls of each client, evenly or at once."""
+    """At most `per_minute` calls of each client, evenly spread or at once."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # calls left, and when that was so
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # calls left, and the time of this count
 
     def take(self, client: str) -> None:
-        """Count one call; raises `TooMany` where there were too many."""
+        """Count one call.
+
+        Raises:
+            TooMany: the client has no call left.
+        """
         now = time.monotonic()
         left, since = self._spent.pop(client, (float(self.per_minute), now))
         left = min(self.per_minute, left + (now - since) * self.per_minute / 60)
@@ -86,7 +90,7 @@ class RateLimit:
 
 
 class SecurityHeaders:
-    """Adds the headers that no answer may lack; what an answer sets itself stays."""
+    """Adds the security headers to every response. Headers that a response sets itself are kept."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -115,9 +119,9 @@ def _key_of(connection: HTTPConnection) -> str | None:
 
 
 def _is_local(connection: HTTPConnection) -> bool:
-    """Whether the request comes from this machine, to a name of it, and not through a proxy.
+    """Whether the request comes from this machine, to a local name, and not through a proxy.
 
-    The name counts because a foreign page may have its own name resolve to 127.0.0.1 (DNS rebinding).
+    The name is checked because another site's name may resolve to 127.0.0.1 (DNS rebinding).
     """
     if any(name in connection.headers for name in FORWARDED):
         return False
@@ -135,7 +139,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_origin(headers: Headers, settings: Settings) -> None:
-    """Browsers say which site's page makes a request; others than ours may not use its user's rights."""
+    """Refuse requests from pages of other web sites, which browsers name in `Origin`."""
     origin = headers.get("origin")
     if origin is None or origin in settings.cors_origins or origin.partition("://")[2] == headers.get("host"):
         return

@@ -1,7 +1,7 @@
-"""How uvicorn serves the app: bounds that hold before anybody is known.
+"""Bounds on uvicorn's connections, which hold before a client is authenticated.
 
-The server is started by uvicorn's own command line, whose options nobody has to give: the bounds are set when the
-app's lifespan begins, before the first connection. A protocol that was chosen there (`--http`, `--ws`) keeps its own.
+You start the server by uvicorn's command line, without options. The bounds are set when the app's lifespan begins,
+before the first connection. Another protocol (`--http`, `--ws`) keeps its own bounds.
 """
 
 import asyncio
@@ -23,42 +23,42 @@ from .settings import Settings
 
 __all__ = ["BoundedApp", "allow_large_messages", "received_bytes"]
 
-SERVER = "pivot.server"  # in the scope of a WebSocket
+SERVER = "pivot.server"  # a key in the scope of a WebSocket
 log = logging.getLogger("pivot")
 QUIET_SECONDS = 20.0  # for a request's header, and between requests
-STOP_SECONDS = 20.0  # for requests under way when the server ends
+STOP_SECONDS = 20.0  # for running requests when the server ends
 HEADER_BYTES = 2**16  # of a request
-MESSAGE_BYTES = 2**16  # of a WebSocket's message, until its sender is known and may send a scan
-FRAGMENTS = 2**16  # of one message; each costs memory, however short it is
+MESSAGE_BYTES = 2**16  # of a WebSocket's message, until its sender is authenticated and may send a scan
+FRAGMENTS = 2**16  # of one message; even short ones need memory
 LINGER_SECONDS = 2.0  # for the answer to reach a client that still sends
-SPARE_FILES = 64  # that stay for the database, uploads and worker processes
+SPARE_FILES = 64  # kept for the database, uploads and worker processes
 TRY_LATER, TOO_LARGE = 1013, 1009
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class BoundedApp(FastAPI):
-    """The app, which bounds the server that runs it, and knows the server's end of each WebSocket."""
+    """The app. It sets bounds on its server, and keeps a reference to the server's side of each WebSocket."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401 - those of FastAPI
         super().__init__(**options)
         self.bounds = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on; before the first connection, set the bounds."""
+        """Pass everything on. Before the first connection, set the bounds."""
         server = getattr(receive, "__self__", None)
         if scope["type"] == "lifespan":
             if isinstance(config := getattr(server, "config", None), Config):
                 _bound(config, self.bounds)
             else:
-                log.info("connections and messages are bounded by the server's own settings alone")
-            send = _plainly(send)
+                log.info("connections and messages are bounded by the server's own settings only")
+            send = _with_plain_errors(send)
         elif scope["type"] == "websocket":
             scope[SERVER] = server
         await super().__call__(scope, receive, send)
 
 
 def allow_large_messages(socket: WebSocket, limit: int) -> None:
-    """Let this connection's one message be as large as an upload may be, and take as long: its sender is known."""
+    """Allow one message of this connection up to `limit` bytes, without a timeout. Its sender is authenticated."""
     server = socket.scope.get(SERVER)
     if isinstance(server, _WebSocket):
         server.conn.max_message_size = limit
@@ -66,21 +66,21 @@ def allow_large_messages(socket: WebSocket, limit: int) -> None:
 
 
 def received_bytes(socket: WebSocket) -> Callable[[], int] | None:
-    """What tells the bytes that came over this WebSocket; None where the server does not say."""
+    """A function that returns the bytes received over this WebSocket; None if the server does not count them."""
     server = socket.scope.get(SERVER)
     return (lambda: server.received) if isinstance(server, _WebSocket) else None
 
 
-def _plainly(send: Send) -> Send:
-    """Tell a failed start in the error's own words, where they are meant for users."""
+def _with_plain_errors(send: Send) -> Send:
+    """Report a failed start by the error's message, if it is a `PivotError`."""
 
-    async def tell(message: Message) -> None:
+    async def send_plain(message: Message) -> None:
         error = sys.exc_info()[1]
         if message["type"] == "lifespan.startup.failed" and isinstance(error, PivotError):
             message = {**message, "message": f"error: {error}"}
         await send(message)
 
-    return tell
+    return send_plain
 
 
 def _bound(config: Config, settings: Settings) -> None:
@@ -93,12 +93,12 @@ def _bound(config: Config, settings: Settings) -> None:
     config.ws_max_size = MESSAGE_BYTES
     config.timeout_graceful_shutdown = config.timeout_graceful_shutdown or int(STOP_SECONDS)
     app: Any = config.loaded_app
-    if isinstance(app, ProxyHeadersMiddleware):  # it believes every proxy on this machine; the settings say which
+    if isinstance(app, ProxyHeadersMiddleware):  # it trusts every proxy on this machine; the settings name the trusted
         config.loaded_app = app.app
 
 
 class _Http(HttpToolsProtocol):
-    """A connection that is closed when no request comes, when a header has no end, or when there are too many."""
+    """A connection that is closed if no request comes, if a header is too long, or if there are too many."""
 
     most = 0
 
@@ -111,7 +111,7 @@ class _Http(HttpToolsProtocol):
             transport.write(FULL)
             transport.close()
             return
-        self._watch()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -132,60 +132,60 @@ class _Http(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        if self.cycle is not None and self.cycle.response_complete:  # which refused a request before its end
+        if self.cycle is not None and self.cycle.response_complete:  # the request was refused before its end
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._watch_no_more()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
-        self._watch_no_more()
+        self._stop_timer()
         super().handle_websocket_upgrade()
 
-    def _idle(self) -> bool:
+    def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _watch(self) -> None:
-        state = self._idle(), self.cycle
-        self._quiet = self.loop.call_later(QUIET_SECONDS, self._look, *state)
+    def _start_timer(self) -> None:
+        state = self._is_idle(), self.cycle
+        self._quiet = self.loop.call_later(QUIET_SECONDS, self._close_if_idle, *state)
 
-    def _look(self, was_idle: bool, cycle: object) -> None:  # noqa: FBT001 - as it was
-        if was_idle and self._idle() and self.cycle is cycle:
+    def _close_if_idle(self, was_idle: bool, cycle: object) -> None:  # noqa: FBT001 - the state at the start
+        if was_idle and self._is_idle() and self.cycle is cycle:
             self.transport.close()
         else:
-            self._watch()
+            self._start_timer()
 
-    def _watch_no_more(self) -> None:
+    def _stop_timer(self) -> None:
         if self._quiet is not None:
             self._quiet.cancel()
 
 
 class _Held:
-    """Bytes of messages that wait to be whole, in all connections."""
+    """Bytes of incomplete messages in all connections."""
 
     def __init__(self, most: int) -> None:
         self.most, self.bytes = most, 0
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """A connection whose unfinished message counts, and that hears no more once it was refused."""
+    """A connection whose incomplete message is counted. After a refusal its input is discarded."""
 
     held_by_all = _Held(0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.received = self._held = 0
-        self._deaf = False
+        self._discarding = False
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        if self._deaf:
+        if self._discarding:
             return
-        self._hold(self._held + len(data))
+        self._set_held(self._held + len(data))
         if self.close_sent:
             if self._held > MESSAGE_BYTES:
-                self._hear_no_more()
+                self._discard_input()
                 return
         elif self.held_by_all.bytes > self.held_by_all.most:
             self._fail(TRY_LATER, "too many large messages at once: try again, or send in pieces")
@@ -194,9 +194,9 @@ class _WebSocket(WebSocketsSansIOProtocol):
         if len(self.frames) > FRAGMENTS and not self.close_sent:
             self._fail(TOO_LARGE, "a message in too many fragments")
 
-    async def receive(self) -> Any:  # noqa: ANN401 - as the server has it
+    async def receive(self) -> Any:  # noqa: ANN401 - as in the server
         message = await super().receive()
-        self._hold(0)
+        self._set_held(0)
         return message
 
     async def send(self, message: Any) -> None:  # noqa: ANN401
@@ -204,14 +204,14 @@ class _WebSocket(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.close":
             self.conn.max_message_size = MESSAGE_BYTES
             if self._held > MESSAGE_BYTES:
-                self._hear_no_more()
-            self._hold(0)
+                self._discard_input()
+            self._set_held(0)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._hold(0)
+        self._set_held(0)
         super().connection_lost(exc)
 
-    def _hold(self, count: int) -> None:
+    def _set_held(self, count: int) -> None:
         self.held_by_all.bytes += count - self._held
         self._held = count
 
@@ -220,14 +220,14 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
-        self._hear_no_more()
+        self._discard_input()
 
-    def _hear_no_more(self) -> None:
-        """Read on, for a client that sends would never see why it was refused, but keep nothing."""
-        self._deaf = True
+    def _discard_input(self) -> None:
+        """Read on, but keep nothing. Otherwise a client that still sends would not see why it was refused."""
+        self._discarding = True
         self.frames = []
         self.conn.reader.buffer.clear()
-        self._hold(0)
+        self._set_held(0)
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()

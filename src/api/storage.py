@@ -1,6 +1,6 @@
-"""The files of jobs: `jobs/ID/input/` holds the upload, `jobs/ID/LEASE/` what an attempt wrote.
+"""The files of jobs: `jobs/ID/input/` holds the upload, `jobs/ID/LEASE/` the files of an attempt.
 
-The row of the job names the attempt whose results count, so that they appear at once and only once.
+The job's row names the attempt whose results are valid. So they appear all at once, and only once.
 """
 
 import mimetypes
@@ -29,18 +29,18 @@ __all__ = [
     "tidy",
 ]
 
-SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd", ".zip", ".dcm")  # what one file can hold
+SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd", ".zip", ".dcm")  # formats of one file
 STUDY = ".study"  # instead of a scan, a StudyInstanceUID to fetch
 SUPPORTED = ", ".join(SUFFIXES)
 LONGEST = 150  # bytes of a name; the results' names are longer, and file systems take 255
 SCAN = "scan"  # subfolder with the scan as NIfTI
-KINDS = {"detections.csv": "table"}  # all others are called after what stands before the first dot
+KINDS = {"detections.csv": "table"}  # for all others it is the name up to the first dot
 TYPES = {".gz": "application/gzip", ".nii": "application/octet-stream", ".npy": "application/octet-stream"}
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that can be downloaded: `file` is its name in addresses, without the scan's, and `name` with it."""
+    """A file for download. `file` is its name in URLs, without the scan's name; `name` includes the scan's name."""
 
     path: Path
     file: str
@@ -50,7 +50,7 @@ class Artifact:
 
     @property
     def kind(self) -> str:
-        """What it is."""
+        """The kind of content."""
         return KINDS.get(self.file) or self.file.partition(".")[0]
 
     @property
@@ -60,26 +60,26 @@ class Artifact:
 
 
 def safe_name(name: str, head: bytes) -> str:
-    """A file name that cannot leave its folder, with the suffix of what it holds; `head` is the file's beginning.
+    """A safe file name with the suffix of its content. `head` is the beginning of the file.
 
     Raises:
-        BadScan: neither the name nor the content is of a supported format.
+        BadScan: neither the name nor the content has a supported format.
     """
     base = re.sub(r"[^\w.+ -]|\s+", "_", name.replace("\\", "/").rsplit("/", 1)[-1]).strip("._ ")
     suffix = next((suffix for suffix in SUFFIXES if base.lower().endswith(suffix)), "")
     stem = base[: len(base) - len(suffix)].encode()[:LONGEST].decode(errors="ignore").strip("._ ") or "scan"
-    found = suffix or _sniff(head)
+    found = suffix or _suffix_by_content(head)
     if not found:
-        msg = f"the upload is in no supported format: send {SUPPORTED}"
+        msg = f"the upload has no supported format: send {SUPPORTED}"
         raise BadScan(msg)
     return stem + found
 
 
 def study_name(head: bytes) -> str:
-    """The name of the file that asks for the study whose StudyInstanceUID is its content.
+    """The name of the file for a study. Its content, `head`, is the StudyInstanceUID.
 
     Raises:
-        BadScan: that is no UID (PS3.5 section 9.1).
+        BadScan: it is no UID (PS3.5 section 9.1).
     """
     if not re.fullmatch(rb"[0-9.]{1,64}", head):
         msg = "study must be a StudyInstanceUID: up to 64 digits and dots"
@@ -100,19 +100,19 @@ def new_folder(jobs: Path, number: str) -> Path:
 
 
 def remove(jobs: Path, number: str, part: str = "") -> None:
-    """Delete a job's folder, or a part of it; whatever is gone already is no error."""
+    """Delete a job's folder, or a part of it. A missing file is no error."""
     shutil.rmtree(jobs / number / part, ignore_errors=True)
 
 
 def tidy(jobs: Path, number: str, keep: str | None) -> None:
-    """Delete everything of a job that has ended but its results, the part called `keep`."""
+    """Delete all files of an ended job but its results, the part called `keep`."""
     for part in (jobs / number).glob("*"):
         if part.name != keep:
             remove(jobs, number, part.name)
 
 
 def sync(folder: Path) -> None:
-    """Have the disk hold what was written into `folder`, and its name."""
+    """Flush the files in `folder`, and the folder's name, to the disk."""
     for path in (*folder.iterdir(), folder, folder.parent, folder.parents[1]):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -122,7 +122,7 @@ def sync(folder: Path) -> None:
 
 
 def artifacts(jobs: Path, job: Job) -> list[Artifact]:
-    """What a completed job offers, by name; nothing of another."""
+    """The files of a completed job, by name; none for another job."""
     if not job.result:
         return []
     folder, stem = jobs / job.id / job.result, scan_id(job.file)
@@ -134,7 +134,7 @@ def artifacts(jobs: Path, job: Job) -> list[Artifact]:
 
 
 def report_of(jobs: Path, job: Job) -> Path:
-    """The JSON report of a completed job, which is hidden where the configuration wants none."""
+    """The JSON report of a completed job. It is hidden if the configuration disables it."""
     folder, name = jobs / job.id / str(job.result), f"{scan_id(job.file)}_detections.json"
     return folder / name if (folder / name).is_file() else folder / f".{name}"
 
@@ -145,8 +145,8 @@ def _artifact(job: Job, path: Path, file: str) -> Artifact:
     return Artifact(path, file, name, f'"{str(job.result)[:16]}-{file}-{size:x}"', size)
 
 
-def _sniff(head: bytes) -> str:
-    """The suffix of the format that a file begins like."""
+def _suffix_by_content(head: bytes) -> str:
+    """The suffix of the format whose signature a file begins with, or an empty string."""
     header = {int.from_bytes(head[:4], order) for order in ("little", "big")} if len(head) >= 4 else set()
     starts = {b"\x1f\x8b": ".nii.gz", b"PK": ".zip", b"NRRD": ".nrrd", b"ObjectType": ".mha", b"NDims": ".mha"}
     if header & {348, 540}:

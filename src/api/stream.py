@@ -1,4 +1,4 @@
-"""The WebSocket interface; `docs/service.md` is its contract."""
+"""The WebSocket interface. `docs/service.md` is its contract."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/api/v1/inference")
 
 @router.websocket("/stream")
 async def submit(socket: WebSocket) -> None:
-    """Take a scan, then tell of its job until it ends."""
+    """Receive a scan, then report its job until it ends."""
     service: Service = socket.app.state.service
     settings = service.settings
     try:
@@ -45,13 +45,13 @@ async def submit(socket: WebSocket) -> None:
         await _follow(socket, service, job)
     except WebSocketDisconnect:
         pass
-    except Exception as error:  # noqa: BLE001 - a client is told, whatever it is
+    except Exception as error:  # noqa: BLE001 - every error is reported to the client
         await _refuse(socket, error)
 
 
 @router.websocket("/{job_id}/stream")
 async def follow(socket: WebSocket, job_id: str) -> None:
-    """Tell of a job, from its present state until it ends."""
+    """Report a job, from its present state until it ends."""
     service: Service = socket.app.state.service
     try:
         owner = owner_of(socket, service.settings)
@@ -70,7 +70,7 @@ async def _accept(socket: WebSocket) -> None:
 
 
 async def _receive(socket: WebSocket, scan: Arriving, pace: Pace) -> tuple[str, bytes]:
-    """The name and configuration of the scan, whose bytes are now in `scan.incoming`."""
+    """The name and configuration of the scan. Its bytes go to `scan.incoming`."""
     first = await _paced(socket, pace)
     if isinstance(first, bytes):
         scan.incoming.take(first)
@@ -94,7 +94,7 @@ async def _receive(socket: WebSocket, scan: Arriving, pace: Pace) -> tuple[str, 
 
 
 async def _paced(socket: WebSocket, pace: Pace) -> str | bytes:
-    """The next message, as long as its bytes come fast enough; where the server does not count them, whenever."""
+    """The next message. Its bytes must come fast enough, if the server counts them."""
     counted = received_bytes(socket)
     if counted is None:
         return await _next(socket)
@@ -130,39 +130,37 @@ def _event(text: str, wanted: str) -> dict[str, Any]:
 
 
 async def _follow(socket: WebSocket, service: Service, job: Job) -> None:
-    """Send the job's state whenever it changes, until it has ended; stop when the client leaves."""
+    """Send the job's state whenever it changes, until the job ends or the client leaves."""
     if service.streams >= service.settings.streams:
-        msg = (
-            f"{service.streams} connections follow jobs, as many as this server takes: ask for the job's state instead"
-        )
+        msg = f"{service.streams} connections follow jobs, the limit of this server: ask for the job's state instead"
         raise Busy(msg, retry_after=10)
-    leaving = asyncio.ensure_future(_left(socket))
-    told: dict[str, Any] = {}
+    leaving = asyncio.ensure_future(_wait_for_disconnect(socket))
+    sent: dict[str, Any] = {}
     service.streams += 1
     try:
         while not leaving.done():
             report = await asyncio.to_thread(_report, service, job) if job.state == "completed" else None
-            if (tell := message(job, report)) != told:
-                await socket.send_json(tell)
-                told = tell
+            if (current := message(job, report)) != sent:
+                await socket.send_json(current)
+                sent = current
             if not job.open:
                 await socket.close(NORMAL)
                 return
             await asyncio.wait([leaving], timeout=POLL_SECONDS)
-            job = await _again(service, job)
+            job = await _reloaded(service, job)
     finally:
         service.streams -= 1
         leaving.cancel()
 
 
-async def _left(socket: WebSocket) -> None:
-    """Return once the client has; what it sends in the meantime means nothing."""
+async def _wait_for_disconnect(socket: WebSocket) -> None:
+    """Return when the client disconnects. Its messages are ignored."""
     with suppress(WebSocketDisconnect):
         while True:
             await _next(socket)
 
 
-async def _again(service: Service, job: Job) -> Job:
+async def _reloaded(service: Service, job: Job) -> Job:
     return _found(await service.ask(jobs.find, service.engine, job.id, job.owner))
 
 
@@ -179,17 +177,17 @@ def _report(service: Service, job: Job) -> dict[str, Any]:
 
 
 async def _refuse(socket: WebSocket, error: Exception) -> None:
-    """Tell the problem, and close with the code that says whether to try again."""
+    """Send the problem, and close. The code tells the client whether to try again."""
     if isinstance(error, TimeoutError):
         error = BadRequest("the upload took too long")
     known, code = plain(error), POLICY
     if known is None:
         log.error("a WebSocket met an unexpected %s", type(error).__name__, exc_info=error)
-        known, code = PivotError(f"unexpected {type(error).__name__}; the server's log tells more"), FAULT
+        known, code = PivotError(f"unexpected {type(error).__name__}; see the server's log"), FAULT
     elif isinstance(known, Refused) and known.retry_after is not None:
         code = TRY_LATER
-    with suppress(WebSocketDisconnect, RuntimeError):  # it has gone
+    with suppress(WebSocketDisconnect, RuntimeError):  # the client has left
         if socket.application_state.name == "CONNECTING":
-            await _accept(socket)  # a refused handshake could not say why
+            await _accept(socket)  # a refused handshake cannot carry a reason
         await socket.send_json(message(None, error=problem(known)))
         await socket.close(code)

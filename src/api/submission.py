@@ -1,4 +1,4 @@
-"""From an upload to a queued job, for REST and WebSocket alike."""
+"""From an upload to a queued job, for REST and WebSocket."""
 
 import asyncio
 import hashlib
@@ -26,9 +26,9 @@ __all__ = ["Arriving", "Service", "arriving", "queue"]
 
 KEY_LENGTH = 200
 RETRY_SECONDS = 5
-DATABASE_SECONDS = 10.0  # for one answer
+DATABASE_SECONDS = 10.0  # timeout of one query
 DATABASE_THREADS = 20
-CONFIG_THREADS = 2  # that parse configurations, so that slow ones hold up each other, and nobody else
+CONFIG_THREADS = 2  # for parsing configurations: slow ones then delay only other configurations
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -41,14 +41,14 @@ class KeyReused(Refused):
 
 @dataclass
 class Service:
-    """What the handlers of a server process share."""
+    """The shared state of a server process's handlers."""
 
     settings: Settings
     engine: Engine
     rate: RateLimit = field(init=False)
-    arriving: dict[str, str] = field(default_factory=dict)  # uploads under way: the job to be, and whose
-    streams: int = 0  # that follow a job
-    seen: dict[str, float] = field(default_factory=dict)  # folders of jobs, and since when the sweep knows them
+    arriving: dict[str, str] = field(default_factory=dict)  # running uploads: future job id to client
+    streams: int = 0  # WebSockets that follow a job
+    seen: dict[str, float] = field(default_factory=dict)  # job folders, with the time when the sweep first saw them
 
     def __post_init__(self) -> None:
         self.rate = RateLimit(self.settings.submissions_per_minute)
@@ -56,10 +56,10 @@ class Service:
         self._configs = ThreadPoolExecutor(CONFIG_THREADS, "config")
 
     async def ask(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the database answers to the action; it has threads of its own, which a frozen one may hold for long.
+        """The result of a database action. It runs in a pool of its own, which a frozen database may block.
 
         Raises:
-            Busy: it does not answer in time; what it was asked to do may yet happen.
+            Busy: the database does not answer in time. The action may still happen.
         """
         asked = asyncio.get_running_loop().run_in_executor(self._database, partial(action, *args, **kwargs))
         try:
@@ -69,18 +69,22 @@ class Service:
             raise Busy(msg, retry_after=RETRY_SECONDS) from None
 
     async def read_config(self, text: bytes) -> dict[str, Any]:
-        """The configuration that a client wrote; raises `BadConfig`."""
+        """A client's configuration.
+
+        Raises:
+            BadConfig: it cannot be used.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._configs, client_config, text, self.settings)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         for pool in (self._database, self._configs):
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.dispose()
 
 
 class Arriving(NamedTuple):
-    """A scan on its way, for a job that does not exist yet."""
+    """A scan that is being uploaded for a future job."""
 
     number: str
     owner: str
@@ -89,11 +93,11 @@ class Arriving(NamedTuple):
 
 @asynccontextmanager
 async def arriving(service: Service, owner: str, client: str) -> AsyncIterator[Arriving]:
-    """Room for an upload; whatever of it did not become a job is gone afterwards.
+    """A folder for an upload. If the upload does not become a job, the folder is removed.
 
     Raises:
-        TooMany: the client sends too much.
-        Busy: the server has no room.
+        TooMany: the client has too many uploads or jobs.
+        Busy: the server has no capacity left.
     """
     service.rate.take(client)
     await _check_room(service, owner)
@@ -112,23 +116,23 @@ async def arriving(service: Service, owner: str, client: str) -> AsyncIterator[A
 
 
 async def queue(service: Service, scan: Arriving, file: str, config: bytes, key: str | None) -> Job:
-    """The job for an upload that has arrived; that of an earlier submission with the same idempotency key.
+    """The job for a complete upload, or the existing job with the same idempotency key.
 
     Raises:
         BadConfig: the configuration cannot be used.
-        BadRequest: the key is too long, or no study can be fetched.
+        BadRequest: the key is too long, or no DICOMweb server is configured.
         KeyReused: the key belongs to another scan or configuration.
     """
     if key is not None and not 0 < len(key) <= KEY_LENGTH:
         msg = f"Idempotency-Key must have 1 to {KEY_LENGTH} characters"
         raise BadRequest(msg)
     if file.endswith(STUDY) and not service.settings.dicomweb_url:
-        msg = "this service knows no DICOMweb server to fetch a study from: send its scan as `file`"
+        msg = "this service has no DICOMweb server to fetch a study from: send its scan as `file`"
         raise BadRequest(msg)
     settings = await service.read_config(config)
     fingerprint = hashlib.sha256(f"{scan.incoming.digest} {json.dumps(settings)}".encode()).hexdigest()
     await asyncio.to_thread(sync, scan.incoming.folder)
-    # Where the answer is lost, the row may be there all the same: its scan must stay, and is swept away if it is not.
+    # If the database's answer is lost, the row may still exist. So the scan is kept; the sweep removes it if not.
     scan.incoming.accepted = True
     try:
         job, scan.incoming.accepted = await service.ask(
@@ -152,13 +156,13 @@ async def queue(service: Service, scan: Arriving, file: str, config: bytes, key:
 
 
 def _take_place(service: Service, client: str, number: str) -> None:
-    """Count the upload; everybody has a share of the places, so that nobody can take them all."""
+    """Count the upload. Each client has a limit, so that no client can use all places."""
     settings, mine = service.settings, Counter(service.arriving.values())[client]
     if mine >= settings.uploads_per_key:
-        msg = f"{mine} of your uploads are under way, as many as one client may have: wait for one to end"
+        msg = f"{mine} of your uploads are running, the limit for one client: wait for one to end"
         raise TooMany(msg, retry_after=RETRY_SECONDS)
     if len(service.arriving) >= settings.uploads:
-        msg = f"{len(service.arriving)} uploads are under way, as many as this server takes: try again"
+        msg = f"{len(service.arriving)} uploads are running, the limit of this server: try again"
         raise Busy(msg, retry_after=RETRY_SECONDS)
     service.arriving[number] = client
 

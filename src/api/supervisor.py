@@ -1,4 +1,4 @@
-"""What goes on beside the requests: worker processes that are kept alive, and the removal of what has expired."""
+"""Background tasks of the server: it keeps its workers running, and removes expired jobs."""
 
 import asyncio
 import logging
@@ -22,16 +22,16 @@ __all__ = ["supervised", "sweep"]
 
 log = logging.getLogger("pivot")
 SWEEP_SECONDS = 60.0
-ORPHAN_SECONDS = 3600.0  # beyond the longest upload, for whatever may have held it up
+ORPHAN_SECONDS = 3600.0  # a margin beyond the longest upload
 STOP_SECONDS = 15.0  # for a worker to give its job back
-STEADY_SECONDS = 60.0  # after which a worker's end says nothing about the next one
+STEADY_SECONDS = 60.0  # a worker that ran this long is restarted without a longer pause
 MOST_SECONDS = 30.0  # between two starts
-PACKAGES = Path(__file__).resolve().parents[2]  # where the package lies, under whichever name
+PACKAGES = Path(__file__).resolve().parents[2]  # the folder of the package, whatever its name
 
 
 @asynccontextmanager
 async def supervised(service: Service) -> AsyncIterator[None]:
-    """A worker for each device or those of a Ray cluster, and regular sweeps, while the context lasts."""
+    """Run a worker for each device (or on a Ray cluster), and regular sweeps, while the context is open."""
     ray, devices = service.settings.ray, service.settings.devices
     commands = [("ray_workers", "--address", ray)] if ray else [("worker", "--device", device) for device in devices]
     tasks = [asyncio.create_task(_keep_running(command)) for command in commands]
@@ -45,7 +45,7 @@ async def supervised(service: Service) -> AsyncIterator[None]:
 
 
 def sweep(service: Service) -> None:
-    """Remove jobs whose time is over, folders that belong to none, and what a killed worker left of an ended one."""
+    """Remove expired jobs, folders without a job, and a killed worker's files of ended jobs."""
     settings = service.settings
     for job in jobs.expired(service.engine, settings.retention_hours * 3600):
         jobs.forget(service.engine, job)
@@ -57,11 +57,11 @@ def sweep(service: Service) -> None:
     for job in found:
         if not job.open:
             tidy(settings.jobs, job.id, job.result)
-            service.seen[job.id] = math.inf  # nobody writes to it any more
+            service.seen[job.id] = math.inf  # it will not change any more
 
 
 def _old_folders(service: Service) -> list[str]:
-    """The folders that this server has known for longer than an upload takes, whatever the clocks of files say."""
+    """The folders that this server has known for longer than an upload takes. Clocks of files are not used."""
     settings, now = service.settings, time.monotonic()
     here = {folder.name for folder in settings.jobs.iterdir()} - service.arriving.keys()
     service.seen = {number: service.seen.get(number, now) for number in here}
@@ -73,21 +73,21 @@ async def _keep_sweeping(service: Service) -> None:
         try:
             await asyncio.to_thread(sweep, service)
         except (SQLAlchemyError, OSError) as error:
-            log.warning("what has expired could not be removed: %s", type(error).__name__)
+            log.warning("expired jobs could not be removed: %s", type(error).__name__)
         await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def _keep_running(command: Sequence[str]) -> None:
-    """Start a module of this package, with its arguments, and again whenever it ends or cannot be started."""
+    """Start a module of this package with its arguments. Restart it whenever it ends or cannot be started."""
     pause, name = 1.0, " ".join(command)
     while True:
         start = time.monotonic()
         try:
             why = f"ended ({await _run(command)})"
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next start may go well
+        except Exception as error:  # noqa: BLE001 - after any error the next start may succeed
             why = f"could not be started ({type(error).__name__})"
         pause = 1.0 if time.monotonic() - start > STEADY_SECONDS else min(2 * pause, MOST_SECONDS)
-        log.warning("`%s` %s: the next one starts in %.0f s", name, why, pause)
+        log.warning("`%s` %s: it is restarted in %.0f s", name, why, pause)
         await asyncio.sleep(pause)
 
 

@@ -1,4 +1,4 @@
-"""Scans on their way from the network to the disk, in pieces, so that none is ever in memory as a whole."""
+"""Uploads: scans are written from the network to the disk in pieces. No scan is in memory as a whole."""
 
 import asyncio
 import hashlib
@@ -25,11 +25,11 @@ from .storage import safe_name, study_name
 __all__ = ["FORM", "Incoming", "Pace", "client_config", "read_form"]
 
 PIECE = 2**20  # bytes written at once
-HEAD = 512  # bytes that tell the format
+HEAD = 512  # bytes that show the format
 CONFIG_BYTES = 2**16
-FORM_BYTES = 2**16  # of a form beside its contents
-PACE_SECONDS = 20.0  # of waiting, over which a client's pace is measured
-# Of the request, for OpenAPI; the form is read by `read_form`.
+FORM_BYTES = 2**16  # of a form, besides its contents
+PACE_SECONDS = 20.0  # of waiting, for one measurement of a client's pace
+# The request in OpenAPI; `read_form` reads it.
 FORM = {
     "required": True,
     "content": {
@@ -42,7 +42,7 @@ FORM = {
                     "file": {"type": "string", "format": "binary", "description": "the scan"},
                     "study": {
                         "type": "string",
-                        "description": "instead of a scan, the StudyInstanceUID of one that the service fetches",
+                        "description": "instead of a scan: the StudyInstanceUID of a study that the service fetches",
                     },
                     "config": {"type": "string", "description": "the configuration in YAML"},
                 },
@@ -55,11 +55,7 @@ FORM = {
 
 
 class Incoming:
-    """A scan that arrives in `folder`; closed, it has its safe name.
-
-    Raises:
-        TooLarge: once more than `limit` bytes were taken.
-    """
+    """A scan that arrives in `folder`. `close` gives it its safe name. `limit` is in bytes."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -69,10 +65,14 @@ class Incoming:
         self._hash = hashlib.sha256()
         self._pending = bytearray()
         self._path = folder / ".partial"
-        self._file = self._path.open("wb", buffering=0)  # closing it then writes nothing, which could fail
+        self._file = self._path.open("wb", buffering=0)  # closing then writes nothing, and cannot fail
 
     def take(self, data: bytes) -> None:
-        """Take a piece, which `flush` writes."""
+        """Take a piece. `flush` writes it.
+
+        Raises:
+            TooLarge: the scan exceeds the limit.
+        """
         self.size += len(data)
         if self.size > self.limit:
             msg = f"the upload is larger than {self.limit} bytes, the limit of this service"
@@ -81,13 +81,13 @@ class Incoming:
         self._pending += data
 
     async def flush(self, least: int = PIECE) -> None:
-        """Write what was taken, if it is at least so much."""
+        """Write the pending bytes if there are at least `least`."""
         if self._pending and len(self._pending) >= least:
             data, self._pending = self._pending, bytearray()
             await asyncio.to_thread(self._write, data)
 
     async def close(self, name: str | None) -> str:
-        """The name of the whole file; None of a study to fetch."""
+        """Close the complete file, and return its safe name. `name` is None for a study to fetch."""
         await self.flush(0)
         self.abandon()
         if not self.size:
@@ -98,12 +98,12 @@ class Incoming:
         return name
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file."""
         self._file.close()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what was written."""
+        """SHA-256 of the written bytes."""
         return self._hash.hexdigest()
 
     def _write(self, data: bytearray) -> None:
@@ -114,17 +114,17 @@ class Incoming:
 
 
 class Pace:
-    """How fast a client sends, by the time that was spent waiting for it: it holds a place that others wait for."""
+    """A client's sending rate, by the time spent waiting for it. Slow clients would hold places that others need."""
 
     def __init__(self, least: int) -> None:
         self.least = least  # bytes a second
         self._seconds, self._bytes = 0.0, 0
 
     def count(self, seconds: float, received: int) -> None:
-        """So many bytes came in so many seconds.
+        """Count bytes received in some seconds of waiting.
 
         Raises:
-            BadRequest: it was too few of them.
+            BadRequest: the rate is too low.
         """
         self._seconds += seconds
         self._bytes += received
@@ -135,12 +135,12 @@ class Pace:
             self._seconds, self._bytes = 0.0, 0
 
     async def measured(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The pieces of a body, as long as they come fast enough."""
+        """The pieces of a body, which must come fast enough."""
         while (piece := await self._next(body)) is not None:
             yield piece
 
     async def _next(self, body: AsyncIterator[bytes]) -> bytes | None:
-        """The next piece; None behind the last. Looking at the clock in between does not end the body."""
+        """The next piece, or None at the end. The rate is checked while waiting, without ending the body."""
         coming = asyncio.ensure_future(anext(body, None))
         try:
             while True:
@@ -155,10 +155,10 @@ class Pace:
 
 
 def client_config(text: bytes, settings: Settings) -> dict[str, Any]:
-    """The whole configuration that a client wrote, as far as it is the client's to choose.
+    """A client's configuration, with all defaults.
 
     Raises:
-        BadConfig: it is no configuration, names another model than the server's, or asks for too much memory.
+        BadConfig: it is no configuration, names another model than the server's, or needs too much memory.
     """
     data = _parsed(text)
     if data is not None and not isinstance(data, dict):
@@ -190,7 +190,7 @@ def _parsed(text: bytes) -> Any:  # noqa: ANN401 - whatever the YAML holds
 
 @dataclass
 class _Form:
-    """What the parser tells of a form: the scan goes to `incoming`, the configuration into memory."""
+    """The parser's callbacks for a form. The scan goes to `incoming`, the configuration into memory."""
 
     incoming: Incoming
     source: str | None = None  # the part with the scan or study
@@ -240,17 +240,17 @@ class _Form:
         elif part == "config" and self.config is None:
             self.config = bytearray()
         else:
-            msg = f"the form has a part `{part[:40]}` too many: send one `file` or `study`, and `config` if you like"
+            msg = f"the form has an extra part `{part[:40]}`: send one `file` or `study`, and optionally `config`"
             raise BadRequest(msg)
         self._field = part
 
 
 async def read_form(request: Request, incoming: Incoming, settings: Settings) -> tuple[str, bytes]:
-    """The name of the scan (or study) in a multipart form, now in `incoming`, and the configuration beside it.
+    """Read a multipart form. Return the name of the scan (or study), and the configuration. The scan is in `incoming`.
 
     Raises:
         BadRequest: the body is no such form, or comes too slowly.
-        TooLarge: it is above the limit.
+        TooLarge: it exceeds the limit.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -285,7 +285,7 @@ async def _feed(parser: MultipartParser, body: AsyncIterator[bytes], incoming: I
     total = 0
     async for data in body:
         total += len(data)
-        if total > incoming.limit + CONFIG_BYTES + FORM_BYTES:  # headers without end, or an epilogue
+        if total > incoming.limit + CONFIG_BYTES + FORM_BYTES:  # endless headers, or an epilogue
             msg = f"the upload is larger than {incoming.limit} bytes, the limit of this service"
             raise TooLarge(msg)
         parser.write(data)

@@ -1,6 +1,7 @@
-"""A process that infers: takes jobs from the queue, one after the other, on one device, with the model kept loaded.
+"""A worker process: it takes jobs from the queue, one after another, on one device. The model stays loaded.
 
-`python -m src.api.worker --device cuda:0` beside a server that starts none (`PIVOT_DEVICES=none`), as many as wanted.
+Usually the server starts the workers. With `PIVOT_DEVICES=none` you start any number yourself:
+`python -m src.api.worker --device cuda:0`.
 """
 
 import argparse
@@ -34,52 +35,52 @@ from .jobs import Job
 from .problems import problem
 from .settings import Settings, load_settings
 from .storage import SCAN, STUDY, remove, scan_id, tidy
-from .workers import Sign
+from .workers import Heartbeat
 
 __all__ = ["Worker", "main", "prepare", "start_log"]
 
 log = logging.getLogger("pivot")
 IDLE_SECONDS = 0.3
 BEAT_SECONDS = 0.5
-HUNG_SECONDS = 60.0  # after its time limit, until a job that does not listen costs the process
+HUNG_SECONDS = 60.0  # after its time limit, a hanging job's process is ended
 T = TypeVar("T")
 
 
 class Abandoned(BaseException):
-    """The job at hand is not to be finished here; like KeyboardInterrupt, no error to be caught on the way."""
+    """The current job must not be finished here. Like KeyboardInterrupt, it must not be caught as an error."""
 
 
 class Worker:
-    """One device, its loaded model, and the job at hand."""
+    """One device, its loaded model, and its current job."""
 
     def __init__(self, settings: Settings, device: str, parent: int | None = None) -> None:
         self.settings, self.device, self.parent = settings, device, parent
         self.engine = open_database(settings.url)
-        self.sign = Sign(self.engine)
+        self.heartbeat = Heartbeat(self.engine)
         self.stopping = threading.Event()
         self.pipeline: InferencePipeline | None = None
 
     def run(self) -> None:
-        """Work until told to stop."""
-        while not self.told_to_stop():
+        """Work until `should_stop`."""
+        while not self.should_stop():
             try:
-                self.sign.give()
+                self.heartbeat.beat()
                 job = jobs.claim(self.engine, self.settings.lease_seconds)
                 if job is not None:
                     self.work(job)
                     continue
-            except DBAPIError as error:  # a job at hand is done again once its lease has run out
+            except DBAPIError as error:  # the current job is repeated when its lease has expired
                 log.warning("the database does not answer: %s", type(error).__name__)
             self.stopping.wait(IDLE_SECONDS)
         with suppress(DBAPIError):
-            self.sign.end()
+            self.heartbeat.end()
 
-    def told_to_stop(self) -> bool:
-        """Whether a signal came, or the server that started this process is gone."""
+    def should_stop(self) -> bool:
+        """Whether a signal came, or the server that started this process has ended."""
         return self.stopping.is_set() or (self.parent is not None and os.getppid() != self.parent)
 
     def work(self, job: Job) -> None:
-        """Do the job, and say how it ended."""
+        """Do the job, and record how it ended."""
         log.info("job %s: attempt %d", job.id, job.attempts)
         turn = _Turn(self, job)
         error = None
@@ -93,8 +94,8 @@ class Worker:
             return
         except DBAPIError:
             raise
-        except Exception as caught:  # noqa: BLE001 - a fault in one job must not cost the others
-            _tell(job, caught)
+        except Exception as caught:  # noqa: BLE001 - a faulty job must not stop the others
+            _log_failure(job, caught)
             error = problem(_plain(caught, self.settings.jobs / job.id))
         finally:
             tempfile.tempdir = None
@@ -104,9 +105,9 @@ class Worker:
             self._clear(job)
 
     def _infer(self, job: Job, turn: "_Turn") -> None:
-        """Everything that the command line does with a scan, into the folder of this turn."""
+        """Process the scan as on the command line, into the folder of this attempt."""
         if job.attempts > self.settings.attempts:
-            msg = f"the job was given up: {self.settings.attempts} workers died over it, perhaps for want of memory"
+            msg = f"the job was given up: {self.settings.attempts} workers died with it, perhaps of too little memory"
             raise PivotError(msg)
         folder = self.settings.jobs / job.id
         tempfile.tempdir = str(folder / _scratch(job))
@@ -122,7 +123,7 @@ class Worker:
         turn.check()
         results_folder = folder / str(job.lease)
         _keep_scan(scan, upload, results_folder / SCAN)
-        if config.output.save_dicom:  # for which the upload is read again
+        if config.output.save_dicom:  # this reads the upload again
             reader.write(scan, results, config, results_folder, seconds, source, bounds)
         else:
             write_outputs(scan, results, config, results_folder, seconds, source)
@@ -139,13 +140,13 @@ class Worker:
         return self.pipeline.with_config(config)
 
     def _clear(self, job: Job) -> None:
-        """Remove what this attempt at a job wrote; all else may be another's."""
+        """Remove the files of this attempt. All others may belong to another worker."""
         for part in (str(job.lease), _scratch(job)):
             remove(self.settings.jobs, job.id, part)
 
 
 class _Turn:
-    """A lease that a thread renews, with the progress, while the job is done; `check` raises once it is over."""
+    """The lease of a running job. A thread renews it and reports the progress. `check` raises when it is lost."""
 
     def __init__(self, worker: Worker, job: Job) -> None:
         self.worker, self.job = worker, job
@@ -169,11 +170,11 @@ class _Turn:
         self.check()
 
     def check(self) -> None:
-        """Raise if this job is not to be finished, or not now."""
+        """Raise if this job must not be finished, or not now."""
         if self.late:
             msg = f"the job took longer than {self.worker.settings.job_seconds:.0f} s, the limit of this service"
             raise PivotError(msg)
-        self.give_back = not self.lost and self.worker.told_to_stop()
+        self.give_back = not self.lost and self.worker.should_stop()
         if self.lost or self.give_back:
             raise Abandoned
 
@@ -185,20 +186,20 @@ class _Turn:
             if late_by > HUNG_SECONDS:
                 self._give_up()
             try:
-                self.worker.sign.give()
+                self.worker.heartbeat.beat()
                 self.lost |= not jobs.beat(self.worker.engine, self.job, settings.lease_seconds, self.done, self.total)
-            except DBAPIError as error:  # the lease holds for a while
+            except DBAPIError as error:  # the lease is valid for a while
                 log.warning("the database does not answer: %s", type(error).__name__)
 
     def _give_up(self) -> None:
-        """End the job, and the process with it: the thread that hangs cannot be ended alone."""
+        """End the job and the process, because the hanging thread cannot be ended alone."""
         error = PivotError(f"the job hung beyond its limit of {self.worker.settings.job_seconds:.0f} s")
         jobs.finish(self.worker.engine, self.job, problem(error))
         os._exit(1)
 
 
 def persistently(action: Callable[[], T]) -> T:
-    """Do what must be done, however often the connection breaks."""
+    """Do the action, and repeat it if the connection breaks."""
     for pause in (0.1, 0.3, 1, 3, 10):
         try:
             return action()
@@ -213,7 +214,7 @@ def _scratch(job: Job) -> str:
 
 
 def _keep_scan(scan: Scan, upload: Path, folder: Path) -> None:
-    """The scan as NIfTI, for viewers: the upload itself where it is one."""
+    """Keep the scan as NIfTI, for viewers. If the upload is NIfTI, it is linked."""
     folder.mkdir(parents=True, exist_ok=True)
     if upload.name.endswith((".nii", ".nii.gz")):
         try:
@@ -224,8 +225,8 @@ def _keep_scan(scan: Scan, upload: Path, folder: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), folder / f"{scan_id(upload.name)}.nii.gz")
 
 
-def _tell(job: Job, error: Exception) -> None:
-    """Log what ended a job without its message, which may repeat the name of a file or a patient."""
+def _log_failure(job: Job, error: Exception) -> None:
+    """Log what ended a job, without the message: it may hold the name of a file or a patient."""
     kind = type(error).__name__
     if isinstance(error, (PivotError, MemoryError)):
         log.info("job %s: %s", job.id, kind)
@@ -241,12 +242,12 @@ def _plain(error: Exception, folder: Path) -> PivotError:
     if isinstance(lack, MemoryError):
         return PivotError("there is not enough memory for this scan")
     if lack:
-        return PivotError(f"the service lacks what the job takes ({lack.strerror}): submit it again later")
-    return PivotError(f"unexpected {type(error).__name__}; the worker's log tells more")
+        return PivotError(f"the service lacks resources for the job ({lack.strerror}): submit it again later")
+    return PivotError(f"unexpected {type(error).__name__}; see the worker's log")
 
 
 def prepare(level: str | None) -> Settings:
-    """The settings of a process that works, with their folders in place; it logs from the level, else as they say.
+    """Prepare a worker process: load the settings, start the log (at `level`, else the settings'), make the folders.
 
     Raises:
         BadConfig: a setting has a wrong value.
@@ -255,20 +256,20 @@ def prepare(level: str | None) -> Settings:
     start_log(level or settings.log)
     settings.make_folders()
     if not can_confine():
-        log.warning("this kernel has no Landlock (Linux 5.13): what reads uploads could open other files as well")
+        log.warning("this kernel has no Landlock (Linux 5.13): a faulty reader of uploads could open other files")
     return settings
 
 
 def start_log(level: str) -> None:
-    """Log to stderr from the level on, but nothing that names a scan."""
+    """Log to stderr from the level on, without messages that name a scan."""
     show_log(level)
-    logging.getLogger("pivot.scan").disabled = True  # names uploads, and so patients; the results say the same
+    logging.getLogger("pivot.scan").disabled = True  # it names uploads, and so patients; the results hold the same
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    """Run a worker until SIGTERM or SIGINT; the job at hand goes back into the queue."""
-    parser = argparse.ArgumentParser(prog="python -m src.api.worker", description="infer the jobs of the service")
+    """Run a worker until SIGTERM or SIGINT. Its current job goes back into the queue."""
+    parser = argparse.ArgumentParser(prog="python -m src.api.worker", description="process the service's jobs")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     add_log_options(parser)

@@ -1,1 +1,1 @@
-"""Changes of the table of jobs from release to release."""
+"""Migrations of the database."""

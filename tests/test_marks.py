@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from src.config import PostProcessing
 from src.data.geometry import RAS_TO_LPS, map_points
 from src.detection.peak_detection import detect_peaks
-from src.detection.post_processing import common_voxels, filter_detections, filter_masses
+from src.detection.post_processing import common_voxels, filter_detections
 from src.inference.main import InferencePipeline
 from src.measurement.nodule_properties import segment_and_measure
 from src.results.conclusion import expected_at
@@ -49,13 +49,13 @@ def test_a_body_is_reported_once(
     found: list[tuple[float, float, float]], nodules: list[float], masses: list[float]
 ) -> None:
     detections = [_found(*one) for one in found]
-    assert [one["diameter_mm"] for one in filter_detections(detections, RULES)] == nodules
-    assert [one["diameter_mm"] for one in filter_masses(detections, RULES)] == masses
+    groups = filter_detections(detections, RULES)
+    assert [[one["diameter_mm"] for one in group] for group in groups] == [nodules, masses]
 
 
 def test_without_suppression_every_mark_stays() -> None:
     rules = PostProcessing.model_validate({"nms": {"enabled": False}})
-    assert len(filter_detections([_found(0, 10, 0.9), _found(0, 10, 0.8)], rules)) == 2
+    assert len(filter_detections([_found(0, 10, 0.9), _found(0, 10, 0.8)], rules)[0]) == 2
 
 
 def _cuboid(origin: tuple[int, int, int], shape: tuple[int, int, int]) -> NoduleMask:
@@ -79,7 +79,7 @@ def test_masks_decide_what_is_one_body(other: NoduleMask | None, kept: int) -> N
     detections = [_found(0, 12, 0.9), _found(0, 12, 0.8)]
     for order in (1, -1):  # the order in which they are given does not matter
         masks = [_cuboid((0, 0, 0), (10, 10, 10)), other][::order]
-        assert len(filter_detections(detections[::order], RULES, masks)) == kept
+        assert len(filter_detections(detections[::order], RULES, masks)[0]) == kept
 
 
 def _tissue(distance: Points) -> npt.NDArray[np.float32]:
@@ -110,7 +110,7 @@ def test_two_marks_in_one_body_are_one_nodule_at_its_centre(shape: str) -> None:
         diameter = properties["effective_diameter_mm"] or guess
         detections.append(cast("Detection", {"coordinates": seed, "diameter_mm": diameter, "confidence": confidence}))
         masks.append(NoduleMask(body.mask, body.origin))
-    assert filter_detections(detections, RULES, masks) == [detections[0]]
+    assert filter_detections(detections, RULES, masks) == ([detections[0]], [])
 
 
 @settings(max_examples=15)

@@ -86,16 +86,6 @@ class now(FunctionElement[float]):  # noqa: N801 - an SQL function
     inherit_cache = True
 
 
-@compiles(now, "sqlite")
-def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(now, "postgresql")
-def _now_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
-    return "extract(epoch from clock_timestamp())::float8"
-
-
 class lease_clock(FunctionElement[float]):  # noqa: N801 - an SQL function
     """A monotonic clock in seconds. On SQLite it is this machine's, because no other machine uses the file."""
 
@@ -103,13 +93,19 @@ class lease_clock(FunctionElement[float]):  # noqa: N801 - an SQL function
     inherit_cache = True
 
 
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
 @compiles(lease_clock, "sqlite")
 def _lease_sqlite(element: lease_clock, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
     return "pivot_monotonic()"
 
 
+@compiles(now, "postgresql")
 @compiles(lease_clock, "postgresql")
-def _lease_postgresql(element: lease_clock, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
+def _clock_postgresql(element: FunctionElement[float], compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401, ARG001
     return "extract(epoch from clock_timestamp())::float8"
 
 

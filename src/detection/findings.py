@@ -29,7 +29,7 @@ from ..types import (
     Shape3,
     Vec3,
 )
-from .post_processing import common_voxels, filter_detections, filter_masses
+from .post_processing import common_voxels, filter_detections
 from .search_plan import BESIDE_LUNG
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ def _filtered(
     """The findings that the rules keep, numbered consecutively: detections, then masses."""
     found: list[Detection] = [{**nodule, "id": number} for number, (nodule, _) in enumerate(described)]
     masks = [mask for _, mask in described]
-    kept = filter_detections(found, rules, masks)
-    every = [*kept, *filter_masses(found, rules, masks)]
+    kept, masses = filter_detections(found, rules, masks)
+    every = [*kept, *masses]
     numbered: list[Detection] = [{**nodule, "id": number} for number, nodule in enumerate(every)]
     return Findings(
         detections=numbered[: len(kept)],

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ..config import PostProcessing
 from ..types import Detection, NoduleMask
 
-__all__ = ["common_voxels", "filter_detections", "filter_masses", "non_maximum_suppression", "sphere_iou"]
+__all__ = ["common_voxels", "filter_detections", "non_maximum_suppression", "sphere_iou"]
 
 SAME_BODY = 0.5  # two bodies are one if more than this share of the smaller lies in the larger
 
@@ -52,20 +52,16 @@ def sphere_iou(
 
 def filter_detections(
     detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
-) -> list[Detection]:
-    """The detections within the configured diameters and confidence, strongest first.
+) -> tuple[list[Detection], list[Detection]]:
+    """The nodules and the masses with enough diameter and confidence, strongest first.
 
-    With NMS enabled each body is reported once, by its strongest mark. Its weaker marks are removed even if the
-    strongest one is then too large. `masks` holds one mask for each detection.
+    Masses exceed the largest configured diameter. With NMS enabled each body is reported once, by its strongest mark;
+    a mass removes its weaker marks too. `masks` holds one mask for each detection.
     """
-    return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] <= rules.size_filter.max_diameter]
-
-
-def filter_masses(
-    detections: Sequence[Detection], rules: PostProcessing, masks: Sequence[NoduleMask | None] | None = None
-) -> list[Detection]:
-    """The detections above the largest configured diameter, filtered as in `filter_detections`."""
-    return [one for one in _bodies(detections, rules, masks) if one["diameter_mm"] > rules.size_filter.max_diameter]
+    largest = rules.size_filter.max_diameter
+    bodies = _bodies(detections, rules, masks)
+    nodules = [one for one in bodies if one["diameter_mm"] <= largest]
+    return nodules, [one for one in bodies if one["diameter_mm"] > largest]
 
 
 def _bodies(

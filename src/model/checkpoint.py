@@ -34,6 +34,7 @@ __all__ = [
     "Checkpoint",
     "SecondStage",
     "default_checkpoint",
+    "first_line",
     "legacy_jit",
     "load_model",
     "save_checkpoint",
@@ -149,7 +150,7 @@ def _read_pth(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:
         msg = f"{path} is not a checkpoint, or holds pickled code: PIVOT loads plain tensors only, and ran nothing"
         raise BadCheckpoint(msg) from None
     except Exception as error:  # noqa: BLE001 - a garbled pickle raises anything, IndexError included
-        msg = f"{path} is damaged or not a checkpoint ({_first_line(error)})"
+        msg = f"{path} is damaged or not a checkpoint ({first_line(error)})"
         raise BadCheckpoint(msg) from None
     if not isinstance(data, dict) or not isinstance(data.get("state_dict"), dict):
         msg = f"{path} holds no PIVOT checkpoint: expected a mapping with `format`, `architecture` and `state_dict`"
@@ -164,7 +165,7 @@ def _read_safetensors(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        msg = f"{path} is damaged or not a safetensors file ({_first_line(error)})"
+        msg = f"{path} is damaged or not a safetensors file ({first_line(error)})"
         raise BadCheckpoint(msg) from None
     return _about(path, _json(path, metadata.get("pivot"))), state
 
@@ -183,7 +184,7 @@ def _read_torchscript(path: Path) -> tuple[nn.Module, About]:
         with legacy_jit():
             model = torch.jit.load(path, map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
-        msg = f"{path} is damaged or not TorchScript ({_first_line(error)})"
+        msg = f"{path} is damaged or not TorchScript ({first_line(error)})"
         raise BadCheckpoint(msg) from None
     return model.eval(), _about(path, _json(path, extra[EXTRA_FILE]))
 
@@ -234,7 +235,7 @@ def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> tuple
             classifier.load_state_dict(second)
     except (RuntimeError, TypeError, ValueError) as error:
         hyperparameters = {**about.hyperparameters, **({"second_stage": features} if features else {})}
-        msg = f"the weights in {path} do not fit its hyper-parameters {hyperparameters} ({_first_line(error)})"
+        msg = f"the weights in {path} do not fit its hyper-parameters {hyperparameters} ({first_line(error)})"
         raise BadCheckpoint(msg) from None
     _check_finite(path, state)
     return model.eval(), None if classifier is None else classifier.eval()
@@ -251,5 +252,6 @@ def _check_finite(path: str | Path, state: Mapping[str, torch.Tensor]) -> None:
         raise BadCheckpoint(msg)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters, or the error's type."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import BadConfig
 from ..files import whole_file
-from ..model.checkpoint import load_model
+from ..model.checkpoint import first_line, load_model
 from ..model.device import autocast, precision
 from ..model.unet import HEATMAP, UNet
 from .config import TrainConfig
@@ -174,7 +174,7 @@ class Run:
         try:
             self._restore(torch.load(self.state_file, map_location=self.workers.device, weights_only=True))
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = first_line(error)
             msg = (
                 f"{self.state_file} is damaged, or belongs to a run with other features or scans ({reason}): "
                 "give another `run`, or remove the file to start again"

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..types import Detection
-from .shares import share
+from .shares import risk_of, share
 from .slices import FOOTER, save_png
 from .source import DetectionSource, read_detections
 
@@ -48,7 +48,7 @@ def plot_confidence_distribution(detections: DetectionSource, output_path: str |
 
 
 def _risk(nodule: Detection) -> str | None:
-    risk = (nodule.get("triage") or {}).get("risk_category")
+    risk = risk_of(nodule)
     return risk if risk in COLORS else None
 
 

@@ -9,7 +9,7 @@ from ..types import Detection, NoduleMask, Results, Scan, Volume
 from .outline import draw_zoom, outline_of
 from .overlay import draw_circles
 from .shares import share
-from .slices import Mark, Plane, Stage, around, cut, draw_section, mark, stage
+from .slices import PLANES, Mark, Stage, around, cut, draw_section, mark, stage
 from .source import read_detections
 
 __all__ = ["key_images"]
@@ -32,8 +32,7 @@ def _key_image(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | Non
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=0.9, wspace=0.02, hspace=0.08)
     whole, close, *others = figure.subplots(2, 2).flat
     half = max(25.0, 3 * nodule.radius)
-    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-    for axes, plane in zip((whole, *others), planes, strict=True):
+    for axes, plane in zip((whole, *others), PLANES, strict=True):
         section = cut(on, plane, on.index(plane, nodule.centre))
         draw_section(axes, section, plane, None if plane == "axial" else around(section, nodule, half))
         draw_circles(axes, section, [nodule])

@@ -23,9 +23,9 @@ from .slices import (
     FOOTER,
     NORMAL,
     OUTLINE,
+    PLANES,
     RISK_COLORS,
     Mark,
-    Plane,
     Section,
     Stage,
     axial_slices,
@@ -114,8 +114,7 @@ def _choose(on: Stage, marks: list[Mark], count: int) -> tuple[list[Section], li
     """The three views through the strongest nodule (or the scan's middle), and the axial slices."""
     middle = tuple(step * (n - 1) / 2 for step, n in zip(on.spacing, on.array.shape, strict=True))
     x, y, z = marks[0].centre if marks else middle
-    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-    views = [cut(on, plane, on.index(plane, (x, y, z))) for plane in planes]
+    views = [cut(on, plane, on.index(plane, (x, y, z))) for plane in PLANES]
     return views, [
         cut(on, "axial", index) for index in axial_slices(_ranked_slices(on, marks), on.array.shape[2], count)
     ]

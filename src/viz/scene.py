@@ -13,7 +13,7 @@ from skimage.measure import block_reduce, marching_cubes
 from ..data.geometry import spacing_of, to_lps
 from ..data.lungs import Mask
 from ..types import Affine, Detection
-from .shares import share
+from .shares import risk_of, share
 from .slices import Mark, Stage
 
 __all__ = ["Trace", "heat_traces", "letters", "lung_trace", "nodule_traces"]
@@ -70,7 +70,7 @@ def letters(traces: Iterable[Trace]) -> Trace:
 
 
 def _risk(found: Detection) -> str:
-    risk = (found.get("triage") or {}).get("risk_category")
+    risk = risk_of(found)
     return f"{risk} risk" if risk else "no risk score"
 
 

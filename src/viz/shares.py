@@ -1,6 +1,8 @@
-"""Confidences and scores as text."""
+"""Confidences, scores and risk categories as text."""
 
-__all__ = ["share"]
+from ..types import Detection
+
+__all__ = ["risk_of", "share"]
 
 
 def share(value: float) -> str:
@@ -9,3 +11,8 @@ def share(value: float) -> str:
     if value < 1 and text == "1.00":
         return ">0.99"
     return "<0.01" if value > 0 and text == "0.00" else text
+
+
+def risk_of(found: Detection) -> str | None:
+    """The risk category of a detection; None without a score."""
+    return (found.get("triage") or {}).get("risk_category")

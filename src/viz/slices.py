@@ -21,11 +21,13 @@ from ..data.pairing import check_spacing, overlap
 from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_file
 from ..types import Affine, Detection, FloatArray, Vec3
+from .shares import risk_of
 
 __all__ = [
     "FOOTER",
     "NORMAL",
     "OUTLINE",
+    "PLANES",
     "RISK_COLORS",
     "WINDOW",
     "Circle",
@@ -49,6 +51,7 @@ __all__ = [
 Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
 View: TypeAlias = tuple[float, float, float, float]  # left, right, bottom and top edge in mm
 NORMAL: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom
 SAME_SPACE = 0.8  # least intersection over union of a heatmap and its scan; a coarser grid ends a little earlier
 FOOTER = "Research use only. Not for diagnosis."
@@ -150,7 +153,7 @@ def mark(on: Stage, detections: Iterable[Detection]) -> list[Mark]:
             on.place(found["coordinates"]),
             found["diameter_mm"] / 2,
             found["confidence"],
-            RISK_COLORS.get((found.get("triage") or {}).get("risk_category"), RISK_COLORS[None]),
+            RISK_COLORS.get(risk_of(found), RISK_COLORS[None]),
         )
         for rank, found in enumerate(detections)
     ]

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, each with its exit code (command line) and status (HTTP).
+"""All errors that a user can cause, each with its exit code (command line) and status (HTTP).
 
     PivotError           1  500
     ├── BadConfig        2  422   a YAML key, value or command-line combination
@@ -7,7 +7,7 @@
     ├── BadOutput        5  500   results cannot be written or read back
     └── SomeScansFailed  7  500   a batch finished, but not for every scan
 
-A message says what is wrong, where, and what to do about it.
+A message states what is wrong, where, and what to do.
 """
 
 import errno
@@ -49,7 +49,7 @@ class PivotError(Exception):
 
 
 class BadConfig(PivotError):
-    """A configuration that cannot be used; the message gives the key's path."""
+    """A configuration that cannot be used. The message gives the key's path."""
 
     exit_code = 2
     status = 422
@@ -69,7 +69,7 @@ class BadCheckpoint(PivotError):
 
 
 class BadOutput(PivotError):
-    """Results that cannot be written, or that cannot be read back."""
+    """Results that cannot be written or read back."""
 
     exit_code = 5
 
@@ -81,15 +81,15 @@ class SomeScansFailed(PivotError):
 
 
 def way_to(error: Exception) -> str:
-    """Where it was raised, without its message, which may repeat the name of a file or a patient."""
+    """The places where an error was raised. Its message is left out: it may hold the name of a file or a patient."""
     frames = traceback.extract_tb(error.__traceback__)
     return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)  # noqa: PTH119
 
 
 def lacking(error: BaseException) -> MemoryError | OSError | None:
-    """What the machine refused, memory, disk, file handles or threads, at whatever depth of the causes; or None.
+    """The missing resource (memory, disk, file handles or threads) in an error's chain of causes, or None.
 
-    That is not the input's fault.
+    A missing resource is not the input's fault.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -104,9 +104,9 @@ def lacking(error: BaseException) -> MemoryError | OSError | None:
 
 
 def command(main: Callable[_P, int | None]) -> Callable[_P, int]:
-    """A command line's `main`, which returns the exit code: its own, else 0.
+    """A command line's `main` that returns an exit code: its own, or 0.
 
-    A `PivotError` is told on stderr in one line, and gives its own exit code.
+    A `PivotError` is written to stderr in one line, and sets the exit code.
     """
 
     @functools.wraps(main)

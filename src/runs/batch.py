@@ -164,7 +164,7 @@ class _Run:
 
     pipeline: "InferencePipeline"
     folder: Path
-    tell: Listener
+    notify: Listener
     patient: Patient | None = None
     turns: Turns = AT_ONCE
     read: Callable[[Path], Readied] = field(default_factory=lambda: read_timed)
@@ -187,7 +187,7 @@ class _Run:
         with executor(workers) as readers, executor(min(1, workers)) as writer:
             with closing(read_ahead(readers, self.read, todo, most)) as scans:
                 for index, (path, reading) in enumerate(scans, start=1):
-                    self.tell({"event": "start", "scan": str(path), "index": index, "total": len(todo)})
+                    self.notify({"event": "start", "scan": str(path), "index": index, "total": len(todo)})
                     self._infer(path, reading, writer)
             self._wait()
 
@@ -202,14 +202,14 @@ class _Run:
             notes=self.notes,
             passed_over=dict(passed_over),
         )
-        self.tell({"event": "summary", **results})
+        self.notify({"event": "summary", **results})
         return results
 
     def _skip(self, path: Path) -> bool:
         complete = is_complete(path, self.pipeline.config, self._place(path), self.pipeline.origin)
         if complete:
             self.skipped.append(str(path))
-            self.tell({"event": "skipped", "scan": str(path)})
+            self.notify({"event": "skipped", "scan": str(path)})
         return complete
 
     def _place(self, path: Path) -> Path:
@@ -234,7 +234,7 @@ class _Run:
             self._check()
 
     def _window(self, path: Path, done: int, total: int) -> None:
-        self.tell({"event": "windows", "scan": str(path), "done": done, "total": total})
+        self.notify({"event": "windows", "scan": str(path), "done": done, "total": total})
         self._check()
 
     def _check(self) -> None:
@@ -254,7 +254,7 @@ class _Run:
             self.detections += len(results["detections"])
             notes = [*read.scan.notes, *(f"{WARNING}: {one}" for one in results["summary"]["warnings"])]
             self.notes |= {str(path): notes} if notes else {}
-            self.tell(
+            self.notify(
                 {
                     "event": "finished",
                     "scan": str(path),
@@ -277,7 +277,7 @@ class _Run:
             log.debug("%s failed", path, exc_info=True)
             failure = _plain(path, error)
             self.failures[str(path)] = failure
-            self.tell({"event": "failed", "scan": str(path), "error": type(error).__name__, "message": str(failure)})
+            self.notify({"event": "failed", "scan": str(path), "error": type(error).__name__, "message": str(failure)})
 
 
 def _plain(path: Path, error: Exception) -> PivotError:

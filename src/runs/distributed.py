@@ -141,10 +141,10 @@ def _starter(actors: Any, model: Path, arguments: tuple[Any, ...]) -> Callable[[
 class _Tally:
     """Sends scans to the actors, and counts the results."""
 
-    def __init__(self, paths: Iterable[str | Path], tell: Listener, base: str | None) -> None:
+    def __init__(self, paths: Iterable[str | Path], notify: Listener, base: str | None) -> None:
         self.paths: Iterable[str | Path] = [paths] if isinstance(paths, str | Path) else paths
         self.total = len(self.paths) if isinstance(self.paths, Sized) else None
-        self.tell, self.base = tell, base
+        self.notify, self.base = notify, base
         self.begun = 0
         self.seconds = 0.0
         self.results = BatchResults(
@@ -160,7 +160,7 @@ class _Tally:
                 self._count(given, event)
         if self.results["num_scans"]:
             self.results["avg_time"] = self.seconds / self.results["num_scans"]
-        self.tell({"event": "summary", **self.results})
+        self.notify({"event": "summary", **self.results})
         return self.results
 
     def _tasks(self) -> Iterator[tuple[str, str]]:
@@ -178,7 +178,7 @@ class _Tally:
 
     def _start(self, given: str) -> None:
         self.begun += 1
-        self.tell({"event": "start", "scan": given, "index": self.begun, "total": self.total})
+        self.notify({"event": "start", "scan": given, "index": self.begun, "total": self.total})
 
     def _count(self, given: str, event: Event) -> None:
         match event:
@@ -192,4 +192,4 @@ class _Tally:
                 self.results["failed"][given] = event["message"]
             case _:
                 self.results["skipped"].append(given)
-        self.tell({**event, "scan": given})
+        self.notify({**event, "scan": given})

@@ -7,7 +7,7 @@ import torch
 
 from src.errors import BadCheckpoint
 from src.model.checkpoint import About, load_model, save_checkpoint
-from src.model.unet import UNet
+from src.model.unet import CHANNELS, UNet
 
 ABOUT = About(hyperparameters={"features": [8, 16]}, name="small")
 VARIANCE = "stem.1.running_var"
@@ -37,6 +37,29 @@ def test_weights_that_cannot_be_stored_are_not_written(tmp_path: Path, key: str,
     with pytest.raises(BadCheckpoint, match=f"{key}.*damaged"):
         save_checkpoint(tmp_path / "model.pth", broken, ABOUT)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_untrained_third_channel_of_earlier_checkpoints_is_dropped(tmp_path: Path, suffix: str) -> None:
+    earlier = state()
+    for part in ("weight", "bias"):
+        trained = earlier[f"head.2.{part}"]
+        earlier[f"head.2.{part}"] = torch.cat([trained, torch.full_like(trained[:1], 7.0)])
+    save_checkpoint(tmp_path / f"earlier{suffix}", earlier, ABOUT)
+    save_checkpoint(tmp_path / f"now{suffix}", state(), ABOUT)
+    x = torch.rand(1, 1, 8, 12, 16)
+    with torch.inference_mode():
+        found, expected = (load_model(tmp_path / f"{name}{suffix}").model(x) for name in ("earlier", "now"))
+    assert found.shape[1] == len(CHANNELS) == 2
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_last_layer_of_any_other_width_is_refused(tmp_path: Path) -> None:
+    wide = state()
+    wide["head.2.bias"] = torch.zeros(5)
+    save_checkpoint(tmp_path / "model.pth", wide, ABOUT)
+    with pytest.raises(BadCheckpoint, match="do not fit"):
+        load_model(tmp_path / "model.pth")
 
 
 def test_a_model_with_infinite_weights_is_refused(tmp_path: Path) -> None:

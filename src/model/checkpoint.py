@@ -25,7 +25,7 @@ from torch import nn
 from ..errors import BadCheckpoint
 from ..files import shipped, whole_file
 from .classifier import CandidateNet, Fusion
-from .unet import UNet
+from .unet import CHANNELS, UNet
 
 __all__ = [
     "EXTRA_FILE",
@@ -43,6 +43,7 @@ __all__ = [
 FORMAT = "pivot-checkpoint-1"
 EXTRA_FILE = "pivot.json"
 SECOND_STAGE = "second_stage."  # the prefix of its weights' names
+LAST_LAYER = "head.2."  # the prefix of the weights of the detector's last layer
 
 
 class Preprocessing(BaseModel):
@@ -224,7 +225,7 @@ def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> tuple
     if about.architecture != "unet":
         msg = f"{path} holds a {about.architecture!r}, and this version of PIVOT builds only 'unet'"
         raise BadCheckpoint(msg)
-    own = {key: value for key, value in state.items() if not key.startswith(SECOND_STAGE)}
+    own = {key: _trained_channels(key, value) for key, value in state.items() if not key.startswith(SECOND_STAGE)}
     second = {key.removeprefix(SECOND_STAGE): value for key, value in state.items() if key.startswith(SECOND_STAGE)}
     features = None if about.second_stage is None else about.second_stage.features
     try:
@@ -239,6 +240,11 @@ def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> tuple
         raise BadCheckpoint(msg) from None
     _check_finite(path, state)
     return model.eval(), None if classifier is None else classifier.eval()
+
+
+def _trained_channels(key: str, value: torch.Tensor) -> torch.Tensor:
+    """The weight without the third output channel of earlier versions: an untrained malignancy score."""
+    return value[: len(CHANNELS)] if key.startswith(LAST_LAYER) and len(value) == len(CHANNELS) + 1 else value
 
 
 def _is_kernel(tensor: torch.Tensor) -> bool:

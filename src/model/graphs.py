@@ -1,7 +1,7 @@
 """A network as another engine's graph: exported, compared with PyTorch, and cached for the next run.
 
 A graph is for one patch shape. It lies in the user's cache folder. Its name holds the weights' SHA-256, the shape, the
-precision and the engine's version. A JSON file beside it holds the largest difference from PyTorch's output.
+precision, the engine's version and `VERSION`. A JSON file beside it holds the largest difference from PyTorch's output.
 """
 
 import copy
@@ -37,6 +37,7 @@ PACKAGES: dict[GraphKind, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
 }
+VERSION = "2"  # of cached graphs; increase it when the network's channels change
 SUFFIXES: dict[GraphKind, str] = {"torchscript": ".pt", "export": ".pt2", "onnx": ".onnx", "openvino": ".blob"}
 TOLERANCE = 1e-3  # of the heatmap, 0 to 1; float32 stays below 1e-5
 HALF_TOLERANCE = 0.05  # of bfloat16, which has three digits
@@ -124,7 +125,8 @@ class _Cast(nn.Module):
 def _cached(kind: GraphKind, source: Source, shape: Sequence[int]) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pivot" / "graphs"
     version = importlib.import_module(PACKAGES[kind]).__version__.split("-")[0]
-    parts = [source.sha256[:32], kind, version, "bfloat16" if source.half else "float32", "x".join(map(str, shape[2:]))]
+    precision, sides = "bfloat16" if source.half else "float32", "x".join(map(str, shape[2:]))
+    parts = [source.sha256[:32], VERSION, kind, version, precision, sides]
     return folder / ("_".join(parts).replace(".", "-") + SUFFIXES[kind])
 
 

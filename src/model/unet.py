@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from ..types import Affine
 
-__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "MALIGNANCY", "OutputGrid", "UNet", "output_grid", "strides_of"]
+__all__ = ["CHANNELS", "DIAMETER", "HEATMAP", "OutputGrid", "UNet", "output_grid", "strides_of"]
 
-CHANNELS = ("heatmap", "diameter_mm", "malignancy")
-HEATMAP, DIAMETER, MALIGNANCY = range(3)
+CHANNELS = ("heatmap", "diameter_mm")
+HEATMAP, DIAMETER = range(2)
 PRIOR_LOGIT = -4.6  # heatmaps start at 0.01: negatives then do not dominate the first steps (RetinaNet, section 4.1)
 PRIOR_LOG_DIAMETER = 2.0  # about 7 mm
 LOG_DIAMETER = (0.0, 4.5)  # 1 to 90 mm
@@ -68,11 +68,11 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Maps (N, 1, X, Y, Z) normalised HU to (N, 3, X/2, Y/2, Z/2): `CHANNELS`.
+    """Maps (N, 1, X, Y, Z) normalised HU to (N, 2, X/2, Y/2, Z/2): `CHANNELS`.
 
-    The heatmap and the malignancy score lie in 0..1, the diameter is in millimetres. X, Y and Z are multiples of
-    `multiple`. The first convolution halves the resolution: 1 mm voxels give a 2 mm heatmap, at an eighth of the cost.
-    Peaks are refined between voxels.
+    The heatmap lies in 0..1, the diameter is in millimetres. X, Y and Z are multiples of `multiple`. The first
+    convolution halves the resolution: 1 mm voxels give a 2 mm heatmap, at an eighth of the cost. Peaks are refined
+    between voxels.
 
     Args:
         features: channels of each level, finest first. Each level halves the resolution.
@@ -95,11 +95,11 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(Block(a, a) for a in features[:-1])
         last = nn.Conv3d(features[0], len(CHANNELS), 1)
         nn.init.normal_(last.weight, std=0.01)
-        last.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT, PRIOR_LOG_DIAMETER, 0.0]))
+        last.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT, PRIOR_LOG_DIAMETER]))
         self.head = nn.Sequential(nn.Conv3d(features[0], features[0], 1), nn.ReLU(inplace=True), last)
 
     def logits(self, x: Tensor) -> Tensor:
-        """The raw channels: heatmap logit, log diameter, malignancy logit."""
+        """The raw channels: heatmap logit, log diameter."""
         x = self.stem(x)
         skips = []
         for level, block in enumerate(self.encoder):
@@ -113,5 +113,5 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The channels in their own units."""
-        heat, diameter, malignancy = self.logits(x).split(1, dim=1)
-        return torch.cat([heat.sigmoid(), diameter.clamp(*LOG_DIAMETER).exp(), malignancy.sigmoid()], dim=1)
+        heat, diameter = self.logits(x).split(1, dim=1)
+        return torch.cat([heat.sigmoid(), diameter.clamp(*LOG_DIAMETER).exp()], dim=1)

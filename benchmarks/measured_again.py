@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.planted import LOW
 from src.data.loader import load_scan, read_scan
 from src.detection.pipeline import InferencePipeline
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.at_point import extract_properties
 from src.types import Detection, Vec3, Volume
 
 __all__ = ["main"]

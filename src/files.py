@@ -11,9 +11,11 @@ from pathlib import Path
 
 from .errors import BadOutput
 
-__all__ = ["shipped", "whole_file", "whole_files", "writable_folder"]
+__all__ = ["as_module", "here_or_shipped", "shipped", "whole_file", "whole_files", "writable_folder"]
 
-FILES = (".json", ".csv", ".gz", ".nii", ".npy", ".png", ".html", ".pdf", ".dcm")  # suffixes of files, never of folders
+# Suffixes of files, never of folders.
+FILES = (".json", ".csv", ".gz", ".nii", ".npy", ".png", ".html", ".pdf", ".dcm", ".txt", ".ctbl")
+SHIPPED = ("checkpoints/best_model.pth", "configs/inference.yaml", "calibration/triage_calibration.json")
 CHECKOUT = "src"  # the package's name in a checkout; in an installation it is `pivot`
 
 
@@ -24,6 +26,19 @@ def shipped(name: str) -> Path:
     """
     package = Path(__file__).resolve().parent
     return (package.parent if package.name == CHECKOUT else package) / name
+
+
+def here_or_shipped(path: Path) -> Path:
+    """The path; where nothing is there and PIVOT comes with a file of this name, that one.
+
+    So the guide's `checkpoints/best_model.pth` works in every folder.
+    """
+    return shipped(path.as_posix()) if path.as_posix() in SHIPPED and not path.exists() else path
+
+
+def as_module(name: str) -> str:
+    """How a module of PIVOT is run: `python -m src.<name>` in a checkout, `python -m pivot.<name>` installed."""
+    return f"python -m {__name__.partition('.')[0]}.{name}"
 
 
 @contextmanager

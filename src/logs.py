@@ -1,4 +1,4 @@
-"""Logging to stderr: one convention for all command lines.
+"""What all command lines share: their options, and logging to stderr by one convention.
 
 By default commands show warnings and errors; training also shows its progress. `--quiet` shows errors only. `--verbose`
 (or PIVOT_LOG=debug) shows everything. Only commands set this up. Modules log to the logger "pivot" or one below it.
@@ -8,12 +8,25 @@ Messages that name a scan go to "pivot.scan". The service turns it off, because 
 import argparse
 import logging
 import os
+from typing import Any, NoReturn
 
 from .errors import BadConfig
 
-__all__ = ["add_log_options", "show_log"]
+__all__ = ["Parser", "add_log_options", "show_log"]
 
 LEVELS = ("debug", "info", "warning", "error")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are told as all others are; options are written out."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadConfig`."""
+        msg = f"{message} (see --help)"
+        raise BadConfig(msg)
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agreement import Reference, agreement, between_readers, texture_name
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.at_point import extract_properties
 from src.train.triage.lidc import Outline, RatedNodule
 from src.types import Properties
 from tests.synthetic_nodules import Case, draw_case

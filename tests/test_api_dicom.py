@@ -28,7 +28,7 @@ def test_a_series_gets_its_objects_and_a_volume_a_reason(tmp_path: Path) -> None
         done = api.work()
         assert done.error is None
         files = {file["url"].rsplit("/", 1)[1]: file["url"] for file in api.client.get(links["files"]).json()["files"]}
-        assert {"dicom.nodules_sr.dcm", "dicom.heatmap.dcm", "heatmap.nii.gz", "detections.json"} <= files.keys()
+        assert {"dicom.nodules_sr.dcm", "heatmap.nii.gz", "detections.json"} <= files.keys()
         (tmp_path / "heat.nii.gz").write_bytes(api.client.get(files["heatmap.nii.gz"]).content)
         (tmp_path / "scan.nii.gz").write_bytes(api.client.get(files["scan.nii.gz"]).content)
         heat, scan = (nibabel.Nifti1Image.from_filename(tmp_path / name) for name in ("heat.nii.gz", "scan.nii.gz"))

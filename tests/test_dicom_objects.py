@@ -34,8 +34,12 @@ from .small_scans import TURNS, block, tiny_checkpoint, turned
 
 SHAPE, SPACING = (36, 40, 30), (1.2, 1.0, 2.0)
 FRAME, SECRET = "1.2.3.4.5", "Geheim^Anna Mária"
-KINDS = {"Comprehensive3DSR", "Segmentation", "ParametricMap", "SCImage", "EncapsulatedPDF"}
+KINDS = {
+    "Comprehensive3DSR", "Segmentation", "ParametricMap", "SCImage", "EncapsulatedPDF", "RTStructureSet",
+    "KeyObjectSelectionDocument",
+}  # fmt: skip
 DCIODVFY, DSRDUMP = shutil.which("dciodvfy"), shutil.which("dsrdump")
+ALL = ("heatmap_dicom", "rtstruct", "key_objects")
 PLACES: dict[str, list[tuple[Vec3, float]]] = {  # mm from the first voxel, radius in mm
     "0 nodules": [],
     "1 nodule": [((20, 18, 30), 5)],
@@ -150,7 +154,7 @@ def written(
     (folder / "out").mkdir(exist_ok=True)
     (folder / "report.pdf").write_bytes(b"%PDF-1.4 an odd number of bytes.")
     pictures = [np.full((40, 60, 3), 7 * number, np.uint8) for number in range(len(PLACES[case]))]
-    paths = export_objects(series, results, folder / "out", folder / "report.pdf", pictures)
+    paths = export_objects(series, results, folder / "out", folder / "report.pdf", pictures, ALL)
     assert set(paths) == set((folder / "out").iterdir())
     return results, {path.stem: path for path in paths}
 
@@ -221,12 +225,12 @@ def test_every_nodule_has_a_group_and_a_segment_that_belong_together(case: str, 
         assert (presence.name.meaning, presence.value.meaning) == ("Presence", "Absent")
         return
     seg = hd.seg.segread(objects["nodules_seg"])
-    assert [item.SegmentLabel for item in seg.SegmentSequence] == [f"Nodule {n}" for n in range(len(groups))]
+    assert [item.SegmentLabel for item in seg.SegmentSequence] == [f"Nodule {n}" for n in range(1, len(groups) + 1)]
     uids = [str(item.TrackingUID) for item in seg.SegmentSequence]
     assert len(set(uids)) == len(uids)
     for number, (group, uid) in enumerate(zip(groups, uids, strict=True), 1):
         assert group.tracking_uid == uid
-        assert group.tracking_identifier == f"Nodule {number - 1}"
+        assert group.tracking_identifier == f"Nodule {number}"
         reference = group.referenced_segment
         assert reference.referenced_sop_instance_uid == seg.SOPInstanceUID
         assert reference.referenced_segment_numbers in (number, [number])
@@ -258,9 +262,10 @@ def test_the_report_holds_what_the_json_says(tmp_path: Path) -> None:
         "112179": (properties["min_intensity"], "[hnsf'U]"),
         "112180": (properties["max_intensity"], "[hnsf'U]"),
         "112183": (properties["std_intensity"], "[hnsf'U]"),
+        "QCFX": (properties["sphericity"], "1"),
         **{code: (100 * share, "%") for code, share in percent.items() if share is not None},
     }
-    assert len(expected) == 10
+    assert len(expected) == 11
     assert "111047" not in values  # "Probability of cancer"
     assert set(values) == set(expected)
     for code, (value, unit) in expected.items():
@@ -290,7 +295,7 @@ def test_what_is_unknown_is_left_out_and_a_nodule_without_boundary_is_a_point(tm
     series = write_series(tmp_path / "series", scan.array, scan.affine, edit=header)
     paths = export_objects(series, results, tmp_path)
     seg = hd.seg.segread(paths[1])
-    assert [item.SegmentLabel for item in seg.SegmentSequence] == ["Nodule 1", "Nodule 2"]
+    assert [item.SegmentLabel for item in seg.SegmentSequence] == ["Nodule 2", "Nodule 3"]
     content = content_of(paths[0])
     (point,) = content.get_planar_roi_measurement_groups()
     assert {item.name.meaning for item in point.get_measurements()} == {"Diameter", "Certainty of Finding"}
@@ -495,7 +500,7 @@ def test_the_command_line_adds_them(tmp_path: Path) -> None:
     for _ in range(2):  # the second run replaces the folder
         assert main(command) == 0
         names = {path.name for path in (tmp_path / "out" / "chest.1_dicom").iterdir()}
-        assert names == {"nodules_sr.dcm", "nodules_seg.dcm", "heatmap.dcm", "key_image_001.dcm", "report.dcm"}
+        assert names == {"nodules_sr.dcm", "nodules_seg.dcm", "key_image_001.dcm", "report.dcm"}
         (tmp_path / "out" / "chest.1_dicom" / "stale.dcm").touch()
     image = pydicom.dcmread(tmp_path / "out" / "chest.1_dicom" / "key_image_001.dcm").pixel_array
     assert image.shape == (1024, 1024, 3)

@@ -120,6 +120,8 @@ def test_json_progress_is_one_event_a_line_and_nothing_else(
         "scan": path,
         "scan_id": "scan",
         "detections": 0,
+        "masses": 0,
+        "lung_rads": None,
         "outputs": ["results/scan_heatmap.nii.gz", "results/scan_detections.json"],
         "notes": ["warning: no lungs are recognised: 0.0 litres of aerated lung, and not 0.3 or more"],
     }

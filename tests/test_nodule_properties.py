@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.measurement.nodule_properties import _nodule_type, extract_properties
+from src.measurement.at_point import extract_properties
+from src.measurement.nodule_properties import _nodule_type
 from src.types import Properties, Vec3
 
 from .synthetic_nodules import SETTINGS, Case, Setting, draw_case, misplaced, random_case

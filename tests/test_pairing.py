@@ -9,7 +9,7 @@ import pytest
 from src.data.geometry import affine_from_spacing
 from src.data.pairing import check_spacing, is_same_grid, overlap
 from src.errors import BadConfig, BadOutput, BadScan, PivotError
-from src.measurement.nodule_properties import extract_properties
+from src.measurement.at_point import extract_properties
 from src.types import Affine, Scan, Volume
 from src.viz.overlay import visualize_detections
 from src.viz.rendering_3d import write_3d

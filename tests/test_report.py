@@ -58,7 +58,7 @@ def test_the_report_says_what_was_found_and_how(report: dict[str, Any], tmp_path
         "Voxels 32 x 32 x 26",
         "Spacing 2.00 x 2.00 x 2.50 mm",
         "Axial slices 26, 2.50 mm apart",
-        f"Nodules found {report['timestamp']}",
+        f"Analysed on {report['timestamp']}",
         "1 nodule marked, but no lungs are recognised.",
         "By risk category:",
         f"Diameter {found['diameter_mm']:.1f} mm, measured",
@@ -70,6 +70,8 @@ def test_the_report_says_what_was_found_and_how(report: dict[str, Any], tmp_path
         "not a probability of cancer",
         "Place (estimated)",
         "Lung-RADS v2022 4B (assuming: ",
+        f"Management {found['guidelines']['lung_rads']['management']}",
+        f"Image slice {found['coordinates_voxel'][2] + 1}",
         "BTS 2015 ",
         "Peaks of at least 0.5, 10 mm apart",
         report["metadata"]["checkpoint"]["sha256"],
@@ -84,7 +86,7 @@ def test_the_text_says_the_same_without_pictures(report: dict[str, Any], tmp_pat
     markdown = (tmp_path / "r.md").read_text(encoding="utf-8")
     assert markdown == (tmp_path / "r.txt").read_text(encoding="utf-8")
     assert markdown.startswith(RESEARCH_USE)
-    assert "| 0 | 20." in markdown
+    assert re.search(r"\| 1 \| slice \d+ \| 20\.", markdown)
     footer = set(words(RESEARCH_USE)) | {"page", "of", "on", "block_0"} | set("0123456789")
     assert set(words(" ".join(pages(tmp_path / "r.pdf")))) - footer == set(words(markdown)) - footer
 
@@ -103,13 +105,13 @@ def test_every_page_carries_the_line_and_its_number(count: int, expected: int, t
 def test_a_hundred_nodules_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan, _ = block()
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
-    picture = nodule_views(on, mark(on, [nodule()])[0])
+    picture = nodule_views(on, mark(on, [nodule()])[0], nodule(), None)
     monkeypatch.setattr("src.viz.report_nodule.nodule_views", lambda *_: picture)  # each takes a quarter of a second
     write_report(scan, [nodule(number) for number in range(100)], tmp_path / "r.pdf")
     found = pages(tmp_path / "r.pdf")
     assert len(found) < 40
     numbers = re.findall(r"Nodule (\d+) Diameter", " ".join(found))
-    assert [int(number) for number in numbers] == list(range(100))
+    assert [int(number) for number in numbers] == list(range(1, 101))
     assert len(picture.jpeg) * 100 < 10_000_000
 
 
@@ -213,8 +215,9 @@ def test_the_card_is_that_of_the_shipped_weights_only(report: dict[str, Any], ro
 def test_the_views_show_the_nodule_in_the_middle(tmp_path: Path) -> None:
     scan, truth = block(2)
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
-    [one] = mark(on, [nodule(coordinates=truth.coordinates, diameter_mm=truth.diameter_mm)])
-    (tmp_path / "v.jpg").write_bytes(nodule_views(on, one).jpeg)
+    found = nodule(coordinates=truth.coordinates, diameter_mm=truth.diameter_mm)
+    [one] = mark(on, [found])
+    (tmp_path / "v.jpg").write_bytes(nodule_views(on, one, found, None).jpeg)
     with Image.open(tmp_path / "v.jpg") as image:
         picture = np.asarray(image.convert("RGB")).astype(int)
     height, width = picture.shape[:2]

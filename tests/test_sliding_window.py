@@ -21,7 +21,7 @@ from src.detection.peak_detection import detect_peaks
 from src.detection.sliding_window import predict_windows, sliding_window_inference
 from src.detection.tta import IDENTITY, View, views
 from src.detection.windows import plan_windows
-from src.errors import BadCheckpoint, BadConfig
+from src.errors import BadCheckpoint, BadConfig, BadScan
 from src.model.checkpoint import load_model
 from src.model.unet import output_grid
 from src.types import FloatArray, Shape3
@@ -300,13 +300,10 @@ def test_a_network_that_answers_nan_is_refused(precision: Literal["half", "full"
         _predict(Overflowing(), np.full((6, 6, 6), 3, np.float32), precision=precision)
 
 
-@pytest.mark.parametrize(("values", "warned"), [((0.0, 1.0), 0), ((-1000.0, 400.0), 1)])
-def test_raw_values_are_told_once(values: tuple[float, float], warned: int, caplog: pytest.LogCaptureFixture) -> None:
-    sliding_window._warn_of_raw_values.cache_clear()  # noqa: SLF001
-    volume = np.resize(np.array(values, np.float32), (6, 6, 6))
-    for _ in range(2):
-        sliding_window_inference(nn.Identity(), volume, (6, 6, 6), (6, 6, 6), device="cpu")
-    assert caplog.text.count("preprocess the scan first") == warned
+@pytest.mark.parametrize("value", [20.5, -1000.0])
+def test_raw_values_are_refused(value: float) -> None:
+    with pytest.raises(BadScan, match="the scan is not prepared"):
+        sliding_window_inference(nn.Identity(), np.full((6, 6, 6), value), (6, 6, 6), (6, 6, 6), device="cpu")
 
 
 def test_more_windows_than_anybody_could_wait_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

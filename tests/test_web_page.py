@@ -208,7 +208,7 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     assert grey.mean() > 0.1  # the CT
     page.keyboard.press("]")  # a slice towards the head
     expect(place).not_to_contain_text(words)
-    row = page.get_by_role("button", name=f"Show nodule {first['id']}")
+    row = page.get_by_role("button", name=f"Show nodule {first['id'] + 1}")
     row.focus()
     page.keyboard.press("Enter")
     expect(place).to_contain_text(words)

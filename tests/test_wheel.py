@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -66,9 +67,10 @@ def test_the_wheel_holds_the_package_and_its_weights_and_nothing_else(wheel: Pat
         names = archive.namelist()
         weights = archive.read("pivot/checkpoints/best_model.pth")
     assert weights == (root / "checkpoints" / "best_model.pth").read_bytes()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"pivot"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"pivot", "src"}
+    assert [name for name in names if name.startswith("src/")] == ["src/__init__.py"]
     modules = {path.relative_to(root / "src").as_posix() for path in (root / "src").rglob("*.py")}
-    assert {name.removeprefix("pivot/") for name in names if name.endswith(".py")} == modules
+    assert {name.removeprefix("pivot/") for name in names if re.match(r"pivot/.*\.py$", name)} == modules
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -119,7 +121,13 @@ def test_the_installed_service_does_what_the_images_run(pivot: Path, chest: tupl
     assert names == {"block_detections.json", "block_heatmap.nii.gz", "block_visualization.png"}
 
 
-def test_an_installation_has_no_package_called_src(pivot: Path, tmp_path: Path) -> None:
-    code = "import importlib.util, pivot; assert importlib.util.find_spec('src') is None; print(pivot.__file__)"
-    where = _run(pivot.with_name("python"), "-c", code, folder=tmp_path)
-    assert Path(where.strip()).is_relative_to(pivot.parents[1])
+def test_the_guides_names_and_files_work_in_every_folder(pivot: Path, tmp_path: Path) -> None:
+    python = pivot.with_name("python")
+    told = _run(python, "-m", "src.inference.main", "--version", folder=tmp_path)
+    assert told == _run(pivot, "--version", folder=tmp_path)
+    code = "import pivot, src.files; from src.config import load_config; load_config('configs/inference.yaml')"
+    code += "; print(pivot.__file__, src.files.__file__, pivot.files.as_module('train.triage.fit'))"
+    first, second, command = _run(python, "-c", f"import pivot.files; {code}", folder=tmp_path).strip().split(" ", 2)
+    assert Path(first).parent == Path(second).parent
+    assert Path(first).is_relative_to(pivot.parents[1])
+    assert command == "python -m pivot.train.triage.fit"

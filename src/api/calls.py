@@ -3,6 +3,8 @@
 A call is a generator. It yields the next step, receives the step's outcome, and returns the call's result.
 """
 
+import json
+import os
 import random
 import tempfile
 import time
@@ -17,13 +19,15 @@ import httpx
 
 from .. import errors
 from ..errors import BadConfig, BadOutput, BadScan, PivotError
-from ..files import whole_file
+from ..files import here_or_shipped, whole_file
+from ..given import number_of, path_of, told
 
 __all__ = [
     "Ask",
     "ByteProgress",
     "Call",
     "Came",
+    "GivenConfig",
     "JobProgress",
     "Pause",
     "ServiceError",
@@ -60,6 +64,7 @@ class Pause:
     seconds: float
 
 
+GivenConfig: TypeAlias = Mapping[str, Any] | str | os.PathLike[str] | None
 ByteProgress: TypeAlias = Callable[[int, int], None]  # bytes sent, and all bytes
 JobProgress: TypeAlias = Callable[[dict[str, Any]], None]  # a job
 Came: TypeAlias = httpx.Response | httpx.TransportError | None
@@ -78,12 +83,10 @@ class ServiceError(PivotError):
         self.problem = dict(problem or {})
 
 
-def submit(
-    scan: str | Path, config: str | Path | None, progress: ByteProgress | None, key: str, retries: int
-) -> Call[str]:
+def submit(scan: str | Path, config: GivenConfig, progress: ByteProgress | None, key: str, retries: int) -> Call[str]:
     """Send a scan. Returns the job's id."""
     settings = _config_part(config)
-    with _opened(Path(scan)) as (file, name):
+    with _opened(path_of(scan, "scan_path", BadScan)) as (file, name):
 
         def files() -> dict[str, Any]:
             return {"file": (name, _ProgressFile(file, progress), "application/octet-stream"), **settings}
@@ -92,7 +95,7 @@ def submit(
     return str(answer.json()["job_id"])
 
 
-def submit_study(study: str, config: str | Path | None, key: str, retries: int) -> Call[str]:
+def submit_study(study: str, config: GivenConfig, key: str, retries: int) -> Call[str]:
     """Make the service fetch a study. Returns the job's id."""
     parts = {"study": (None, study), **_config_part(config)}
     answer = yield from _insist(Ask("POST", JOBS, {"Idempotency-Key": key}, lambda: parts), retries)
@@ -101,14 +104,14 @@ def submit_study(study: str, config: str | Path | None, key: str, retries: int) 
 
 def job(number: str, retries: int) -> Call[dict[str, Any]]:
     """The job."""
-    answer = yield from _insist(Ask("GET", f"{JOBS}/{number}"), retries)
+    answer = yield from _insist(Ask("GET", _url(number)), retries)
     state: dict[str, Any] = answer.json()
     return state
 
 
 def results(number: str, timeout: float, progress: JobProgress | None, retries: int) -> Call[dict[str, Any]]:
     """The report, when the job is completed."""
-    until = time.monotonic() + timeout
+    until = time.monotonic() + number_of(timeout, "timeout", 0)
     while True:
         state = yield from job(number, retries)
         if progress:
@@ -121,14 +124,18 @@ def results(number: str, timeout: float, progress: JobProgress | None, retries: 
             msg = f"the job {number} is {state['status']} ({state['progress']} %) after {timeout:g} s; it continues"
             raise TimeoutError(msg)
         yield Pause(POLL_SECONDS)
-    answer = yield from _insist(Ask("GET", f"{JOBS}/{number}/results"), retries)
+    answer = yield from _insist(Ask("GET", f"{_url(number)}/results"), retries)
     report: dict[str, Any] = answer.json()
     return report
 
 
 def download(number: str, folder: Path, retries: int, *, scan: bool) -> Call[list[Path]]:
-    """Write the job's files into a folder."""
-    listed = yield from _insist(Ask("GET", f"{JOBS}/{number}/files"), retries)
+    """Write the files of a job that is completed into a folder."""
+    state = yield from job(number, retries)
+    if state["status"] != "completed":
+        msg = f"the job {number} is {state['status']}, so it has no results yet: wait_for_results first"
+        raise _error(state.get("error") or {"status": 409, "detail": msg})
+    listed = yield from _insist(Ask("GET", f"{_url(number)}/files"), retries)
     paths = []
     for file in listed.json()["files"]:
         if scan or file["kind"] != "scan":
@@ -141,7 +148,14 @@ def download(number: str, folder: Path, retries: int, *, scan: bool) -> Call[lis
 
 def cancel(number: str, retries: int) -> Call[None]:
     """Cancel or remove the job."""
-    yield from _insist(Ask("DELETE", f"{JOBS}/{number}"), retries)
+    yield from _insist(Ask("DELETE", _url(number)), retries)
+
+
+def _url(number: str) -> str:
+    if not (isinstance(number, str) and number.isascii() and number.replace("-", "").isalnum()):
+        msg = f"job_id must be what submit_inference returned, not {told(number)}"
+        raise BadConfig(msg)
+    return f"{JOBS}/{number}"
 
 
 def _insist(ask: Ask, retries: int) -> Call[httpx.Response]:
@@ -183,12 +197,20 @@ def _error(details: dict[str, Any]) -> PivotError:
     return ServiceError(message, int(details["status"]), details)
 
 
-def _config_part(path: str | Path | None) -> dict[str, Any]:
-    """The configuration as a part of a form, or no part."""
-    if path is None:
+def _config_part(config: GivenConfig) -> dict[str, Any]:
+    """The configuration, a YAML file or a mapping, as a part of a form, or no part."""
+    if config is None:
         return {}
+    if isinstance(config, Mapping):
+        try:
+            content = json.dumps(dict(config), default=os.fspath, allow_nan=False).encode()  # which is YAML, too
+        except (TypeError, ValueError) as error:
+            msg = f"config holds what YAML has no word for ({error})"
+            raise BadConfig(msg) from None
+        return {"config": ("config.yaml", content, "application/yaml")}
+    path = here_or_shipped(path_of(config, "config"))
     try:
-        return {"config": ("config.yaml", Path(path).read_bytes(), "application/yaml")}
+        return {"config": ("config.yaml", path.read_bytes(), "application/yaml")}
     except OSError as error:
         msg = f"cannot read the config {path}: {error.strerror}"
         raise BadConfig(msg) from None

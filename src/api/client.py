@@ -13,8 +13,10 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from ..errors import BadConfig, BadOutput
+from ..given import path_of, told
 from . import calls
-from .calls import Ask, ByteProgress, Call, Came, JobProgress, Pause, ServiceError
+from .calls import Ask, ByteProgress, Call, Came, GivenConfig, JobProgress, Pause, ServiceError
 
 __all__ = ["AsyncInferenceClient", "InferenceClient", "ServiceError"]
 
@@ -36,17 +38,19 @@ class InferenceClient:
         self, base_url: str, api_key: str | None = None, retries: int = 5, transport: httpx.BaseTransport | None = None
     ) -> None:
         self.retries = retries
-        self._http = httpx.Client(base_url=base_url, headers=_headers(api_key), timeout=TIMEOUT, transport=transport)
+        self._http = httpx.Client(
+            base_url=_address(base_url), headers=_headers(api_key), timeout=TIMEOUT, transport=transport
+        )
         weakref.finalize(self, self._http.close)  # in case `close` is not called
 
     def submit_inference(
         self,
         scan_path: str | Path,
-        config: str | Path | None = None,
+        config: GivenConfig = None,
         progress: ByteProgress | None = None,
         idempotency_key: str | None = None,
     ) -> str:
-        """Send a scan (a file, or a DICOM folder, which is zipped) and a YAML file. Returns the job's id.
+        """Send a scan (a file, or a DICOM folder, which is zipped) and a YAML file or mapping. Returns the job's id.
 
         `progress` is called with the number of bytes sent and of all bytes. Retries make no further job.
 
@@ -55,7 +59,7 @@ class InferenceClient:
         """
         return self._run(calls.submit(scan_path, config, progress, idempotency_key or uuid.uuid4().hex, self.retries))
 
-    def submit_study(self, study_uid: str, config: str | Path | None = None, idempotency_key: str | None = None) -> str:
+    def submit_study(self, study_uid: str, config: GivenConfig = None, idempotency_key: str | None = None) -> str:
         """Make the service fetch the study with this StudyInstanceUID by DICOMweb. Returns the job's id.
 
         Raises:
@@ -84,8 +88,9 @@ class InferenceClient:
 
         Raises:
             BadOutput: the folder cannot be written to.
+            ServiceError: the job is not completed.
         """
-        return self._run(calls.download(job_id, Path(output_dir), self.retries, scan=scan))
+        return self._run(calls.download(job_id, path_of(output_dir, "output_dir", BadOutput), self.retries, scan=scan))
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job that has not ended, or remove one that has."""
@@ -141,13 +146,13 @@ class AsyncInferenceClient:
     ) -> None:
         self.retries = retries
         self._http = httpx.AsyncClient(
-            base_url=base_url, headers=_headers(api_key), timeout=TIMEOUT, transport=transport
+            base_url=_address(base_url), headers=_headers(api_key), timeout=TIMEOUT, transport=transport
         )
 
     async def submit_inference(
         self,
         scan_path: str | Path,
-        config: str | Path | None = None,
+        config: GivenConfig = None,
         progress: ByteProgress | None = None,
         idempotency_key: str | None = None,
     ) -> str:
@@ -155,9 +160,7 @@ class AsyncInferenceClient:
         key = idempotency_key or uuid.uuid4().hex
         return await self._run(calls.submit(scan_path, config, progress, key, self.retries))
 
-    async def submit_study(
-        self, study_uid: str, config: str | Path | None = None, idempotency_key: str | None = None
-    ) -> str:
+    async def submit_study(self, study_uid: str, config: GivenConfig = None, idempotency_key: str | None = None) -> str:
         """Make the service fetch a study; see `InferenceClient.submit_study`."""
         key = idempotency_key or uuid.uuid4().hex
         return await self._run(calls.submit_study(study_uid, config, key, self.retries))
@@ -177,7 +180,8 @@ class AsyncInferenceClient:
 
     async def download_results(self, job_id: str, output_dir: str | Path, *, scan: bool = False) -> list[Path]:
         """Write the job's files into a folder; see `InferenceClient.download_results`."""
-        return await self._run(calls.download(job_id, Path(output_dir), self.retries, scan=scan))
+        folder = path_of(output_dir, "output_dir", BadOutput)
+        return await self._run(calls.download(job_id, folder, self.retries, scan=scan))
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job that has not ended, or remove one that has."""
@@ -222,6 +226,13 @@ class AsyncInferenceClient:
                 return answer
         except httpx.TransportError as error:
             return error
+
+
+def _address(url: str) -> str:
+    if isinstance(url, str) and url.startswith(("http://", "https://")):
+        return url
+    msg = f"base_url must be an address such as http://localhost:8000, not {told(url)}"
+    raise BadConfig(msg)
 
 
 def _headers(api_key: str | None) -> dict[str, str]:

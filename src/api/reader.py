@@ -58,7 +58,7 @@ def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
         PivotError: it needs more memory than allowed, or the process died.
     """
     with _Folder(bounds.scratch) as folder:
-        if config.output.save_dicom:
+        if config.output.dicom:
             (folder / CONFIG).write_text(config.model_dump_json())
         answer = _run(["read", str(upload)], folder, bounds)
         with _opened(folder / VOXELS) as file:
@@ -66,8 +66,8 @@ def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
     affine = np.array(answer["affine"], dtype=np.float64).reshape(4, 4)
     uid = answer["series_uid"]
     notes = tuple(str(note) for note in answer["notes"])
-    thickness, kernel = answer["acquisition"]
-    made = Acquisition(None if thickness is None else float(thickness), str(kernel))
+    thickness, kernel, numbers = answer["acquisition"]
+    made = Acquisition(None if thickness is None else float(thickness), str(kernel), tuple(int(one) for one in numbers))
     scan = Scan(voxels, affine, str(answer["scan_id"]), uid and str(uid), notes, str(answer["body_part"]), made)
     return scan, float(answer["seconds"])
 

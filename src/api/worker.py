@@ -123,7 +123,7 @@ class Worker:
         turn.check()
         results_folder = folder / str(job.lease)
         _keep_scan(scan, upload, results_folder / SCAN)
-        if config.output.save_dicom:  # this reads the upload again
+        if config.output.dicom:  # this reads the upload again
             reader.write(scan, results, config, results_folder, seconds, source, bounds)
         else:
             write_outputs(scan, results, config, results_folder, seconds, source)

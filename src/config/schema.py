@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..types import Shape3
+from .exports import EXPORTS
 from .section import Section, load_section
 
 __all__ = ["AUGMENTATIONS", "Augmentation", "Config", "DetectionsFormat", "Device", "HeatmapFormat", "load_config"]
@@ -185,6 +186,22 @@ class Formats(Section):
 
     detections: DetectionsFormat = "json"
     heatmap: HeatmapFormat = "nifti"
+    exports: tuple[str, ...] = ()  # files for other programs, see `exports.EXPORTS`
+
+    @field_validator("exports")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in EXPORTS]
+        if unknown or len(set(names)) < len(names):
+            msg = f"{unknown[0]} is no format" if unknown else f"{list(names)} name one of them twice"
+            msg += f": take of {', '.join(EXPORTS)}"
+            raise ValueError(msg)
+        return names
+
+    @property
+    def dicom(self) -> bool:
+        """Whether an export is a DICOM object."""
+        return any(EXPORTS[name].dicom for name in self.exports)
 
 
 class Output(Section):
@@ -196,6 +213,11 @@ class Output(Section):
     save_report: bool = False
     save_dicom: bool = False  # results as DICOM objects; only for DICOM series
     formats: Formats = Formats()
+
+    @property
+    def dicom(self) -> bool:
+        """Whether DICOM objects are written: as such, or because an export is one."""
+        return self.save_dicom or self.formats.dicom
 
 
 class Visualization(Section):

@@ -1,19 +1,23 @@
 """Sections of a YAML file: their validation and their error messages."""
 
 import difflib
+import functools
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from ..errors import BadConfig
+from ..files import here_or_shipped
+from ..given import path_of
 from ..plain_yaml import BadYaml, parse_yaml
 
 __all__ = ["Section", "explain", "load_section"]
 
 MOST_PROBLEMS = 20  # in a message
+MOST_PLACES = 3  # of a key that several sections have
 MOST_CHARACTERS = 200  # of a wrong value
 
 
@@ -34,6 +38,14 @@ class Section(BaseModel):
         return value
 
 
+def _paths(kind: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Each section and key below a section with its path, such as `inference.tta.enabled`."""
+    for name, field in kind.model_fields.items():
+        yield f"{above}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _paths(field.annotation, f"{above}{name}.")
+
+
 S = TypeVar("S", bound=Section)
 
 
@@ -45,7 +57,9 @@ def load_section(kind: type[S], source: dict[str, Any] | str | Path | None) -> S
             with its key's path.
     """
     where = "config" if source is None or isinstance(source, dict) else str(source)
-    data = source if source is None or isinstance(source, dict) else _read_yaml(Path(source))
+    data = (
+        source if source is None or isinstance(source, dict) else _read_yaml(here_or_shipped(path_of(source, "config")))
+    )
     try:
         return kind.model_validate(data or {})
     except ValidationError as error:
@@ -85,7 +99,13 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> Iterable[str]:
 
 
 def _suggestion(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
-    """`; did you mean x?` if a known key of the same section resembles the unknown key at `location`."""
+    """`; did you mean x?` if the unknown key at `location` belongs to another section, or resembles a known key."""
+    elsewhere = [path for path in _paths(kind) if f".{path}".endswith(f".{location[-1]}")]
+    if elsewhere:
+        first, _, rest = elsewhere[0].partition(".")
+        inner = functools.reduce(lambda below, key: f"{{{key}: {below}}}", reversed(rest.split(".")), "...")
+        example = f", as in `{first}: {inner}`" if rest else ""
+        return f"; it belongs to {' or '.join(elsewhere[:MOST_PLACES])}{example}"
     section: Any = kind
     for part in location[:-1]:
         section = getattr(section, "model_fields", {}).get(str(part), section)

@@ -1,56 +1,90 @@
-"""A scan that comes as an array, from a caller that has read it."""
+"""A scan as callers give it: a path, a `Scan`, or an array that they have read."""
 
-from typing import Any
+import dataclasses
+import os
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BadScan
-from ..types import Affine, Scan, Vec3
+from ..errors import BadConfig, BadScan
+from ..given import array_of, is_path, numbers_of, told
+from ..types import Affine, Scan, Vec3, Volume, spacing_of
 from .checks import as_hounsfield, check_extent, check_shape, nearest_orthogonal
 from .geometry import RAS_TO_LPS, affine_from_spacing
+from .loader import read_scan
 from .pairing import check_spacing
 
-__all__ = ["as_scan"]
+__all__ = ["GivenScan", "as_array", "as_scan"]
+
+GivenScan: TypeAlias = Scan | npt.NDArray[Any] | str | os.PathLike[str]
+LEAST_SPACING = 1e-6  # mm
+MOST_NAME = 200  # characters
 
 
-def as_scan(scan: Scan | npt.NDArray[Any], spacing: Vec3 | None) -> tuple[Scan, bool]:
-    """The input as a `Scan`, and whether its place in the world is known.
+def as_array(scan: GivenScan, spacing: Vec3 | None = None) -> tuple[npt.NDArray[Any], Vec3]:
+    """The array of a scan, with an `affine` where its place is known, and its spacing in mm.
 
     Args:
-        scan: a `Scan`, or an (X, Y, Z) array in HU, which may carry an `affine` (RAS+) and `notes` as `Volume` does.
+        scan: a path, a `Scan`, or an (X, Y, Z) array, which may carry an `affine` (RAS+) as `Volume` does.
         spacing: mm along x, y and z; an array without an affine needs it.
 
     Raises:
-        BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine.
+        BadScan: no scan, or one whose spacing is missing or contradicts its affine.
     """
-    if isinstance(scan, Scan):
-        return scan, True
-    own: Affine | None = getattr(scan, "affine", None)
-    affine = _affine(scan, own, spacing)
-    try:
-        shape, _ = check_shape(np.shape(scan))
-        affine, straightened = nearest_orthogonal(affine)
-        check_extent(shape, affine)
-        array, changed = as_hounsfield(np.asarray(scan).reshape(shape))
-    except BadScan as error:
-        msg = f"the given array {error}"
-        raise BadScan(msg) from error
-    return Scan(array, affine, notes=(*getattr(scan, "notes", ()), *straightened, *changed)), own is not None
-
-
-def _affine(scan: npt.NDArray[Any], own: Affine | None, spacing: Vec3 | None) -> Affine:
-    """The array's own affine; else one of its spacing, with axes that are taken to run to the left, back and head."""
+    if is_path(scan):
+        scan = read_scan(scan)  # type: ignore[arg-type]
+    array = Volume(scan.array, scan.affine, scan) if isinstance(scan, Scan) else array_of(scan, "the scan")
+    own: Affine | None = getattr(array, "affine", None)
     if spacing is None:
         if own is None:
             msg = "an array without an affine needs its spacing: predict(scan, spacing)"
             raise BadScan(msg)
-        return own
-    steps = np.asarray(spacing, dtype=np.float64)
-    if steps.shape != (3,) or not (np.isfinite(steps).all() and (steps > 0).all()):
-        msg = f"the spacing {spacing} must be three positive numbers, millimetres along x, y and z"
-        raise BadScan(msg)
-    if own is None:
-        return RAS_TO_LPS @ affine_from_spacing(spacing)
-    check_spacing(scan, spacing)
-    return own
+        return array, spacing_of(own)
+    try:
+        x, y, z = numbers_of(spacing, "the spacing", least=LEAST_SPACING)
+    except BadConfig:
+        msg = f"the spacing {told(spacing)} must be three positive numbers, millimetres along x, y and z"
+        raise BadScan(msg) from None
+    check_spacing(array, (x, y, z))
+    return array, (x, y, z)
+
+
+def as_scan(scan: GivenScan, spacing: Vec3 | None, scan_id: str | None = None) -> tuple[Scan, bool]:
+    """The input as a `Scan`, and whether its place in the world is known.
+
+    Args:
+        scan: a path, a `Scan`, or an (X, Y, Z) array in HU, which may carry an `affine` (RAS+) as `Volume` does.
+        spacing: mm along x, y and z; an array without an affine needs it.
+        scan_id: its name; by default its own, as of what `load_scan` gives, or `scan`.
+
+    Raises:
+        BadConfig: a name that cannot begin the name of a file.
+        BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine.
+    """
+    given, steps = as_array(scan, spacing)
+    own: Affine | None = getattr(given, "affine", None)
+    source: Scan | None = getattr(given, "source", None)
+    name = _name(scan_id) if scan_id is not None else source.scan_id if source else "scan"
+    if source is not None and (source is scan or is_path(scan)):
+        return dataclasses.replace(source, scan_id=name), True
+    try:
+        shape, _ = check_shape(np.shape(given))
+        affine, straightened = nearest_orthogonal(RAS_TO_LPS @ affine_from_spacing(steps) if own is None else own)
+        check_extent(shape, affine)
+        array, changed = as_hounsfield(np.asarray(given).reshape(shape))
+    except BadScan as error:
+        msg = f"the given array {error}"
+        raise BadScan(msg) from error
+    about = source or Scan(array, affine)
+    notes = (*about.notes, *straightened, *changed)
+    return dataclasses.replace(about, array=array, affine=affine, scan_id=name, notes=notes), own is not None
+
+
+def _name(scan_id: str) -> str:
+    """A name that may begin those of files."""
+    plain = isinstance(scan_id, str) and scan_id.isprintable() and 0 < len(scan_id) <= MOST_NAME
+    if plain and not (scan_id.startswith(".") or set(scan_id) & set("/\\:")):
+        return scan_id
+    msg = f"scan_id {told(scan_id)} cannot name files: give a text without / \\ : that begins with no dot"
+    raise BadConfig(msg)

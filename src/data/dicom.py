@@ -64,7 +64,8 @@ def read_series(path: Path) -> Series:
     if stack.resampled:
         array = on_grid(array, heights_of(stack.slices), stack.grid)
     about = stack.slices[0].about
-    made = Acquisition(about.thickness, about.kernel)
+    numbers = () if stack.resampled else tuple(one.number for one in stack.slices)
+    made = Acquisition(about.thickness, about.kernel, numbers)
     return Series(array, _affine(stack), chosen.uid, chosen.body_part, (*chosen.notes, *repairs.notes()), made)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy.typing as npt
 
 from ..errors import BadScan, PivotError, lacking
+from ..given import path_of
 from ..quiet import quiet_libraries
 from ..types import Acquisition, Affine, Scan, Vec3, Volume
 from .archive import unpacked
@@ -36,9 +37,13 @@ class Read(NamedTuple):
 
 
 def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
-    """The scan's (X, Y, Z) array in HU, with its `affine` and the `notes` on how it was read, and its spacing in mm."""
+    """The scan's (X, Y, Z) array in HU, with `affine`, `scan_id` and the `notes` on how it was read; its spacing in mm.
+
+    Raises:
+        BadScan, PivotError: as `read_scan`.
+    """
     scan = read_scan(path)
-    return Volume(scan.array, scan.affine, scan.notes), scan.spacing
+    return Volume(scan.array, scan.affine, scan), scan.spacing
 
 
 @quiet_libraries()
@@ -49,7 +54,7 @@ def read_scan(path: str | Path) -> Scan:
         BadScan: it cannot be read as a chest CT; the message names the file, the problem and the remedy.
         PivotError: this machine lacks memory, disk or file handles, which is not the scan's fault.
     """
-    path = Path(path)
+    path = path_of(path, "the scan", BadScan)
     try:
         read = _read(path)
         affine, straightened = nearest_orthogonal(read.affine)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BadScan
+from ..given import path_of
 from ..quiet import quiet_libraries
 from .formats import SUFFIXES, format_of, suffix_of, supported
 from .loader import plain_error, scan_name
@@ -48,7 +49,7 @@ def survey(folder: str | Path, *, recursive: bool = False) -> Survey:
     Raises:
         BadScan: there are none, or the folder cannot be read.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "input_dir", BadScan)
     found = Survey([], {}, {})
     try:
         _look(folder, found, recursive=recursive)

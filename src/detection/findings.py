@@ -206,6 +206,7 @@ def _detection(
         id=0,
         coordinates=_vec3(index * scan.spacing),
         coordinates_voxel=_voxel(scan, index),
+        image_number=_image_number(scan, _voxel(scan, index)),
         coordinates_lps=_vec3(to_lps(scan.affine, index)) if placed else None,
         peak_lps=_vec3(to_lps(scan.affine, at_peak)) if placed else None,
         diameter_mm=diameter,
@@ -214,6 +215,11 @@ def _detection(
         properties=properties,
         triage=score(properties, diameter),
     )
+
+
+def _image_number(scan: Scan, voxel: Shape3) -> int | None:
+    numbers = scan.acquisition.image_numbers
+    return numbers[voxel[2]] if numbers else None
 
 
 def _mask(body: "Segmentation | None", to_input: Affine) -> NoduleMask | None:

@@ -1,40 +1,76 @@
 """Peaks of a heatmap: its candidates."""
 
+import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from ..types import FloatArray, Peak
+from ..errors import BadConfig
+from ..given import number_of, numbers_of, told
+from ..results.output_formatter import GivenHeatmap, heatmap_of
+from ..types import Affine, FloatArray, Peak, spacing_of
 
 __all__ = ["detect_peaks"]
 
+log = logging.getLogger("pivot")
+PeakMethod: TypeAlias = Literal["local_maxima", "nms"]
+LEAST_SPACING = 1e-6  # mm
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
 def detect_peaks(
-    heatmap: npt.ArrayLike,
+    heatmap: GivenHeatmap,
     threshold: float = 0.5,
     min_distance: float = 10.0,
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    method: Literal["local_maxima", "nms"] = "local_maxima",
+    spacing: Sequence[float] | None = None,
+    method: PeakMethod = "local_maxima",
 ) -> list[Peak]:
     """Peaks of a (X, Y, Z) heatmap in 0..1 that reach `threshold`, strongest first.
 
     Two peaks are at least `min_distance` millimetres apart. `local_maxima` takes the voxels that no neighbour exceeds;
     a plateau counts once. `nms` takes every voxel, strongest first: a long ridge gives several peaks. Each position is
-    refined between voxels by a parabola through the logarithm along each axis. This is exact for a Gaussian.
+    refined between voxels by a parabola through the logarithm along each axis. This is exact for a Gaussian. A peak has
+    no diameter: `extract_properties` measures one.
+
+    Args:
+        heatmap: an array, the results of `predict`, or the path of a saved heatmap.
+        threshold: 0 to 1.
+        min_distance: mm.
+        spacing: mm between the heatmap's voxels. By default that of its affine, or 1 mm if it has none.
+        method: `local_maxima` or `nms`.
+
+    Raises:
+        BadConfig: a number is out of range, or the method is unknown.
+        BadOutput: the heatmap is none.
     """
-    heat = np.asarray(heatmap, dtype=np.float32)
+    given = heatmap_of(heatmap)
+    heat = np.asarray(given, dtype=np.float32)
+    spacing = _spacing(given, spacing)
+    threshold = number_of(threshold, "threshold", 0, 1)
+    min_distance = number_of(min_distance, "min_distance", 0)
+    if method not in get_args(PeakMethod):
+        msg = f"method must be local_maxima or nms, not {told(method)}"
+        raise BadConfig(msg)
     voxels = np.argwhere(heat >= max(threshold, float(np.finfo(np.float32).tiny)))
     if method == "local_maxima":
         voxels = _maxima(heat, voxels)
     voxels = voxels[np.argsort(-heat[tuple(voxels.T)], kind="stable")]
     kept = _thin(np.multiply(voxels, spacing, dtype=np.float64), min_distance)
     return [_peak(heat, voxel, spacing) for voxel in voxels[kept]]
+
+
+def _spacing(heatmap: npt.NDArray[Any], spacing: Sequence[float] | None) -> Sequence[float]:
+    own: Affine | None = getattr(heatmap, "affine", None)
+    if spacing is None:
+        return (1.0, 1.0, 1.0) if own is None else spacing_of(own)
+    steps = numbers_of(spacing, "spacing", least=LEAST_SPACING)
+    if own is not None and not np.allclose(spacing_of(own), steps, rtol=1e-3):
+        log.warning("the heatmap's own spacing is %s mm; coordinates follow the given %s", spacing_of(own), steps)
+    return steps
 
 
 def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
@@ -70,7 +106,12 @@ def _thin(points: npt.NDArray[np.float64], distance: float) -> list[int]:
 def _peak(heat: FloatArray, voxel: npt.NDArray[np.intp], spacing: Sequence[float]) -> Peak:
     x, y, z = ((int(i) + _offset(heat, voxel, axis)) * float(spacing[axis]) for axis, i in enumerate(voxel))
     i, j, k = (int(v) for v in voxel)
-    return Peak(coordinates=(x, y, z), coordinates_voxel=(i, j, k), confidence=min(1.0, float(heat[i, j, k])))
+    return Peak(
+        coordinates=(x, y, z),
+        coordinates_voxel=(i, j, k),
+        diameter_mm=None,
+        confidence=min(1.0, float(heat[i, j, k])),
+    )
 
 
 def _offset(heat: FloatArray, voxel: npt.NDArray[np.intp], axis: int) -> float:

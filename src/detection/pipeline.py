@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from .. import __version__
 from ..config import Config, load_config
-from ..data.arrays import as_scan
+from ..data.arrays import GivenScan, as_scan
 from ..data.geometry import canonical
 from ..data.lungs import Lungs, check_chest
-from ..errors import OUT_OF_MEMORY, BadConfig, PivotError
+from ..errors import OUT_OF_MEMORY, BadConfig, BadOutput, PivotError
+from ..given import path_of
 from ..guidelines.apply import SOURCES
 from ..guidelines.lung_rads import exam
 from ..guidelines.patient import Patient, load_patient
-from ..model.checkpoint import Checkpoint, load_model
+from ..model.checkpoint import Checkpoint, open_checkpoint
 from ..model.device import pick_device
 from ..model.unet import DIAMETER, HEATMAP
 from ..results.conclusion import conclude, expected_at, warnings_of
-from ..results.output_formatter import save_csv, save_heatmap, save_json
+from ..results.output_formatter import GivenHeatmap, as_report, heatmap_of, save_csv, save_heatmap, save_json
 from ..triage.model import default_model
 from ..types import Affine, Detection, Expected, FloatArray, Results, Scan, Vec3, Volume
 from .findings import Findings, describe_peaks, draw_heatmap, find_peaks
@@ -73,13 +73,11 @@ class InferencePipeline:
         self,
         checkpoint: Checkpoint | str | Path | None = None,
         config: Config | dict[str, Any] | str | Path | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         config = load_config(config)
-        self.device = pick_device(device or config.model.device)
-        self.checkpoint = (
-            checkpoint if isinstance(checkpoint, Checkpoint) else load_model(checkpoint or config.model.checkpoint)
-        )
+        self.device = pick_device(config.model.device if device is None else device)
+        self.checkpoint = open_checkpoint(config.model.checkpoint if checkpoint is None else checkpoint)
         _check_input(config, self.checkpoint)
         self.config = config
         self.network = Network(self.checkpoint, config, self.device)
@@ -95,29 +93,31 @@ class InferencePipeline:
     @_enough_memory()
     def predict(
         self,
-        scan: Scan | npt.NDArray[Any],
+        scan: GivenScan,
         spacing: Vec3 | None = None,
         progress: Progress | None = None,
         patient: Patient | dict[str, Any] | str | Path | None = None,
+        scan_id: str | None = None,
     ) -> Results:
         """Find the nodules of a scan.
 
         Args:
-            scan: a `Scan`, or an (X, Y, Z) array in HU.
+            scan: a path, a `Scan`, or an (X, Y, Z) array in HU.
             spacing: of an array, in mm.
             progress: is called with the number of windows done and the number of all windows.
             patient: what the guidelines may use: a YAML file, a mapping or a `Patient`. The results do not repeat it.
+            scan_id: the scan's name in the results. By default that of its file.
 
         Raises:
             BadScan: the array is no chest CT volume. Its spacing is missing or contradicts its affine. The scan has no
                 lungs, and its header names another part of the body.
-            BadConfig: `inference.patch_size` or `stride` does not suit the model, or `patient` is wrong.
+            BadConfig: `inference.patch_size` or `stride` does not suit the model, or `patient` or `scan_id` is wrong.
             PivotError: memory ran out.
         """
         start = time.perf_counter()
         from ..data.lung_finder import find_lungs  # noqa: PLC0415 - for a file, `read_timed` has imported it already
 
-        scan, placed = as_scan(scan, spacing)
+        scan, placed = as_scan(scan, spacing, scan_id)
         known = load_patient(patient)
         return self._run(scan, find_lungs(*canonical(scan.array, scan.affine)), progress, known, start, placed=placed)
 
@@ -183,12 +183,21 @@ class InferencePipeline:
         }
 
     def save_detections(self, results: Results, path: str | Path) -> None:
-        """Write the JSON report, or the CSV table if `path` ends in `.csv`."""
-        (save_csv if Path(path).suffix == ".csv" else save_json)(results, path)
+        """Write the JSON report, or the CSV table where `path` ends in `.csv`.
 
-    def save_heatmap(self, heatmap: npt.NDArray[Any], path: str | Path) -> None:
-        """Write a (X, Y, Z) heatmap in 0..1: NIfTI in steps of 1/255, or `.npy`."""
-        save_heatmap(heatmap, path)
+        Raises:
+            BadOutput: no results of `predict`, or a file that cannot be written.
+        """
+        target = path_of(path, "path", BadOutput)
+        (save_csv if target.suffix == ".csv" else save_json)(as_report(results), target)
+
+    def save_heatmap(self, heatmap: GivenHeatmap, path: str | Path) -> None:
+        """Write a (X, Y, Z) heatmap in 0..1, or that of results, to NIfTI, in steps of 1/255, or to `.npy`.
+
+        Raises:
+            BadOutput: no heatmap, or a file that cannot be written.
+        """
+        save_heatmap(heatmap_of(heatmap), path_of(path, "path", BadOutput))
 
     @property
     def expected(self) -> Expected | None:
@@ -249,7 +258,8 @@ def _check_input(config: Config, checkpoint: Checkpoint) -> None:
     trained = checkpoint.about.preprocessing.model_dump()
     for key, wanted in config.input.model_dump(exclude_none=True).items():
         if wanted != trained[key]:
-            msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}: remove the key"
+            msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}, to which "
+            msg += "every scan is resampled and clipped: remove the key, or give a model that was trained otherwise"
             raise BadConfig(msg)
 
 

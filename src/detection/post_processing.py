@@ -6,25 +6,44 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import PostProcessing
+from ..given import number_of
+from ..results.output_formatter import GivenDetections, marks_of
 from ..types import Detection, NoduleMask
 
 __all__ = ["common_voxels", "filter_detections", "non_maximum_suppression", "sphere_iou"]
 
+SAME_PEAK = 5.0  # mm; the guide thins peaks to no less
 SAME_BODY = 0.5  # two bodies are one if more than this share of the smaller lies in the larger
 
 
-def non_maximum_suppression(detections: Sequence[Detection], iou_threshold: float = 0.3) -> list[Detection]:
+def non_maximum_suppression(
+    detections: GivenDetections, iou_threshold: float = 0.3, min_distance: float = SAME_PEAK
+) -> list[Detection]:
     """The detections, strongest first, without any that overlaps a stronger one by more than `iou_threshold`.
 
     Overlap is the intersection over union (0..1) of the spheres with `coordinates` and `diameter_mm`. Detections of
-    equal confidence keep their order.
+    equal confidence keep their order. A peak has no diameter: it is dropped if it is nearer than `min_distance` to a
+    stronger mark.
+
+    Args:
+        detections: a list of detections or of peaks, a report, or the path of its JSON.
+        iou_threshold: 0 to 1.
+        min_distance: mm, between two marks of which one has no diameter.
+
+    Raises:
+        BadConfig: a number is out of range.
+        BadOutput: the detections are not PIVOT's.
     """
-    ordered = sorted(detections, key=lambda detection: -detection["confidence"])
-    centres = np.array([detection["coordinates"] for detection in ordered]).reshape(-1, 3)
-    radii = np.array([detection["diameter_mm"] for detection in ordered]) / 2
+    iou_threshold = number_of(iou_threshold, "iou_threshold", 0, 1)
+    min_distance = number_of(min_distance, "min_distance", 0)
+    ordered = sorted(marks_of(detections), key=lambda detection: -detection["confidence"])
+    centres = np.array([detection["coordinates"] for detection in ordered], np.float64).reshape(-1, 3)
+    radii = np.array([detection.get("diameter_mm") or np.nan for detection in ordered], np.float64) / 2
     kept: list[int] = []
     for i in range(len(ordered)):
-        if not (sphere_iou(centres[i], radii[i], centres[kept], radii[kept]) > iou_threshold).any():
+        overlapping = sphere_iou(centres[i], radii[i], centres[kept], radii[kept]) > iou_threshold
+        near = np.linalg.norm(centres[kept] - centres[i], axis=1) < min_distance
+        if not np.where(np.isnan(radii[i] + radii[kept]), near, overlapping).any():
             kept.append(i)
     return [ordered[i] for i in kept]
 

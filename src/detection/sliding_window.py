@@ -1,10 +1,10 @@
 """Sliding-window inference: a network applied window by window to a volume larger than one patch."""
 
-import functools
-import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import BadConfig
+from ..errors import BadCheckpoint, BadConfig, BadScan
+from ..given import array_of, is_path, number_of, numbers_of, told
+from ..model.checkpoint import Checkpoint, open_checkpoint
 from ..model.device import pick_device, precision
 from ..model.unet import strides_of
-from ..types import FloatArray, Shape3
+from ..types import FloatArray, Scan, Shape3
 from .blending import BlendMethod, blend_weights
 from .tta import IDENTITY, View, ViewedNetwork
 from .windows import Region, as_shape, coarser, needed_windows, plan_windows
@@ -28,8 +30,8 @@ __all__ = [
     "sliding_window_inference",
 ]
 
-log = logging.getLogger("pivot")
 Progress = Callable[[int, int], None]
+GivenModel: TypeAlias = torch.nn.Module | Checkpoint | str | os.PathLike[str]
 NORMALISED = 20.0  # no preprocessed scan exceeds it: min-max gives 0 to 1, z-scores of a CT stay below 10
 
 
@@ -43,12 +45,12 @@ class Predictions:
 
 
 def sliding_window_inference(
-    model: torch.nn.Module,
+    model: GivenModel,
     scan: npt.ArrayLike,
     patch_size: Sequence[int] = (128, 128, 128),
     stride: Sequence[int] = (64, 64, 64),
     batch_size: int = 4,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     blending: BlendMethod = "gaussian",
     sigma: float = 0.125,
 ) -> FloatArray:
@@ -57,8 +59,8 @@ def sliding_window_inference(
     Args:
         model: maps (N, 1, X, Y, Z) float32 to (N, C, X/s, Y/s, Z/s). Its attribute `output_stride` is s. X, Y and Z
             must be divisible by `multiple`. Output voxel j lies on input voxel s * j + `output_offset`. Missing
-            attributes are 1, 1 and 0.
-        scan: (X, Y, Z), preprocessed as the model expects.
+            attributes are 1, 1 and 0. A checkpoint, loaded or its path, is taken, too.
+        scan: (X, Y, Z), preprocessed as the model expects. A scan in HU is refused.
         patch_size: voxels along x, y, z. A smaller volume gets smaller patches.
         stride: voxels between neighbouring patches, at most the patch size.
         batch_size: patches for each pass of the network.
@@ -67,22 +69,50 @@ def sliding_window_inference(
         sigma: for gaussian blending, as a share of the patch size.
 
     Raises:
-        BadConfig: the patch size or stride does not suit the model.
-        BadCheckpoint: the model gives NaN or infinity even in float32.
+        BadCheckpoint: no model, or one that gives NaN or infinity even in float32.
+        BadConfig: a number is out of range, or the patch size or stride does not suit the model.
+        BadScan: no array (X, Y, Z), or one in HU.
     """
-    where, volume = pick_device(device), np.asarray(scan, dtype=np.float32)
-    if volume.size and np.abs(volume).max() > NORMALISED:
-        _warn_of_raw_values()
+    where, volume = pick_device(device), _prepared(scan)
+    if blending not in get_args(BlendMethod):
+        msg = f"blending must be gaussian, linear or average, not {told(blending)}"
+        raise BadConfig(msg)
     return predict_windows(
-        model.to(where).eval(),
+        _network(model).to(where).eval(),
         volume,
-        as_shape(patch_size),
-        as_shape(stride),
-        batch_size=batch_size,
+        as_shape(numbers_of(patch_size, "patch_size", least=1)),
+        as_shape(numbers_of(stride, "stride")),
+        batch_size=int(number_of(batch_size, "batch_size", 1)),
         device=where,
         blending=blending,
-        sigma=sigma,
+        sigma=number_of(sigma, "sigma", 1e-6),
     ).maps
+
+
+def _network(model: GivenModel) -> torch.nn.Module:
+    if isinstance(model, Checkpoint) or is_path(model):
+        return open_checkpoint(model).model  # type: ignore[arg-type]
+    if isinstance(model, torch.nn.Module):
+        return model
+    msg = f"model must be a network, what load_model gives, or the path of a checkpoint, not {told(model)}"
+    raise BadCheckpoint(msg)
+
+
+def _prepared(scan: npt.ArrayLike) -> FloatArray:
+    """The scan as the network takes it."""
+    given = "what load_scan gives" if is_path(scan) or isinstance(scan, Scan) else None
+    volume = np.zeros((0, 0, 0)) if given else array_of(scan, "scan")
+    if volume.ndim != 3 or volume.dtype.kind == "c":
+        msg = f"scan must be a preprocessed array of shape (X, Y, Z), not {told(scan)}"
+        raise BadScan(msg)
+    if given or (volume.size and np.abs(volume).max() > NORMALISED):
+        msg = (
+            f"the scan is not prepared: a network takes values within {NORMALISED:g} of 0 on its own grid, not HU. "
+            "Give preprocess(read_scan(path), ...).array with the model's own preprocessing (load_model(path).about), "
+            "or run InferencePipeline(checkpoint).predict(scan), which prepares it"
+        )
+        raise BadScan(msg)
+    return np.asarray(volume, dtype=np.float32)
 
 
 def predict_windows(  # noqa: PLR0913 - by name
@@ -148,14 +178,6 @@ def count_windows(model: torch.nn.Module, shape: Shape3, patch_size: Shape3, str
     patch = _fit_patch(shape, patch_size, multiple)
     lattice = math.lcm(scale, math.gcd(multiple, *stride))
     return len(plan_windows(_padded(shape, patch, lattice), patch, stride, lattice))
-
-
-@functools.cache
-def _warn_of_raw_values() -> None:
-    """Warn once in a process that the scan looks like raw HU, where the network finds no nodules."""
-    log.warning(
-        "sliding_window_inference was given values beyond +-%g, such as HU: preprocess the scan first", NORMALISED
-    )
 
 
 def _check(patch_size: Shape3, stride: Shape3, multiple: int) -> None:

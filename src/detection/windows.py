@@ -115,7 +115,7 @@ def coarser(window: Box, scale: int) -> Box:
     return x, y, z
 
 
-def as_shape(values: Sequence[int]) -> Shape3:
+def as_shape(values: Sequence[float]) -> Shape3:
     """Three values as plain integers."""
     x, y, z = (int(value) for value in values)
     return x, y, z

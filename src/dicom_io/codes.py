@@ -20,6 +20,7 @@ __all__ = [
     "PERCENT",
     "PRESENCE",
     "REPORT",
+    "SIDES",
     "SUSPICION",
 ]
 
@@ -29,7 +30,8 @@ ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 PRESENCE = Code("705057003", "SCT", "Presence")
 ABSENT = Code("2667000", "SCT", "Absent")
 REPORT = Code("126000", "DCM", "Imaging Measurement Report")
-CT = Code("25045-6", "LN", "CT unspecified body region")
+CT = Code("24627-2", "LN", "CT Chest")
+SIDES = {"left": Code("7771000", "SCT", "Left"), "right": Code("24028007", "SCT", "Right")}
 DEEP_LEARNING = Code("123109", "DCM", "Artificial Intelligence")
 CENTER = Code("111010", "DCM", "Center")
 COMMENT = Code("121106", "DCM", "Comment")
@@ -50,6 +52,7 @@ MEASURED: dict[str, tuple[Code, Code]] = {
     "mean_intensity": (Code("112181", "DCM", "Mean Attenuation Coefficient"), _HU),
     "min_intensity": (Code("112179", "DCM", "Minimum Attenuation Coefficient"), _HU),
     "max_intensity": (Code("112180", "DCM", "Maximum Attenuation Coefficient"), _HU),
+    "sphericity": (Code("QCFX", "IBSI", "Sphericity"), NO_UNITS),
     "std_intensity": (Code("112183", "DCM", "Standard Deviation of Attenuation Coefficient"), _HU),
 }
 LUNG_RADS = Code("RID50134", "RADLEX", "Lung-RADS assessment")

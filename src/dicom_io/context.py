@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from highdicom.base import SOPClass
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DT
+from pydicom.valuerep import DA, DT, TM
 
 from ..data.headers import open_dicom
 from ..data.loader import dicom_slices
@@ -23,13 +23,15 @@ from ..types import Detection, Results
 __all__ = ["MANUFACTURER", "Context", "check_series", "nodule_name", "open_context"]
 
 MANUFACTURER = "PIVOT"
-SERIES_NUMBERS = {"SR": 9001, "SEG": 9002, "PM": 9003, "SC": 9004, "PDF": 9005}
+SERIES_NUMBERS = {"SR": 9001, "SEG": 9002, "PM": 9003, "SC": 9004, "PDF": 9005, "RTSTRUCT": 9006, "KO": 9007}
 DESCRIPTIONS = {
     "SR": "Lung nodules: measurements",
     "SEG": "Lung nodules: segmentation",
     "PM": "Lung nodules: heatmap",
     "SC": "Lung nodules: key images",
     "PDF": "Lung nodules: report",
+    "RTSTRUCT": "Lung nodules: outlines",
+    "KO": "Lung nodules: key slices",
 }
 # Type 2 attributes of the patient and the study: an object has them, if only empty.
 IDENTITY = (
@@ -115,7 +117,7 @@ class Context:
         made.copy_patient_and_study_information(self.original)
         if "Rows" in made:
             made.BodyPartExamined = "CHEST"
-        made.InstanceCreationDate, made.InstanceCreationTime = made.ContentDate, made.ContentTime
+        made.InstanceCreationDate, made.InstanceCreationTime = DA(self.when.date()), TM(self.when.time())
         if "SpecificCharacterSet" in self.original:
             made.SpecificCharacterSet = self.original.SpecificCharacterSet
         for item in made.get("ContributingEquipmentSequence", ()):
@@ -164,8 +166,8 @@ def open_context(stack: Stack, results: Results) -> Context:
 
 
 def nodule_name(nodule: Detection) -> str:
-    """The name of a nodule in every object."""
-    return f"Nodule {nodule['id']}"
+    """The name of a nodule or mass in every object: people count from 1."""
+    return f"Nodule {nodule['id'] + 1}"
 
 
 def _headers(stack: Stack) -> list[Dataset]:

@@ -1,19 +1,20 @@
-"""All DICOM objects of one scan: `nodules_sr.dcm`, `nodules_seg.dcm`, `heatmap.dcm`, key images, `report.dcm`."""
+"""All DICOM objects of one scan: `nodules_sr.dcm`, `nodules_seg.dcm`, key images, `report.dcm`, and what is asked."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from highdicom.base import SOPClass
 
+from ..config.exports import EXPORTS
 from ..data.loader import dicom_slices
 from ..errors import BadScan
 from ..quiet import quiet_libraries
 from ..types import Results
 from .context import Context, open_context
 from .encapsulated_pdf import encapsulated_pdf
-from .parametric_map import parametric_map
 from .secondary_capture import secondary_capture
 from .seg import segmentation
 from .sr import measurement_report
@@ -28,6 +29,7 @@ def export_objects(
     folder: Path,
     report_pdf: Path | None = None,
     pictures: Sequence[npt.NDArray[np.uint8]] = (),
+    asked: Sequence[str] = (),
 ) -> list[Path]:
     """Write a scan's results as DICOM objects into an existing `folder`; returns their paths, the report first.
 
@@ -35,33 +37,40 @@ def export_objects(
     `InferencePipeline.predict`, with heatmap and masks. `pictures` of shape (rows, columns, 3) become key images.
     All objects belong to the study of the series. The same results of the same series give the same UIDs.
 
-    Always a Comprehensive 3D SR (TID 1500) and the heatmap as Parametric Map; a Segmentation where at least one
-    nodule has a mask; the PDF where one is given.
+    Always a Comprehensive 3D SR (TID 1500); a Segmentation where at least one nodule has a mask; the PDF where one is
+    given; and of the exports those that are `asked` for and are DICOM objects.
 
     Raises:
         BadScan: no DICOM series, not that of the results, or headers that lack what objects need.
     """
     with dicom_slices(series) as stack:
         try:
-            return _export(open_context(stack, results), folder, report_pdf, pictures)
+            return _export(open_context(stack, results), folder, report_pdf, pictures, asked)
         except BadScan as error:
             msg = f"{series}: {error}"
             raise BadScan(msg) from error.__cause__
 
 
 def _export(
-    context: Context, folder: Path, report_pdf: Path | None, pictures: Sequence[npt.NDArray[np.uint8]]
+    context: Context,
+    folder: Path,
+    report_pdf: Path | None,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    asked: Sequence[str],
 ) -> list[Path]:
     seg = segmentation(context)
     paths = [_saved(measurement_report(context, seg), folder / "nodules_sr.dcm")]
     if seg:
         paths.append(_saved(seg, folder / "nodules_seg.dcm"))
-    paths.append(_saved(parametric_map(context), folder / "heatmap.dcm"))
     for number, picture in enumerate(pictures, start=1):
         image = secondary_capture(context, picture, number)
         paths.append(_saved(image, folder / f"key_image_{number:03d}.dcm"))
     if report_pdf:
         paths.append(_saved(encapsulated_pdf(context, report_pdf), folder / "report.dcm"))
+    for export in (EXPORTS[name] for name in asked if EXPORTS[name].dicom):
+        made = import_module(f"..{export.module}", __package__).export(context)
+        if made is not None:
+            paths.append(_saved(made, folder / export.suffixes[0]))
     return paths
 
 

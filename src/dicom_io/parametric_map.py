@@ -7,12 +7,12 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from .codes import ACTIVATION, NO_UNITS
 from .context import Context
 
-__all__ = ["parametric_map"]
+__all__ = ["export"]
 
 VISIBLE = 1 / 255  # lower values are 0 in the NIfTI heatmap too
 
 
-def parametric_map(context: Context) -> ParametricMap:
+def export(context: Context) -> ParametricMap:
     """The heatmap, float32 in 0..1, from the first to the last slice with a visible value; else the middle one."""
     heatmap = np.asarray(context.results["heatmap"], dtype=np.float32)
     visible = np.flatnonzero(heatmap.max(axis=(0, 1)) >= VISIBLE)

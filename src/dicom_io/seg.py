@@ -3,8 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 
+from ..results.found import COLOURS
 from ..types import Detection, NoduleMask
 from .codes import ABNORMAL, DEEP_LEARNING, LUNG, NODULE
 from .context import MANUFACTURER, Context, nodule_name
@@ -64,4 +66,5 @@ def _segment(context: Context, number: int, nodule: Detection) -> SegmentDescrip
         tracking_id=identifier,
         tracking_uid=uid,
         anatomic_regions=[LUNG],
+        display_color=CIELabColor.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),  # without one, older OHIF hangs
     )

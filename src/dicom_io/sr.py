@@ -45,6 +45,7 @@ from .codes import (
     PERCENT,
     PRESENCE,
     REPORT,
+    SIDES,
     SUSPICION,
 )
 from .context import MANUFACTURER, Context
@@ -109,10 +110,11 @@ def _none(context: Context) -> Group:
 def _group(context: Context, nodule: Detection, seg: Segmentation | None, segment: int | None) -> Group:
     identifier, uid = context.tracking(nodule)
     place = np.array([nodule["coordinates_lps"]], dtype=np.float64)
+    where: Mapping[str, Any] = nodule.get("location") or {}
     shared: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(uid=uid, identifier=identifier),
         "finding_type": NODULE,
-        "finding_sites": [FindingSite(LUNG)],
+        "finding_sites": [FindingSite(LUNG, SIDES.get(str(where.get("side"))))],
         "algorithm_id": _algorithm(context),
         "measurements": list(_measurements(nodule)),
         "qualitative_evaluations": list(_evaluations(nodule)),

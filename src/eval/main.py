@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import command
-from ..logs import add_log_options, show_log
+from ..logs import Parser, add_log_options, show_log
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="src.eval.main", description="FROC and CPM by the rules of LUNA16.")
+    parser = Parser(prog="pivot evaluate", description="FROC and CPM by the rules of LUNA16.")
     add = parser.add_argument
     add("--predictions", type=Path, required=True, help="CSV of marks, or a folder of *_detections.json")
     add("--annotations", type=Path, required=True, help="CSV of nodules")

@@ -131,7 +131,7 @@ def _outside(patient: Patient) -> str | None:
     if patient.setting == "incidental":
         return "Lung-RADS is for screening, not for incidental nodules"
     if patient.prior_ct:
-        return "Lung-RADS compares with the prior examination: give both to src.inference.compare"
+        return "Lung-RADS compares with the prior examination: give both to `pivot compare`"
     return None
 
 

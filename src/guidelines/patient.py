@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from ..config import Section
 from ..errors import BadConfig
+from ..given import path_of
 from ..plain_yaml import BadYaml, parse_yaml
 
 __all__ = ["Patient", "load_patient"]
@@ -47,7 +48,7 @@ def load_patient(source: Patient | dict[str, Any] | str | Path | None = None) ->
     if isinstance(source, Patient):
         return source
     where = "patient" if source is None or isinstance(source, dict) else str(source)
-    data = source if source is None or isinstance(source, dict) else _read(Path(source))
+    data = source if source is None or isinstance(source, dict) else _read(path_of(source, "patient"))
     try:
         return Patient.model_validate({} if data is None else data)
     except ValidationError as error:

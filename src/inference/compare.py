@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import command
 from ..files import writable_folder
-from ..logs import add_log_options, show_log
+from ..logs import Parser, add_log_options, show_log
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def _reports(sources: "Sequence[Source]", options: argparse.Namespace) -> "list[
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="src.inference.compare",
+    parser = Parser(
+        prog="pivot compare",
         description="Compare the nodules of two chest CT scans of a patient. Research software, not a medical device.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     what = "a scan, or a *_detections.json or results folder of an earlier run"

@@ -8,16 +8,19 @@ import argparse
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadConfig, PivotError, SomeScansFailed, command
-from ..logs import add_log_options, show_log
-from ..runs.progress import BatchResults, Listener, listening, summary_lines
+from ..logs import show_log
+from ..runs.end_table import noting, results_table
+from ..runs.progress import BatchResults, Event, Listener, listening, summary_lines
+from .options import COMMANDS, parse
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
@@ -59,16 +62,26 @@ def cli() -> None:
 
 @command
 def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line, a subcommand or else `detect`; returns the exit code.
 
     With `own_process` it reads the scan in a second process while torch is imported. A script that calls this function
     needs the guard `if __name__ == "__main__":` for that, as all that spawn processes do; so it is off by default.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        module, _ = COMMANDS[words[0]]
+        if module != "inference.main":
+            code: int = import_module(f"..{module}", __package__).main(words[1:])
+            return code
+        words = ["--demo", *words[1:]] if words[0] == "demo" else words[1:]
     try:
-        options = _parse(arguments)
+        options = parse(words)
+        scans: list[Event] = []
         with listening(options.progress) as tell:
             show_log(options.log)  # now, so that warnings appear above the bars
-            lines, failed = _run(options, tell, own_process=own_process)
+            lines, failed = _run(options, noting(tell, scans), own_process=own_process)
+        shown = [] if options.demo or options.progress == "json" else results_table(scans, alone=not options.input_dir)
+        lines = [*shown, *lines]
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; with --resume the same command goes on where it stopped\n")
         return INTERRUPTED
@@ -79,104 +92,6 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stderr.writelines(f"failed: {message}\n" for message in failed.values())
     return SomeScansFailed.exit_code if failed else 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        msg = f"{message} (see --help)"
-        raise BadConfig(msg)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="pivot",
-        description="Find and measure lung nodules on chest CT. Research software, not a medical device.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--checkpoint", type=_path, help="model file (default: model.checkpoint of the config, or the shipped one)")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=_path, help="a scan: NIfTI, MHD, MHA, NRRD, a DICOM folder or a zip of one")
-    source.add_argument("--input-dir", type=_path, help="a folder of scans")
-    source.add_argument("--dicomweb", metavar="URL", help="fetch the best chest CT series of --study from this server")
-    source.add_argument("--demo", action="store_true", help="make a synthetic chest and find its nodules")
-    add("--study", metavar="UID", help="the StudyInstanceUID that --dicomweb fetches")
-    add("--recursive", action="store_true", help="look for scans in the folders below --input-dir, too")
-    add("--output", type=_path, help="folder for results, except of --input-dir (default: results)")
-    add("--output-dir", type=_path, help="folder for the results of --input-dir (default: results)")
-    add("--config", type=_path, help="YAML file, such as configs/inference.yaml")
-    add("--patient", type=_path, help="YAML file about the patient of --input, for the guidelines; never written out")
-    add("--batch-size", type=_count(1), help="patches for each pass of the network")
-    add("--num-workers", type=_count(0), help="threads that read scans ahead; 0: everything in turn")
-    add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: model.device of the config)")
-    add("--format", choices=("json", "csv", "both"), help="file format of the detections")
-    add("--dicom", action="store_true", help="write the results as DICOM objects too; the scan must be a DICOM series")
-    add("--deidentify", action="store_true", help="store nothing that tells who the patient is (DICOM PS3.15)")
-    add("--resume", action="store_true", help="leave out scans that are complete, with the same model and settings")
-    add("--num-shards", type=_count(1), help="split --input-dir into so many parts, of which this command does one")
-    add("--shard-index", type=_count(0), help="which of the parts, from 0")
-    add("--distributed", nargs="?", const="auto", metavar="ADDRESS", help="run --input-dir on a Ray cluster")
-    add("--progress", choices=("auto", "bar", "json", "none"), default="auto", help="bars, or JSON lines on stdout")
-    add_log_options(parser)
-    return parser
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, refusing those that contradict each other or would have no effect."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.input_dir is None:
-        for name in ("output_dir", "num_workers", "num_shards", "shard_index", "distributed", "recursive"):
-            if getattr(options, name) not in (None, False):
-                parser.error(f"--{name.replace('_', '-')} goes with --input-dir, not with --input or --demo")
-    elif options.output is not None:
-        parser.error("--output goes with --input or --demo: with --input-dir, use --output-dir")
-    for holds, message in _contradictions(options):
-        if holds:
-            parser.error(message)
-    options.output = options.output or options.output_dir or Path("results")
-    return options
-
-
-def _contradictions(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
-    """What must not hold of the options, with what to say where it does."""
-    alone = options.input_dir or options.demo or options.resume
-    yield (options.num_shards is None) != (options.shard_index is None), "--num-shards and --shard-index go together"
-    yield (
-        bool(options.distributed and options.device),
-        "--device goes without --distributed, which uses the GPUs of the cluster, or its CPUs",
-    )
-    for name in ("resume", "dicom"):
-        yield options.demo and getattr(options, name), f"--{name} goes with --input or --input-dir, not with --demo"
-    yield (
-        bool(options.patient and alone),
-        "--patient goes with --input alone, or --dicomweb: it is about one patient, whom --resume cannot tell",
-    )
-    yield (
-        (options.dicomweb is None) != (options.study is None),
-        "--dicomweb and --study go together: where from, and which study",
-    )
-    yield (
-        bool(options.deidentify and alone),
-        "--deidentify goes with --input or --dicomweb, and not with --resume: names are new each time",
-    )
-
-
-def _path(text: str) -> Path:
-    if not text:
-        msg = "must not be empty"
-        raise argparse.ArgumentTypeError(msg)
-    return Path(text)
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def count(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            msg = f"must be a whole number of at least {least}, not {text!r}"
-            raise argparse.ArgumentTypeError(msg)
-        return int(text)
-
-    return count
 
 
 def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> tuple[list[str], dict[str, str]]:
@@ -258,14 +173,22 @@ def _scan(options: argparse.Namespace) -> Iterator[Path]:
 
 def _config(options: argparse.Namespace) -> "Config":
     from ..config import load_config
-    from ..runs.batch import with_options
+    from ..runs.settings import with_options
 
     config = load_config(options.config)
     if options.format and not config.output.save_detections:
         msg = f"--format {options.format}, but output.save_detections is false in {options.config}"
         raise BadConfig(msg)
     save_dicom = options.dicom or None
-    return with_options(config, options.batch_size, options.num_workers, options.format, save_dicom=save_dicom)
+    return with_options(
+        config,
+        options.batch_size,
+        options.num_workers,
+        options.format,
+        save_dicom=save_dicom,
+        threshold=options.threshold,
+        exports=options.export,
+    )
 
 
 def _table(nodules: list[dict[str, Any]]) -> list[str]:

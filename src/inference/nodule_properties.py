@@ -1,5 +1,5 @@
 """The documented name of `measurement.nodule_properties`."""
 
-from ..measurement.nodule_properties import extract_properties
+from ..measurement.at_point import extract_properties
 
 __all__ = ["extract_properties"]

@@ -13,11 +13,12 @@ Points = npt.NDArray[np.float64]
 
 
 class Axes(NamedTuple):
-    """Two diameters in the unit of the outline, and the `ends` (2, 2) of the long one."""
+    """Two diameters in the unit of the outline, with the ends (2, 2) of the long one and of the short one."""
 
     long: float
     short: float
     ends: Points
+    across: Points
 
 
 def axes_of(outline: Points) -> Axes:
@@ -36,13 +37,15 @@ def axes_of(outline: Points) -> Axes:
     one, two = np.unravel_index(np.argmax(lengths), lengths.shape)
     longest, ends = float(lengths[one, two]), corners[[one, two]]
     if longest == 0:
-        return Axes(0.0, 0.0, ends)
+        return Axes(0.0, 0.0, ends, ends)
     dx, dy = (ends[1] - ends[0]) / longest
-    return Axes(longest, _widest(outline @ np.array([[dx, -dy], [dy, dx]])), ends)
+    turn = np.array([[dx, -dy], [dy, dx]])
+    across = _widest(outline @ turn)
+    return Axes(longest, float(across[1, 1] - across[0, 1]), ends, across @ turn.T)
 
 
-def _widest(line: Points) -> float:
-    """The largest extent along the second coordinate at one value of the first; it lies at a corner."""
+def _widest(line: Points) -> Points:
+    """The ends (2, 2) of the largest extent along the second coordinate at one value of the first, that of a corner."""
     start, end = line, np.roll(line, -1, axis=0)
     at = np.unique(line[:, 0])[:, None]
     low, high = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])
@@ -51,4 +54,5 @@ def _widest(line: Points) -> float:
     crossing = start[:, 1] + share * (end[:, 1] - start[:, 1])
     met = (low <= at) & (at <= high)
     top, bottom = np.where(met, crossing, -np.inf).max(axis=1), np.where(met, crossing, np.inf).min(axis=1)
-    return float((top - bottom).max())
+    widest = int(np.argmax(top - bottom))
+    return np.array([[at[widest, 0], bottom[widest]], [at[widest, 0], top[widest]]])

@@ -14,15 +14,14 @@ from scipy import ndimage
 from scipy.special import erf
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
-from ..data.geometry import canonical, map_points, spacing_of, sphere_diameter
-from ..data.pairing import check_spacing
-from ..types import Affine, FloatArray, NoduleType, Properties, Vec3
+from ..data.geometry import sphere_diameter
+from ..types import FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
 from .masks import Mask, depth_of, rim_distance, within
 from .plausible import doubt
 from .segmentation import Levels, Segmentation, segment_nodule
 
-__all__ = ["extract_properties", "measure_nodule", "segment_and_measure"]
+__all__ = ["measure_nodule", "segment_and_measure"]
 
 # HU above which tissue counts as solid: Scholten et al. Eur Radiol 2015;25:488-496.
 SOLID = -300.0
@@ -38,32 +37,6 @@ POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWH
 START_STEP, START_RATIO, LEAST_START = 0.125, 1.25, 1.0
 SETTLES_WITHIN = 12  # measurements; what does not is not measured
 SKIN = 1.2  # mm, how deep the blur of an edge reaches into a nodule
-
-
-def extract_properties(
-    scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
-) -> Properties:
-    """Volume (mm3), diameters (mm), HU statistics and type of the nodule at a point of an (X, Y, Z) scan in HU.
-
-    `coordinates` are millimetres from the first voxel, `diameter` a first guess in millimetres,
-    `axial_axis` the array axis that runs from head to feet; a scan with an affine tells it itself. Of a detection's own
-    coordinates and diameter this gives the detection's own values. Where the nodule cannot be segmented, the
-    HU statistics are those of a ball of the guessed diameter, and all else is unknown: NaN, so that it can be formatted
-    as a number (the JSON has null), or None for the type.
-
-    Raises:
-        BadScan: the spacing contradicts the scan's own affine.
-    """
-    check_spacing(scan, spacing)
-    affine: Affine | None = getattr(scan, "affine", None)
-    if affine is not None:  # measured along the axes that the pipeline measures along
-        array, turned = canonical(np.asarray(scan), affine)
-        index = map_points(np.linalg.inv(turned) @ affine, np.divide(coordinates, spacing))
-        x, y, z = (float(value) for value in index * spacing_of(turned))
-        scan, coordinates, spacing, axial_axis = array, (x, y, z), spacing_of(turned), 2
-    found = segment_and_measure(scan, coordinates, diameter, spacing, axial_axis)[0]
-    unknown = {key: np.nan for key, value in found.items() if value is None and key not in ("nodule_type", "solid_mm")}
-    return {**found, **unknown}  # type: ignore[typeddict-item]
 
 
 def segment_and_measure(

@@ -23,7 +23,8 @@ from safetensors.torch import save
 from torch import nn
 
 from ..errors import BadCheckpoint
-from ..files import shipped, whole_file
+from ..files import here_or_shipped, shipped, whole_file
+from ..given import path_of
 from .classifier import CandidateNet, Fusion
 from .unet import CHANNELS, UNet
 
@@ -37,6 +38,7 @@ __all__ = [
     "first_line",
     "legacy_jit",
     "load_model",
+    "open_checkpoint",
     "save_checkpoint",
 ]
 
@@ -128,7 +130,7 @@ def load_model(path: str | Path | None = None) -> Checkpoint:
     Raises:
         BadCheckpoint: the file is missing, damaged or not PIVOT's, or holds pickled code.
     """
-    path = default_checkpoint() if path is None else Path(path)
+    path = default_checkpoint() if path is None else here_or_shipped(path_of(path, "the checkpoint", BadCheckpoint))
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -142,6 +144,11 @@ def load_model(path: str | Path | None = None) -> Checkpoint:
         about, state = _read_pth(path)
     model, second_stage = _build(path, about, state)
     return Checkpoint(model, about, digest, path, second_stage)
+
+
+def open_checkpoint(given: Checkpoint | str | Path | None) -> Checkpoint:
+    """A checkpoint that is loaded already, or the one at a path, as `load_model` reads it."""
+    return given if isinstance(given, Checkpoint) else load_model(given)
 
 
 def _read_pth(path: Path) -> tuple[About, Mapping[str, torch.Tensor]]:

@@ -9,22 +9,24 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from ..errors import BadConfig
+from ..given import told
 
 __all__ = ["autocast", "cudnn_benchmark", "pick_device", "precision"]
 
 log = logging.getLogger("pivot")
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`. `auto` is CUDA if there is one, else MPS, else the CPU.
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The device called `name`, or torch's own. `auto` is CUDA if there is one, else MPS, else the CPU.
 
     If this machine lacks the device, the CPU is used, with one warning.
 
     Raises:
         BadConfig: the name is unknown.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        msg = f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps"
+    name = str(name) if isinstance(name, torch.device) else name
+    if not (isinstance(name, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name)):
+        msg = f"unknown device {told(name)}: use auto, cpu, cuda, cuda:1 or mps"
         raise BadConfig(msg)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

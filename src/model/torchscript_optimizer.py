@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadCheckpoint, BadConfig
+from ..errors import BadCheckpoint, BadConfig, BadOutput
 from ..files import whole_file
-from .checkpoint import EXTRA_FILE, legacy_jit, load_model
+from ..given import numbers_of, path_of, told
+from .checkpoint import EXTRA_FILE, Checkpoint, legacy_jit, open_checkpoint
 from .graphs import fold_batch_norms
 from .unet import OutputGrid, output_grid, strides_of
 
@@ -21,7 +22,9 @@ TOLERANCE = 1e-3  # of a probability, or of a diameter in mm; rounding stays bel
 
 
 def optimize_model(
-    checkpoint: str | Path, output_path: str | Path, example_input_shape: Sequence[int] = (1, 1, 128, 128, 128)
+    checkpoint: Checkpoint | str | Path,
+    output_path: str | Path,
+    example_input_shape: Sequence[int] = (1, 1, 128, 128, 128),
 ) -> torch.jit.ScriptModule:
     """Fold the batch norms into the convolutions, trace the model, and write it as TorchScript.
 
@@ -34,7 +37,8 @@ def optimize_model(
         BadConfig: the shape does not suit the model.
         BadOutput: the file cannot be written.
     """
-    loaded = load_model(checkpoint)
+    loaded, output_path = open_checkpoint(checkpoint), path_of(output_path, "output_path", BadOutput)
+    checkpoint = loaded.path
     if isinstance(loaded.model, torch.jit.ScriptModule):
         msg = f"{checkpoint} is TorchScript already: give the .pth or .safetensors that it was made from"
         raise BadCheckpoint(msg)
@@ -68,9 +72,12 @@ class _Deployed(nn.Module):
 
 
 def _checked(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in shape)
-    if len(sizes) != 5 or sizes[1] != 1 or min(sizes) < 1 or any(size % multiple for size in sizes[2:]):
-        msg = f"example_input_shape {list(shape)} does not suit this model: give [1, 1, x, y, z], "
+    try:
+        sizes = tuple(int(size) for size in numbers_of(shape, "example_input_shape", 5))
+    except BadConfig:
+        sizes = ()
+    if not sizes or sizes[1] != 1 or min(sizes) < 1 or any(size % multiple for size in sizes[2:]):
+        msg = f"example_input_shape {told(shape)} does not suit this model: give [1, 1, x, y, z], "
         msg += f"with x, y and z multiples of {multiple}"
         raise BadConfig(msg)
     return sizes

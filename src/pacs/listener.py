@@ -4,7 +4,6 @@ It receives studies, runs the best chest CT series of each, and sends what it fo
 SIGTERM, after the run at hand; what is left in the spool is done after the next start.
 """
 
-import argparse
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ..dicom_io.deidentify import load_key
 from ..errors import command
-from ..logs import add_log_options, show_log
+from ..logs import Parser, add_log_options, show_log
 from ..processes import stop_on_signal
 from ..quiet import quiet_libraries
 from .audit import Audit, unforeseen
@@ -32,7 +31,7 @@ LONGEST = 30.0  # seconds between them while they fail
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until a signal; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="pivot-listener", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="pivot listen", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/pacs.yaml")
     add_log_options(parser)
     options = parser.parse_args(arguments)

@@ -63,4 +63,7 @@ def _outputs(inference: Config, pacs: PacsConfig) -> Config:
     output = inference.output.model_dump()
     output |= {"save_dicom": True, "save_report": "pdf" in pacs.results or (kept and output["save_report"])}
     output |= {name: kept and output[name] for name in ("save_heatmap", "save_visualization")}
+    if "pm" in pacs.results:
+        exports = dict.fromkeys((*inference.output.formats.exports, "heatmap_dicom"))
+        output["formats"] = {**output["formats"], "exports": list(exports)}
     return load_config({**inference.model_dump(), "output": output})

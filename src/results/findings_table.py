@@ -1,14 +1,14 @@
 """Nodules and masses as one table: a row for each, with where it is, in words too."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..files import whole_file
-from ..types import Detection
+from ..types import Detection, Results, Scan
 
-__all__ = ["FINDINGS_COLUMNS", "save_findings"]
+__all__ = ["FINDINGS_COLUMNS", "export", "save_findings"]
 
 FINDINGS_COLUMNS = (
     "scan_id",
@@ -19,6 +19,7 @@ FINDINGS_COLUMNS = (
     "lps_x",
     "lps_y",
     "lps_z",
+    "image_number",
     "voxel_x",
     "voxel_y",
     "voxel_z",
@@ -32,16 +33,27 @@ FINDINGS_COLUMNS = (
     "confidence",
     "malignancy_score",
     "lung_rads",
+    "fleischner_low_risk",
+    "fleischner_high_risk",
+    "brock_2a_upper_lobe",
+    "brock_2a_other_lobe",
+    "bts",
 )
 
 
-def save_findings(report: Mapping[str, Any], path: str | Path) -> None:
-    """Write a report's `*_findings.csv`: a row a nodule, then a row a mass; what is null leaves its field empty."""
+def export(scan: Scan, results: Results, path: Path) -> None:  # noqa: ARG001 - as all exports
+    """Write the table of one scan."""
+    save_findings([results], path)
+
+
+def save_findings(reports: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Write the table of reports: a row a nodule, then a row a mass; what is null leaves its field empty."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FINDINGS_COLUMNS)
-        for kind, listed in (("nodule", report["detections"]), ("mass", report["masses"])):
-            writer.writerows([report["scan_id"], kind, *_fields(found)] for found in listed)
+        for report in reports:
+            for kind, listed in (("nodule", report["detections"]), ("mass", report["masses"])):
+                writer.writerows([report["scan_id"], kind, *_fields(found)] for found in listed)
 
 
 def _fields(found: Detection) -> Iterator[object]:
@@ -49,9 +61,18 @@ def _fields(found: Detection) -> Iterator[object]:
     yield found["id"]
     yield from (place["side"], place["third"]) if place else (None, None)
     yield from found["coordinates_lps"] or (None, None, None)
+    yield found.get("image_number")
     yield from found["coordinates_voxel"]
     yield from (found["diameter_mm"], found["diameter_source"])
     yield from (properties["long_axis_mm"], properties["short_axis_mm"], properties["volume_mm3"])
     yield from (properties["nodule_type"], properties.get("solid_mm"))
     yield from (found["confidence"], found["triage"]["malignancy_score"])
-    yield found["guidelines"]["lung_rads"]["category"] if "guidelines" in found else None
+    yield from _guidelines(found.get("guidelines") or {})
+
+
+def _guidelines(rules: Mapping[str, Any]) -> Iterator[object]:
+    fleischner, brock = rules.get("fleischner") or {}, (rules.get("brock") or {}).get("2a") or {}
+    yield (rules.get("lung_rads") or {}).get("category")
+    yield from (fleischner.get("low_risk"), fleischner.get("high_risk"))
+    yield from (brock.get("upper_lobe"), brock.get("other_lobe"))
+    yield (rules.get("bts") or {}).get("management")

@@ -5,30 +5,38 @@ nibabel is imported where it is used: it takes a second.
 
 import csv
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BadOutput
+from ..errors import BadConfig, BadOutput
 from ..files import whole_file
+from ..given import array_of, is_path, number_of, numbers_of, path_of, told
 from ..quiet import quiet_libraries
 from ..types import Detection, Report, Volume
 
 __all__ = [
     "CSV_COLUMNS",
+    "GivenDetections",
+    "GivenHeatmap",
     "as_detections",
+    "heatmap_of",
     "load_detections",
     "load_heatmap",
     "load_report",
+    "marks_of",
     "save_csv",
     "save_heatmap",
     "save_json",
 ]
 
+GivenDetections: TypeAlias = Iterable[Detection] | Mapping[str, Any] | str | os.PathLike[str]
+GivenHeatmap: TypeAlias = npt.ArrayLike | Mapping[str, Any] | str | os.PathLike[str]
 CSV_COLUMNS = (
     "scan_id",
     "detection_id",
@@ -40,6 +48,24 @@ CSV_COLUMNS = (
     "malignancy_score",
     "risk_category",
 )
+DIGITS = {
+    "volume_mm3": 2,
+    "mean_intensity": 1,
+    "std_intensity": 1,
+    "min_intensity": 1,
+    "max_intensity": 1,
+    "effective_diameter_mm": 2,
+    "long_axis_mm": 2,
+    "short_axis_mm": 2,
+    "solid_mm": 2,
+    "sphericity": 3,
+    "solid_fraction": 3,
+    "lung_litres": 2,
+    "litres": 2,
+    "upper_lobe": 4,
+    "other_lobe": 4,
+    "affine": 9,
+}
 REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "masses", "candidates", "summary")
 LATER_KEYS = {"masses", "candidates"}  # which reports of earlier versions lack
 NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
@@ -48,8 +74,19 @@ NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
 def save_json(report: Mapping[str, Any], path: str | Path) -> None:
     """Write a report's `*_detections.json`; further keys, such as the heatmap, are left out."""
     with whole_file(path) as partial:
-        text = json.dumps({key: report[key] for key in REPORT_KEYS if key in report}, indent=2, allow_nan=False)
+        text = json.dumps(
+            _rounded({key: report[key] for key in REPORT_KEYS if key in report}), indent=2, allow_nan=False
+        )
         partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - whatever JSON holds
+    """The same with measurements rounded to what they mean: much finer than they repeat."""
+    if isinstance(value, float):
+        return round(value, DIGITS[key]) if key in DIGITS else value
+    if isinstance(value, Mapping):
+        return {name: _rounded(one, name) for name, one in value.items()}
+    return [_rounded(one, key) for one in value] if isinstance(value, list | tuple) else value
 
 
 def save_csv(report: Mapping[str, Any], path: str | Path) -> None:
@@ -130,7 +167,7 @@ def load_report(path: str | Path) -> Report:
         BadOutput: no such file, or not written by PIVOT.
     """
     try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        report = json.loads(path_of(path, "the detections", BadOutput).read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"cannot read the detections {path}: {error.strerror}"
         raise BadOutput(msg) from None
@@ -151,6 +188,50 @@ def load_report(path: str | Path) -> Report:
     return result
 
 
+def as_report(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A report, after a look at what it holds.
+
+    Raises:
+        BadOutput: something else.
+    """
+    missing = [key for key in REPORT_KEYS if not isinstance(given, Mapping) or key not in {*given, *LATER_KEYS}]
+    if missing:
+        msg = f"results must be what predict returns, not {told(given)}: it lacks {', '.join(missing)}"
+        raise BadOutput(msg)
+    return given
+
+
+def heatmap_of(given: GivenHeatmap) -> npt.NDArray[Any]:
+    """A heatmap (X, Y, Z): an array or a tensor, what `predict` returned, or the path of a saved one.
+
+    Raises:
+        BadOutput: something else.
+    """
+    if is_path(given):
+        return load_heatmap(given)  # type: ignore[arg-type]
+    array = array_of(given.get("heatmap") if isinstance(given, Mapping) else given, "the heatmap", BadOutput)
+    if array.ndim == 4:
+        msg = (
+            f"the heatmap has the shape {array.shape}: of the maps of sliding_window_inference give the first, maps[0]"
+        )
+        raise BadOutput(msg)
+    if array.ndim != 3 or array.dtype.kind == "c":
+        msg = f"a heatmap is an array of numbers of shape (X, Y, Z), not {told(given)}"
+        raise BadOutput(msg)
+    return array
+
+
+def marks_of(given: GivenDetections) -> list[Detection]:
+    """The marks in a list, in a report, or in the JSON file at a path; of those the diameter may be unknown.
+
+    Raises:
+        BadOutput: something else.
+    """
+    where = str(given) if is_path(given) else "detections"
+    content = load_report(given) if is_path(given) else given  # type: ignore[arg-type]
+    return as_detections(content.get("detections") if isinstance(content, Mapping) else content, where, measured=False)
+
+
 def load_detections(path: str | Path) -> list[Detection]:
     """The nodules in a `*_detections.json`, strongest first as they were written.
 
@@ -160,18 +241,35 @@ def load_detections(path: str | Path) -> list[Detection]:
     return load_report(path)["detections"]
 
 
-def as_detections(listed: object, where: str) -> list[Detection]:
-    """A list of detections, after a look at what it holds.
+def as_detections(listed: object, where: str, *, measured: bool = True) -> list[Detection]:
+    """A list of detections, after a look at what it holds; those that are not `measured` may lack a diameter.
 
     Raises:
         BadOutput: something else; the message begins with `where`.
     """
-    if not isinstance(listed, Iterable) or isinstance(listed, str | Mapping):
+    if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | np.ndarray):
         msg = f"{where} holds no list `detections`: give PIVOT's detections JSON, or a list of detections"
         raise BadOutput(msg)
     detections: list[Detection] = list(listed)
     for position, detection in enumerate(detections):
-        if not isinstance(detection, Mapping) or not set(NEEDED) <= set(detection):
-            msg = f"{where}: detections[{position}] lacks {', '.join(NEEDED[:-1])} or {NEEDED[-1]}; it is not PIVOT's"
+        needed = NEEDED if measured else [key for key in NEEDED if key != "diameter_mm"]
+        if not isinstance(detection, Mapping) or not set(needed) <= set(detection):
+            msg = f"{where}: detections[{position}] lacks {', '.join(needed[:-1])} or {needed[-1]}; it is not PIVOT's"
             raise BadOutput(msg)
+        _check_numbers(detection, f"{where}: detections[{position}]", measured=measured)
     return detections
+
+
+def _check_numbers(detection: Mapping[str, Any], where: str, *, measured: bool) -> None:
+    try:
+        numbers_of(detection["coordinates"], "coordinates")
+        number_of(detection["confidence"], "confidence", 0, 1)
+        diameter = detection.get("diameter_mm")
+        if measured and diameter is None:
+            msg = "diameter_mm is not known: measure it with extract_properties, and set it first"
+            raise BadConfig(msg)  # noqa: TRY301 - told like the others
+        if diameter is not None:
+            number_of(diameter, "diameter_mm", 0)
+    except BadConfig as error:
+        msg = f"{where}: {error}"
+        raise BadOutput(msg) from None

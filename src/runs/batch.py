@@ -19,15 +19,20 @@ from ..config import Config, load_config
 from ..data.survey import twin_message
 from ..errors import BadCheckpoint, BadConfig, BadOutput, BadScan, PivotError
 from ..files import writable_folder
+from ..given import path_of
 from ..guidelines.patient import Patient
 from ..types import Results
-from .outputs import check_outputs, check_scan, is_complete, load_writers, write_outputs
+from .outputs import check_outputs, check_scan, is_complete, load_writers, write_batch_table, write_outputs
 from .progress import WARNING, BatchResults, Listener, ListenerError, as_raised, guarded, silent
 from .read_ahead import Readied, executor, read_ahead, read_timed
+from .settings import with_options
 from .sharding import place_of, scans_of
 
 if TYPE_CHECKING:
+    import torch
+
     from ..detection.pipeline import InferencePipeline
+    from ..model.checkpoint import Checkpoint
 
 __all__ = [
     "FATAL",
@@ -36,7 +41,6 @@ __all__ = [
     "batch_inference",
     "infer_file",
     "open_pipeline",
-    "with_options",
 ]
 
 log = logging.getLogger("pivot")
@@ -55,14 +59,14 @@ AT_ONCE = Turns()
 
 
 def batch_inference(  # noqa: PLR0913 - the documented call
-    checkpoint: str | Path | None = None,
+    checkpoint: "Checkpoint | str | Path | None" = None,
     input_dir: str | Path = ".",
     output_dir: str | Path = "results",
     config: Config | dict[str, Any] | str | Path | None = None,
     num_workers: int | None = None,
     batch_size: int | None = None,
     *,
-    device: str | None = None,
+    device: "str | torch.device | None" = None,
     resume: bool = False,
     progress: Listener = silent,
     shard: tuple[int, int] = (0, 1),
@@ -95,6 +99,7 @@ def batch_inference(  # noqa: PLR0913 - the documented call
     found = scans_of(input_dir, output_dir, shard, recursive=recursive)
     run = _Run(pipeline, Path(output_dir), guarded(progress), base=Path(input_dir) if recursive else None)
     run.all(found.scans, resume=resume, twins=found.twins)
+    run.table(found.scans, shard)
     return run.summary(found.passed_over)
 
 
@@ -124,38 +129,17 @@ def infer_file(
 
 
 def open_pipeline(
-    checkpoint: str | Path | None, config: Config, device: str | None, output_dir: str | Path
+    checkpoint: "Checkpoint | str | Path | None",
+    config: Config,
+    device: "str | torch.device | None",
+    output_dir: str | Path,
 ) -> "InferencePipeline":
     """Load the model, after a check that results can be written."""
     check_outputs(config)
-    writable_folder(output_dir)
+    writable_folder(path_of(output_dir, "output_dir", BadOutput))
     from ..detection.pipeline import InferencePipeline  # noqa: PLC0415 - torch takes seconds
 
     return InferencePipeline(checkpoint, config, device)
-
-
-def with_options(
-    config: Config,
-    batch_size: int | None = None,
-    num_workers: int | None = None,
-    detections: str | None = None,
-    *,
-    save_dicom: bool | None = None,
-) -> Config:
-    """The configuration with the given values.
-
-    Raises:
-        BadConfig: a value is out of range.
-    """
-    data = config.model_dump()
-    data["inference"] |= _given(batch_size=batch_size, num_workers=num_workers)
-    data["output"]["formats"] |= _given(detections=detections)
-    data["output"] |= _given(save_dicom=save_dicom)
-    return load_config(data)
-
-
-def _given(**values: object) -> dict[str, object]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass
@@ -170,6 +154,7 @@ class _Run:
     read: Callable[[Path], Readied] = field(default_factory=lambda: read_timed)
     failures: dict[str, PivotError] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
     detections: int = 0
     seconds: list[float] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -204,6 +189,14 @@ class _Run:
         )
         self.notify({"event": "summary", **results})
         return results
+
+    def table(self, paths: Sequence[Path], shard: tuple[int, int]) -> None:
+        """Write the findings of all scans into one table, those of earlier runs too; each shard has its own."""
+        index, count = shard
+        name = f"findings_{index}_of_{count}.csv" if count > 1 else "findings.csv"
+        complete = {*self.finished, *self.skipped}
+        done = [path for path in paths if str(path) in complete]
+        write_batch_table(done, self.pipeline.config, self._place, self.folder / name)
 
     def _skip(self, path: Path) -> bool:
         complete = is_complete(path, self.pipeline.config, self._place(path), self.pipeline.origin)
@@ -251,6 +244,7 @@ class _Run:
             start = time.perf_counter()
             outputs = write_outputs(read.scan, results, self.pipeline.config, self._place(path), read.seconds, path)
             self.seconds.append(read.seconds + seconds + time.perf_counter() - start)
+            self.finished.append(str(path))
             self.detections += len(results["detections"])
             notes = [*read.scan.notes, *(f"{WARNING}: {one}" for one in results["summary"]["warnings"])]
             self.notes |= {str(path): notes} if notes else {}
@@ -260,6 +254,8 @@ class _Run:
                     "scan": str(path),
                     "scan_id": results["scan_id"],
                     "detections": len(results["detections"]),
+                    "masses": len(results["masses"]),
+                    "lung_rads": results["summary"]["lung_rads"]["category"],
                     "seconds": round(self.seconds[-1], 3),
                     "outputs": [str(output) for output in outputs],
                     "notes": notes,

@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config, load_config
 from ..data.loader import scan_name
-from ..errors import BadConfig
-from .batch import BatchResults, open_pipeline, with_options
+from ..errors import BadConfig, BadOutput
+from ..given import path_of, told
+from .batch import BatchResults, open_pipeline
 from .progress import Event, Listener, silent
 from .ray_worker import Worker
+from .settings import with_options
+
+if TYPE_CHECKING:
+    from ..model.checkpoint import Checkpoint
 
 __all__ = ["connect", "demand", "distributed_inference"]
 
@@ -48,7 +53,7 @@ def connect(address: str | None = "auto") -> ModuleType:
 
 
 def distributed_inference(  # noqa: PLR0913 - the documented call
-    checkpoint: str | Path | None = None,
+    checkpoint: "Checkpoint | str | Path | None" = None,
     input_paths: Iterable[str | Path] = (),
     num_gpus: int | None = None,
     batch_size: int | None = None,
@@ -88,7 +93,11 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
         msg = "this process has joined no Ray cluster: call ray.init(address='auto') first"
         raise BadConfig(msg)
     settings = with_options(load_config(config), batch_size=batch_size)
-    folder = os.path.abspath(output_dir)  # noqa: PTH100 - keeps links, which may differ between machines
+    if isinstance(input_paths, str | bytes) or not isinstance(input_paths, Iterable):
+        msg = f"input_paths must be a list of paths, not {told(input_paths)}"
+        raise BadConfig(msg)
+    target = path_of(output_dir, "output_dir", BadOutput)
+    folder = os.path.abspath(target)  # noqa: PTH100 - keeps links, which may differ between machines
     model = open_pipeline(checkpoint, settings, "cpu", folder).checkpoint.path
     slots = 1 + settings.inference.num_workers
     size, gpus = demand(ray.cluster_resources(), settings.model.device, num_gpus, gpus_per_actor, cpus_per_actor)

@@ -9,23 +9,32 @@ Modules that draw and write are imported when they are used. This takes seconds,
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 from ..config import Config, DetectionsFormat, Formats, HeatmapFormat, Output, Visualization
+from ..config.exports import EXPORTS
 from ..data.loader import scan_name
 from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_files
 from ..results.findings_table import save_findings
 from ..results.output_formatter import load_report, save_csv, save_heatmap, save_json
 from ..types import Results, Scan, Volume
+from .exports import DICOM, check_exports, exported_names, write_dicom, write_exports
 
-__all__ = ["check_outputs", "check_scan", "is_complete", "load_writers", "output_names", "write_outputs"]
+__all__ = [
+    "check_outputs",
+    "check_scan",
+    "is_complete",
+    "load_writers",
+    "output_names",
+    "write_batch_table",
+    "write_outputs",
+]
 
 log = logging.getLogger("pivot")
-DICOM = "_dicom"
 FINDINGS = "_findings.csv"
 TEMPORARY = len(".4194304.partial.")  # extra bytes of a name while its file is written (see `files`)
 # These change the speed, not the results. The checkpoint is compared by its hash.
@@ -50,10 +59,10 @@ def check_outputs(config: Config) -> None:
     """
     wanted = config.output
     pictures = wanted.save_visualization or wanted.save_report or config.visualization.save_3d
-    if not (wanted.save_detections or wanted.save_heatmap or wanted.save_dicom or pictures):
+    if not (wanted.save_detections or wanted.save_heatmap or wanted.dicom or pictures or wanted.formats.exports):
         msg = (
             "output.save_detections, save_heatmap, save_visualization, save_report, save_dicom and "
-            "visualization.save_3d are all false: nothing would be written"
+            "visualization.save_3d are all false, and formats.exports is empty: nothing would be written"
         )
         raise BadConfig(msg)
     if wanted.save_visualization and config.visualization.colormap != Visualization().colormap:
@@ -84,13 +93,7 @@ def check_scan(scan: Scan, config: Config, source: str | Path, folder: Path) -> 
     if longest > most:
         msg = f"its name is {longest - most} bytes too long for the names of its results ({longest} bytes): rename it"
         raise BadScan(msg)
-    if config.output.save_dicom:
-        if scan.series_uid is None:
-            msg = "output.save_dicom (--dicom) needs a DICOM series, to whose study the results are added: give one"
-            raise BadScan(msg)
-        from ..dicom_io.context import check_series
-
-        check_series(source)
+    check_exports(scan, config, source)
 
 
 def output_names(scan_id: str, config: Config) -> list[str]:
@@ -108,19 +111,23 @@ def output_names(scan_id: str, config: Config) -> list[str]:
         names.append(f"{scan_id}_3d.html")
     if wanted.save_report:
         names.append(f"{scan_id}_report.pdf")
-    if wanted.save_dicom:
-        names.append(f"{scan_id}{DICOM}")
+    names += exported_names(scan_id, config)
     formats = wanted.formats.detections if wanted.save_detections else "none"
     if formats in ("csv", "both"):
         names += [f"{scan_id}_detections.csv", f"{scan_id}{FINDINGS}"]
-    return [*names, f"{'' if formats in ('json', 'both') else '.'}{scan_id}_detections.json"]
+    return [*dict.fromkeys(names), f"{'' if formats in ('json', 'both') else '.'}{scan_id}_detections.json"]
 
 
 def _every_name(scan_id: str) -> set[str]:
     """The names of all files that any configuration writes for a scan."""
     shown = Visualization(save_3d=True)
     outputs = (
-        Output(save_report=True, save_dicom=True, save_detections=saved, formats=Formats(detections=one, heatmap=other))
+        Output(
+            save_report=True,
+            save_dicom=True,
+            save_detections=saved,
+            formats=Formats(detections=one, heatmap=other, exports=tuple(EXPORTS)),
+        )
         for saved, one, other in product((True, False), get_args(DetectionsFormat), get_args(HeatmapFormat))
     )
     return {name for output in outputs for name in output_names(scan_id, Config(output=output, visualization=shown))}
@@ -146,13 +153,23 @@ def write_outputs(
     start = time.perf_counter()
     names = output_names(results["scan_id"], config)
     with whole_files(folder, last=names[-1], stale=_every_name(results["scan_id"])) as draft:
-        for path in (draft / name for name in names[:-1]):
+        write_exports(scan, results, config, draft)
+        exported = exported_names(results["scan_id"], config)
+        for path in (draft / name for name in names[:-1] if name.endswith(DICOM) or name not in exported):
             if path.name.endswith(DICOM):
-                _write_dicom(scan, results, path, source)
+                write_dicom(scan, results, path, source, config.output.formats.exports)
             else:
                 _write(scan, results, config, path)
         save_json(_timed(results, seconds_to_read, time.perf_counter() - start), draft / names[-1])
     return [Path(folder, name) for name in names]
+
+
+def write_batch_table(scans: Iterable[Path], config: Config, folder_of: Callable[[Path], Path], path: Path) -> None:
+    """Write the findings of all scans that are complete into one table, where the configuration asks for tables."""
+    if not any(name.endswith(FINDINGS) for name in output_names("", config)):
+        return
+    reports = (folder_of(scan) / output_names(scan_name(scan), config)[-1] for scan in scans)
+    save_findings((load_report(report) for report in reports), path)
 
 
 def is_complete(path: Path, config: Config, folder: Path, origin: Mapping[str, Any]) -> bool:
@@ -193,7 +210,10 @@ def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
     """Write the output at `path`. Its name tells the kind."""
     match path.suffix:
         case ".csv":
-            (save_findings if path.name.endswith(FINDINGS) else save_csv)(results, path)
+            if path.name.endswith(FINDINGS):
+                save_findings([results], path)
+            else:
+                save_csv(results, path)
         case ".png":
             _draw(scan, results, config, path)
         case ".html":
@@ -206,19 +226,6 @@ def _write(scan: Scan, results: Results, config: Config, path: Path) -> None:
             write_report(scan, results, path)
         case _:
             save_heatmap(results["heatmap"], path)
-
-
-def _write_dicom(scan: Scan, results: Results, folder: Path, source: str | Path | None) -> None:
-    """Write the results as DICOM objects, with the PDF report if it was written beside `folder`."""
-    from ..dicom_io.export import export_objects
-    from ..viz.key_images import key_images
-
-    if source is None:
-        msg = "output.save_dicom needs the path of the DICOM series: give it as `source`"
-        raise BadScan(msg)
-    folder.mkdir()
-    report = folder.with_name(f"{results['scan_id']}_report.pdf")
-    export_objects(source, results, folder, report if report.is_file() else None, key_images(scan, results))
 
 
 def _draw(scan: Scan, results: Results, config: Config, path: Path) -> None:

@@ -4,7 +4,8 @@ Every event has `event`, its kind. All but the last two have `scan`, the path as
 
     start     index (from 1), total             its inference begins
     windows   done, total                       windows of the network
-    finished  scan_id, detections (a count), seconds, outputs (paths), notes (of reading, and warnings)
+    finished  scan_id, detections and masses (counts), lung_rads (of the examination, or null), seconds,
+              outputs (paths), notes (of reading, and warnings)
     skipped   -                                 complete from an earlier run (`--resume`)
     failed    error (a type), message
     demo      nodules (of `--demo`: diameter_mm, nodule_type, found_mm, confidence; the last two are null if missed)
@@ -123,7 +124,7 @@ def _bars() -> Iterator[Listener]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, transient=True) as progress:
         scans = progress.add_task("scans", total=None)
         windows = progress.add_task("windows", total=None)
 

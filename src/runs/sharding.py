@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..data.survey import Survey, survey
-from ..errors import BadConfig
+from ..errors import BadConfig, BadOutput, BadScan
+from ..given import path_of
 
 __all__ = ["place_of", "scans_of", "shard_of"]
 
@@ -35,7 +36,8 @@ def scans_of(
         BadConfig: the output folder is the input folder, or there is no such part.
         BadScan: the folder holds no scans.
     """
-    if Path(input_dir).resolve() == Path(output_dir).resolve():
+    source = path_of(input_dir, "input_dir", BadScan)
+    if source.resolve() == path_of(output_dir, "output_dir", BadOutput).resolve():
         msg = f"the output folder {output_dir} is the input folder: heatmaps in it would be taken for scans"
         raise BadConfig(msg)
     found = survey(input_dir, recursive=recursive)

@@ -4,14 +4,13 @@ To resume an interrupted run, give the same command again. On several GPUs:
 `torchrun --nproc-per-node 4 -m src.train.main --config configs/train.yaml`.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import command
-from ..logs import add_log_options, show_log
+from ..logs import Parser, add_log_options, show_log
 from .config import load_train_config
 
 __all__ = ["main"]
@@ -20,7 +19,7 @@ __all__ = ["main"]
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m src.train.main", description="Train a lung nodule detector.")
+    parser = Parser(prog="pivot train", description="Train a lung nodule detector.")
     parser.add_argument("--config", type=Path, default=Path("configs/train.yaml"), help="default: %(default)s")
     add_log_options(parser)
     options = parser.parse_args(arguments)

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import expit, logit
 
 from ..errors import BadConfig, BadOutput
-from ..types import Detection
-from .model import Cutoffs, read_json
+from ..files import here_or_shipped
+from ..given import path_of
+from ..types import Detection, Triage
+from .model import Cutoffs, read_json, score
 
 __all__ = ["Calibration", "Isotonic", "Mapping", "Platt", "Temperature", "calibrate_scores", "load_calibration"]
 
@@ -94,8 +96,9 @@ class Calibration(_Strict):
 def calibrate_scores(detections: Sequence[Detection], calibration_file: str | Path) -> list[Detection]:
     """The detections with a calibrated `malignancy_score` (0 to 1) and the file's risk categories.
 
-    A null score stays null, with its reason. The given detections are not changed. Their scores must come from the
-    triage model: a second calibration would distort them.
+    A null score stays null, with its reason. A peak with `properties` is scored by them; without, its score is null.
+    The given detections are not changed. Their scores must come from the triage model: a second calibration would
+    distort them.
 
     Raises:
         BadConfig: the calibration file is missing, damaged or not monotone.
@@ -111,11 +114,26 @@ def load_calibration(path: str | Path) -> Calibration:
     Raises:
         BadConfig: the file is missing or not JSON, or a key or value is wrong.
     """
-    return read_json(Calibration, path, "triage calibration", BadConfig)
+    there = here_or_shipped(path_of(path, "the calibration file"))
+    return read_json(Calibration, there, "triage calibration", BadConfig)
+
+
+def _scored(peak: Detection) -> Triage:
+    """The score of a mark that has none yet; null where its `properties` do not allow one."""
+    properties = peak.get("properties")
+    if properties is None:
+        reason = "nothing was measured: set `properties` to what extract_properties gives"
+        return Triage(malignancy_score=None, risk_category=None, reason=reason)
+    diameter = properties.get("effective_diameter_mm") if isinstance(properties, dict) else None
+    try:
+        return score(properties, math.nan if diameter is None else diameter)
+    except (KeyError, TypeError):
+        msg = f"detection {peak.get('id', '?')} has properties that extract_properties did not give"
+        raise BadOutput(msg) from None
 
 
 def _calibrated(found: Detection, calibration: Calibration) -> Detection:
-    triage = found.get("triage")
+    triage = _scored(found) if "triage" not in found and "coordinates" in found else found.get("triage")
     if not isinstance(triage, dict) or "malignancy_score" not in triage:
         msg = f"detection {found.get('id', '?')} has no triage.malignancy_score: give detections of PIVOT"
         raise BadOutput(msg)

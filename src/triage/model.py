@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from ..config import explain
 from ..errors import BadCheckpoint, PivotError
-from ..files import shipped
+from ..files import as_module, shipped
 from ..types import Properties, Triage
 
 __all__ = [
@@ -136,7 +136,7 @@ def read_json(kind: type[Model], path: str | Path, name: str, error: type[PivotE
     try:
         return kind.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as problem:
-        msg = f"cannot read the {name} {path}: {problem.strerror}; `python -m src.train.triage.fit` writes one"
+        msg = f"cannot read the {name} {path}: {problem.strerror}; `{as_module('train.triage.fit')}` writes one"
     except ValidationError as problem:
         msg = f"{path} is not a {name}:\n" + "\n".join(f"  {line}" for line in explain(problem, kind))
     except ValueError as problem:

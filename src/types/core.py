@@ -59,6 +59,7 @@ class Acquisition(NamedTuple):
 
     thickness_mm: float | None = None  # SliceThickness, larger than the spacing if slices overlap
     kernel: str = ""  # ConvolutionKernel, in capitals
+    image_numbers: tuple[int, ...] = ()  # InstanceNumber of each slice along z, by which viewers call it
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -90,23 +91,33 @@ class Scan:
 
 
 class Volume(np.ndarray[Any, np.dtype[Any]]):
-    """A (X, Y, Z) array with its `affine` (RAS+), and `notes` on how it was read.
+    """A (X, Y, Z) array with its `affine` (RAS+), and the `source`, the scan that was read.
 
-    Arrays derived from it (a slice, a flip, a sum) lose the affine and the notes: after `scan[::-1]` they would be
+    Arrays derived from it (a slice, a flip, a sum) lose the affine and the source: after `scan[::-1]` they would be
     wrong.
     """
 
     affine: Affine | None
-    notes: tuple[str, ...]
+    source: Scan | None
 
-    def __new__(cls, array: npt.NDArray[Any], affine: Affine, notes: tuple[str, ...] = ()) -> Self:
+    def __new__(cls, array: npt.NDArray[Any], affine: Affine, source: Scan | None = None) -> Self:
         """A view of the array with its affine."""
         volume = np.asarray(array).view(cls)
-        volume.affine, volume.notes = affine, notes
+        volume.affine, volume.source = affine, source
         return volume
 
     def __array_finalize__(self, obj: object) -> None:
-        self.affine, self.notes = None, ()
+        self.affine, self.source = None, None
+
+    @property
+    def scan_id(self) -> str:
+        """The name of the scan that it was read as."""
+        return self.source.scan_id if self.source else "scan"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The repairs that reading made."""
+        return self.source.notes if self.source else ()
 
 
 class Peak(TypedDict):
@@ -114,6 +125,7 @@ class Peak(TypedDict):
 
     coordinates: Vec3  # millimetres from the first voxel of the heatmap, sub-voxel
     coordinates_voxel: Shape3  # the voxel that holds the maximum
+    diameter_mm: None  # which a heatmap does not tell
     confidence: float  # the heatmap's value there, 0 to 1
 
 
@@ -164,6 +176,7 @@ class Detection(Mark):
 
     id: int
     peak_lps: Vec3 | None  # the heatmap's peak, as `coordinates_lps`
+    image_number: NotRequired[int | None]  # InstanceNumber of the slice of `coordinates`; of DICOM series alone
     location: NotRequired[Location]  # missing in reports of earlier versions
     diameter_source: Literal["segmentation", "network"]
     properties: Properties

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from ..results.found import number_of_finding
 from ..types import Detection
 from .shares import risk_of, share
 from .slices import FOOTER, save_png
@@ -60,7 +61,9 @@ def _draw_bars(axes: Axes, shown: list[Detection], limits: dict[str, float], tot
         diameter = nodule["diameter_mm"]
         label = f"{diameter:.0f}" if crowded else f"{share(nodule['confidence'])}\n{diameter:.1f} mm"
         axes.text(x, nodule["confidence"] + 0.015, label, ha="center", va="bottom", fontsize=7 if crowded else 8)
-    axes.set_xticks(range(len(shown)), [str(nodule.get("id", x)) for x, nodule in enumerate(shown)], fontsize=8)
+    axes.set_xticks(
+        range(len(shown)), [str(number_of_finding(nodule, x)) for x, nodule in enumerate(shown)], fontsize=8
+    )
     axes.set(ylim=(0, 1.2), xlim=(-0.7, max(len(shown), 6) - 0.3), xlabel="nodule", ylabel="confidence")
     axes.set_yticks(np.linspace(0, 1, 6))
     part = f", the {len(shown)} strongest shown" if len(shown) < total else ""

@@ -20,11 +20,12 @@ FINER = 4  # an outline is drawn in steps of 1/4 pixel
 
 
 class Outline(NamedTuple):
-    """A closed `line` (n, 2) in an axial slice and the `ends` (2, 2) of its longest diameter, in mm of the stage."""
+    """A closed `line` (n, 2) in an axial slice, with the ends (2, 2) of its axes, in mm of the stage."""
 
     slice_index: int
     line: npt.NDArray[np.float64]
-    ends: npt.NDArray[np.float64]
+    ends: npt.NDArray[np.float64]  # of the longest diameter
+    across: npt.NDArray[np.float64]  # of the longest perpendicular to it
 
 
 def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None = None) -> Outline | None:
@@ -41,14 +42,16 @@ def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | Non
     section = np.pad(voxels[..., largest].astype(np.float32), 1)
     line = max(find_contours(ndimage.zoom(section, FINER, order=1, grid_mode=True, mode="nearest"), 0.5), key=len)
     line = ((line + 0.5) / FINER - 1.5 + origin[:2]) * on.spacing[:2]
-    return Outline(origin[2] + largest, line, axes_of(line[:-1]).ends)
+    axes = axes_of(line[:-1])
+    return Outline(origin[2] + largest, line, axes.ends, axes.across)
 
 
 def draw_zoom(axes: Axes, on: Stage, nodule: Mark, outline: Outline | None, title: str) -> None:
-    """Draw an axial slice around the nodule, with its outline and longest diameter if there is one."""
+    """Draw an axial slice around the nodule, with its outline and both axes if there is one."""
     index = outline.slice_index if outline else on.index("axial", nodule.centre)
     section = cut(on, "axial", index)
     draw_section(axes, section, title, around(section, nodule, max(12.0, 2.5 * nodule.radius)))
     if outline:
         axes.plot(*outline.line.T, color=nodule.color, linewidth=1.3)
-        axes.plot(*outline.ends.T, color="white", linewidth=1.1, linestyle=(0, (3, 1.5)), path_effects=OUTLINE)
+        for ends in (outline.ends, outline.across):
+            axes.plot(*ends.T, color="white", linewidth=1.1, linestyle=(0, (3, 1.5)), path_effects=OUTLINE)

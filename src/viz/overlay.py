@@ -15,7 +15,10 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle as CirclePatch
 
+from ..data.arrays import GivenScan, as_array
 from ..errors import BadConfig
+from ..given import number_of, told
+from ..results.output_formatter import GivenHeatmap, heatmap_of
 from ..types import Detection, Vec3
 from .outline import draw_zoom, outline_of
 from .shares import share
@@ -47,19 +50,21 @@ ZOOMS_A_ROW, MOST_ZOOMS = 5, 15
 
 
 def visualize_detections(
-    scan: npt.NDArray[Any],
+    scan: GivenScan,
     detections: DetectionSource,
-    spacing: Vec3,
+    spacing: Vec3 | None,
     output_path: str | Path,
     num_slices: int = 5,
     colormap: str = "hot",
     alpha: float = 0.5,
-    heatmap: npt.NDArray[Any] | None = None,
+    heatmap: GivenHeatmap | None = None,
 ) -> None:
     """Draw the (X, Y, Z) scan in HU with its nodules into a PNG of 1500 pixels width.
 
+    `scan` is a path, or the result of `load_scan` or `read_scan`. An array without an affine needs its `spacing` in mm.
+
     The picture has three rows. The first has three orthogonal views through the strongest detection. The second has
-    close views of the strongest ones, with the outline and the longest diameter if they were measured. The third has
+    close views of the strongest ones, with the outline and both axes if they were measured. The third has
     `num_slices` axial slices through the strongest ones. All are in radiological orientation and the lung window.
 
     A `heatmap` (0 to 1) is drawn over them with `colormap`. Its opacity is `alpha` where the heatmap is 1.
@@ -70,9 +75,9 @@ def visualize_detections(
         BadScan: the scan is not a volume, or its spacing contradicts its affine.
     """
     colors = find_colormap(colormap)
-    if num_slices < 1 or not 0 <= alpha <= 1:
-        msg = f"num_slices {num_slices} must be at least 1, and alpha {alpha} from 0 to 1"
-        raise BadConfig(msg)
+    num_slices, alpha = int(number_of(num_slices, "num_slices", 1)), number_of(alpha, "alpha", 0, 1)
+    scan, spacing = as_array(scan, spacing)
+    heatmap = None if heatmap is None else heatmap_of(heatmap)
     on = stage(scan, spacing)
     found = read_detections(detections)
     check_pairing(found, np.shape(scan), getattr(scan, "affine", None))
@@ -103,10 +108,10 @@ def find_colormap(name: str) -> Colormap:
     """
     try:
         return mpl.colormaps[name]
-    except KeyError:
-        close = difflib.get_close_matches(name, mpl.colormaps, n=1)
+    except (KeyError, TypeError):
+        close = difflib.get_close_matches(str(name), mpl.colormaps, n=1)
         hint = ", ".join(dict.fromkeys([*close, "hot", "inferno", "viridis", "jet"]))
-        msg = f"unknown colormap {name!r}: use one of matplotlib's, such as {hint}"
+        msg = f"unknown colormap {told(name)}: use one of matplotlib's, such as {hint}"
         raise BadConfig(msg) from None
 
 

@@ -4,14 +4,16 @@ import html
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from plotly import graph_objects as go
 
-from ..data.loader import read_scan
+from ..data.arrays import GivenScan, as_array
 from ..data.lung_finder import lung_surface
 from ..errors import BadOutput, BadScan
 from ..files import whole_file
-from ..results.output_formatter import load_heatmap
+from ..given import is_path, path_of
+from ..results.output_formatter import GivenHeatmap, heatmap_of
 from ..types import Affine, Scan, Volume
 from .report_blocks import RESEARCH_USE
 from .scene import Trace, heat_traces, letters, lung_trace, nodule_traces
@@ -36,8 +38,8 @@ main > div {{ position: absolute; inset: 0; }}
 
 
 def render_3d_volume(
-    scan: npt.NDArray[Any] | str | Path,
-    heatmap: npt.NDArray[Any] | str | Path,
+    scan: GivenScan,
+    heatmap: GivenHeatmap,
     detections: DetectionSource,
     output_path: str | Path,
     interactive: bool = True,  # noqa: FBT001, FBT002 - the documented call
@@ -58,7 +60,7 @@ def render_3d_volume(
 
 def write_3d(
     scan: Scan,
-    heatmap: npt.NDArray[Any] | str | Path,
+    heatmap: GivenHeatmap,
     detections: DetectionSource,
     output_path: str | Path,
     *,
@@ -72,7 +74,7 @@ def write_3d(
     _check_suffix(output_path)
     found = read_detections(detections)
     check_pairing(found, scan.shape, scan.affine)
-    heat = load_heatmap(heatmap) if isinstance(heatmap, str | Path) else heatmap
+    heat = heatmap_of(heatmap)
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     figure = _figure(_traces(on, heat, heatmap_affine(heat, on, scan.array), found), interactive=interactive)
     title = f"{scan.scan_id}: {found.conclusion}"
@@ -87,19 +89,18 @@ def write_3d(
 
 
 def _check_suffix(path: str | Path) -> None:
-    if Path(path).suffix.lower() not in (".html", ".htm"):
+    if path_of(path, "output_path", BadOutput).suffix.lower() not in (".html", ".htm"):
         msg = f"cannot write the 3D page {path}: its name must end in .html"
         raise BadOutput(msg)
 
 
-def _as_scan(scan: npt.NDArray[Any] | str | Path) -> Scan:
-    if isinstance(scan, str | Path):
-        return read_scan(scan)
-    affine: Affine | None = getattr(scan, "affine", None)
-    if affine is None:
+def _as_scan(scan: GivenScan) -> Scan:
+    if not (is_path(scan) or isinstance(scan, Scan) or getattr(scan, "affine", None) is not None):
         msg = "the size and sides of an array without an affine are unknown: give the scan's path or load_scan's result"
         raise BadScan(msg)
-    return Scan(scan, affine)
+    array, _ = as_array(scan)
+    affine: Affine = array.affine  # type: ignore[attr-defined]
+    return getattr(array, "source", None) or Scan(np.asarray(array), affine)
 
 
 def _traces(on: Stage, heatmap: npt.NDArray[Any], affine: Affine, found: Found) -> list[Trace]:

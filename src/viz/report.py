@@ -3,9 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from ..data.loader import read_scan
+from ..data.arrays import GivenScan, as_scan
 from ..errors import BadOutput
 from ..files import whole_file
+from ..given import path_of
 from ..types import Scan
 from .report_content import report_blocks
 from .report_pdf import write_pdf
@@ -15,18 +16,18 @@ from .source import DetectionSource, check_pairing, read_detections
 __all__ = ["generate_report", "write_report"]
 
 
-def generate_report(scan_path: str | Path, detections: DetectionSource, output_path: str | Path) -> None:
+def generate_report(scan_path: GivenScan, detections: DetectionSource, output_path: str | Path) -> None:
     """Write the report of the scan at `scan_path`: a PDF, or its text alone if the path ends in .md or .txt.
 
-    `detections` are a list, a report, or the path of its JSON. With a list, the report does not name the model. The
-    same input gives the same bytes.
+    The result of `load_scan` or `read_scan` is taken for `scan_path`, too. `detections` are a list, a report, or the
+    path of its JSON. With a list, the report does not name the model. The same input gives the same bytes.
 
     Raises:
         BadScan: the scan cannot be read.
         BadOutput: the detections are not PIVOT's or belong to another scan, or the file cannot be written.
     """
     _check_suffix(output_path)
-    write_report(read_scan(scan_path), detections, output_path)
+    write_report(as_scan(scan_path, None)[0], detections, output_path)
 
 
 def write_report(scan: Scan, detections: DetectionSource, output_path: str | Path) -> None:
@@ -49,7 +50,7 @@ def write_report(scan: Scan, detections: DetectionSource, output_path: str | Pat
 
 def _check_suffix(path: str | Path) -> bool:
     """Whether the name ends in .pdf. Raises `BadOutput` if it ends in no known suffix."""
-    suffix = Path(path).suffix.lower()
+    suffix = path_of(path, "output_path", BadOutput).suffix.lower()
     if suffix not in (".pdf", ".md", ".txt"):
         msg = f"cannot write the report {path}: its name must end in .pdf, .md or .txt"
         raise BadOutput(msg)

@@ -33,7 +33,8 @@ PLACES = (
 )
 PICTURES = (
     f"Pictures: lung window, {WINDOW[0]:g} to {WINDOW[1]:g} HU. R, L, A, P, H, F: the patient's right, left, front, "
-    "back, head, feet. The circle has the nodule's diameter."
+    "back, head, feet. The circle has the nodule's diameter; in the close view the outline is the measured one, and "
+    "the broken lines are its two axes. Images are called by their InstanceNumber, or by their slice in the file."
 )
 LIMITS = (
     (
@@ -51,8 +52,13 @@ def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
     """The whole report of a scan with its detections. Without `pictures` it is text and tables alone."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     nodules = [
-        *(Nodule(*one) for one in zip(mark(on, found.detections), found.detections, strict=True)),
-        *(Nodule(*one, "Mass") for one in zip(mark(on, found.masses), found.masses, strict=True)),
+        Nodule(marked, one, kind, mask)
+        for (marked, one), mask, kind in zip(
+            zip(mark(on, [*found.detections, *found.masses]), [*found.detections, *found.masses], strict=True),
+            found.masks,
+            ["Nodule"] * len(found.detections) + ["Mass"] * len(found.masses),
+            strict=True,
+        )
     ]
     return [
         Heading("Lung nodules on chest CT", 1),
@@ -80,7 +86,7 @@ def _scan_facts(scan: Scan, on: Stage, found: Found) -> Iterator[tuple[str, str]
     yield "Axial slices", f"{on.array.shape[2]}, {on.spacing[2]:.2f} mm apart"
     checkpoint = found.metadata.get("checkpoint") or {}
     yield "Model", f"{checkpoint['name']}, version {checkpoint.get('version')}" if "name" in checkpoint else "not known"
-    yield "Nodules found", found.timestamp or "at a time not known"
+    yield "Analysed on", found.timestamp or "a date not known"
     yield "PIVOT", str((found.metadata.get("versions") or {}).get("pivot", __version__))
     for note in scan.notes:
         yield "Note", note
@@ -94,7 +100,9 @@ def _summary(nodules: Sequence[Nodule], found: Found) -> Iterator[Block]:
     yield Text(found.conclusion)
     exam = found.summary.get("lung_rads")
     if exam:
-        yield Text(f"Lung-RADS v2022 of the examination: {guideline_text(exam, exam['category'])}.")
+        yield Text(f"Lung-RADS v2022 category of the examination: {guideline_text(exam, exam['category'])}.")
+        if exam["category"] and exam["management"]:
+            yield Text(f"Management by Lung-RADS: {exam['management']}.")
     if not nodules:
         return
     risks = Counter(nodule.triage.get("risk_category") for nodule in nodules)

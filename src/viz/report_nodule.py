@@ -1,9 +1,10 @@
 """One nodule in a report."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from ..types import Detection
+from ..results.found import Finding
+from ..types import Detection, NoduleMask
 from .report_blocks import Block, Facts, Heading
 from .report_views import nodule_views
 from .shares import share
@@ -11,7 +12,7 @@ from .slices import Mark, Stage
 
 __all__ = ["SUMMARY_HEADER", "Nodule", "guideline_text", "nodule_blocks", "summary_row"]
 
-SUMMARY_HEADER = ("No.", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
+SUMMARY_HEADER = ("No.", "Image", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
 UNKNOWN = "not measured"
 MEANING = {
     "high": "most nodules of such a score were rated malignant by eye",
@@ -25,15 +26,13 @@ class Nodule(NamedTuple):
 
     mark: Mark
     found: Detection
-    kind: Literal["Nodule", "Mass"] = "Nodule"
+    kind: str = "Nodule"  # or Mass
+    mask: NoduleMask | None = None
 
     @property
     def place(self) -> str:
         """Its rough place."""
-        where: Mapping[str, Any] = self.found.get("location") or {}
-        side, third = where.get("side"), where.get("third")
-        text = "near the midline" if side == "midline" else f"{side} lung" if side else "side not known"
-        return f"{text}, {third} third" if third else text
+        return Finding(int(self.mark.number), self.kind, self.found, self.mask).place
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -51,6 +50,7 @@ def summary_row(nodule: Nodule) -> list[str]:
     score = nodule.triage.get("malignancy_score")
     return [
         f"{nodule.mark.number}{', mass' if nodule.kind == 'Mass' else ''}",
+        _image(nodule.found),
         f"{nodule.found['diameter_mm']:.1f} mm",
         str(nodule.properties.get("nodule_type") or UNKNOWN),
         nodule.place,
@@ -62,7 +62,7 @@ def summary_row(nodule: Nodule) -> list[str]:
 
 def nodule_blocks(nodule: Nodule, on: Stage | None) -> list[Block]:
     """The report's part about a nodule, with a picture if a stage is given."""
-    views = [nodule_views(on, nodule.mark)] if on else []
+    views = [nodule_views(on, nodule.mark, nodule.found, nodule.mask)] if on else []
     return [Heading(f"{nodule.kind} {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)))]
 
 
@@ -80,6 +80,7 @@ def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
     yield "Confidence", f"{share(nodule.mark.confidence)} of 1"
     yield "Place (estimated)", nodule.place
     yield "Position", _position(found)
+    yield "Image", _image(found)
     yield "Score", _score(nodule.triage)
     yield from _guidelines(found.get("guidelines") or {})
 
@@ -89,6 +90,8 @@ def _guidelines(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     lung_rads = rules.get("lung_rads")
     if lung_rads:
         yield "Lung-RADS v2022", guideline_text(lung_rads, lung_rads["category"])
+        if lung_rads["category"] and lung_rads["management"]:
+            yield "Management", lung_rads["management"]
     fleischner = rules.get("fleischner") or {}
     advice = [
         f"{risk} risk: {fleischner[f'{risk}_risk']}" for risk in ("low", "high") if fleischner.get(f"{risk}_risk")
@@ -126,6 +129,15 @@ def _position(found: Detection) -> str:
     lps = found.get("coordinates_lps")
     values, system = (lps, "LPS") if lps else (found["coordinates"], "scan")
     return f"{', '.join(f'{value:.1f}' for value in values)} mm ({system})"
+
+
+def _image(found: Detection) -> str:
+    """The number of its image; without one, its slice along the file's third axis, from 1 on."""
+    number = found.get("image_number")
+    if number is not None:
+        return str(number)
+    voxel = found.get("coordinates_voxel")
+    return f"slice {voxel[2] + 1}" if voxel else "not known"
 
 
 def _score(triage: Mapping[str, Any]) -> str:

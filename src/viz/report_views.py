@@ -4,6 +4,8 @@ import io
 
 from matplotlib.figure import Figure
 
+from ..types import Detection, NoduleMask
+from .outline import draw_zoom, outline_of
 from .overlay import draw_circles
 from .report_blocks import Picture
 from .slices import Mark, Plane, Stage, around, cut, draw_section
@@ -14,13 +16,17 @@ PLANES: tuple[Plane, ...] = ("axial", "axial", "coronal", "sagittal")
 SIZE = (7.4, 1.8)  # inches
 
 
-def nodule_views(on: Stage, nodule: Mark) -> Picture:
-    """A whole axial slice, then an axial, coronal and sagittal part of at least 50 mm around the nodule."""
+def nodule_views(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None) -> Picture:
+    """A whole axial slice, a close view with the outline and both axes, then coronal and sagittal parts."""
     figure = Figure(figsize=SIZE, dpi=200, facecolor="black")
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.02, top=0.88, wspace=0.03)
     panels = figure.subplots(1, len(PLANES))
+    outline = outline_of(on, nodule, found, mask)
     half = max(25.0, 3 * nodule.radius)
     for number, (axes, plane) in enumerate(zip(panels, PLANES, strict=True)):
+        if number == 1 and outline:
+            draw_zoom(axes, on, nodule, outline, "axial, outline and axes")
+            continue
         section = cut(on, plane, on.index(plane, nodule.centre))
         title, part = (f"{plane}, {2 * half:.0f} mm", around(section, nodule, half)) if number else (plane, None)
         draw_section(axes, section, title, part)

@@ -20,6 +20,8 @@ from ..data.geometry import RAS_TO_LPS, affine_from_spacing, canonical, map_poin
 from ..data.pairing import check_spacing, overlap
 from ..errors import BadConfig, BadOutput, BadScan
 from ..files import whole_file
+from ..given import path_of
+from ..results.found import number_of_finding
 from ..types import Affine, Detection, FloatArray, Vec3
 from .shares import risk_of
 
@@ -146,10 +148,10 @@ def stage(scan: npt.NDArray[Any], spacing: Vec3) -> Stage:
 
 
 def mark(on: Stage, detections: Iterable[Detection]) -> list[Mark]:
-    """The detections as marks on a stage. A detection without an `id` is numbered by its rank."""
+    """The detections as marks on a stage, with the numbers that people use, from 1 on."""
     return [
         Mark(
-            int(found.get("id", rank)),
+            number_of_finding(found, rank),
             on.place(found["coordinates"]),
             found["diameter_mm"] / 2,
             found["confidence"],
@@ -265,7 +267,7 @@ def save_png(figure: Figure, path: str | Path) -> None:
     Raises:
         BadOutput: the name does not end in .png, or the folder cannot be written.
     """
-    target = Path(path)
+    target = path_of(path, "output_path", BadOutput)
     if target.suffix.lower() != ".png":
         msg = f"cannot write the picture {target}: its name must end in .png"
         raise BadOutput(msg)

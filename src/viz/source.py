@@ -1,7 +1,6 @@
 """The source of the detections for pictures: a list, a report, or a report's JSON file."""
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,15 +8,16 @@ import numpy as np
 from ..data.geometry import spacing_of, to_lps
 from ..data.pairing import is_same_grid
 from ..errors import BadOutput
+from ..given import is_path
 from ..results.conclusion import NONE_FOUND
-from ..results.output_formatter import as_detections, load_report
+from ..results.output_formatter import GivenDetections, as_detections, load_report
 from ..types import Affine, Detection, NoduleMask, Shape3
 
 __all__ = ["DetectionSource", "Found", "check_pairing", "read_detections"]
 
 ELSEWHERE = 1.0  # mm; coordinates of one place must not differ more
 
-DetectionSource: TypeAlias = Iterable[Detection] | Mapping[str, Any] | str | Path
+DetectionSource: TypeAlias = GivenDetections
 
 
 class Found(NamedTuple):
@@ -72,8 +72,8 @@ def read_detections(source: DetectionSource) -> Found:
     Raises:
         BadOutput: the file cannot be read, or the source holds no detections.
     """
-    where = str(source) if isinstance(source, str | Path) else "the given report"
-    content = load_report(source) if isinstance(source, str | Path) else source
+    where = str(source) if is_path(source) else "the given report"
+    content = load_report(source) if is_path(source) else source  # type: ignore[arg-type]
     report: Mapping[str, Any] = content if isinstance(content, Mapping) else {"detections": content}
     detections = as_detections(report.get("detections"), where)
     strongest_first = sorted(detections, key=lambda found: -found["confidence"])

@@ -12,7 +12,7 @@ export function details(nodule: Detection | null): HTMLElement {
   return el(
     "div",
     { class: "details" },
-    el("h3", {}, `Nodule ${nodule.id}`),
+    el("h3", {}, `Nodule ${nodule.id + 1}`),
     facts(measured(nodule)),
     nodule.guidelines && el("h4", {}, "Guidelines"),
     nodule.guidelines && facts(guided(nodule.guidelines)),

@@ -75,5 +75,5 @@ function ring(pen: CanvasRenderingContext2D, nv: Niivue, tile: Tile, plane: Plan
   pen.beginPath();
   pen.arc(x, y, pixels, 0, 2 * Math.PI);
   pen.stroke();
-  pen.fillText(String(mark.nodule.id), x + pixels * 0.72 + 3 * scale, y - pixels * 0.72 - 3 * scale);
+  pen.fillText(String(mark.nodule.id + 1), x + pixels * 0.72 + 3 * scale, y - pixels * 0.72 - 3 * scale);
 }

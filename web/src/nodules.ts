@@ -130,7 +130,7 @@ function row(nodule: Detection, current: boolean, choose: (nodule: Detection) =>
   return el(
     "tr",
     { click: () => choose(nodule), "aria-current": current ? "true" : null, "data-nodule": nodule.id },
-    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show nodule ${nodule.id}` }, nodule.id.toString())),
+    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show nodule ${nodule.id + 1}` }, `${nodule.id + 1}`)),
     el("td", { class: "number" }, percent(nodule.confidence)),
     el("td", { class: "number" }, fixed(nodule.diameter_mm, 1)),
     el("td", { class: "number" }, fixed(properties.volume_mm3)),

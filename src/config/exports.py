@@ -1,0 +1,31 @@
+"""The files in other programs' formats that a user may ask for, each with the module that writes it."""
+
+from typing import NamedTuple
+
+__all__ = ["EXPORTS", "Export"]
+
+
+class Export(NamedTuple):
+    """A format: `module`, below the package, has a function `export(scan, results, *paths)`.
+
+    The paths are the scan's name with each of the `suffixes`. Of a `dicom` object the function is
+    `export(context)`, and the one suffix is its file's name in the scan's DICOM folder.
+    """
+
+    module: str
+    suffixes: tuple[str, ...]
+    dicom: bool = False
+
+
+EXPORTS = {
+    "masks": Export("results.masks", ("_masks.nii.gz", "_masks.itksnap.txt", "_masks.ctbl")),
+    "slicer": Export("viz.slicer", ("_nodules.mrk.json",)),
+    "findings": Export("results.findings_table", ("_findings.csv",)),
+    "luna16": Export("results.luna16", ("_luna16.csv",)),
+    "coco": Export("results.coco", ("_coco.json",)),
+    "nndetection": Export("results.nndetection", ("_boxes.json",)),
+    "fhir": Export("results.fhir", ("_fhir.json",)),
+    "heatmap_dicom": Export("dicom_io.parametric_map", ("heatmap.dcm",), dicom=True),
+    "rtstruct": Export("dicom_io.rtstruct", ("rtstruct.dcm",), dicom=True),
+    "key_objects": Export("dicom_io.key_objects", ("key_objects.dcm",), dicom=True),
+}

@@ -1,0 +1,67 @@
+"""The properties of a nodule at any point of a scan."""
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.arrays import GivenScan, as_array
+from ..data.geometry import canonical, map_points, spacing_of
+from ..errors import BadScan
+from ..given import number_of, numbers_of
+from ..types import Affine, Properties, Vec3
+from .nodule_properties import segment_and_measure
+
+__all__ = ["extract_properties"]
+
+GUESSES = (8.0, 5.0, 13.0, 20.0)  # mm, where no diameter is given
+MOST_GUESS = 300.0  # mm
+
+
+def extract_properties(
+    scan: GivenScan,
+    coordinates: Vec3,
+    diameter: float | None = None,
+    spacing: Vec3 | None = None,
+    axial_axis: int = 2,
+) -> Properties:
+    """Volume (mm3), diameters (mm), HU statistics and type of the nodule at a point of an (X, Y, Z) scan in HU.
+
+    `coordinates` are millimetres from the first voxel, `diameter` a first guess in millimetres, or None as of a peak,
+    `axial_axis` the array axis that runs from head to feet; a scan with an affine tells it itself. Of a detection's own
+    coordinates and diameter this gives the detection's own values. Where the nodule cannot be segmented, the
+    HU statistics are those of a ball of the guessed diameter, and all else is unknown: NaN, so that it can be formatted
+    as a number (the JSON has null), or None for the type.
+
+    Raises:
+        BadConfig: the coordinates, the diameter or the axis are none.
+        BadScan: no scan, or its spacing is missing or contradicts its own affine.
+    """
+    scan, spacing = as_array(scan, spacing)
+    if scan.ndim != 3:
+        msg = f"the scan has the shape {scan.shape}: a nodule is measured in an array (X, Y, Z)"
+        raise BadScan(msg)
+    x, y, z = numbers_of(coordinates, "coordinates")
+    axial_axis = int(number_of(axial_axis, "axial_axis", 0, 2))
+    affine: Affine | None = getattr(scan, "affine", None)
+    if affine is not None:  # measured along the axes that the pipeline measures along
+        array, turned = canonical(np.asarray(scan), affine)
+        index = map_points(np.linalg.inv(turned) @ affine, np.divide((x, y, z), spacing))
+        x, y, z = (float(value) for value in index * spacing_of(turned))
+        scan, spacing, axial_axis = array, spacing_of(turned), 2
+    if diameter is None:
+        found = _of_unknown_size(scan, (x, y, z), spacing, axial_axis)
+    else:
+        known = number_of(diameter, "diameter", 0, MOST_GUESS)
+        found = segment_and_measure(scan, (x, y, z), known, spacing, axial_axis)[0]
+    unknown = {key: np.nan for key, value in found.items() if value is None and key not in ("nodule_type", "solid_mm")}
+    return {**found, **unknown}  # type: ignore[typeddict-item]
+
+
+def _of_unknown_size(scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, axial_axis: int) -> Properties:
+    """The properties of the nodule of a mark without a diameter: those of the guess that they fit best."""
+    tried = {guess: segment_and_measure(scan, point, guess, spacing, axial_axis)[0] for guess in GUESSES}
+
+    def misfit(guess: float) -> float:
+        measured = tried[guess]["effective_diameter_mm"]
+        return np.inf if not measured else abs(float(np.log(measured / guess)))
+
+    return tried[min(tried, key=misfit)]

@@ -1,0 +1,122 @@
+"""A run's findings as a bundle of FHIR R4 resources: a report, an observation for each finding, and the study."""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import whole_file
+from ..types import Results, Scan
+from .found import Finding, findings_of
+
+__all__ = ["export"]
+
+LOINC, SNOMED, UCUM = "http://loinc.org", "http://snomed.info/sct", "http://unitsofmeasure.org"
+NOBODY = {"display": "not stated: PIVOT reads nothing that tells who the patient is"}
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
+SIDES = {"left": ("44029006", "Left lung structure"), "right": ("3341006", "Right lung structure")}
+# Of the properties: system, code, words, unit and UCUM's code of it.
+MEASURED = {
+    "long_axis_mm": (SNOMED, "103339001", "Long axis", "mm", "mm"),
+    "short_axis_mm": (SNOMED, "103340004", "Short axis", "mm", "mm"),
+    "volume_mm3": (SNOMED, "118565006", "Volume", "mm3", "mm3"),
+    "mean_intensity": (DCM, "112181", "Mean Attenuation Coefficient", "HU", "[hnsf'U]"),
+}
+
+
+def export(scan: Scan, results: Results, path: Path) -> None:
+    """Write a Bundle of the type collection: DiagnosticReport, ImagingStudy (of a DICOM series) and Observations.
+
+    All are preliminary: nobody has verified them. There is no patient in them; whoever stores them adds one.
+    """
+    findings = list(findings_of(results))
+    observations = [_observation(one, results) for one in findings]
+    study = [_study(scan.series_uid, results)] if scan.series_uid else []
+    report = {
+        "resourceType": "DiagnosticReport",
+        "id": _id(results, "report"),
+        "status": "preliminary",
+        "category": [_concept(LOINC, "18748-4", "Diagnostic imaging study")],
+        "code": _concept(LOINC, "24627-2", "CT Chest"),
+        "subject": NOBODY,
+        "issued": results["timestamp"],
+        "result": [{"reference": _url(one)} for one in observations],
+        "conclusion": f"{results['summary'].get('conclusion', '')} Research use only, not a medical device.".strip(),
+    }
+    if study:
+        report["imagingStudy"] = [{"reference": _url(study[0])}]
+    bundle = {
+        "resourceType": "Bundle",
+        "type": "collection",
+        "timestamp": results["timestamp"],
+        "entry": [{"fullUrl": _url(one), "resource": one} for one in (report, *study, *observations)],
+    }
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(bundle, indent=1) + "\n", encoding="utf-8")
+
+
+def _study(series_uid: str, results: Results) -> dict[str, Any]:
+    return {
+        "resourceType": "ImagingStudy",
+        "id": _id(results, "study"),
+        "status": "available",
+        "subject": NOBODY,
+        "series": [{"uid": series_uid, "modality": {"system": DCM, "code": "CT"}}],
+    }
+
+
+def _observation(one: Finding, results: Results) -> dict[str, Any]:
+    where: Mapping[str, Any] = one.found.get("location") or {}
+    code, words = SIDES.get(str(where.get("side")), ("39607008", "Lung structure"))
+    return {
+        "resourceType": "Observation",
+        "id": _id(results, one.number),
+        "status": "preliminary",
+        "code": {**_concept(SNOMED, "27925004", "Nodule"), "text": one.name},
+        "subject": NOBODY,
+        "effectiveDateTime": results["timestamp"],
+        "bodySite": _concept(SNOMED, code, words),
+        "valueQuantity": _quantity(one.found["diameter_mm"], "mm", "mm"),
+        "component": list(_components(one.found)),
+    }
+
+
+def _components(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is known of a finding beside its diameter."""
+    for key, (system, code, words, unit, ucum) in MEASURED.items():
+        value = (found.get("properties") or {}).get(key)
+        if value is not None:
+            yield {"code": _concept(system, code, words), "valueQuantity": _quantity(value, unit, ucum)}
+    kind = (found.get("properties") or {}).get("nodule_type")
+    if kind:
+        yield {"code": {"text": "Nodule type"}, "valueString": kind}
+    confidence = _quantity(found["confidence"], "of 1", "1")
+    yield {"code": {"text": "Confidence of the detector, not a probability"}, "valueQuantity": confidence}
+    score = found["triage"]["malignancy_score"]
+    if score is not None:
+        text = "Agreement with readers' visual rating of malignancy, not a probability of cancer"
+        yield {"code": {"text": text}, "valueQuantity": _quantity(score, "of 1", "1")}
+    for name, rule in (found.get("guidelines") or {}).items():
+        said = {"lung_rads": "category", "bts": "management"}.get(name)
+        if said and rule[said]:
+            words = {"lung_rads": "Lung-RADS v2022 category", "bts": "BTS 2015 management"}[name]
+            yield {"code": {"text": words}, "valueString": rule[said]}
+
+
+def _concept(system: str, code: str, words: str) -> dict[str, Any]:
+    return {"coding": [{"system": system, "code": code, "display": words}]}
+
+
+def _quantity(value: float, unit: str, ucum: str) -> dict[str, Any]:
+    return {"value": round(value, 4), "unit": unit, "system": UCUM, "code": ucum}
+
+
+def _id(results: Results, part: object) -> str:
+    """The same for the same part of the same run."""
+    run = [results["scan_id"], results["timestamp"], results["model"], part]
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(run)))
+
+
+def _url(resource: Mapping[str, Any]) -> str:
+    return f"urn:uuid:{resource['id']}"

@@ -1,0 +1,74 @@
+"""The files of a scan for other programs, as `config.exports` lists them, and its DICOM objects."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from ..config import Config
+from ..config.exports import EXPORTS
+from ..errors import BadScan
+from ..files import whole_files
+from ..types import Results, Scan
+
+__all__ = ["DICOM", "check_exports", "exported_names", "write_dicom", "write_exports", "write_exports_alone"]
+
+DICOM = "_dicom"
+
+
+def check_exports(scan: Scan, config: Config, source: str | Path) -> None:
+    """Refuse a scan that the wanted DICOM objects cannot refer to.
+
+    Raises:
+        BadScan: it is no DICOM series, or one whose headers lack or contradict what objects state.
+    """
+    if config.output.dicom:
+        if scan.series_uid is None:
+            msg = "output.save_dicom (--dicom, or an export that is one) needs a DICOM series, to whose study the "
+            msg += "results are added: give one"
+            raise BadScan(msg)
+        from ..dicom_io.context import check_series
+
+        check_series(source)
+
+
+def exported_names(scan_id: str, config: Config) -> list[str]:
+    """The names of a scan's files for other programs, and of the folder of its DICOM objects."""
+    exports = (EXPORTS[name] for name in config.output.formats.exports)
+    names = [f"{scan_id}{suffix}" for export in exports if not export.dicom for suffix in export.suffixes]
+    return [*([f"{scan_id}{DICOM}"] if config.output.dicom else []), *names]
+
+
+def write_exports(scan: Scan, results: Results, config: Config, folder: Path) -> None:
+    """Write the files for other programs, but DICOM objects, into `folder`."""
+    for module, suffixes, dicom in (EXPORTS[name] for name in config.output.formats.exports):
+        if not dicom:
+            names = [f"{results['scan_id']}{suffix}" for suffix in suffixes]
+            import_module(f"..{module}", __package__).export(scan, results, *(folder / name for name in names))
+
+
+def write_dicom(scan: Scan, results: Results, folder: Path, source: str | Path | None, asked: Sequence[str]) -> None:
+    """The results as DICOM objects, with the report where it has been written beside `folder`."""
+    from ..dicom_io.export import export_objects
+    from ..viz.key_images import key_images
+
+    if source is None:
+        msg = "output.save_dicom needs the path of the DICOM series: give it as `source`"
+        raise BadScan(msg)
+    folder.mkdir()
+    report = folder.with_name(f"{results['scan_id']}_report.pdf")
+    export_objects(source, results, folder, report if report.is_file() else None, key_images(scan, results), asked)
+
+
+def write_exports_alone(scan: Scan, results: Results, config: Config, folder: Path, source: Path) -> list[Path]:
+    """Write the files for other programs alone into `folder`: all, or none.
+
+    Raises:
+        BadOutput: the folder cannot be written to.
+        BadScan: as `check_exports`.
+    """
+    names = exported_names(results["scan_id"], config)
+    with whole_files(folder, last=names[-1]) as draft:
+        write_exports(scan, results, config, draft)
+        if config.output.dicom:
+            write_dicom(scan, results, draft / f"{results['scan_id']}{DICOM}", source, config.output.formats.exports)
+    return [folder / name for name in names]

@@ -66,5 +66,5 @@ def _segment(context: Context, number: int, nodule: Detection) -> SegmentDescrip
         tracking_id=identifier,
         tracking_uid=uid,
         anatomic_regions=[LUNG],
-        display_color=CIELabColor.from_rgb(*COLOURS[(number - 1) % len(COLOURS)]),  # without one, older OHIF hangs
+        display_color=CIELabColor.from_rgb(*COLOURS[nodule["id"] % len(COLOURS)]),  # without one, older OHIF hangs
     )

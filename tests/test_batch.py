@@ -310,7 +310,7 @@ def test_a_damaged_report_is_no_proof_of_results(run: Run, tmp_path: Path, caplo
     run()
     (tmp_path / "out" / "a_detections.json").write_text("{")
     assert run(resume=True)["num_scans"] == 1
-    assert "a is done again" in caplog.text
+    assert "a is repeated" in caplog.text
 
 
 def test_one_file_raises_what_a_batch_reports(tmp_path: Path, scans: Path) -> None:

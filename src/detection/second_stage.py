@@ -1,35 +1,24 @@
 """The second stage classifies each candidate. The heatmap then holds the joint confidence of both stages."""
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from skimage.segmentation import watershed
 
-from ..model.classifier import LOG_DIAMETER, MALIGNANCY, NODULE, SIDE, TEXTURE, CandidateNet, Fusion
+from ..model.classifier import NODULE, SIDE, CandidateNet, Fusion
 from ..model.device import autocast, precision
 from ..model.unet import DIAMETER, HEATMAP
 from ..types import FloatArray
 from .peak_detection import detect_peaks
 from .second_look import halve
 
-__all__ = ["CandidateOutputs", "apply_second_stage", "classify_candidates"]
+__all__ = ["apply_second_stage", "nodule_logits"]
 
 MIN_CONFIDENCE = 0.05  # of a candidate's peak
 MIN_DISTANCE = 6.0  # mm between two candidates
 MAX_CANDIDATES = 128  # the strongest are kept
 LARGE = 20.0  # mm; candidates of this diameter and more are shown at half the resolution
 BATCH = 16  # cubes; larger batches are no faster on a CPU
-
-
-class CandidateOutputs(NamedTuple):
-    """The second stage's outputs for n candidates, each of shape (n,)."""
-
-    nodule_logit: npt.NDArray[np.float64]
-    malignancy: npt.NDArray[np.float64]  # 1 to 5, as readers rate it
-    texture: npt.NDArray[np.float64]  # 1 ground-glass to 5 solid
-    diameter_mm: npt.NDArray[np.float64]
 
 
 def apply_second_stage(
@@ -57,7 +46,7 @@ def apply_second_stage(
     if large.any():
         cubes[large] = _cubes(halve(volume), points[large] / 2)
     height = np.array([peak["confidence"] for peak in peaks])
-    joint = fusion.confidence(height, classify_candidates(network, cubes, device, mixed=mixed).nodule_logit)
+    joint = fusion.confidence(height, nodule_logits(network, cubes, device, mixed=mixed))
     markers = np.zeros(heat.shape, dtype=np.int32)
     markers[tuple(voxels.T)] = np.arange(1, len(peaks) + 1)
     hills = watershed(-heat, markers, mask=heat >= MIN_CONFIDENCE / 2)
@@ -66,17 +55,13 @@ def apply_second_stage(
 
 
 @torch.inference_mode()
-def classify_candidates(
+def nodule_logits(
     network: CandidateNet, cubes: FloatArray, device: torch.device, *, mixed: bool
-) -> CandidateOutputs:
-    """The second stage's outputs for normalised cubes (n, 32, 32, 32) at 1 mm, each centred on its candidate."""
+) -> npt.NDArray[np.float64]:
+    """The second stage's logits (n,) for normalised cubes (n, 32, 32, 32) at 1 mm, each centred on its candidate."""
     with autocast(device, precision(device, mixed=mixed)):
         parts = [network(part[:, None].to(device)).float().cpu() for part in torch.from_numpy(cubes).split(BATCH)]
-    outputs = torch.cat(parts).numpy().astype(np.float64)
-    shares = 1 / (1 + np.exp(-outputs))
-    return CandidateOutputs(
-        outputs[:, NODULE], 1 + 4 * shares[:, MALIGNANCY], 1 + 4 * shares[:, TEXTURE], np.exp(outputs[:, LOG_DIAMETER])
-    )
+    return torch.cat(parts)[:, NODULE].numpy().astype(np.float64)
 
 
 def _cubes(volume: FloatArray, points: npt.NDArray[np.float64]) -> FloatArray:

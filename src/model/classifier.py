@@ -17,7 +17,7 @@ __all__ = ["OUTPUTS", "SIDE", "CandidateNet", "Fusion"]
 
 SIDE = 32  # voxels of the input cube, which is centred on the candidate
 OUTPUTS = ("nodule", "malignancy", "texture", "log_diameter")
-NODULE, MALIGNANCY, TEXTURE, LOG_DIAMETER = range(4)
+NODULE, LOG_DIAMETER = OUTPUTS.index("nodule"), OUTPUTS.index("log_diameter")
 DROPOUT = 0.2
 SURE = 1e-4  # confidences are kept this far from 0 and 1
 

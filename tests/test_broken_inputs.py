@@ -239,7 +239,7 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "nothing to write": (
         config("output: {save_heatmap: false, save_detections: false, save_visualization: false}"),
         2,
-        "are all false: nothing would be written",
+        "nothing would be written",
     ),
     "format of nothing": (
         lambda folder: [*config("output: {save_detections: false}")(folder), "--format", "csv"],

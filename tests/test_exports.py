@@ -70,9 +70,9 @@ def test_every_export_is_written_and_named(three: Made) -> None:
 
 
 def test_an_unknown_export_is_told_before_any_work() -> None:
-    with pytest.raises(BadConfig, match="obj is no format: take of masks, slicer"):
+    with pytest.raises(BadConfig, match="obj is no format: use masks, slicer"):
         load_config({"output": {"formats": {"exports": ["obj"]}}})
-    with pytest.raises(BadConfig, match="name one of them twice"):
+    with pytest.raises(BadConfig, match="has a repeated value"):
         load_config({"output": {"formats": {"exports": ["coco", "coco"]}}})
 
 

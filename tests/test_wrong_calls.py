@@ -203,7 +203,7 @@ WRONG: list[tuple[str, Call]] = [
         lambda at: at.visualize_detections(at.path, [{**MARK, "diameter_mm": None}], None, at.folder / "a.png"),
     ),
     (
-        "the scan must be an array of numbers|affine has no known",
+        "the scan must be an array of numbers|affine are unknown",
         lambda at: at.render_3d_volume(None, at.results, [], at.folder / "a.html"),
     ),
     ("output_path must be a path", lambda at: at.render_3d_volume(at.path, at.heatmap, at.report, None)),
@@ -222,7 +222,7 @@ WRONG: list[tuple[str, Call]] = [
     ("base_url must be an address", lambda at: at.InferenceClient(None)),
     ("scan_path must be a path", lambda at: at.client.submit_inference(at.array)),
     ("config must be a path, not 5", lambda at: at.client.submit_inference(at.path, 5)),
-    ("what YAML has no word for", lambda at: at.client.submit_inference(at.path, {"model": object()})),
+    ("a value that YAML cannot express", lambda at: at.client.submit_inference(at.path, {"model": object()})),
     ("is it running at this address", lambda at: at.client.submit_inference(at.path, at.small)),
     ("job_id must be what submit_inference returned", lambda at: at.client.wait_for_results(None)),
     ("job_id must be what submit_inference returned", lambda at: at.client.download_results("../x", at.folder)),

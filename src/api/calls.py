@@ -203,9 +203,9 @@ def _config_part(config: GivenConfig) -> dict[str, Any]:
         return {}
     if isinstance(config, Mapping):
         try:
-            content = json.dumps(dict(config), default=os.fspath, allow_nan=False).encode()  # which is YAML, too
+            content = json.dumps(dict(config), default=os.fspath, allow_nan=False).encode()  # JSON is YAML too
         except (TypeError, ValueError) as error:
-            msg = f"config holds what YAML has no word for ({error})"
+            msg = f"config holds a value that YAML cannot express ({error})"
             raise BadConfig(msg) from None
         return {"config": ("config.yaml", content, "application/yaml")}
     path = here_or_shipped(path_of(config, "config"))

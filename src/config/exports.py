@@ -1,4 +1,4 @@
-"""The files in other programs' formats that a user may ask for, each with the module that writes it."""
+"""The exports: formats of other programs, each with the module that writes it."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,10 @@ __all__ = ["EXPORTS", "Export"]
 
 
 class Export(NamedTuple):
-    """A format: `module`, below the package, has a function `export(scan, results, *paths)`.
+    """A format. Its `module` in the package has a function `export(scan, results, *paths)`.
 
-    The paths are the scan's name with each of the `suffixes`. Of a `dicom` object the function is
-    `export(context)`, and the one suffix is its file's name in the scan's DICOM folder.
+    The paths are the scan's name with each of the `suffixes`. For a `dicom` object the function is `export(context)`,
+    and its only suffix is the file's name in the scan's DICOM folder.
     """
 
     module: str

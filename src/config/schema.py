@@ -193,8 +193,8 @@ class Formats(Section):
     def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in names if name not in EXPORTS]
         if unknown or len(set(names)) < len(names):
-            msg = f"{unknown[0]} is no format" if unknown else f"{list(names)} name one of them twice"
-            msg += f": take of {', '.join(EXPORTS)}"
+            msg = f"{unknown[0]} is no format" if unknown else f"{list(names)} has a repeated value"
+            msg += f": use {', '.join(EXPORTS)}"
             raise ValueError(msg)
         return names
 

@@ -183,19 +183,19 @@ class InferencePipeline:
         }
 
     def save_detections(self, results: Results, path: str | Path) -> None:
-        """Write the JSON report, or the CSV table where `path` ends in `.csv`.
+        """Write the JSON report, or the CSV table if `path` ends in `.csv`.
 
         Raises:
-            BadOutput: no results of `predict`, or a file that cannot be written.
+            BadOutput: these are no results of `predict`, or the file cannot be written.
         """
         target = path_of(path, "path", BadOutput)
         (save_csv if target.suffix == ".csv" else save_json)(as_report(results), target)
 
     def save_heatmap(self, heatmap: GivenHeatmap, path: str | Path) -> None:
-        """Write a (X, Y, Z) heatmap in 0..1, or that of results, to NIfTI, in steps of 1/255, or to `.npy`.
+        """Write a (X, Y, Z) heatmap in 0..1, or that of results: NIfTI in steps of 1/255, or `.npy`.
 
         Raises:
-            BadOutput: no heatmap, or a file that cannot be written.
+            BadOutput: it is no heatmap, or the file cannot be written.
         """
         save_heatmap(heatmap_of(heatmap), path_of(path, "path", BadOutput))
 
@@ -258,8 +258,8 @@ def _check_input(config: Config, checkpoint: Checkpoint) -> None:
     trained = checkpoint.about.preprocessing.model_dump()
     for key, wanted in config.input.model_dump(exclude_none=True).items():
         if wanted != trained[key]:
-            msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}, to which "
-            msg += "every scan is resampled and clipped: remove the key, or give a model that was trained otherwise"
+            msg = f"input.{key} is {wanted!r}, but the model was trained with {trained[key]!r}, and every scan is "
+            msg += "resampled and clipped to this: remove the key, or give another model"
             raise BadConfig(msg)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadConfig, PivotError, SomeScansFailed, command
 from ..logs import show_log
-from ..runs.end_table import noting, results_table
+from ..runs.end_table import recording, results_table
 from ..runs.progress import BatchResults, Event, Listener, listening, summary_lines
 from .options import COMMANDS, parse
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
         scans: list[Event] = []
         with listening(options.progress) as tell:
             show_log(options.log)  # now, so that warnings appear above the bars
-            lines, failed = _run(options, noting(tell, scans), own_process=own_process)
+            lines, failed = _run(options, recording(tell, scans), own_process=own_process)
         shown = [] if options.demo or options.progress == "json" else results_table(scans, alone=not options.input_dir)
         lines = [*shown, *lines]
     except KeyboardInterrupt:

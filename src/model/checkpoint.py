@@ -147,7 +147,7 @@ def load_model(path: str | Path | None = None) -> Checkpoint:
 
 
 def open_checkpoint(given: Checkpoint | str | Path | None) -> Checkpoint:
-    """A checkpoint that is loaded already, or the one at a path, as `load_model` reads it."""
+    """A loaded checkpoint as it is, or the checkpoint at a path, by `load_model`."""
     return given if isinstance(given, Checkpoint) else load_model(given)
 
 

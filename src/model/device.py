@@ -17,7 +17,7 @@ log = logging.getLogger("pivot")
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The device called `name`, or torch's own. `auto` is CUDA if there is one, else MPS, else the CPU.
+    """The device called `name`, or the given torch device. `auto` is CUDA if there is one, else MPS, else the CPU.
 
     If this machine lacks the device, the CPU is used, with one warning.
 

@@ -19,14 +19,15 @@ __all__ = ["export_again"]
 
 
 def export_again(report_path: Path, scan: Scan, source: Path, exports: list[str], folder: Path) -> list[Path]:
-    """Write files for other programs of the findings in a report, into `folder`; returns their paths.
+    """Write a report's findings for other programs into `folder`. Return the files' paths.
 
-    The masks are made again: a finding's own place and size give its own body. The heatmap is that beside the report.
+    The masks are segmented again: a finding's own place and size give its own body. The heatmap is the file beside the
+    report.
 
     Raises:
-        BadConfig: an unknown export, or one of the heatmap, which is not there.
-        BadOutput: no report, that of another scan, or a folder that cannot be written to.
-        BadScan: a DICOM object is asked for, and `source` is not the DICOM series.
+        BadConfig: an export is unknown, or needs the heatmap, which is missing.
+        BadOutput: the report is missing or belongs to another scan, or the folder cannot be written to.
+        BadScan: a DICOM object is wanted, but `source` is not the DICOM series.
     """
     config: Config = load_config({"output": {"formats": {"exports": exports}}})
     report = load_report(report_path)
@@ -34,7 +35,7 @@ def export_again(report_path: Path, scan: Scan, source: Path, exports: list[str]
     check_exports(scan, config, source)
     beside = next(report_path.parent.glob(f"{glob.escape(report['scan_id'])}_heatmap.*"), None)
     if beside is None and "heatmap_dicom" in exports:
-        msg = f"heatmap_dicom needs the heatmap, and there is no {report['scan_id']}_heatmap.nii.gz beside the report"
+        msg = f"heatmap_dicom needs the heatmap, but there is no {report['scan_id']}_heatmap.nii.gz beside the report"
         raise BadConfig(msg)
     heatmap = load_heatmap(beside) if beside else np.zeros(scan.shape, np.float32)
     found = [*report["detections"], *report["masses"]]

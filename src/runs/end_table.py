@@ -1,4 +1,4 @@
-"""What is shown of the findings at the end of a run, in 80 columns."""
+"""The table of findings at the end of a run, in 80 columns."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from ..results.found import Finding, findings_of
 from ..results.output_formatter import load_report
 from .progress import Event, Listener
 
-__all__ = ["noting", "results_table"]
+__all__ = ["recording", "results_table"]
 
 COLUMNS = "{:8}{:25}{:>6}{:>7}  {:13}{:>9}  {:>8}"  # 78
 KEPT = ("scan_id", "detections", "masses", "lung_rads", "seconds", "outputs")  # of an event
@@ -15,19 +15,19 @@ NAME = 34  # columns of a scan's name
 UNKNOWN = "-"
 
 
-def noting(tell: Listener, finished: list[Event]) -> Listener:
-    """The listener, which also keeps what is told of finished scans."""
+def recording(listener: Listener, finished: list[Event]) -> Listener:
+    """The listener. It also adds the events of finished scans to `finished`."""
 
-    def note(event: Event) -> None:
+    def record(event: Event) -> None:
         if event["event"] == "finished":
             finished.append({key: event[key] for key in KEPT})
-        tell(event)
+        listener(event)
 
-    return note
+    return record
 
 
 def results_table(finished: Sequence[Event], *, alone: bool) -> Iterator[str]:
-    """One scan `alone`: a row for each nodule and mass, and the files. Of many scans: a line for each."""
+    """For one scan (`alone`): a row for each nodule and mass, and the files. For many scans: a line for each."""
     for scan in finished:
         if alone:
             yield from _findings(scan)

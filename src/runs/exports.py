@@ -1,4 +1,4 @@
-"""The files of a scan for other programs, as `config.exports` lists them, and its DICOM objects."""
+"""A scan's files for other programs (`config.exports`), and its DICOM objects."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,12 +19,12 @@ def check_exports(scan: Scan, config: Config, source: str | Path) -> None:
     """Refuse a scan that the wanted DICOM objects cannot refer to.
 
     Raises:
-        BadScan: it is no DICOM series, or one whose headers lack or contradict what objects state.
+        BadScan: it is no DICOM series, or its headers lack or contradict the objects' content.
     """
     if config.output.dicom:
         if scan.series_uid is None:
-            msg = "output.save_dicom (--dicom, or an export that is one) needs a DICOM series, to whose study the "
-            msg += "results are added: give one"
+            msg = "output.save_dicom (--dicom, or a DICOM export) needs a DICOM series, because the results are added "
+            msg += "to its study: give one"
             raise BadScan(msg)
         from ..dicom_io.context import check_series
 
@@ -39,7 +39,7 @@ def exported_names(scan_id: str, config: Config) -> list[str]:
 
 
 def write_exports(scan: Scan, results: Results, config: Config, folder: Path) -> None:
-    """Write the files for other programs, but DICOM objects, into `folder`."""
+    """Write the files for other programs, except DICOM objects, into `folder`."""
     for module, suffixes, dicom in (EXPORTS[name] for name in config.output.formats.exports):
         if not dicom:
             names = [f"{results['scan_id']}{suffix}" for suffix in suffixes]
@@ -47,7 +47,7 @@ def write_exports(scan: Scan, results: Results, config: Config, folder: Path) ->
 
 
 def write_dicom(scan: Scan, results: Results, folder: Path, source: str | Path | None, asked: Sequence[str]) -> None:
-    """The results as DICOM objects, with the report where it has been written beside `folder`."""
+    """Write the results as DICOM objects, with the PDF report if it was written beside `folder`."""
     from ..dicom_io.export import export_objects
     from ..viz.key_images import key_images
 
@@ -60,11 +60,11 @@ def write_dicom(scan: Scan, results: Results, folder: Path, source: str | Path |
 
 
 def write_exports_alone(scan: Scan, results: Results, config: Config, folder: Path, source: Path) -> list[Path]:
-    """Write the files for other programs alone into `folder`: all, or none.
+    """Write only the files for other programs into `folder`: all, or none.
 
     Raises:
         BadOutput: the folder cannot be written to.
-        BadScan: as `check_exports`.
+        BadScan: as for `check_exports`.
     """
     names = exported_names(results["scan_id"], config)
     with whole_files(folder, last=names[-1]) as draft:

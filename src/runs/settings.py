@@ -1,4 +1,4 @@
-"""The configuration with what a command line or a call gives beside it."""
+"""The configuration with the options of a command line or a call."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def with_options(
     threshold: float | None = None,
     exports: Sequence[str] | None = None,
 ) -> Config:
-    """The configuration with those of the values that are given; the exports are added to its own.
+    """The configuration with the given values. The exports are added to its own.
 
     Raises:
         BadConfig: a value is out of range.

@@ -111,12 +111,12 @@ class Volume(np.ndarray[Any, np.dtype[Any]]):
 
     @property
     def scan_id(self) -> str:
-        """The name of the scan that it was read as."""
+        """The scan's name."""
         return self.source.scan_id if self.source else "scan"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The repairs that reading made."""
+        """The repairs made while reading."""
         return self.source.notes if self.source else ()
 
 
@@ -125,7 +125,7 @@ class Peak(TypedDict):
 
     coordinates: Vec3  # millimetres from the first voxel of the heatmap, sub-voxel
     coordinates_voxel: Shape3  # the voxel that holds the maximum
-    diameter_mm: None  # which a heatmap does not tell
+    diameter_mm: None  # a heatmap does not contain it
     confidence: float  # the heatmap's value there, 0 to 1
 
 
@@ -176,7 +176,7 @@ class Detection(Mark):
 
     id: int
     peak_lps: Vec3 | None  # the heatmap's peak, as `coordinates_lps`
-    image_number: NotRequired[int | None]  # InstanceNumber of the slice of `coordinates`; of DICOM series alone
+    image_number: NotRequired[int | None]  # InstanceNumber of the slice of `coordinates`; only for DICOM series
     location: NotRequired[Location]  # missing in reports of earlier versions
     diameter_source: Literal["segmentation", "network"]
     properties: Properties

@@ -59,5 +59,5 @@ def _plain(line: str) -> str:
 
 
 def _without_commands(text: str) -> str:
-    """The text without the commands that made its figures, which are for developers."""
+    """The text without the commands for its figures, which are for developers."""
     return re.sub(r" by `uv run [^`]*`", "", text)

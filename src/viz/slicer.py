@@ -1,4 +1,4 @@
-"""Findings as markups of 3D Slicer: a point at each, and rulers along both axes of the measured ones."""
+"""Findings as markups of 3D Slicer: a point for each, and rulers along both axes of the measured ones."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Points = npt.NDArray[np.float64]
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
-    """Write one `.mrk.json`, in world millimetres (LPS); the rulers end where those of the pictures do."""
+    """Write one `.mrk.json`, in world millimetres (LPS). The rulers end at the same points as in the pictures."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     findings = list(findings_of(results))
     points = [_point(number, one.name, _lps(one, on), _words(one)) for number, one in enumerate(findings, start=1)]

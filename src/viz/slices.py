@@ -148,7 +148,7 @@ def stage(scan: npt.NDArray[Any], spacing: Vec3) -> Stage:
 
 
 def mark(on: Stage, detections: Iterable[Detection]) -> list[Mark]:
-    """The detections as marks on a stage, with the numbers that people use, from 1 on."""
+    """The detections as marks on a stage, numbered from 1 on."""
     return [
         Mark(
             number_of_finding(found, rank),

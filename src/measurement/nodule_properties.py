@@ -17,7 +17,7 @@ from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 from ..data.geometry import sphere_diameter
 from ..types import FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
-from .masks import Mask, depth_of, rim_distance, within
+from .masks import Mask, box_around, depth_of, rim_distance, within
 from .plausible import doubt
 from .segmentation import Levels, Segmentation, segment_nodule
 
@@ -239,15 +239,17 @@ def _solid_part(nodule: Segmentation, depth: FloatArray) -> tuple[float, float]:
     is that of the sphere of the part's volume; what is thinner than `VESSEL` is a vessel and no part of it.
     """
     deep = depth >= min(1.0 + nodule.step / 2, 0.5 * float(depth.max()))
-    nearest = ndimage.distance_transform_edt(~deep, return_distances=False, return_indices=True)
-    solid = np.zeros_like(nodule.body)
-    solid[nodule.body] = nodule.hu[tuple(nearest[:, nodule.body])] > SOLID
+    box = box_around(nodule.body, 0, nodule.step)
+    nearest = ndimage.distance_transform_edt(~deep[box], return_distances=False, return_indices=True)
+    body = nodule.body[box]
+    solid = np.zeros_like(body)
+    solid[body] = nodule.hu[box][tuple(nearest[:, body])] > SOLID
     inner = depth_of(solid, nodule.step) > VESSEL / 2
     if not inner.any():
-        return float(solid[nodule.body].mean()), 0.0
+        return float(solid[body].mean()), 0.0
     labels, _ = ndimage.label(within(inner, VESSEL / 2, nodule.step) & solid)
     largest = int(np.bincount(labels[labels > 0]).max())
-    return float(solid[nodule.body].mean()), sphere_diameter(largest * nodule.step**3)
+    return float(solid[body].mean()), sphere_diameter(largest * nodule.step**3)
 
 
 def _nodule_type(solid_fraction: float, core: float) -> NoduleType:

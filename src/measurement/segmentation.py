@@ -14,8 +14,8 @@ from scipy import ndimage
 from ..types import FloatArray, Shape3, Vec3
 from .cube import Cube, on_scan, sample_cube, touches_border
 from .edges import slice_blur
-from .masks import Mask, box_around, connected, depth_of, rim_distance, within
-from .walls import base_on_wall, find_wall
+from .masks import Mask, around, box_around, connected, depth_of, rim_distance, within
+from .walls import BALL, base_on_wall, find_wall
 
 __all__ = ["Levels", "Segmentation", "segment_nodule"]
 
@@ -31,6 +31,7 @@ MARGIN = 5.0  # mm of surroundings that are kept for measuring
 SKIN, BLUR_REACH = 1.2, 1.5  # mm, how deep into a nodule the blur of an edge reaches, and how far beyond it
 THICKER_BY = 1.2  # the ratio of thicknesses from which what was found with the smaller one is dropped
 EDGE_SMOOTHING = 0.4  # mm, SD, against noise
+EDGE = 4.0  # mm, and three voxels, around a nodule that decide how blurred its edge is
 THIN, THICKER = 1.0, 0.5  # mm of a slice that blurs no farther than that; each further mm adds half a mm
 
 
@@ -123,8 +124,9 @@ def segment_nodule(
 
 def _thickness(cube: Cube, found: Body, axial_axis: int) -> float:
     """The thickness of slices that blur as the nodule's edge shows, at least the largest voxel side, in mm."""
-    smooth = ndimage.gaussian_filter(cube.hu, EDGE_SMOOTHING / cube.step)
-    blur = slice_blur(smooth, found.body, found.other, found.levels.lung, cube.step, axial_axis)
+    box = box_around(found.body, EDGE + 3 * cube.step, cube.step)
+    smooth = ndimage.gaussian_filter(cube.hu[box], EDGE_SMOOTHING / cube.step)
+    blur = slice_blur(smooth, found.body[box], found.other[box], found.levels.lung, cube.step, axial_axis)
     return max(cube.thickness, blur)
 
 
@@ -137,15 +139,18 @@ def _segment(cube: Cube, size: float, levels: Levels | None, reach: float | None
     smooth = ndimage.gaussian_filter(cube.hu, np.clip(0.05 * size, 0.4, 1.0) / cube.step)
     away = cube.away_from(cube.middle)
     beyond = np.zeros(cube.hu.shape, dtype=np.bool_) if reach is None else _beyond(smooth, away, reach, cube.step)
-    levels = levels or _first_levels(cube, np.where(beyond, np.float32(-1024), smooth), away, size)
+    air = _air(cube.hu)
+    levels = levels or _first_levels(air, np.where(beyond, np.float32(-1024), smooth), away, size)
     found = None
     for _ in range(3):
         if not levels.contrast >= MIN_CONTRAST:
             return None
         dense = _fill(smooth > levels.threshold, size, cube.step)
-        depth = depth_of(dense, cube.step)
-        wall = find_wall(dense & (smooth > SOLID), depth, size, cube.step)
+        depth = depth_of(dense, cube.step, BALL * size)
+        wall = find_wall(dense & (smooth > SOLID), depth, BALL * size, cube.step)
         free = dense & ~wall & ~beyond
+        if depth[free].max(initial=0) > BALL * size:
+            depth = depth_of(dense, cube.step)
         # HU break the ties between equal depths, or the order of the axes would.
         centre = _centre(free, depth + np.float32(1e-4) * smooth, away, size)
         if centre is None:
@@ -153,7 +158,7 @@ def _segment(cube: Cube, size: float, levels: Levels | None, reach: float | None
         body = _separate(free, depth, centre, cube)
         if wall.any() and reach is None:
             body |= base_on_wall(body, wall, dense, centre, float(depth[centre]), cube)
-        found = Body(body, dense & ~body, _levels(cube, body, dense & ~body, depth))
+        found = Body(body, dense & ~body, _levels(cube, body, dense & ~body, depth, air))
         if abs(found.levels.threshold - levels.threshold) < 0.05 * levels.contrast:
             break
         levels = found.levels
@@ -171,9 +176,8 @@ def _beyond(smooth: FloatArray, away: FloatArray, reach: float, step: float) -> 
     return within(far[labels], SKIN, step)
 
 
-def _first_levels(cube: Cube, smooth: FloatArray, away: FloatArray, size: float) -> Levels:
+def _first_levels(lung: float, smooth: FloatArray, away: FloatArray, size: float) -> Levels:
     """What the seed's neighbourhood suggests; its brightest voxel where the seed lies in lung."""
-    lung = _air(cube.hu)
     nodule = float(np.percentile(smooth[away <= max(0.2 * size, 0.8)], 75))
     if nodule - lung < 1.5 * MIN_CONTRAST:
         nodule = float(smooth[away <= SEED_ERROR].max())
@@ -186,7 +190,7 @@ def _air(hu: FloatArray) -> float:
     return float(np.median(air)) if air.size else np.inf
 
 
-def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray) -> Levels:
+def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray, ambient: float) -> Levels:
     """The median HU in a layer inside the boundary and in a shell of lung around it.
 
     A layer, not the middle: a calcified or solid middle must not decide where a softer rim ends.
@@ -201,7 +205,6 @@ def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray) -> Levels:
     shell = np.isfinite(rim) & (rim > BLUR_REACH + thicker)
     halo = shell & (rim <= BLUR_REACH + thicker + max(1.0, cube.step))
     nodule = float(np.median(cube.hu[layer if layer.any() else body]))
-    ambient = _air(cube.hu)
     lung = float(np.median(cube.hu[shell])) if shell.any() else ambient
     level = float(np.median(cube.hu[halo])) if halo.any() else lung
     low, high = (share * (nodule - ambient) for share in HALO)
@@ -242,14 +245,21 @@ def _separate(free: Mask, depth: FloatArray, centre: Shape3, cube: Cube) -> Mask
 
     The balls grow until they no longer escape along a vessel; if they always do, they must stay near.
     """
-    away = cube.away_from(centre)
     radius = float(depth[centre])
+    box, middle = around(centre, 2.2 * radius, cube.step)
+    away = cube.away_from(centre)
     for share in (0.6, 0.7, 0.8, 0.9):
-        kernel = connected((depth >= share * radius) & free, centre)
+        kernel = np.zeros_like(free)
+        kernel[box] = connected((depth[box] >= share * radius) & free[box], middle)
         if away[kernel].max() < 2.2 * radius:
             break
     else:
-        kernel &= away < 1.2 * radius
-    body = within(kernel, share * radius, cube.step) & free
+        kernel = connected((depth >= share * radius) & free, centre) & (away < 1.2 * radius)
     detail = max(1, round(0.15 * radius / cube.step))
-    return connected(ndimage.binary_dilation(body, iterations=detail, mask=free), centre)
+    box = box_around(kernel, share * radius + (detail + 1) * cube.step, cube.step)
+    near = within(kernel[box], share * radius, cube.step) & free[box]
+    grown = ndimage.binary_dilation(near, iterations=detail, mask=free[box])
+    x, y, z = (i - side.start for i, side in zip(centre, box, strict=True))
+    body = np.zeros_like(free)
+    body[box] = connected(grown, (x, y, z))
+    return body

@@ -2,29 +2,41 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from ..types import FloatArray, Shape3
 from .cube import Cube
-from .masks import Mask, depth_of, within
+from .masks import Mask, around, depth_of, within
 
-__all__ = ["base_on_wall", "find_wall"]
+__all__ = ["BALL", "base_on_wall", "find_wall"]
 
+BALL = 1.25  # the radius of a ball far larger than a nodule, in diameters of the nodule
 ENOUGH = 30  # faces for a surface with six coefficients
 Points = npt.NDArray[np.floating]  # (N, 3) millimetres
 
 
-def find_wall(solid: Mask, depth: FloatArray, size: float, step: float) -> Mask:
+def find_wall(solid: Mask, depth: FloatArray, ball: float, step: float) -> Mask:
     """What a ball far larger than the nodule can roll through: chest wall, mediastinum, diaphragm.
 
-    Found on every other voxel, since the distance to a large ball's centres is smooth.
+    `ball` is its radius in mm; `depth` need not be known where it is more. Found on every other voxel, since the
+    distance to a large ball's centres is smooth.
     """
-    ball = 1.25 * size
     if depth.max() < ball:
         return np.zeros_like(solid)
-    thick = depth_of(solid[::2, ::2, ::2], 2 * step) >= ball
-    reach = ndimage.zoom(depth_of(~thick, 2 * step), np.divide(solid.shape, thick.shape), order=1)
-    return np.asarray(solid & (reach <= ball))
+    thick = depth_of(solid[::2, ::2, ::2], 2 * step, ball) >= ball
+    if not thick.any():
+        return np.zeros_like(solid)
+    reach = depth_of(~thick, 2 * step, ball + 4 * step)  # no farther than a corner of a voxel of it is from another
+    return np.asarray(solid & (_between(reach) <= ball))
+
+
+def _between(coarse: FloatArray) -> FloatArray:
+    """Every other voxel (N, N, N) with the means of neighbours in between (2N - 1, 2N - 1, 2N - 1)."""
+    for axis in range(3):
+        known = np.moveaxis(coarse, axis, 0)
+        fine = np.repeat(known, 2, axis=0)[:-1]
+        fine[1::2] = (known[:-1] + known[1:]) / 2
+        coarse = np.moveaxis(fine, 0, axis)
+    return coarse
 
 
 def base_on_wall(body: Mask, wall: Mask, dense: Mask, centre: Shape3, radius: float, cube: Cube) -> Mask:
@@ -32,19 +44,22 @@ def base_on_wall(body: Mask, wall: Mask, dense: Mask, centre: Shape3, radius: fl
 
     The ball that finds the wall dips into the base of a nodule.
     """
-    beside = ~within(body, 2 * cube.step, cube.step) & (cube.away_from(centre) < 2.5 * radius + 3)
-    surface = _faces(wall & beside, ~dense & beside) - centre
-    near = within(body, 0.4 * radius + cube.step, cube.step) & (cube.away_from(centre) < 1.5 * radius + cube.step)
+    reach = 2.5 * radius + 3
+    box, middle = around(centre, reach, cube.step)
+    away = cube.away_from(centre)[box]
+    beside = ~within(body, 2 * cube.step, cube.step)[box] & (away < reach)
+    surface = _faces(wall[box] & beside, ~dense[box] & beside) - middle
+    near = within(body, 0.4 * radius + cube.step, cube.step)[box] & (away < 1.5 * radius + cube.step)
     base = np.zeros_like(body)
-    candidates = np.argwhere(wall & near)
+    candidates = np.argwhere(wall[box] & near) - middle
     if len(surface) < ENOUGH or len(candidates) == 0:
         return base
     fit = _Surface(surface * cube.step, 1.5 * radius + 1)
     if fit.spread > max(cube.step, 0.15 * radius):
         return base
     side = np.median(fit.height((np.argwhere(body) - centre) * cube.step))
-    above = fit.height((candidates - centre) * cube.step) * side > 0
-    base[tuple(candidates[above].T)] = True
+    above = fit.height(candidates * cube.step) * side > 0
+    base[tuple((candidates[above] + centre).T)] = True
     return base
 
 

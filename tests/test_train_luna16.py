@@ -7,7 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from src.data.geometry import to_lps
+from src.data.geometry import canonical, map_points, to_lps
+from src.data.loader import read_scan
+from src.data.lung_finder import find_lungs
 from src.errors import BadConfig, BadScan
 from src.train.cache import cached_scan, fill_cache
 from src.train.luna16 import annotated_scans, list_scans
@@ -154,6 +156,16 @@ def test_a_scan_without_lungs_is_an_error(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(hu, np.eye(4)), tmp_path / "stone.nii")
     with pytest.raises(BadScan, match=r"stone\.nii: holds values from -1000 to 40"):
         load_scan(tmp_path / "stone.nii")
+
+
+def test_training_learns_in_the_lungs_that_the_pipeline_searches(folder: Path) -> None:
+    path = list_scans(folder, None).training[0]
+    scan, read = load_scan(path), read_scan(path)
+    lungs = find_lungs(*canonical(read.array, read.affine))
+    index = map_points(np.linalg.inv(lungs.affine), map_points(scan.affine, scan.lung.astype(np.float64)))
+    voxels = np.clip(np.rint(index).astype(int), 0, np.array(lungs.lung.shape) - 1)
+    assert lungs.lung[tuple(voxels.T)].all()
+    assert len(scan.lung) > 0.5 * 1e6 * lungs.litres  # voxels of 1 mm3
 
 
 def test_opacities_are_ignored_where_a_scan_has_them(folder: Path) -> None:

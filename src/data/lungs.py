@@ -16,7 +16,7 @@ from ..errors import BadScan
 from ..types import Affine, FloatArray, Location, LungsReport, LungState, Shape3, SideReport
 from .geometry import map_points, spacing_of
 
-__all__ = ["LEAST_LITRES", "Lung", "Lungs", "Mask", "check_chest", "search_region"]
+__all__ = ["LEAST_LITRES", "Lung", "Lungs", "Mask", "check_chest", "lung_on_grid", "search_region"]
 
 LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that the rule does not recognise
 CERTAIN_LITRES = 1.0  # less may be what is left of lungs that disease has filled
@@ -161,10 +161,22 @@ def search_region(lungs: Lungs, shape: Shape3, affine: Affine, reach: float) -> 
     """
     if not lungs.certain:
         return None
-    index = np.linalg.inv(lungs.affine) @ affine
-    axes = (
-        np.clip(np.rint(index[axis, axis] * np.arange(size) + index[axis, 3]), 0, count - 1).astype(int)
-        for axis, (size, count) in enumerate(zip(shape, lungs.around.shape, strict=True))
-    )
-    region: Mask = (lungs.around <= reach)[np.ix_(*axes)]
+    region: Mask = (lungs.around <= reach)[_nearest(lungs, shape, affine)]
     return region
+
+
+def lung_on_grid(lungs: Lungs, shape: Shape3, affine: Affine) -> Mask:
+    """Thick, aerated lung on a grid of `shape` and `affine` (RAS+) whose axes run along those of the lungs."""
+    lung: Mask = lungs.lung[_nearest(lungs, shape, affine)]
+    return lung
+
+
+def _nearest(lungs: Lungs, shape: Shape3, affine: Affine) -> tuple[npt.NDArray[np.intp], ...]:
+    """The nearest voxels of the lungs' own grid for those of another one: an index for NumPy."""
+    index = np.linalg.inv(lungs.affine) @ affine
+    return np.ix_(
+        *(
+            np.clip(np.rint(index[axis, axis] * np.arange(size) + index[axis, 3]), 0, count - 1).astype(int)
+            for axis, (size, count) in enumerate(zip(shape, lungs.lung.shape, strict=True))
+        )
+    )

@@ -5,7 +5,6 @@ boundary and the blur beyond it (Kuhnigk et al. IEEE Trans Med Imaging 2006;25:4
 not depend on how an edge falls on the voxels.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,11 +103,12 @@ def measure_nodule(
     depth = depth_of(nodule.body, nodule.step)
     edge = _Edge.of(nodule, depth, rim)
     sides = [max(step, nodule.thickness) if axis == axial_axis else step for axis, step in enumerate(spacing)]
-    height = _height(edge, nodule.levels, float(depth.max()), sides)
+    blur = POINT_SPREAD**2 + float(np.mean(np.square(sides))) / 12
+    height = _height(edge, nodule.levels, float(depth.max()), blur)
     volume = edge.volume(height)
     share = _share(nodule, depth, rim, height)
     long_axis, short_axis = _axes(share, nodule.step, axial_axis)
-    solid, core = _solid_part(nodule, depth)
+    solid, core = _solid_part(nodule, depth, blur)
     kind = _nodule_type(solid, core)
     box = tuple(slice(first, first + n) for first, n in zip(nodule.origin, nodule.mask.shape, strict=True))
     return {
@@ -184,14 +184,15 @@ class _Edge(NamedTuple):
         return max(self.deep + float(skin + rim), 1.0) * self.voxel
 
 
-def _height(edge: _Edge, levels: Levels, radius: float, sides: Sequence[float]) -> float:
+def _height(edge: _Edge, levels: Levels, radius: float, variance: float) -> float:
     """How many HU the nodule is denser than the lung, with the blur of a small one undone.
 
     Blur lowers the middle of a small nodule but keeps its sum. The height is the one at which a ball
-    of the resulting volume, blurred, looks like what is seen; not above soft tissue unless seen so.
+    of the resulting volume, blurred with a `variance` in mm2, looks like what is seen; not above soft tissue unless
+    seen so.
     """
     # The level seen is that of a ball of half the radius: variance (radius / 2)^2 / 5 on each axis.
-    blur = float(np.sqrt(POINT_SPREAD**2 + np.mean(np.square(sides)) / 12 + radius**2 / 20))
+    blur = float(np.sqrt(variance + radius**2 / 20))
     ceiling = max(levels.contrast, SOFT_TISSUE - levels.lung)
     height = levels.contrast
     for _ in range(8):
@@ -232,11 +233,12 @@ def _sphericity(share: FloatArray) -> float:
     return min(1.0, float(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2) / area)
 
 
-def _solid_part(nodule: Segmentation, depth: FloatArray) -> tuple[float, float]:
+def _solid_part(nodule: Segmentation, depth: FloatArray, variance: float) -> tuple[float, float]:
     """The share of the volume that is solid, 0 to 1, and the diameter in mm of the largest connected solid part.
 
     The outermost millimetre, where blur mixes nodule and lung, counts like the nearest voxel within. The diameter
-    is that of the sphere of the part's volume; what is thinner than `VESSEL` is a vessel and no part of it.
+    is that of the ball that shows a part of this volume when blurred with a `variance` in mm2, which moves the surface
+    of a ball of radius R inwards by variance / R. What is thinner than `VESSEL` is a vessel and no part of it.
     """
     deep = depth >= min(1.0 + nodule.step / 2, 0.5 * float(depth.max()))
     box = box_around(nodule.body, 0, nodule.step)
@@ -249,7 +251,8 @@ def _solid_part(nodule: Segmentation, depth: FloatArray) -> tuple[float, float]:
         return float(solid[body].mean()), 0.0
     labels, _ = ndimage.label(within(inner, VESSEL / 2, nodule.step) & solid)
     largest = int(np.bincount(labels[labels > 0]).max())
-    return float(solid[body].mean()), sphere_diameter(largest * nodule.step**3)
+    seen = sphere_diameter(largest * nodule.step**3) / 2
+    return float(solid[body].mean()), float(seen + np.sqrt(seen**2 + 4 * variance))
 
 
 def _nodule_type(solid_fraction: float, core: float) -> NoduleType:

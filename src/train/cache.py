@@ -14,7 +14,7 @@ from .scans import LungScan, Places, load_scan
 
 __all__ = ["cached_scan", "fill_cache"]
 
-VERSION = 1  # increase it when the content changes; old files are then made again
+VERSION = 2  # increase it when the content changes; old files are then made again
 KEPT_POINTS = 20_000  # of each kind; all points of 888 scans would take 40 GB
 
 

@@ -11,6 +11,8 @@ from scipy import ndimage
 
 from ..data.geometry import RAS_TO_LPS, canonical, map_points
 from ..data.loader import read_scan
+from ..data.lung_finder import find_lungs
+from ..data.lungs import lung_on_grid
 from ..data.resample import resample
 from ..errors import BadScan
 from ..types import Affine, FloatArray
@@ -19,8 +21,7 @@ from .targets import Mask, Points, Truth, within
 __all__ = ["LungScan", "Places", "balls", "load_scan"]
 
 SPACING = (1.0, 1.0, 1.0)  # mm
-PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing; air outside the body lies below
-BODY = -300.0  # HU above which smoothed voxels are tissue
+PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing
 RIM, RIM_BELOW = 5, -350.0  # voxels around aerated lung; smoothed HU that is still mostly air
 OPACITY = (-700.0, -200.0)  # HU of ground-glass and small consolidations, but also of larger vessels
 OPACITY_RIM = 4  # voxels around an opacity, for its faint border and its denser core
@@ -101,10 +102,11 @@ def load_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
         BadScan: it cannot be read, or shows no lungs.
     """
     scan = read_scan(path)
-    array, affine = resample(*canonical(scan.array, scan.affine), SPACING)
+    turned, placed = canonical(scan.array, scan.affine)
+    lungs = find_lungs(turned, placed)
+    array, affine = resample(turned, placed, SPACING)
     smooth = ndimage.gaussian_filter(array, 2.0)
-    lung = (smooth > PARENCHYMA[0]) & (smooth < PARENCHYMA[1]) & _inside_body(smooth)
-    lung = ndimage.binary_opening(lung, iterations=4)  # the blurred skin has the same values, but is thin
+    lung = lung_on_grid(lungs, smooth.shape, affine) & (smooth > PARENCHYMA[0]) & (smooth < PARENCHYMA[1])
     if not lung.any():
         msg = f"{path}: shows no aerated lung inside a body: leave it out"
         raise BadScan(msg)
@@ -120,10 +122,3 @@ def load_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
 
 def _points(mask: Mask) -> npt.NDArray[np.int32]:
     return np.argwhere(mask).astype(np.int32)
-
-
-def _inside_body(smooth: FloatArray) -> Mask:
-    """The voxels that the body encloses in each axial slice. The table's foam is as light as lung, but outside."""
-    labels, count = ndimage.label(smooth > BODY)
-    body = labels == 1 + np.argmax(np.bincount(labels.ravel(), minlength=count + 1)[1:])
-    return np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)

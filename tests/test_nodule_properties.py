@@ -133,8 +133,8 @@ def test_a_nodule_of_which_6_to_80_percent_are_solid_is_part_solid(solid: float,
     assert _nodule_type(solid, 0.0) == kind
 
 
-@pytest.mark.parametrize(("core", "kind"), [(2.99, "ground-glass"), (3.0, "part-solid")])
-def test_a_solid_part_of_3_mm_makes_a_nodule_part_solid(core: float, kind: str) -> None:
+@pytest.mark.parametrize(("core", "kind"), [(3.29, "ground-glass"), (3.3, "part-solid")])
+def test_a_solid_part_of_3_3_mm_makes_a_nodule_part_solid(core: float, kind: str) -> None:
     assert _nodule_type(0.001, core) == kind
 
 

@@ -27,9 +27,9 @@ SOLID = -300.0
 # Shares of solid tissue. Below the first a nodule is ground-glass: the cutoff at -300 HU that best told pure
 # from part-solid in 102 subsolid nodules was 6.14 %. Above the second it is solid: our choice.
 GROUND_GLASS_BELOW, SOLID_ABOVE = 0.06, 0.8
-# A solid part of this diameter in mm makes a nodule part-solid however large the whole is: drawn ones of 4 mm, from
-# which on Lung-RADS calls a new one suspicious, measure 3.3 to 3.9. Thinner than VESSEL, in mm, it is a vessel.
-CORE, VESSEL = 3.0, 2.5
+# A solid part of this diameter in mm makes a nodule part-solid however large the whole is. Lung-RADS calls a new one
+# suspicious from 4 mm on, and measurements scatter. Thinner than VESSEL, in mm, it is a vessel.
+CORE, VESSEL = 3.3, 2.5
 SOFT_TISSUE = 50.0  # HU that a nodule is not taken to exceed unless it is seen to
 POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWHM of 0.8 to 1.5 mm
 # Steps of where a measurement starts, so that it settles: a share of the diameter, and a ratio of diameters in mm.
@@ -241,7 +241,7 @@ def _solid_part(nodule: Segmentation, depth: FloatArray, variance: float) -> tup
     of a ball of radius R inwards by variance / R. What is thinner than `VESSEL` is a vessel and no part of it.
     """
     deep = depth >= min(1.0 + nodule.step / 2, 0.5 * float(depth.max()))
-    box = box_around(nodule.body, 0, nodule.step)
+    box = box_around(nodule.body, nodule.step, nodule.step)  # beyond an array all counts as inside
     nearest = ndimage.distance_transform_edt(~deep[box], return_distances=False, return_indices=True)
     body = nodule.body[box]
     solid = np.zeros_like(body)

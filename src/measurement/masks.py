@@ -84,7 +84,7 @@ def connected(mask: Mask, index: Shape3) -> Mask:
 def box_around(mask: Mask, margin: float, step: float) -> tuple[slice, ...]:
     """The bounding box of a mask and `margin` millimetres around it."""
     extra = int(np.ceil(margin / step))
-    last = mask.any(axis=0)
+    last = np.asarray(mask.any(axis=0))
     sides = (np.flatnonzero(side) for side in (mask.any(axis=(1, 2)), last.any(axis=1), last.any(axis=0)))
     return tuple(slice(max(0, int(side[0]) - extra), int(side[-1]) + 1 + extra) for side in sides)
 

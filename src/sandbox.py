@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["can_confine", "confine", "end_with_parent", "needed_by_python"]
+__all__ = ["UNCONFINED", "can_confine", "confine", "end_with_parent", "needed_by_python"]
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # system calls
 VERSION, PATH_BENEATH = 1, 1  # a flag, and a kind of rule
@@ -25,6 +25,7 @@ TCP_RIGHTS = {4: 3}
 SCOPES = {6: 3}
 SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/dev/urandom")
 DEVICES = ("/dev/null",)
+UNCONFINED = "this kernel has no Landlock (Linux 5.13): a faulty reader of scans could open other files"
 
 
 class _Ruleset(ctypes.Structure):

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.decoders import JPEG2000LosslessDecoder
 from pydicom.uid import JPEG2000Lossless, JPEGLossless, JPEGLSLossless, RLELossless
 
+from src.data import pixels
 from src.data.codestream import FrameSize, frame_size
 from src.data.loader import read_scan
-from src.errors import BadScan
+from src.errors import BadScan, PivotError, lacking
 
 from .dicom_files import CHEST, compress, write_enhanced, write_series
 
@@ -154,3 +156,23 @@ def test_each_frame_of_a_compressed_file_of_many_is_read(tmp_path: Path, name: s
     file = write_enhanced(tmp_path / "scan.dcm", CHEST)
     compress(file, SYNTAXES[name])
     np.testing.assert_array_equal(read_scan(file).array, CHEST)
+
+
+@pytest.mark.parametrize("copies", [8, 2**40])
+def test_a_decoder_without_memory_is_not_the_file_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    """Pydicom tells a decoder's lack of memory in words alone, if at all; `copies` are more than there is room for."""
+
+    def decode(*_: object) -> bytes:
+        raise MemoryError
+
+    file, _ = compressed(tmp_path, "JPEG 2000")
+    available = JPEG2000LosslessDecoder._available  # noqa: SLF001 - a plugin of its own would be tried last
+    for name in available:
+        monkeypatch.setitem(available, name, decode)
+    monkeypatch.setattr(pixels, "COPIES", copies)
+    with pytest.raises(PivotError) as caught:
+        read_scan(file.parent)
+    assert isinstance(lacking(caught.value), MemoryError) is (copies > 8)
+    assert isinstance(caught.value, BadScan) is (copies == 8)

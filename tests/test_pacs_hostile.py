@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -31,7 +30,7 @@ from src.pacs.receiver import SILENCE, Receiver
 from src.pacs.settings import Listen, SeriesRules
 from src.pacs.spool import ATTEMPTS, Spool
 from src.pacs.web import pull_study
-from tests.pacs import audit_of, series_of, settings, transfer
+from tests.pacs import PATIENCE, audit_of, series_of, settings, transfer, until
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 NO_ROOM = 0xA700
@@ -284,23 +283,27 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", b"\x01", b"GET / HTTP/1.0\r\n\r\n", b"\x01\0" + struct.pack(">I", 2**32 - 1)])
-def test_those_who_connect_and_leave_hold_no_place(receiver: tuple[Receiver, int], said: bytes) -> None:
-    _, port = receiver
+def test_those_who_connect_and_leave_hold_no_place(
+    receiver: tuple[Receiver, int], monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    listening, port = receiver
+    server: Any = listening._server  # noqa: SLF001
+    monkeypatch.setattr(server.ae, "acse_timeout", 10 * PATIENCE)  # so that no time limit frees a place
     for _ in range(6):  # twice as many as there are places
         with closing(socket.create_connection(("127.0.0.1", port))) as caller:
             caller.sendall(said)
-    start = time.monotonic()
-    while not answers(port):
-        assert time.monotonic() < start + SILENCE, "they still hold their places"
+    until(lambda: answers(port))
 
 
-def test_those_who_say_nothing_hold_a_place_for_seconds(receiver: tuple[Receiver, int]) -> None:
-    _, port = receiver
+def test_those_who_say_nothing_hold_a_place_for_seconds(
+    receiver: tuple[Receiver, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening, port = receiver
+    server: Any = listening._server  # noqa: SLF001
+    assert server.ae.acse_timeout == SILENCE < 5
+    monkeypatch.setattr(server.ae, "network_timeout", 10 * PATIENCE)  # so that no other time limit frees a place
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
-    start = time.monotonic()
-    while not answers(port):
-        assert time.monotonic() < start + SILENCE + 20, "they still hold their places"
-        time.sleep(0.2)
+    until(lambda: answers(port))
     for one in silent:
         one.close()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from pydicom import dcmread
 
 from src.errors import BadConfig, BadOutput, BadScan, PivotError, lacking
 from src.pacs import completeness, listener, processing, series_choice, worker
@@ -24,7 +25,7 @@ from src.pacs.processing import MOST_CUT, MOST_FAILED, Outcome
 from src.pacs.series_choice import choose_series
 from src.pacs.settings import Completeness, SeriesRules
 from src.pacs.spool import Spool
-from tests.pacs import audit_of, series_of, until
+from tests.pacs import audit_of, series_of, settings, until
 from tests.small_scans import tiny_checkpoint
 from tests.test_pacs_hostile import Service, encoded, raising, service
 
@@ -134,6 +135,21 @@ def test_memory_that_ran_out_is_told_as_such(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(kind):
             worker.run_series(tmp_path, tmp_path, Settings())  # type: ignore[arg-type]
     assert lacking(ValueError("other")) is None
+
+
+def test_a_series_is_read_where_nothing_else_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the listener nor its worker reads it, but the process that also reads uploads (`test_sandbox`)."""
+    slices, series, results = series_of(), tmp_path / "series", tmp_path / "results"
+    series.mkdir()
+    for number, one in enumerate(slices):
+        (series / f"{number}.dcm").write_bytes(encoded(one))
+    inference = {"checkpoint": tiny_checkpoint(tmp_path / "tiny.pth"), "device": "cpu"}
+    config = settings(tmp_path, tmp_path, inference=inference, results=["sr"], keep_results=results)
+    for place in ("src.data.loader.read_scan", "src.data.part10.read_dicom", "src.data.headers.read_dicom"):
+        monkeypatch.setattr(place, raising(AssertionError("it is read here")))
+    outcome = worker.run_series(series, tmp_path, config)
+    assert [path.name for path in outcome.objects] == ["nodules_sr.dcm"]
+    assert dcmread(outcome.objects[0]).StudyInstanceUID == slices[0].StudyInstanceUID
 
 
 def test_a_process_that_died_before_a_run_is_not_the_study_s_fault(

@@ -60,8 +60,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Plac
             root,
             destinations=[_peer(kept)],
             results=["sr", "pdf"],
-            listen={"port": port, "allowed_ae_titles": ["CT1"], "network_timeout": 5},
-            completeness={"quiet_seconds": 1, "interrupted_seconds": 3},
+            listen={"port": port, "allowed_ae_titles": ["CT1"], "network_timeout": PATIENCE},
+            completeness={"quiet_seconds": 1, "interrupted_seconds": 10},
         )
         file, slices = folder / "pacs.yaml", series_of()
         file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))

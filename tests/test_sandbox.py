@@ -12,12 +12,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from src.api import reader
-from src.api.reader import Bounds
 from src.config import Config
 from src.data.loader import read_scan
-from src.errors import BadScan, PivotError
+from src.errors import BadScan, PivotError, lacking
 from src.processes import memory_of_machine
+from src.runs import confined
+from src.runs.confined import Bounds
 from src.sandbox import can_confine
 
 from .api_service import ROOT, nifti
@@ -28,7 +28,7 @@ needs_landlock = pytest.mark.skipif(not can_confine(), reason="needs Landlock (L
 HOLE = """
 import json, os, sys
 from pathlib import Path
-from src.api import reader
+from src.runs import confined
 from src.data import loader
 from src.config import Config
 from src.errors import BadScan
@@ -50,8 +50,8 @@ def read_scan(path):
 
 loader.read_scan = read_scan
 if sys.argv[2] == "free":
-    reader.confine = lambda *_: False
-reader.main(sys.argv[3:])
+    confined.confine = lambda *_: False
+confined.main(sys.argv[3:])
 """
 HEADER = (
     "ObjectType = Image\nNDims = 3\nDimSize = 4 1 1\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"
@@ -80,9 +80,9 @@ def test_a_reader_with_a_hole_reads_nothing_of_others(tmp_path: Path) -> None:
     free = _found_by_the_hole(tmp_path / "free", secrets, "free")
     assert {free[str(path)] for path in secrets} == {"read"}  # so the hole is one
     assert free["by ITK"] == "root"
-    confined = _found_by_the_hole(tmp_path / "confined", secrets, "confined")
-    assert {confined[str(path)] for path in secrets} == {"PermissionError"}
-    assert confined["by ITK"] == "RuntimeError"
+    closed = _found_by_the_hole(tmp_path / "confined", secrets, "confined")
+    assert {closed[str(path)] for path in secrets} == {"PermissionError"}
+    assert closed["by ITK"] == "RuntimeError"
 
 
 def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +94,9 @@ def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.Monke
         seen.update(options["env"])  # type: ignore[call-overload]
         return start(*command, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("src.api.reader.subprocess.Popen", note)
+    monkeypatch.setattr("src.runs.confined.subprocess.Popen", note)
     (tmp_path / "scan.nii").write_bytes(nifti())
-    scan, seconds = reader.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
+    scan, seconds = confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
     assert (scan.shape, scan.scan_id, seconds > 0) == ((40, 40, 40), "scan", True)
     assert not [name for name in seen if name.startswith("PIVOT")]
     assert "hunter2" not in "".join(seen.values())
@@ -106,7 +106,7 @@ def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_dicom_states_of_its_slices_comes_back(tmp_path: Path) -> None:
     series = write_series(tmp_path / "scan", CHEST, edit=change(BodyPartExamined="CHEST", ConvolutionKernel="B30f"))
     path = zipped(tmp_path / "scan.zip", series)
-    scan, _ = reader.read(path, Config(), Bounds(tmp_path, None, lambda: None))
+    scan, _ = confined.read(path, Config(), Bounds(tmp_path, None, lambda: None))
     assert (scan.body_part, scan.acquisition[:2]) == ("CHEST", (99.0, "B30F"))
     assert len(scan.acquisition.image_numbers) == CHEST.shape[2]
     assert (scan.body_part, scan.acquisition) == (read_scan(path).body_part, read_scan(path).acquisition)
@@ -115,7 +115,7 @@ def test_what_dicom_states_of_its_slices_comes_back(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_scan_comes_back(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti()[:400])
     with pytest.raises(BadScan, match=r"scan\.nii: is cut short"):
-        reader.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
+        confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
@@ -123,8 +123,25 @@ def test_a_scan_that_takes_too_much_memory_is_told_so(tmp_path: Path) -> None:
     """A quarter of a megabyte that unpacks to a gigabyte."""
     path = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((1024, 1024, 256), np.int16), np.diag([0.4, 0.4, 1, 1])), path)
-    with pytest.raises(PivotError, match="memory"):
-        reader.read(path, Config(), Bounds(tmp_path, 300_000_000, lambda: None))
+    with pytest.raises(PivotError, match="memory") as caught:
+        confined.read(path, Config(), Bounds(tmp_path, 300_000_000, lambda: None))
+    assert isinstance(lacking(caught.value), MemoryError)  # so that the listener keeps the study
+
+
+def test_what_the_machine_lacks_comes_back_as_that() -> None:
+    for error in (MemoryError(), OSError(errno.ENOSPC, "No space left on device"), ValueError("x")):
+        lack = confined._lack(confined._failure(error, None))  # noqa: SLF001 - as below
+        assert (type(lack), getattr(lack, "errno", None)) == (
+            (type(error), getattr(error, "errno", None)) if lacking(error) else (type(None), None)
+        )
+
+
+def test_a_reader_that_dies_is_not_the_scan_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "PACKAGES", tmp_path)  # where there is none
+    (tmp_path / "scan.nii").write_bytes(nifti())
+    with pytest.raises(PivotError, match="died") as caught:
+        confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
+    assert isinstance(lacking(caught.value), MemoryError)
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -147,7 +164,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_a_scan_is_blamed_for_its_own_faults_alone(error: Exception, kind: str, message: str) -> None:
-    answer = reader._failure(error, 500_000_000)  # noqa: SLF001 - in a process of its own, nothing can be made to fail
+    answer = confined._failure(error, 500_000_000)  # noqa: SLF001 - in a process of its own, nothing can be made to fail
     assert (answer["error"], message in answer["message"]) == (kind, True)
     assert "Secret" not in str(answer)
 
@@ -162,7 +179,7 @@ def test_reading_ends_when_the_job_does(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti())
     start = time.monotonic()
     with pytest.raises(Over):
-        reader.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, check))
+        confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, check))
     assert time.monotonic() - start < 30
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 

@@ -26,10 +26,11 @@ from ..errors import PivotError, command, lacking, way_to
 from ..logs import add_log_options, show_log
 from ..pacs.web import pull_study
 from ..processes import limit_memory, stop_on_signal
+from ..runs import confined
 from ..runs.outputs import check_outputs, write_outputs
-from ..sandbox import can_confine
+from ..sandbox import UNCONFINED, can_confine
 from ..types import Scan
-from . import jobs, reader
+from . import jobs
 from .database import open_database
 from .jobs import Job
 from .problems import problem
@@ -117,14 +118,14 @@ class Worker:
         pipeline = self._pipeline(config)
         upload = folder / "input" / job.file
         source = self._fetched(upload) if upload.suffix == STUDY else upload
-        bounds = reader.Bounds(Path(tempfile.tempdir), self.settings.memory, turn.check)
-        scan, seconds = reader.read(source, config, bounds)
+        bounds = confined.Bounds(Path(tempfile.tempdir), self.settings.memory, turn.check)
+        scan, seconds = confined.read(source, config, bounds)
         results = pipeline.predict(scan, progress=turn.windows)
         turn.check()
         results_folder = folder / str(job.lease)
         _keep_scan(scan, upload, results_folder / SCAN)
         if config.output.dicom:  # this reads the upload again
-            reader.write(scan, results, config, results_folder, seconds, source, bounds)
+            confined.write(scan, results, config, results_folder, seconds, source, bounds)
         else:
             write_outputs(scan, results, config, results_folder, seconds, source)
         turn.check()
@@ -256,7 +257,7 @@ def prepare(level: str | None) -> Settings:
     start_log(level or settings.log)
     settings.make_folders()
     if not can_confine():
-        log.warning("this kernel has no Landlock (Linux 5.13): a faulty reader of uploads could open other files")
+        log.warning(UNCONFINED)
     return settings
 
 

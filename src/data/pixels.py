@@ -22,6 +22,7 @@ __all__ = ["Repairs", "read_pixels"]
 HIGHEST = 31743  # HU, of 16 stored bits without a sign and the usual intercept of -1024, less one for the sign
 LARGE = 2**15  # slopes and intercepts from here on could overflow whole numbers
 PADDINGS = 2  # values that padding may have
+COPIES = 8  # of a frame, more than decoding takes
 AIR_LIKE = -900  # HU; padding above it could be lung or tissue, and is none
 DECODING = (
     "Rows",
@@ -114,7 +115,11 @@ def _decoded(dataset: Dataset, one: Slice, syntax: UID, where: str) -> Voxels:
             "(Columns, Rows, SamplesPerPixel, BitsAllocated): one of them is wrong, export the series again"
         )
         raise BadScan(msg)
-    decoded: Voxels = pixel_array(_alone(dataset, frame), correct_unused_bits=False)
+    try:
+        decoded: Voxels = pixel_array(_alone(dataset, frame), correct_unused_bits=False)
+    except RuntimeError:  # pydicom's, in whose words a decoder's lack of memory is like any other failure
+        bytearray(COPIES * len(frame) + COPIES * size.columns * size.rows * 4)
+        raise
     return decoded
 
 

@@ -4,6 +4,7 @@ It receives studies, runs the best chest CT series of each, and sends what it fo
 SIGTERM, after the run at hand; what is left in the spool is done after the next start.
 """
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from ..errors import command
 from ..logs import Parser, add_log_options, show_log
 from ..processes import stop_on_signal
 from ..quiet import quiet_libraries
+from ..sandbox import UNCONFINED, can_confine
 from .audit import Audit, unforeseen
 from .outbox import Outbox
 from .processing import Processor
@@ -24,6 +26,7 @@ from .spool import Spool
 
 __all__ = ["listening", "main"]
 
+log = logging.getLogger("pivot")
 TICK = 0.25  # seconds between looks at the spool and the outbox
 LONGEST = 30.0  # seconds between them while they fail
 
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_log_options(parser)
     options = parser.parse_args(arguments)
     show_log(options.log)
+    if not can_confine():
+        log.warning(UNCONFINED)
     stop = threading.Event()
     stop_on_signal(stop)
     config = load_pacs(options.config)

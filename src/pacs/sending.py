@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pydicom
 import requests
-from dicomweb_client import DICOMwebClient
 from pynetdicom import AE
 from pynetdicom.association import Association
 
 from ..errors import BadConfig
+from .answers import Adapter, Client
 from .settings import DicomPeer, DicomWebPeer, Peer, client_tls
 
 __all__ = ["PeerGone", "check_peer", "open_web", "send"]
@@ -43,20 +43,22 @@ def check_peer(peer: Peer) -> None:
         open_web(peer.url, _login(peer.login_from))
 
 
-def open_web(url: str, login: str | None = None, timeout: float = 30.0) -> DICOMwebClient:
+def open_web(url: str, login: str | None = None, timeout: float = 30.0) -> Client:
     """A client for a DICOMweb server; `login` is `user:password` or a bearer token.
 
     Raises:
         BadConfig: the URL is malformed.
     """
     session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Adapter())
     user, colon, password = (login or "").partition(":")
     if colon:
         session.auth = (user, password)
     elif login:
         session.headers["Authorization"] = f"Bearer {login}"
     try:
-        client = DICOMwebClient(url.rstrip("/"), session=session, timeout=timeout)
+        client = Client(url.rstrip("/"), session=session, timeout=timeout)
     except ValueError:
         msg = f"{url} is not the URL of a DICOMweb server: give one such as http://pacs:8042/dicom-web"
         raise BadConfig(msg) from None

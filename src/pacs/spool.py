@@ -56,6 +56,7 @@ class Spool:
     """
 
     def __init__(self, root: Path, most: float = float("inf")) -> None:
+        root = root.absolute()  # what reads a study does so from another folder
         if not root.exists():
             writable_folder(root).chmod(0o700)  # patients' images
         self.incoming, self.work, self.aside, self.outbox, self._partial, self._done = (

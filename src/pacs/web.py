@@ -5,21 +5,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import requests
-from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from ..dicom_io.deidentify import deidentify
-from ..errors import BadScan, PivotError
+from ..errors import BadScan, PivotError, lacking
 from ..quiet import quiet_libraries
+from .answers import Client, TooLong
 from .sending import open_web
 from .series_choice import Candidate, candidate, choose
 from .settings import SeriesRules
 from .spool import check_uid
 
 __all__ = ["pull_study"]
-
-AS_STORED = (("application/dicom", "*"),)  # transfer syntax; the default would have the server decompress
 
 
 @quiet_libraries()
@@ -46,21 +43,27 @@ def pull_study(
     client = open_web(url, login)
     check_uid("the study UID", study)
     try:
-        series = client.search_for_series(study_instance_uid=study, get_remaining=True)
-        best, said = choose(
-            [_candidate(client, study, Dataset.from_json(one)) for one in series], rules or SeriesRules()
-        )
-        if best is None:
-            why = "; ".join(f"{one['series']}: {one['refused']}" for one in said) or "the server has no such study"
-            msg = f"study {study}: no series to run ({why})"
-            raise BadScan(msg)
-        return _fetch(client, study, best, Path(folder), key)
-    except (requests.RequestException, ValueError, KeyError, AttributeError) as error:
+        return _pull(client, study, Path(folder), rules or SeriesRules(), key)
+    except PivotError:
+        raise
+    except Exception as error:  # whatever an answer does to the libraries that read it
+        if lacking(error):
+            raise
         msg = f"{url} does not answer as a DICOMweb server ({_plain(error)}): check the URL and the login"
         raise PivotError(msg) from error
 
 
-def _candidate(client: DICOMwebClient, study: str, series: Dataset) -> Candidate:
+def _pull(client: Client, study: str, folder: Path, rules: SeriesRules, key: bytes | None) -> Path:
+    series = client.search_for_series(study_instance_uid=study, get_remaining=True)
+    best, said = choose([_candidate(client, study, Dataset.from_json(one)) for one in series], rules)
+    if best is None:
+        why = "; ".join(f"{one['series']}: {one['refused']}" for one in said) or "the server has no such study"
+        msg = f"study {study}: no series to run ({why})"
+        raise BadScan(msg)
+    return _fetch(client, study, best, folder, key)
+
+
+def _candidate(client: Client, study: str, series: Dataset) -> Candidate:
     uid = check_uid("the SeriesInstanceUID that the server tells", str(series.SeriesInstanceUID))
     instances: list[Any] = client.search_for_instances(study_instance_uid=study, series_instance_uid=uid)
     first = Dataset.from_json(instances[0])
@@ -73,11 +76,11 @@ def _left_there(_uri: str) -> None:
     """In place of pixels and whatever else the server leaves out of a header."""
 
 
-def _fetch(client: DICOMwebClient, study: str, best: Candidate, folder: Path, key: bytes | None) -> Path:
+def _fetch(client: Client, study: str, best: Candidate, folder: Path, key: bytes | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".partial.", dir=folder) as draft:
         count, name = 0, study
-        for count, dataset in enumerate(client.iter_series(study, best.uid, media_types=AS_STORED), start=1):
+        for count, dataset in enumerate(client.iter_series(study, best.uid), start=1):
             _check_asked_for(dataset, study, best)
             if key is not None:
                 deidentify(dataset, key)
@@ -102,5 +105,7 @@ def _check_asked_for(dataset: Dataset, study: str, best: Candidate) -> None:
 
 
 def _plain(error: Exception) -> str:
+    if isinstance(error, TooLong):
+        return str(error)
     response = getattr(error, "response", None)
     return f"status {response.status_code}" if response is not None else type(error).__name__

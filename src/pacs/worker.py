@@ -1,14 +1,16 @@
-"""What the listener's second process does: read a series, find its nodules, and write them as DICOM objects."""
+"""What the listener's second process does: have a series read, find its nodules, and have DICOM objects written.
+
+What a peer sent is read in a process of its own, which can open that series alone (`runs.confined`).
+"""
 
 import functools
 from pathlib import Path
 
 from ..config import Config, load_config
-from ..data.loader import read_scan
 from ..detection.pipeline import InferencePipeline
-from ..dicom_io.context import check_series
 from ..errors import lacking
-from ..runs.outputs import check_outputs, write_outputs
+from ..runs import confined
+from ..runs.outputs import check_outputs
 from .processing import Outcome
 from .settings import Inference, ObjectKind, PacsConfig
 
@@ -37,7 +39,7 @@ def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
     Raises:
         BadScan: the series is no readable chest CT, or no DICOM objects can refer to it.
         PivotError: whatever else went wrong.
-        OSError, MemoryError: the machine lacks disk, file handles or memory.
+        OSError, MemoryError: the machine lacks disk, file handles or memory, or the process that read it died.
     """
     try:
         return _run(open_model(config.inference), series, folder, config)
@@ -48,13 +50,14 @@ def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
 
 
 def _run(pipeline: InferencePipeline, series: Path, folder: Path, config: PacsConfig) -> Outcome:
-    check_series(series)
-    scan, folder = read_scan(series), config.keep_results or folder
+    bounds = confined.Bounds(folder, config.inference.memory, lambda: None)  # the listener limits the time
+    wanted = _outputs(pipeline.config, config)
+    scan, seconds = confined.read(series, wanted, bounds)
     results = pipeline.predict(scan)
-    outputs = write_outputs(scan, results, _outputs(pipeline.config, config), folder, source=series)
-    (objects,) = (path for path in outputs if path.is_dir())
-    wanted = [path for kind in config.results for path in sorted(objects.glob(FILES[kind]))]
-    return Outcome(len(results["detections"]), wanted)
+    outputs = confined.write(scan, results, wanted, config.keep_results or folder, seconds, series, bounds)
+    (objects,) = (path for path in outputs if path.is_dir() and not path.is_symlink())
+    found = [path for kind in config.results for path in sorted(objects.glob(FILES[kind]))]
+    return Outcome(len(results["detections"]), [path for path in found if not path.is_symlink()])
 
 
 def _outputs(inference: Config, pacs: PacsConfig) -> Config:

@@ -1,9 +1,10 @@
-"""A confined process that reads one upload. It can open nothing else, and its memory and time are limited.
+"""A confined process that reads one scan of others: it can open nothing else, and its memory and time are limited.
 
 The worker starts it (`read`, `write`) without the service's settings. It returns values only: JSON and voxels.
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -55,12 +56,12 @@ def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
 
     Raises:
         BadScan: it cannot be read as a chest CT, or its configured outputs are not possible.
-        PivotError: it needs more memory than allowed, or the process died.
+        PivotError: it needs more memory than allowed, or the process died (`lacking` tells).
     """
     with _Folder(bounds.scratch) as folder:
         if config.output.dicom:
             (folder / CONFIG).write_text(config.model_dump_json())
-        answer = _run(["read", str(upload)], folder, bounds)
+        answer = _run(["read", str(upload.absolute())], folder, bounds)
         with _opened(folder / VOXELS) as file:
             voxels = np.load(file, allow_pickle=False)
     affine = np.array(answer["affine"], dtype=np.float64).reshape(4, 4)
@@ -80,19 +81,21 @@ def write(
     seconds: float,
     source: Path,
     bounds: Bounds,
-) -> None:
+) -> list[Path]:
     """`write_outputs` in the confined process. It reads the upload again, for the headers of DICOM objects.
 
     Raises:
         BadScan, BadOutput: as for `write_outputs`.
         PivotError: as for `read`.
     """
+    source, target = source.absolute(), target.absolute()
     target.mkdir(parents=True, exist_ok=True)
     with _Folder(bounds.scratch) as folder:
         with (folder / TASK).open("wb") as file:
             affine = results["heatmap"].affine  # pickling would lose it
             pickle.dump((scan, results, affine, config, target, seconds, source), file, protocol=5)
-        _run(["write", str(source), "--target", str(target)], folder, bounds)
+        answer = _run(["write", str(source), "--target", str(target)], folder, bounds)
+    return [target / Path(str(name)).name for name in answer["outputs"]]
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -115,7 +118,7 @@ class _Folder:
 
 def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
     """Run the process, and return its answer."""
-    command = [sys.executable, "-P", "-m", f"{__package__}.reader", *task, "--folder", str(folder)]
+    command = [sys.executable, "-P", "-m", f"{__package__}.confined", *task, "--folder", str(folder)]
     command += ["--memory", str(bounds.memory)] if bounds.memory else []
     variables = {name: os.environ[name] for name in KEPT if name in os.environ}
     variables |= {"PYTHONPATH": str(PACKAGES), "TMPDIR": str(folder), "HOME": str(folder), "MPLCONFIGDIR": str(folder)}
@@ -134,18 +137,26 @@ def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
             answer: dict[str, Any] = json.load(file)
     except (OSError, ValueError):
         msg = f"the process that read the scan died ({process.returncode}), perhaps of too little memory or disk"
-        raise PivotError(msg) from None
+        raise PivotError(msg) from MemoryError()
     if "fault" in answer:
         log.error("reading met an unexpected fault (%s)", answer["fault"])
     if kind := answer.get("error"):
-        raise getattr(errors, kind if kind in KNOWN else "PivotError")(str(answer["message"]))
+        raise getattr(errors, kind if kind in KNOWN else "PivotError")(str(answer["message"])) from _lack(answer)
     return answer
+
+
+def _lack(answer: dict[str, Any]) -> MemoryError | OSError | None:
+    """The resource that the process could not get, as an error that `lacking` finds."""
+    number = answer.get("lack")
+    if number is None:
+        return None
+    return MemoryError() if number == errno.ENOMEM else OSError(int(number), os.strerror(int(number)))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Do one task, confined to its folder, and write the answer there."""
     end_with_parent()
-    parser = argparse.ArgumentParser(prog="python -m src.api.reader", description="read one upload, confined")
+    parser = argparse.ArgumentParser(prog="python -m src.runs.confined", description="read one scan, confined")
     parser.add_argument("task", choices=("read", "write"))
     parser.add_argument("scan", type=Path, help="below the parent of the parent of --folder")
     parser.add_argument("--folder", type=Path, required=True, help="for temporary files and the answer")
@@ -168,9 +179,11 @@ def _failure(error: Exception, memory: int | None) -> dict[str, Any]:
     lack, kind = lacking(error), type(error).__name__
     if isinstance(lack, MemoryError):
         most = f"{memory / GIGABYTE:.1f} GB" if memory else "there is"
-        return {"error": "PivotError", "message": f"reading the scan needs more memory than {most}"}
+        message = f"reading the scan needs more memory than {most}"
+        return {"error": "PivotError", "message": message, "lack": errno.ENOMEM}
     if lack and not isinstance(lack, PermissionError):
-        return {"error": "PivotError", "message": f"the service lacks resources to read the scan ({lack.strerror})"}
+        message = f"the service lacks resources to read the scan ({lack.strerror})"
+        return {"error": "PivotError", "message": message, "lack": lack.errno}
     if isinstance(error, PivotError):
         return {"error": kind, "message": str(error)}
     message = f"unexpected {kind}; see the worker's log"
@@ -184,7 +197,7 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
     scan = read_scan(source)
     if (folder / CONFIG).exists():
         from ..config import Config  # noqa: PLC0415 - takes as long as reading
-        from ..runs.outputs import check_scan  # noqa: PLC0415
+        from .outputs import check_scan  # noqa: PLC0415
 
         check_scan(scan, Config.model_validate_json((folder / CONFIG).read_bytes()), source, folder)
     np.save(folder / VOXELS, scan.array)
@@ -202,11 +215,10 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
 def _write(
     scan: Scan, results: Results, affine: Affine, config: "Config", target: Path, seconds: float, source: Path
 ) -> dict[str, Any]:
-    from ..runs.outputs import write_outputs  # noqa: PLC0415
+    from .outputs import write_outputs  # noqa: PLC0415
 
     results["heatmap"] = Volume(results["heatmap"], affine)
-    write_outputs(scan, results, config, target, seconds, source)
-    return {}
+    return {"outputs": [path.name for path in write_outputs(scan, results, config, target, seconds, source)]}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels.decoders import JPEG2000LosslessDecoder
+from pydicom.pixels.decoders.base import JPEG2000LosslessDecoder
 from pydicom.uid import JPEG2000Lossless, JPEGLossless, JPEGLSLossless, RLELossless
 
 from src.data import pixels

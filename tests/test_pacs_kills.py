@@ -144,11 +144,11 @@ def test_a_series_is_read_where_nothing_else_can_be_opened(tmp_path: Path, monke
     for number, one in enumerate(slices):
         (series / f"{number}.dcm").write_bytes(encoded(one))
     inference = {"checkpoint": tiny_checkpoint(tmp_path / "tiny.pth"), "device": "cpu"}
-    config = settings(tmp_path, tmp_path, inference=inference, results=["sr"], keep_results=results)
+    config = settings(tmp_path, tmp_path, inference=inference, results=["sr", "pdf"], keep_results=results)
     for place in ("src.data.loader.read_scan", "src.data.part10.read_dicom", "src.data.headers.read_dicom"):
         monkeypatch.setattr(place, raising(AssertionError("it is read here")))
     outcome = worker.run_series(series, tmp_path, config)
-    assert [path.name for path in outcome.objects] == ["nodules_sr.dcm"]
+    assert [path.name for path in outcome.objects] == ["nodules_sr.dcm", "report.dcm"]
     assert dcmread(outcome.objects[0]).StudyInstanceUID == slices[0].StudyInstanceUID
 
 

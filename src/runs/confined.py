@@ -22,6 +22,7 @@ import numpy as np
 
 from .. import errors
 from ..errors import PivotError, lacking, way_to
+from ..files import shipped
 from ..processes import limit_memory
 from ..sandbox import confine, end_with_parent, needed_by_python
 from ..types import Acquisition, Affine, Results, Scan, Volume
@@ -36,6 +37,7 @@ PACKAGES = Path(__file__).resolve().parents[2]
 KEPT = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 KNOWN = ("BadScan", "BadOutput", "PivotError")  # errors that it may return
 VOXELS, ANSWER, CONFIG, TASK = "voxels.npy", "answer.json", "config.json", "task.pickle"
+OURS = ("calibration", "checkpoints")  # folders, which a report needs
 LOOK_SECONDS = 0.05
 GIGABYTE = 1e9
 
@@ -166,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     limit_memory(options.memory)
     source, folder = options.scan, options.folder
     task = pickle.loads((folder / TASK).read_bytes()) if options.task == "write" else None  # noqa: S301 - the worker's
-    confine([*needed_by_python(), source], [folder, *([options.target] if options.target else [])])
+    confine([*needed_by_python(), *map(shipped, OURS), source], [folder, *([options.target] if options.target else [])])
     try:
         answer = _write(*task) if task else _read(source, folder)
     except Exception as error:  # noqa: BLE001 - every error is reported to the worker

@@ -116,19 +116,30 @@ def _file(name: str) -> httpx.Response:
     return httpx.Response(200, json={"files": [{"kind": "heatmap", "name": name, "url": "/f"}]})
 
 
+@pytest.mark.parametrize("status", ["queued", "running", "cancelled"])
+def test_the_files_of_a_job_that_is_not_completed_are_not_there(tmp_path: Path, status: str) -> None:
+    client, asked = _client(_job(status))
+    with pytest.raises(ServiceError, match=f"the job one is {status}, so it has no results yet"):
+        client.download_results("one", tmp_path / "out")
+    assert len(asked) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../escaped", "/etc/passwd", "..", "a\\b", ""])
 def test_files_stay_in_their_folder(tmp_path: Path, name: str) -> None:
-    client, _ = _client(_file(name))
+    client, _ = _client(_job("completed"), _file(name))
     with pytest.raises(BadOutput):
         client.download_results("one", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_that_breaks_is_begun_again_or_leaves_nothing(tmp_path: Path, pauses: list[float]) -> None:
-    client, _ = _client(_file("a.txt"), httpx.ReadError("cut"), httpx.Response(200, content=b"whole"))
+    client, _ = _client(
+        _job("completed"), _file("a.txt"), httpx.ReadError("cut"), httpx.Response(200, content=b"whole")
+    )
     assert [path.read_bytes() for path in client.download_results("one", tmp_path)] == [b"whole"]
     assert len(pauses) == 1
-    client, _ = _client(_file("b.txt"), _problem("NotFound", 404))
+    client, _ = _client(_job("completed"), _file("b.txt"), _problem("NotFound", 404))
     with pytest.raises(ServiceError):
         client.download_results("one", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

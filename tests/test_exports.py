@@ -14,9 +14,9 @@ import pytest
 from fhir.resources.R4B.bundle import Bundle
 
 from src.config import load_config
-from src.config.exports import EXPORTS
 from src.data.geometry import to_lps
 from src.errors import BadConfig
+from src.exports import EXPORTS
 from src.results.findings_table import FINDINGS_COLUMNS
 from src.runs.outputs import output_names, write_outputs
 from src.types import Results, Scan

@@ -141,8 +141,9 @@ def test_bars_go_to_stderr_and_by_default_only_to_a_terminal(
     told = capsys.readouterr()
     assert ("9/9" in told.err and "1/1" in told.err) == shown
     assert bool(told.err) == shown
-    assert told.out.startswith("1 scan, 0 nodules, ")
-    first, *rest = told.out.splitlines()
+    heatmap, report, first, *rest = told.out.splitlines()
+    assert [heatmap, report] == ["file: results/scan_heatmap.nii.gz", "file: results/scan_detections.json"]
+    assert first.startswith("1 scan, 0 nodules, ")
     assert first.endswith(" s a scan; results in results")
     assert [line.split(": ")[1:3] for line in rest] == [["warning", "no lungs are recognised"]]
 

@@ -76,8 +76,8 @@ def test_everything_is_at_its_place_whatever_the_axes(
     ball, words = nodule_traces(on, mark(on, [detection]), [detection])
     np.testing.assert_allclose(corners(ball).mean(axis=0), truth[0].coordinates_lps, atol=0.3)
     np.testing.assert_allclose(np.diff(corners(ball), axis=0), truth[0].diameter_mm, atol=0.4)
-    assert list(words.text) == ["7: 20.0 mm"]
-    assert ball.name == "7: 20.0 mm, high risk"
+    assert list(words.text) == ["8: 20.0 mm"]
+    assert ball.name == "8: 20.0 mm, high risk"
     surface = lung_trace(*lung_surface(on.array, on.affine))
     low, high = corners(surface)
     np.testing.assert_allclose(low, LUNGS[0], atol=4)
@@ -134,7 +134,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(files: dict[str, Any]) -> 
     page = files["output_path"].read_text(encoding="utf-8")
     assert [file.name for file in files["output_path"].parent.iterdir()] == ["3d.html"]
     assert len(page.encode()) < 10_000_000
-    for part in ("<title>scan: 1 nodule found.</title>", RESEARCH_USE, "7: 14.0 mm, high risk", "heatmap above 0.6"):
+    for part in ("<title>scan: 1 nodule found.</title>", RESEARCH_USE, "8: 14.0 mm, high risk", "heatmap above 0.6"):
         assert part in page, part
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", page.replace("\\", ""))
     again = files["output_path"].with_name("again.html")
@@ -154,7 +154,7 @@ def test_a_hundred_nodules_keep_the_page_small(chest: tuple[Scan, list[PhantomNo
     detections: list[Any] = [{**found(scan, np.eye(4), truth[n % 6], scan.spacing), "id": n} for n in range(100)]
     write_3d(scan, np.zeros(scan.shape), detections, tmp_path / "3d.html")
     assert (tmp_path / "3d.html").stat().st_size < 8_000_000
-    assert "99: 10.0 mm" in (tmp_path / "3d.html").read_text(encoding="utf-8")
+    assert "100: 10.0 mm" in (tmp_path / "3d.html").read_text(encoding="utf-8")
 
 
 def test_a_crop_without_lungs_shows_its_nodules_alone(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_crop_without_lungs_shows_its_nodules_alone(tmp_path: Path) -> None:
         tmp_path / "3d.html",
     )
     page = (tmp_path / "3d.html").read_text(encoding="utf-8")
-    assert "7: 20.0 mm" in page
+    assert "8: 20.0 mm" in page
     assert '"name":"lungs"' not in page
     render_3d_volume(Volume(scan.array, scan.affine), np.zeros(scan.shape, np.float32), [], tmp_path / "none.html")
     assert "scan: No nodule above the thresholds" in (tmp_path / "none.html").read_text(encoding="utf-8")

@@ -324,8 +324,8 @@ def test_no_detections_still_give_a_picture_that_says_so(chest: Volume, tmp_path
     ("change", "error", "message"),
     [
         ({"colormap": "hott"}, BadConfig, "unknown colormap 'hott'.*such as hot.*viridis"),
-        ({"num_slices": 0}, BadConfig, "num_slices 0 must be at least 1"),
-        ({"alpha": 1.5}, BadConfig, "alpha 1.5 from 0 to 1"),
+        ({"num_slices": 0}, BadConfig, "num_slices must be a number of at least 1, not 0"),
+        ({"alpha": 1.5}, BadConfig, "alpha must be a number from 0 to 1, not 1.5"),
         ({"scan": np.zeros((4, 4))}, BadScan, r"shape \(X, Y, Z\), not \(4, 4\)"),
         ({"heatmap": np.zeros((3, 3, 3))}, BadConfig, r"heatmap of shape \(3, 3, 3\) cannot be laid over"),
         ({"detections": {"nodules": []}}, BadOutput, "holds no list `detections`"),

@@ -111,7 +111,7 @@ def job(number: str, retries: int) -> Call[dict[str, Any]]:
 
 def results(number: str, timeout: float, progress: JobProgress | None, retries: int) -> Call[dict[str, Any]]:
     """The report, when the job is completed."""
-    until = time.monotonic() + number_of(timeout, "timeout", 0)
+    until = time.monotonic() + number_of(timeout, "timeout")
     while True:
         state = yield from job(number, retries)
         if progress:

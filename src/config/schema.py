@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ..exports import EXPORTS
 from ..types import Shape3
-from .exports import EXPORTS
 from .section import Section, load_section
 
 __all__ = ["AUGMENTATIONS", "Augmentation", "Config", "DetectionsFormat", "Device", "HeatmapFormat", "load_config"]

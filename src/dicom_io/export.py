@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from highdicom.base import SOPClass
 
-from ..config.exports import EXPORTS
 from ..data.loader import dicom_slices
 from ..errors import BadScan
+from ..exports import EXPORTS
 from ..quiet import quiet_libraries
 from ..types import Results
 from .context import Context, open_context

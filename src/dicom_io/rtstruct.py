@@ -32,7 +32,8 @@ def export(context: Context) -> SOPClass | None:
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **stated,
     )
-    structures.OperatorsName = None
+    structures.OperatorsName, structures.PositionReferenceIndicator = None, None
+    structures.FrameOfReferenceUID = context.frame_of_reference
     structures.StructureSetLabel = "LUNG_NODULES"
     structures.StructureSetDate, structures.StructureSetTime = DA(context.when.date()), TM(context.when.time())
     structures.ReferencedFrameOfReferenceSequence = [_frame(context)]

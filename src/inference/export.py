@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..config.exports import EXPORTS
 from ..errors import command
+from ..exports import EXPORTS
 from ..logs import Parser, add_log_options, show_log
 from .options import path
 

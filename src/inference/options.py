@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..config.exports import EXPORTS
+from ..exports import EXPORTS
 from ..logs import Parser, add_log_options
 
 __all__ = ["COMMANDS", "parse", "path", "share"]

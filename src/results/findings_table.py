@@ -7,8 +7,9 @@ from typing import Any
 
 from ..files import whole_file
 from ..types import Detection, Results, Scan
+from .output_formatter import rounded
 
-__all__ = ["FINDINGS_COLUMNS", "export", "save_findings"]
+__all__ = ["FINDINGS_COLUMNS", "export", "is_findings_table", "save_findings"]
 
 FINDINGS_COLUMNS = (
     "scan_id",
@@ -46,6 +47,14 @@ def export(scan: Scan, results: Results, path: Path) -> None:  # noqa: ARG001 - 
     save_findings([results], path)
 
 
+def is_findings_table(path: Path) -> bool:
+    """Whether the file is such a table, by its first line."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline().rstrip() == ",".join(FINDINGS_COLUMNS).encode()
+
+
 def save_findings(reports: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     """Write the table of reports: a row a nodule, then a row a mass; what is null leaves its field empty."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -53,7 +62,7 @@ def save_findings(reports: Iterable[Mapping[str, Any]], path: str | Path) -> Non
         writer.writerow(FINDINGS_COLUMNS)
         for report in reports:
             for kind, listed in (("nodule", report["detections"]), ("mass", report["masses"])):
-                writer.writerows([report["scan_id"], kind, *_fields(found)] for found in listed)
+                writer.writerows([report["scan_id"], kind, *_fields(found)] for found in rounded(listed))
 
 
 def _fields(found: Detection) -> Iterator[object]:

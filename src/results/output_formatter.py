@@ -30,6 +30,7 @@ __all__ = [
     "load_heatmap",
     "load_report",
     "marks_of",
+    "rounded",
     "save_csv",
     "save_heatmap",
     "save_json",
@@ -75,18 +76,18 @@ def save_json(report: Mapping[str, Any], path: str | Path) -> None:
     """Write a report's `*_detections.json`; further keys, such as the heatmap, are left out."""
     with whole_file(path) as partial:
         text = json.dumps(
-            _rounded({key: report[key] for key in REPORT_KEYS if key in report}), indent=2, allow_nan=False
+            rounded({key: report[key] for key in REPORT_KEYS if key in report}), indent=2, allow_nan=False
         )
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def _rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - whatever JSON holds
+def rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - whatever JSON holds
     """The same with measurements rounded to what they mean: much finer than they repeat."""
     if isinstance(value, float):
         return round(value, DIGITS[key]) if key in DIGITS else value
     if isinstance(value, Mapping):
-        return {name: _rounded(one, name) for name, one in value.items()}
-    return [_rounded(one, key) for one in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(one, name) for name, one in value.items()}
+    return [rounded(one, key) for one in value] if isinstance(value, list | tuple) else value
 
 
 def save_csv(report: Mapping[str, Any], path: str | Path) -> None:

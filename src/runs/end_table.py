@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..results.found import Finding, findings_of
-from ..results.output_formatter import load_report
 from .progress import Event, Listener
+
+if TYPE_CHECKING:
+    from ..results.found import Finding
 
 __all__ = ["recording", "results_table"]
 
@@ -36,6 +38,9 @@ def results_table(finished: Sequence[Event], *, alone: bool) -> Iterator[str]:
 
 
 def _findings(scan: Event) -> Iterator[str]:
+    from ..results.found import findings_of  # noqa: PLC0415 - for which `--help` must not wait
+    from ..results.output_formatter import load_report  # noqa: PLC0415
+
     found = list(findings_of(load_report(scan["outputs"][-1])))
     if found:
         yield COLUMNS.format("no.", "place (estimated)", "image", "mm", "type", "Lung-RADS", "conf.")
@@ -46,7 +51,7 @@ def _findings(scan: Event) -> Iterator[str]:
             yield f"file: {path}"
 
 
-def _row(one: Finding) -> str:
+def _row(one: "Finding") -> str:
     image = one.found.get("image_number")
     rules = one.found.get("guidelines")
     return COLUMNS.format(

@@ -1,12 +1,12 @@
-"""A scan's files for other programs (`config.exports`), and its DICOM objects."""
+"""A scan's files for other programs (`src/exports.py`), and its DICOM objects."""
 
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from ..config import Config
-from ..config.exports import EXPORTS
 from ..errors import BadScan
+from ..exports import EXPORTS
 from ..files import whole_files
 from ..types import Results, Scan
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..config import Config, DetectionsFormat, Formats, HeatmapFormat, Output, Visualization
-from ..config.exports import EXPORTS
 from ..data.loader import scan_name
 from ..errors import BadConfig, BadOutput, BadScan
+from ..exports import EXPORTS
 from ..files import whole_files
-from ..results.findings_table import save_findings
+from ..results.findings_table import is_findings_table, save_findings
 from ..results.output_formatter import load_report, save_csv, save_heatmap, save_json
 from ..types import Results, Scan, Volume
 from .exports import DICOM, check_exports, exported_names, write_dicom, write_exports
@@ -165,8 +165,10 @@ def write_outputs(
 
 
 def write_batch_table(scans: Iterable[Path], config: Config, folder_of: Callable[[Path], Path], path: Path) -> None:
-    """Write the findings of all scans that are complete into one table, where the configuration asks for tables."""
+    """Write the findings of all complete scans into one table, or remove an earlier one if none is wanted."""
     if not any(name.endswith(FINDINGS) for name in output_names("", config)):
+        if is_findings_table(path):
+            path.unlink()
         return
     reports = (folder_of(scan) / output_names(scan_name(scan), config)[-1] for scan in scans)
     save_findings((load_report(report) for report in reports), path)

@@ -124,7 +124,9 @@ def _bars() -> Iterator[Listener]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, transient=True) as progress:
+    console = Console(stderr=True)
+    transient = console.is_terminal  # no bar stays there, after a failure least of all
+    with Progress(*columns, console=console, redirect_stdout=False, transient=transient) as progress:
         scans = progress.add_task("scans", total=None)
         windows = progress.add_task("windows", total=None)
 

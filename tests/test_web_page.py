@@ -148,14 +148,27 @@ def picture(page: Page, name: str) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
+def lps(page: Page) -> list[float]:
+    """The place of the crosshair, mm."""
+    words = page.get_by_label("At the crosshair").inner_text().partition(" mm")[0].split()
+    signs = {"L": 1, "P": 1, "S": 1, "R": -1, "A": -1, "I": -1}
+    return [signs[letter] * float(value) for letter, value in zip(words[::2], words[1::2], strict=True)]
+
+
+def words_of(place: list[float]) -> str:
+    """A place as the page writes it."""
+    pairs = zip(place, ("RL", "AP", "IS"), strict=True)
+    return "  ".join(f"{letters[value >= 0]} {abs(value):.1f}" for value, letters in pairs)
+
+
 def barriers(page: Page) -> list[str]:
-    """What axe finds serious or worse, with the elements."""
+    """What axe finds moderate or worse, with the elements."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
     return [
         f"{item['id']}: {node['html'][:200]}: {node['failureSummary']}"
         for item in found
-        if item["impact"] in {"serious", "critical"}
+        if item["impact"] in {"moderate", "serious", "critical"}
         for node in item["nodes"]
     ]
 
@@ -194,9 +207,7 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     ready(page)
     place = page.get_by_label("At the crosshair")
     first = max(httpx.get(server + done["links"]["results"]).json()["detections"], key=lambda each: each["confidence"])
-    x, y, z = first["coordinates_lps"]
-    pairs = zip((x, y, z), ("RL", "AP", "IS"), strict=True)
-    words = "  ".join(f"{letters[value >= 0]} {abs(value):.1f}" for value, letters in pairs)
+    words = words_of(first["coordinates_lps"])
     expect(place).to_contain_text(words)
     before = picture(page, "results-dark")
     stage = page.locator(".stage").bounding_box()
@@ -212,8 +223,10 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     row.focus()
     page.keyboard.press("Enter")
     expect(place).to_contain_text(words)
+    heat = page.get_by_label("Heatmap", exact=True)
+    expect(heat).to_have_value("0")  # it would hide the nodule
     page.keyboard.press("h")
-    expect(page.get_by_label("Heatmap", exact=True)).to_have_value("0")
+    expect(heat).to_have_value("0.5")
     page.keyboard.press("2")
     expect(page.get_by_role("button", name="Axial")).to_have_attribute("aria-pressed", "true")
     page.get_by_label("Confidence at least").fill("100")
@@ -222,15 +235,91 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
 
 
+def test_distances_are_measured_on_the_image_and_kept(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]
+) -> None:
+    page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
+    ready(page)
+    stage = page.locator(".stage").bounding_box()
+    assert stage
+    ends = [(stage["x"] + stage["width"] * x, stage["y"] + stage["height"] * y) for x, y in ((0.2, 0.4), (0.35, 0.55))]
+    places = []
+    for end in ends:
+        page.mouse.click(*end)
+        places.append(lps(page))
+    expected = float(np.linalg.norm(np.subtract(*places)))
+    assert expected > 5
+    page.keyboard.press("m")
+    expect(page.get_by_role("button", name="Measure")).to_have_attribute("aria-pressed", "true")
+    page.mouse.move(*ends[0])
+    page.mouse.down()
+    page.mouse.move(*ends[1], steps=3)
+    page.mouse.up()
+    measured = page.get_by_role("list", name="Measured distances").get_by_role("button").first
+    expect(measured).to_contain_text(" mm")
+    assert float(measured.inner_text().removesuffix(" mm")) == pytest.approx(expected, abs=0.3)
+    assert lps(page) == places[1]  # the crosshair stays
+    picture(page, "measured-dark")
+    page.reload()
+    ready(page)
+    expect(measured).to_have_text(measured.inner_text())
+    page.get_by_role("button", name="Remove", exact=False).first.wait_for()
+    page.get_by_role("list", name="Measured distances").get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("list", name="Measured distances")).to_be_hidden()
+
+
+def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+    page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
+    ready(page)
+    stage = page.locator(".stage").bounding_box()
+    assert stage
+    axial = (stage["x"] + stage["width"] * 0.3, stage["y"] + stage["height"] * 0.5)
+    page.mouse.move(*axial)
+    before = lps(page)
+    page.mouse.wheel(0, 100)
+    place = page.get_by_label("At the crosshair")
+    expect(place).not_to_contain_text(words_of(before))
+    assert lps(page)[2] < before[2]  # towards the feet
+    here, whole = lps(page), picture(page, "whole")
+    page.get_by_role("button", name="Larger").click()
+    assert lps(page) == here
+    larger = picture(page, "larger")
+    assert (abs(larger - whole).max(axis=2) > 30).mean() > 0.02
+    page.keyboard.press("f")
+    assert (abs(picture(page, "fitted") - whole).max(axis=2) > 30).mean() < 0.001
+    lung = page.get_by_role("button", name="Lung", exact=True)
+    expect(lung).to_have_attribute("aria-pressed", "true")
+    page.mouse.move(*axial)
+    page.mouse.down(button="right")
+    page.mouse.move(axial[0] + 40, axial[1] + 60, steps=4)
+    page.mouse.up(button="right")
+    expect(lung).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_text("Level ")).not_to_have_text("Level −600 · width 1500 HU")
+    page.keyboard.press("w")
+    expect(lung).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_text("Level ")).to_have_text("Level −600 · width 1500 HU")
+
+
+def test_a_browser_without_webgl_shows_the_slices(browser: Browser, server: str, done: dict[str, Any]) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(SLOW)
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    page.goto(f"{server}/#/jobs/{done['job_id']}")
+    expect(page.get_by_alt_text("Slices through the strongest findings")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("WebGL")
+    picture(page, "no-webgl")
+    page.close()
+
+
 def test_a_mass_is_told_and_shown(opened: Callable[..., tuple[Page, Seen]], server: str, tmp_path: Path) -> None:
     job = finished(server, submit(server, "mass.nii", save_nifti(mass(), tmp_path / "mass.nii").read_bytes()))
     page, _ = opened(f"#/jobs/{job['job_id']}", scheme="dark")
     ready(page)
     note = page.get_by_role("note")
-    expect(note).to_contain_text("A mass of")
+    expect(note).to_contain_text("a mass of")
     place = page.get_by_label("At the crosshair")
     before = place.inner_text()
-    note.get_by_role("button", name="Show").click()
+    page.get_by_role("button", name="Show mass").click()
     expect(place).not_to_have_text(before)
     picture(page, "mass-dark")
     assert barriers(page) == []

@@ -116,13 +116,13 @@ export function socket(of: Job): WebSocket {
 /** Upload a scan; `progress` gets the bytes sent. The same `idempotency` again is the same job. */
 export function submit(
   scan: File,
-  config: string | null,
+  config: string,
   idempotency: string,
   progress: (sent: number) => void,
   signal: AbortSignal,
 ): Promise<Job> {
   const form = new FormData();
-  if (config) form.append("config", config);
+  form.append("config", config);
   form.append("file", scan);
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest(); // fetch tells nothing of an upload's progress

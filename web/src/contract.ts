@@ -35,7 +35,8 @@ export interface JobPage {
   next: string | null;
 }
 
-export type Kind = "detections" | "table" | "heatmap" | "visualization" | "report" | "3d" | "scan";
+/** What a file holds; services may send kinds that this page does not know yet. */
+export type Kind = "detections" | "table" | "findings" | "heatmap" | "visualization" | "report" | "3d" | "dicom" | "scan" | (string & {});
 
 export interface JobFile {
   kind: Kind;
@@ -66,8 +67,9 @@ export interface Guidelines {
   bts: Ruled & { management: string | null };
 }
 
+/** A place with a size and a confidence; `coordinates` are index times spacing, in mm. */
 export interface Mark {
-  coordinates_voxel: Vec3;
+  coordinates: Vec3;
   coordinates_lps: Vec3 | null;
   diameter_mm: number;
   confidence: number;
@@ -75,6 +77,8 @@ export interface Mark {
 
 export interface Detection extends Mark {
   id: number;
+  coordinates_voxel: Vec3;
+  location?: { side: string | null; third: string | null };
   diameter_source?: "segmentation" | "network";
   properties: {
     volume_mm3: number | null;
@@ -93,14 +97,22 @@ export interface Report {
   scan_id: string;
   model: string;
   timestamp: string;
-  metadata: { spacing: Vec3; shape: Vec3; notes?: string[]; left_out?: Record<string, number> };
+  metadata: {
+    spacing: Vec3;
+    shape: Vec3;
+    notes?: string[];
+    left_out?: Record<string, number>;
+    config?: { post_processing?: { peak_detection?: { threshold?: number } } };
+  };
   detections: Detection[];
   masses?: Detection[];
+  candidates?: Mark[];
   summary: {
     num_detections: number;
     processing_time_seconds: number;
     lung_rads?: LungRads;
     conclusion?: string;
+    warnings?: string[];
   };
 }
 

@@ -2,28 +2,33 @@
 
 import type { Detection } from "./contract";
 import { el } from "./dom";
+import type { Finding } from "./findings";
 import { fixed, percent, place } from "./format";
 
 type Fact = [string, string | null | undefined];
 
-/** Measurements, triage and guidelines of a nodule, or what to do to see them. */
-export function details(nodule: Detection | null): HTMLElement {
-  if (!nodule) return el("div", { class: "details empty" }, "Choose a nodule to see its measurements and guidelines.");
+/** Measurements, triage and guidelines of a finding, or what to do to see them. */
+export function details(finding: Finding | null): HTMLElement {
+  if (!finding) return el("div", { class: "details empty" }, "Choose a finding to see its measurements and guidelines.");
+  const { detection, label, sort } = finding;
+  const guidelines = detection?.guidelines;
   return el(
     "div",
     { class: "details" },
-    el("h3", {}, `Nodule ${nodule.id + 1}`),
-    facts(measured(nodule)),
-    nodule.guidelines && el("h4", {}, "Guidelines"),
-    nodule.guidelines && facts(guided(nodule.guidelines)),
-    nodule.guidelines && assumptions(nodule.guidelines),
+    el("h2", {}, `${sort.charAt(0).toUpperCase()}${sort.slice(1)} ${label}`),
+    detection ? facts(measured(detection)) : el("p", { class: "hint" }, "Below the threshold of the search: not reported and not measured. The diameter is the network's estimate."),
+    guidelines && el("h3", {}, "Guidelines"),
+    guidelines && facts(guided(guidelines)),
+    guidelines && assumptions(guidelines),
   );
 }
 
 function measured(nodule: Detection): Fact[] {
-  const { properties, triage } = nodule;
+  const { properties, triage, location } = nodule;
+  const where = [location?.side && (location.side === "midline" ? "midline" : `${location.side} lung`), location?.third && `${location.third} third`];
   const axes = properties.long_axis_mm == null ? null : `${fixed(properties.long_axis_mm, 1)} × ${fixed(properties.short_axis_mm, 1)} mm`;
   return [
+    ["Where", where.filter(Boolean).join(", ") || null],
     ["Position", nodule.coordinates_lps ? `${place(nodule.coordinates_lps)} mm` : null],
     ["Voxel", nodule.coordinates_voxel.join(", ")],
     ["Axes", axes],

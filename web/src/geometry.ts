@@ -2,13 +2,14 @@
 
 import type { Mark, Vec3 } from "./contract";
 
-/** A nodule's centre in RAS+ mm; by its voxel and the scan's `affine` (rows) where the report has no world point. */
-export function centre(nodule: Mark, affine: number[][]): Vec3 {
-  if (nodule.coordinates_lps) {
-    const [x, y, z] = nodule.coordinates_lps;
+/** A mark's centre in RAS+ mm; by its index and the scan's `affine` (rows) where the report has no world point. */
+export function centre(mark: Mark, affine: number[][]): Vec3 {
+  if (mark.coordinates_lps) {
+    const [x, y, z] = mark.coordinates_lps;
     return [-x, -y, z];
   }
-  const voxel = [...nodule.coordinates_voxel, 1];
+  const spacing = [0, 1, 2].map((axis) => Math.hypot(...[0, 1, 2].map((row) => affine[row]?.[axis] ?? 0)));
+  const voxel = [...mark.coordinates.map((mm, axis) => mm / (spacing[axis] ?? 1)), 1];
   const row = (index: number): number => voxel.reduce((sum, value, at) => sum + value * (affine[index]?.[at] ?? 0), 0);
   return [row(0), row(1), row(2)];
 }
@@ -16,4 +17,12 @@ export function centre(nodule: Mark, affine: number[][]): Vec3 {
 /** The radius of the ring around a ball on a slice `distance` mm from its centre; null where the slice misses it. */
 export function ringRadius(diameter: number, distance: number, margin = 2): number | null {
   return distance < diameter / 2 ? diameter / 2 + margin : null;
+}
+
+/** The distance between two points, mm. */
+export const distance = (one: Vec3, other: Vec3): number => Math.hypot(...one.map((value, axis) => value - (other[axis] ?? 0)));
+
+/** The longest of 1, 2, 5, 10, 20, 50, 100 mm that is drawn no longer than `most` pixels. */
+export function scaleLength(pixelsPerMm: number, most: number): number {
+  return [100, 50, 20, 10, 5, 2].find((mm) => mm * pixelsPerMm <= most) ?? 1;
 }

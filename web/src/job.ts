@@ -1,9 +1,10 @@
 /** One job: its progress, and its results once they are there. */
 
 import * as api from "./api";
-import { ended, type Job, type JobFile, type Kind, type Mark, type Progress, type Report } from "./contract";
+import { ended, type Job, type JobFile, type Progress, type Report } from "./contract";
 import { details } from "./details";
 import { button, el, icon } from "./dom";
+import { findingsOf } from "./findings";
 import { follow } from "./follow";
 import { bytes, duration, fixed, moment } from "./format";
 import { noduleTable } from "./nodules";
@@ -89,10 +90,13 @@ const remove = (job: Job): HTMLElement =>
     icon("trash"),
   );
 
+const DEFAULT = 0.5; // the threshold of reports that do not name theirs
+
 function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal): HTMLElement[] {
-  const image = reader(files, signal);
+  const image = reader(job.job_id, files, signal);
   const about = el("div", { "aria-live": "polite" }, details(null));
-  const table = noduleTable(report.detections, (visible, selected, chosen) => {
+  const all = findingsOf(report);
+  const table = noduleTable(all, report.metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT, (visible, selected, chosen) => {
     image.show(visible, selected);
     about.replaceChildren(details(selected));
     if (selected && chosen) image.goTo(selected);
@@ -103,24 +107,15 @@ function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal
     "section",
     { class: "side", "aria-label": "Findings" },
     heading(job, report),
-    ...(report.masses ?? []).map((mark) => mass(mark, image.goTo)),
     el("p", { class: report.detections.length > 0 ? "hint" : "empty" }, report.summary.conclusion ?? ""),
-    report.detections.length > 0 && table.element,
-    report.detections.length > 0 && about,
+    ...(report.summary.warnings ?? []).map((text) => el("div", { class: "remark", role: "note" }, icon("warning"), el("p", {}, text))),
+    all.length > 0 && table.element,
+    all.length > 0 && about,
     downloads(files),
     remarks(job, report),
   );
   return [el("div", { class: "results" }, image.element, side)];
 }
-
-const mass = (mark: Mark, show: (mark: Mark) => void): HTMLElement =>
-  el(
-    "div",
-    { class: "mass", role: "note" },
-    icon("warning"),
-    el("p", {}, `A mass of ${fixed(mark.diameter_mm)} mm, confidence ${fixed(mark.confidence, 2)}: too large to be listed as a nodule.`),
-    button("Show", () => show(mark), { class: "button small" }),
-  );
 
 function heading(job: Job, report: Report): HTMLElement {
   const { metadata, summary } = report;
@@ -148,15 +143,30 @@ function heading(job: Job, report: Report): HTMLElement {
 const figure = (value: string, name: string, kind = ""): HTMLElement =>
   el("li", { class: kind }, el("strong", {}, value), " ", el("span", {}, name));
 
-const LABELS: Record<Kind, string> = {
+const LABELS: Record<string, string> = {
   detections: "Findings (JSON)",
   table: "Table (CSV)",
+  findings: "All findings (CSV)",
   report: "Report (PDF)",
   visualization: "Slices (PNG)",
   heatmap: "Heatmap",
   "3d": "3D view (HTML)",
   scan: "Scan (NIfTI)",
 };
+const DICOM: Record<string, string> = {
+  nodules_sr: "Report (DICOM SR)",
+  nodules_seg: "Outlines (DICOM SEG)",
+  heatmap: "Heatmap (DICOM)",
+  report: "Report (DICOM PDF)",
+};
+
+/** What people call a file; key images are numbered, and a kind that is not known goes by its name. */
+export function labelOf({ kind, name }: Pick<JobFile, "kind" | "name">): string {
+  if (kind !== "dicom") return LABELS[kind] ?? name;
+  const number = /key_image_(\d+)/.exec(name)?.[1];
+  const known = Object.keys(DICOM).find((part) => name.endsWith(`${part}.dcm`));
+  return number ? `Key image ${Number(number)} (DICOM)` : ((known && DICOM[known]) ?? name);
+}
 
 function downloads(files: JobFile[]): HTMLElement {
   const trouble = el("div", {});
@@ -167,10 +177,11 @@ function downloads(files: JobFile[]): HTMLElement {
       api.save(file).catch((error: unknown) => trouble.replaceChildren(problemBox(error)));
     };
     const href = `${file.url}?download=1`;
-    return el("a", { class: "button small", href, download: file.name, click, title: file.name }, icon("download"), LABELS[file.kind], el("small", {}, bytes(file.size_bytes)));
+    return el("a", { class: "button small", href, download: file.name, click, title: file.name }, icon("download"), labelOf(file), el("small", {}, bytes(file.size_bytes)));
   };
-  const order = Object.keys(LABELS);
-  const sorted = files.toSorted((one, other) => order.indexOf(one.kind) - order.indexOf(other.kind));
+  const order = [...Object.keys(LABELS), "dicom"];
+  const rank = ({ kind }: JobFile): number => (order.indexOf(kind) + order.length + 1) % (order.length + 1); // unknown kinds last
+  const sorted = files.toSorted((one, other) => rank(one) - rank(other));
   return el("div", { class: "downloads" }, el("h2", {}, "Downloads"), el("div", { class: "links" }, ...sorted.map(link)), trouble);
 }
 

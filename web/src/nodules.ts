@@ -1,14 +1,14 @@
-/** The table of nodules: filtered by confidence, sorted by any column, one of them selected. */
+/** The table of findings: filtered by confidence, sorted by any column, one of them selected. */
 
-import type { Detection } from "./contract";
 import { button, el } from "./dom";
+import { type Finding, reportedFrom } from "./findings";
 import { fixed, percent } from "./format";
 
-export type Column = "id" | "confidence" | "diameter" | "volume" | "type" | "risk" | "category";
+export type Column = "number" | "confidence" | "diameter" | "volume" | "type" | "risk" | "category";
 const RISK = { low: 1, intermediate: 2, high: 3 };
 
 const COLUMNS: { key: Column; name: string; unit?: string; title: string; number?: true }[] = [
-  { key: "id", name: "No.", title: "Number, as in the files" },
+  { key: "number", name: "No.", title: "Number, from 1; the files count from 0" },
   { key: "confidence", name: "Conf.", title: "Confidence that it is a nodule", number: true },
   { key: "diameter", name: "Diam.", unit: "mm", title: "Diameter in millimetres", number: true },
   { key: "volume", name: "Volume", unit: "mm³", title: "Volume in cubic millimetres", number: true },
@@ -18,34 +18,38 @@ const COLUMNS: { key: Column; name: string; unit?: string; title: string; number
 ];
 
 /** What a column is sorted by; null sorts last. */
-export function sortKey(nodule: Detection, column: Column): number | string | null {
+function sortKey(finding: Finding, place: number, column: Column): number | string | null {
+  const { detection } = finding;
   switch (column) {
-    case "id":
-      return nodule.id;
+    case "number":
+      return place;
     case "confidence":
-      return nodule.confidence;
+      return finding.confidence;
     case "diameter":
-      return nodule.diameter_mm;
+      return finding.diameter_mm;
     case "volume":
-      return nodule.properties.volume_mm3;
+      return detection?.properties.volume_mm3 ?? null;
     case "type":
-      return nodule.properties.nodule_type ?? null;
-    case "risk":
-      return nodule.triage.risk_category && RISK[nodule.triage.risk_category] + (nodule.triage.malignancy_score ?? 0) / 2;
+      return detection?.properties.nodule_type ?? null;
+    case "risk": {
+      const risk = detection?.triage.risk_category;
+      return risk ? RISK[risk] + (detection.triage.malignancy_score ?? 0) / 2 : null;
+    }
     case "category":
-      return nodule.guidelines?.lung_rads.category ?? null;
+      return detection?.guidelines?.lung_rads.category ?? null;
   }
 }
 
-/** The nodules of at least this confidence, in the order of a column; `falling` from the largest. */
-export function arranged(nodules: Detection[], least: number, column: Column, falling: boolean): Detection[] {
-  const compare = (one: Detection, other: Detection): number => {
-    const [a, b] = [sortKey(one, column), sortKey(other, column)];
-    if (a === null || b === null) return Number(a === null) - Number(b === null) || one.id - other.id;
+/** The findings of at least this confidence, in the order of a column; `falling` from the largest. */
+export function arranged(findings: Finding[], least: number, column: Column, falling: boolean): Finding[] {
+  const keys = new Map(findings.map((finding, place) => [finding, sortKey(finding, place, column)]));
+  const compare = (one: Finding, other: Finding): number => {
+    const [a = null, b = null] = [keys.get(one), keys.get(other)];
+    if (a === null || b === null) return Number(a === null) - Number(b === null);
     const order = a < b ? -1 : a > b ? 1 : 0;
-    return (falling ? -order : order) || one.id - other.id;
+    return falling ? -order : order;
   };
-  return nodules.filter((nodule) => nodule.confidence >= least).sort(compare);
+  return findings.filter((finding) => finding.confidence >= least).sort(compare); // a stable sort: equal ones by number
 }
 
 export interface Nodules {
@@ -53,24 +57,29 @@ export interface Nodules {
   move: (by: number) => void;
 }
 
-/** The table and its filter; `tell` gets what is visible and what is selected, and whether the reader chose it now. */
+/**
+ * The table and its filter. At first the candidates below the threshold are hidden.
+ *
+ * `tell` gets what is visible and what is selected, and whether the reader chose it now.
+ */
 export function noduleTable(
-  all: Detection[],
-  tell: (visible: Detection[], selected: Detection | null, chosen: boolean) => void,
+  all: Finding[],
+  threshold: number,
+  tell: (visible: Finding[], selected: Finding | null, chosen: boolean) => void,
 ): Nodules {
-  let [column, falling, least]: [Column, boolean, number] = ["confidence", true, 0];
-  let [visible, selected]: [Detection[], Detection | null] = [[], null];
+  let [column, falling, least]: [Column, boolean, number] = ["confidence", true, reportedFrom(all, threshold)];
+  let [visible, selected]: [Finding[], Finding | null] = [[], null];
   const rows = el("tbody", {});
   const head = el("tr", {});
   const count = el("output", { class: "hint" });
 
-  const choose = (nodule: Detection | undefined): void => {
-    if (!nodule) return;
-    selected = nodule;
+  const choose = (finding: Finding | undefined): void => {
+    if (!finding) return;
+    selected = finding;
     render(true);
   };
   const sort = (by: Column): void => {
-    falling = by === column ? !falling : by !== "id" && by !== "type";
+    falling = by === column ? !falling : by !== "number" && by !== "type";
     column = by;
     render(false);
     head.querySelector<HTMLElement>(`[data-column="${by}"]`)?.focus();
@@ -80,7 +89,7 @@ export function noduleTable(
     visible = arranged(all, least, column, falling);
     if (selected && !visible.includes(selected)) selected = null;
     head.replaceChildren(...COLUMNS.map((each) => header(each, each.key === column, falling, sort)));
-    rows.replaceChildren(...visible.map((nodule) => row(nodule, nodule === selected, choose)));
+    rows.replaceChildren(...visible.map((finding) => row(finding, finding === selected, choose)));
     if (visible.length === 0) rows.append(el("tr", {}, el("td", { colspan: COLUMNS.length, class: "empty" }, "None of this confidence.")));
     const current = rows.querySelector<HTMLElement>("[aria-current] button");
     if (chosen) current?.closest("tr")?.scrollIntoView({ block: "nearest" });
@@ -92,11 +101,11 @@ export function noduleTable(
   const element = el(
     "div",
     { class: "nodules" },
-    filter(all, count, (value) => {
+    filter(all, least, count, (value) => {
       least = value;
       render(false);
     }),
-    el("div", { class: "scroll" }, el("table", { "aria-label": "Nodules" }, el("thead", {}, head), rows)),
+    el("div", { class: "scroll" }, el("table", { "aria-label": "Findings" }, el("thead", {}, head), rows)),
   );
   render(false);
   const move = (by: number): void => {
@@ -106,10 +115,11 @@ export function noduleTable(
   return { element, move };
 }
 
-function filter(all: Detection[], count: HTMLElement, change: (least: number) => void): HTMLElement {
-  const lowest = Math.floor(100 * Math.min(1, ...all.map((nodule) => nodule.confidence)));
-  const value = el("span", { class: "value" }, percent(lowest / 100));
-  const slider = el("input", { type: "range", id: "least", min: lowest, max: 100, value: lowest });
+function filter(all: Finding[], least: number, count: HTMLElement, change: (least: number) => void): HTMLElement {
+  const lowest = Math.floor(100 * Math.min(1, ...all.map((finding) => finding.confidence)));
+  const start = Math.floor(100 * least);
+  const value = el("span", { class: "value" }, percent(start / 100));
+  const slider = el("input", { type: "range", id: "least", min: lowest, max: 100, value: start });
   slider.addEventListener("input", () => {
     value.textContent = percent(slider.valueAsNumber / 100);
     change(slider.valueAsNumber / 100);
@@ -124,19 +134,21 @@ function header(column: (typeof COLUMNS)[number], sorted: boolean, falling: bool
   return el("th", { scope: "col", "aria-sort": order, class: column.number ? "number" : "" }, name);
 }
 
-function row(nodule: Detection, current: boolean, choose: (nodule: Detection) => void): HTMLElement {
-  const { properties, triage, guidelines } = nodule;
-  const risk = triage.risk_category;
+function row(finding: Finding, current: boolean, choose: (finding: Finding) => void): HTMLElement {
+  const { detection, label, sort } = finding;
+  const risk = detection?.triage.risk_category;
+  const triage = detection && el("span", { class: `risk ${risk ?? "none"}`, title: detection.triage.reason ?? "" }, risk ?? "no score");
+  const type = sort === "candidate" ? "candidate" : (detection?.properties.nodule_type ?? "–");
   return el(
     "tr",
-    { click: () => choose(nodule), "aria-current": current ? "true" : null, "data-nodule": nodule.id },
-    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show nodule ${nodule.id + 1}` }, `${nodule.id + 1}`)),
-    el("td", { class: "number" }, percent(nodule.confidence)),
-    el("td", { class: "number" }, fixed(nodule.diameter_mm, 1)),
-    el("td", { class: "number" }, fixed(properties.volume_mm3)),
-    el("td", {}, properties.nodule_type ?? "–"),
-    el("td", {}, el("span", { class: `risk ${risk ?? "none"}`, title: triage.reason ?? "" }, risk ?? "no score")),
-    el("td", {}, guidelines?.lung_rads.category ?? "–"),
+    { click: () => choose(finding), "aria-current": current ? "true" : null, "data-nodule": label, class: sort },
+    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show ${sort} ${label}` }, label)),
+    el("td", { class: "number" }, percent(finding.confidence)),
+    el("td", { class: "number" }, fixed(finding.diameter_mm, 1)),
+    el("td", { class: "number" }, fixed(detection?.properties.volume_mm3)),
+    el("td", {}, type, sort === "mass" && el("small", {}, " mass")),
+    el("td", {}, triage ?? "–"),
+    el("td", {}, detection?.guidelines?.lung_rads.category ?? "–"),
   );
 }
 

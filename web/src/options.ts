@@ -1,19 +1,38 @@
-/** What the reader wants of a job: extra files, or a configuration of their own. */
+/** What the reader wants of a job: extra files, a threshold, or a configuration of their own. */
 
 import { el } from "./dom";
 
 export interface Options {
   element: HTMLElement;
-  config: () => Promise<string | null>; // YAML
+  config: () => Promise<Wishes>;
 }
+
+export interface Boxes {
+  table: boolean;
+  report: boolean;
+  page: boolean;
+  dicom: boolean; // of DICOM alone
+  threshold: number;
+}
+
+/** The configuration of a scan, by its file's name, in YAML. */
+export type Wishes = (name: string) => string;
 
 /** The settings that a job is submitted with; a chosen file takes the place of the boxes. */
 export function options(): Options {
-  const table = box("Table (CSV)", true);
+  const table = box("Tables (CSV)", true);
   const report = box("Report (PDF)", true);
   const page = box("3D view (HTML)", false);
+  const dicom = box("DICOM SR and SEG (of DICOM scans)", false);
+  const threshold = el("input", { type: "number", id: "threshold", min: 0.1, max: 0.95, step: 0.05, value: 0.5, required: true });
   const file = el("input", { type: "file", accept: ".yaml,.yml", id: "config" });
-  const boxes = el("fieldset", {}, el("legend", {}, "Also make"), ...[table, report, page].map(({ label }) => label));
+  const boxes = el(
+    "fieldset",
+    {},
+    el("legend", {}, "Also make"),
+    ...[table, report, page, dicom].map(({ label }) => label),
+    el("label", { class: "check", for: "threshold" }, "Report from a confidence of", threshold),
+  );
   file.addEventListener("change", () => (boxes.disabled = file.files?.length === 1));
   const element = el(
     "details",
@@ -25,16 +44,23 @@ export function options(): Options {
   );
   return {
     element,
-    config: async () =>
-      (await file.files?.[0]?.text()) ?? yaml(table.input.checked, report.input.checked, page.input.checked),
+    config: async () => {
+      const own = await file.files?.[0]?.text();
+      const least = threshold.validity.valid ? threshold.valueAsNumber : Number(threshold.defaultValue);
+      const checked = { table: table.input.checked, report: report.input.checked, page: page.input.checked, dicom: dicom.input.checked };
+      return (name) => own ?? yaml({ ...checked, threshold: least }, name);
+    },
   };
 }
 
-/** The configuration, in YAML, that asks for these files. */
-export function yaml(table: boolean, report: boolean, page: boolean): string {
+const VOLUME = /\.(nii|nii\.gz|mha|nrrd)$/i; // no DICOM objects can be made of it
+
+/** The configuration, in YAML, that asks for these files of the scan with this name. */
+export function yaml({ table, report, page, dicom, threshold }: Boxes, name: string): string {
   return JSON.stringify({
-    output: { save_report: report, formats: { detections: table ? "both" : "json" } },
+    output: { save_report: report, save_dicom: dicom && !VOLUME.test(name), formats: { detections: table ? "both" : "json" } },
     visualization: { save_3d: page },
+    post_processing: { peak_detection: { threshold }, confidence_filter: { min_confidence: threshold } },
   }); // JSON is YAML
 }
 

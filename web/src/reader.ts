@@ -1,28 +1,32 @@
 /** The image with its controls. */
 
 import * as api from "./api";
-import type { Detection, JobFile, Mark } from "./contract";
+import type { JobFile, Mark } from "./contract";
 import { button, el } from "./dom";
+import type { Finding } from "./findings";
 import { bytes, fixed, percent, place } from "./format";
+import { rulers } from "./rulers";
 import { problemBox } from "./problem";
 import { onKeys } from "./shortcuts";
-import type { Viewer, View, WindowName } from "./viewer";
+import type { Viewer, View, Window } from "./viewer";
 
 const STEP = 0.1; // of the opacity, by key
+const ZOOM = 1.25; // times, by button
 const VIEW_NAMES: View[] = ["All planes", "Axial", "Coronal", "Sagittal"];
-const WINDOW_NAMES: WindowName[] = ["Lung", "Soft tissue", "Bone"];
+const LUNG: Window = [-600, 1500]; // HU: level, width
+const WINDOWS: Record<string, Window> = { Lung: LUNG, Mediastinum: [40, 400], Bone: [400, 1800] };
 
 export interface Reader {
   element: HTMLElement;
-  show: (nodules: Detection[], selected: Detection | null) => void;
-  goTo: (nodule: Mark) => void;
+  show: (findings: Finding[], selected: Finding | null) => void;
+  goTo: (mark: Mark) => void;
 }
 
-/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. */
-export function reader(files: JobFile[], signal: AbortSignal): Reader {
+/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. `name` is the job's. */
+export function reader(name: string, files: JobFile[], signal: AbortSignal): Reader {
   let viewer: Viewer | null = null;
   let wanted: Mark | null = null; // before the image is there
-  let shown: [Detection[], number | null] = [[], null];
+  let shown: [Finding[], Finding | null] = [[], null];
   const canvas = el("canvas", {
     tabindex: 0,
     role: "application",
@@ -31,15 +35,17 @@ export function reader(files: JobFile[], signal: AbortSignal): Reader {
   });
   const overlay = el("canvas", { class: "overlay", "aria-hidden": "true" });
   const curtain = el("div", { class: "curtain" });
-  const readout = el("p", { class: "readout", "aria-label": "At the crosshair" });
+  const readout = el("div", { class: "readout", role: "group", "aria-label": "At the crosshair" });
   const windowing = el("span", { class: "readout" });
+  const lines = rulers(name, (measures) => viewer?.setMeasures(measures), (measure) => viewer?.goToMeasure(measure));
   const stage = el("div", { class: "stage" }, canvas, overlay, curtain);
   const tools = controls(() => viewer, signal, stage);
   const element = el(
     "section",
     { class: "reader", "aria-label": "Image" },
-    tools,
+    tools.element,
     stage,
+    lines.element,
     el("div", { class: "under" }, readout, windowing),
   );
   // NiiVue has keys of its own, which would do other things than the page says.
@@ -56,24 +62,41 @@ export function reader(files: JobFile[], signal: AbortSignal): Reader {
     }
     viewer.onPlace = ({ lps, hu, heat }) =>
       (readout.textContent = `${place(lps)} mm · ${fixed(hu)} HU${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`);
-    viewer.onWindow = (level, width) => (windowing.textContent = `Level ${fixed(level)} · width ${fixed(width)} HU`);
-    await viewer.load(scan, heatmap);
+    viewer.onWindow = (level, width) => {
+      windowing.textContent = `Level ${fixed(level)} · width ${fixed(width)} HU`;
+      tools.windowed(level, width);
+    };
+    viewer.onMeasures = lines.show;
+    await viewer.load(scan, heatmap, LUNG);
     viewer.show(...shown);
+    viewer.setMeasures(lines.kept);
     if (wanted) viewer.goTo(wanted);
     curtain.remove();
     stage.dataset.ready = "true";
   };
   open().catch((error: unknown) => {
-    if (!signal.aborted) curtain.replaceChildren(problemBox(error));
+    if (!signal.aborted) curtain.replaceChildren(problemBox(error), ...picture(files, curtain));
   });
   return {
     element,
-    show: (nodules, selected) => {
-      shown = [nodules, selected?.id ?? null];
+    show: (findings, selected) => {
+      shown = [findings, selected];
       viewer?.show(...shown);
     },
-    goTo: (nodule) => (viewer ? viewer.goTo(nodule) : (wanted = nodule)),
+    goTo: (mark) => (viewer ? viewer.goTo(mark) : (wanted = mark)),
   };
+}
+
+/** The slices that the service drew, for a browser that cannot show the volume. */
+function picture(files: JobFile[], place: HTMLElement): HTMLElement[] {
+  const drawn = files.find((file) => file.kind === "visualization");
+  if (!drawn) return [];
+  const image = el("img", { class: "drawn", alt: "Slices through the strongest findings, drawn by the service" });
+  api
+    .download(drawn.url, () => undefined)
+    .then((parts) => (image.src = URL.createObjectURL(new Blob(parts as BlobPart[], { type: "image/png" }))))
+    .catch((error: unknown) => place.append(problemBox(error)));
+  return [image];
 }
 
 /** The scan and, where the job has one as NIfTI, the heatmap. */
@@ -105,11 +128,22 @@ async function volumes(files: JobFile[], place: HTMLElement, signal: AbortSignal
   return [first, second ?? null];
 }
 
-function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLElement): HTMLElement {
+interface Controls {
+  element: HTMLElement;
+  windowed: (level: number, width: number) => void;
+}
+
+function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLElement): Controls {
   const views = choice("Planes", VIEW_NAMES, (view) => viewer()?.setView(view));
-  const windows = choice("Window", WINDOW_NAMES, (name) => viewer()?.setWindow(name));
+  const windows = choice("Window", Object.keys(WINDOWS), (name) => viewer()?.setWindow(WINDOWS[name] ?? LUNG));
   const heat = slider((opacity) => viewer()?.setOpacity(opacity));
-  const rings = toggle("Rings", (on) => viewer()?.showMarks(on));
+  const rings = toggle("Rings", true, (on) => viewer()?.showMarks(on));
+  const ruler = toggle("Measure", false, (on) => viewer()?.measure(on));
+  const zooms = [
+    button("−", () => viewer()?.zoom(1 / ZOOM), { "aria-label": "Smaller", title: "Smaller" }),
+    button("+", () => viewer()?.zoom(ZOOM), { "aria-label": "Larger", title: "Larger" }),
+    button("Fit", () => viewer()?.zoom(null), { title: "The whole planes" }),
+  ];
   const inImage = (act: () => void) => () => {
     if (stage.contains(document.activeElement)) act();
   };
@@ -118,7 +152,10 @@ function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLE
       ...Object.fromEntries(VIEW_NAMES.map((view, index) => [String(index + 1), () => views.pick(view)])),
       w: windows.next,
       h: heat.toggle,
-      m: rings.toggle,
+      m: ruler.toggle,
+      r: rings.toggle,
+      z: () => viewer()?.closeUp(),
+      f: () => viewer()?.zoom(null),
       "+": () => heat.change(STEP),
       "=": () => heat.change(STEP),
       "-": () => heat.change(-STEP),
@@ -138,51 +175,58 @@ function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLE
       },
       { capture: true },
     );
-  return el("div", { class: "controls" }, views.element, windows.element, heat.element, rings.element);
+  const magnify = el("div", { class: "choice", role: "group", "aria-label": "Magnification" }, ...zooms);
+  const element = el("div", { class: "controls" }, views.element, windows.element, magnify, ruler.element, rings.element, heat.element);
+  const windowed = (level: number, width: number): void =>
+    windows.mark(Object.keys(WINDOWS).find((name) => String(WINDOWS[name]) === String([level, width])) ?? null);
+  return { element, windowed };
 }
 
 interface Choice<T> {
   element: HTMLElement;
   pick: (value: T) => void;
   next: () => void;
+  mark: (value: T | null) => void; // pressed, without a change; null where none fits
 }
 
 /** One of several, as a row of buttons. */
 function choice<T extends string>(name: string, values: T[], change: (value: T) => void): Choice<T> {
-  let now = values[0];
+  let now: T | null = values[0] ?? null;
   const buttons = values.map((value) => button(value, () => pick(value), { "aria-pressed": String(value === now) }));
-  const pick = (value: T): void => {
+  const mark = (value: T | null): void => {
     now = value;
     buttons.forEach((one, index) => one.setAttribute("aria-pressed", String(values[index] === value)));
+  };
+  const pick = (value: T): void => {
+    mark(value);
     change(value);
   };
   const next = (): void => {
     const following = values[(values.findIndex((value) => value === now) + 1) % values.length];
     if (following) pick(following);
   };
-  return { element: el("div", { class: "choice", role: "group", "aria-label": name }, ...buttons), pick, next };
+  return { element: el("div", { class: "choice", role: "group", "aria-label": name }, ...buttons), pick, next, mark };
 }
 
-function toggle(name: string, change: (on: boolean) => void): { element: HTMLElement; toggle: () => void } {
-  let on = true;
+function toggle(name: string, on: boolean, change: (on: boolean) => void): { element: HTMLElement; toggle: () => void } {
   const flip = (): void => {
     on = !on;
     element.setAttribute("aria-pressed", String(on));
     change(on);
   };
-  const element = button(name, flip, { class: "button toggle", "aria-pressed": "true" });
+  const element = button(name, flip, { class: "button toggle", "aria-pressed": String(on) });
   return { element, toggle: flip };
 }
 
-/** The heatmap's opacity; hiding it keeps the value for when it is shown again. */
+/** The heatmap's opacity; it hides what lies below, and is off at first. Hiding it keeps the value. */
 function slider(change: (opacity: number) => void): {
   element: HTMLElement;
   toggle: () => void;
   change: (by: number) => void;
 } {
   let before = 0.5;
-  const value = el("span", { class: "value" }, percent(before));
-  const input = el("input", { type: "range", id: "opacity", min: 0, max: 1, step: 0.05, value: before });
+  const value = el("span", { class: "value" }, percent(0));
+  const input = el("input", { type: "range", id: "opacity", min: 0, max: 1, step: 0.05, value: 0 });
   const set = (opacity: number): void => {
     input.valueAsNumber = opacity;
     value.textContent = percent(input.valueAsNumber);

@@ -5,13 +5,16 @@ import { button, el } from "./dom";
 const OFF = "pivot-keys-off";
 
 const KEYS: [string[], string][] = [
-  [["J", "K"], "next, previous nodule"],
-  [["Enter"], "show the nodule of the table's row; ↑ ↓ move between rows"],
+  [["J", "K"], "next, previous finding"],
+  [["Enter"], "show the finding of the table's row; ↑ ↓ move between rows"],
   [["1", "2", "3", "4"], "all planes, axial, coronal, sagittal"],
-  [["W"], "next window: lung, soft tissue, bone"],
+  [["W"], "next window: lung, mediastinum, bone"],
   [["H"], "heatmap on and off"],
   [["−", "+"], "heatmap weaker, stronger"],
-  [["M"], "rings on and off"],
+  [["R"], "rings on and off"],
+  [["M"], "measure: drag a line; again: off"],
+  [["Z"], "magnify the finding; again: whole planes"],
+  [["F"], "whole planes"],
   [["[", "]"], "one slice towards the feet, the head"],
   [["← → ↑ ↓"], "move the crosshair, with the image in focus"],
   [["?"], "this list"],
@@ -21,7 +24,9 @@ const POINTER: [string, string][] = [
   ["Click, drag", "move the crosshair"],
   ["Wheel", "slices of the plane under the pointer"],
   ["Right drag", "window: level and width"],
-  ["Middle drag", "pan; with the wheel, zoom"],
+  ["Ctrl + wheel, pinch", "magnify"],
+  ["Double click", "magnify the finding; again: whole planes"],
+  ["Middle drag", "pan"],
   ["Shift drag", "measure a distance"],
 ];
 

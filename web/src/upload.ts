@@ -79,12 +79,12 @@ async function sendAll(scans: File[], wishes: Options, place: HTMLElement, signa
   const large = scans.find((scan) => scan.size > most);
   if (large) throw new Error(`${large.name} has ${bytes(large.size)}; this service accepts up to ${bytes(most)}.`);
   const jobs: Job[] = [];
-  for (const scan of scans) jobs.push(await send(scan, config, place, signal));
+  for (const scan of scans) jobs.push(await send(scan, config(scan.name), place, signal));
   return jobs;
 }
 
 /** Upload one scan; a failed attempt can be repeated, and stays the same job. */
-function send(scan: File, config: string | null, place: HTMLElement, leaving: AbortSignal): Promise<Job> {
+function send(scan: File, config: string, place: HTMLElement, leaving: AbortSignal): Promise<Job> {
   const idempotency = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16)).join("");
   const attempt = async (): Promise<Job> => {
     const stop = new AbortController();

@@ -1,14 +1,14 @@
 /** The CT with the heatmap over it, in three planes, drawn by NiiVue. */
 
 import { DRAG_MODE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
-import type { Detection, Mark } from "./contract";
+import type { Mark, Vec3 } from "./contract";
+import type { Finding } from "./findings";
 import { centre } from "./geometry";
-import { drawMarks } from "./marks";
+import { drawMarks, isPlane, type Measure, type Plane } from "./marks";
 
 export const VIEWS = ["All planes", "Axial", "Coronal", "Sagittal"] as const;
 export type View = (typeof VIEWS)[number];
-export const WINDOWS = { Lung: [-600, 1500], "Soft tissue": [40, 400], Bone: [400, 1800] } as const; // HU: level, width
-export type WindowName = keyof typeof WINDOWS;
+export type Window = readonly [level: number, width: number]; // HU
 
 /** What lies under the crosshair: world LPS mm, HU, and the heatmap's value where there is one. */
 export interface Place {
@@ -17,6 +17,7 @@ export interface Place {
   heat: number | null;
 }
 
+const ZOOMS = { step: 1.25, least: 0.5, most: 12, close: 4 }; // times the whole plane; `close` is for one nodule
 const SINGLE = { Axial: SLICE_TYPE.AXIAL, Coronal: SLICE_TYPE.CORONAL, Sagittal: SLICE_TYPE.SAGITTAL };
 const VISIBLE_FROM = 0.1; // of the heatmap
 const BACKGROUND = [0, 0, 0, 1];
@@ -25,9 +26,13 @@ const LETTERS = [1, 0.7, 0.25, 1]; // is seen on black and on white
 export class Viewer {
   onPlace: (place: Place) => void = () => undefined;
   onWindow: (level: number, width: number) => void = () => undefined;
-  private nodules: Detection[] = [];
-  private selected: number | null = null;
+  onMeasures: (measures: Measure[]) => void = () => undefined;
+  private findings: Finding[] = [];
+  private selected: Finding | null = null;
   private marked = true;
+  private measuring = false;
+  private measures: Measure[] = [];
+  private windowed: [number, number] = [0, 0];
   private view: View = "All planes";
 
   private constructor(
@@ -47,6 +52,8 @@ export class Viewer {
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
       isOrientationTextVisible: true,
+      showAllOrientationMarkers: true,
+      invertScrollDirection: true, // the wheel, turned towards the reader, goes to the feet
       multiplanarShowRender: SHOW_RENDER.NEVER,
       multiplanarPadPixels: 4,
       dragAndDropEnabled: false,
@@ -55,7 +62,7 @@ export class Viewer {
       isColorbar: false,
     });
     nv.setMouseEventConfig({
-      leftButton: { primary: DRAG_MODE.crosshair, withShift: DRAG_MODE.measurement },
+      leftButton: { primary: DRAG_MODE.crosshair },
       rightButton: DRAG_MODE.windowing,
       centerButton: DRAG_MODE.pan,
     });
@@ -73,30 +80,77 @@ export class Viewer {
       return drawn;
     };
     this.nv.onLocationChange = () => this.tellPlace();
-    this.nv.onIntensityChange = (volume) => {
-      const [low, high] = [volume.cal_min ?? 0, volume.cal_max ?? 0];
-      this.onWindow((low + high) / 2, high - low);
-    };
     new ResizeObserver(() => this.arrange()).observe(this.canvas);
+    this.listenToRuler();
+    const stage = this.canvas.parentElement ?? this.canvas;
+    const zoom = (event: WheelEvent): void => {
+      if (!event.ctrlKey) return; // a pinch on a touch pad is a wheel with Ctrl, too
+      event.preventDefault();
+      event.stopPropagation();
+      this.zoom(event.deltaY < 0 ? ZOOMS.step : 1 / ZOOMS.step);
+    };
+    stage.addEventListener("wheel", zoom, { capture: true, passive: false });
+    stage.addEventListener("dblclick", () => this.closeUp());
   }
 
-  /** Show the scan, with the heatmap over it where there is one; both are NIfTI. */
-  async load(scan: ArrayBuffer, heatmap: ArrayBuffer | null): Promise<void> {
-    const [level, width] = WINDOWS.Lung;
+  /** Draw a line while the reader drags with Shift, or with the ruler on; NiiVue must not see it. */
+  private listenToRuler(): void {
+    const stage = this.canvas.parentElement ?? this.canvas;
+    const held = (event: MouseEvent): boolean => event.button === 0 && (this.measuring || event.shiftKey);
+    const hide = (event: Event): void => {
+      if (this.measuring || (event instanceof MouseEvent && held(event))) event.stopPropagation();
+    };
+    for (const name of ["mousedown", "touchstart"]) stage.addEventListener(name, hide, { capture: true });
+    stage.addEventListener("pointerdown", (event) => {
+      const start = held(event) ? this.pointed(event) : null;
+      if (!start) return;
+      stage.setPointerCapture(event.pointerId);
+      const line: Measure = { from: start.mm, to: start.mm, plane: start.plane };
+      this.measures = [...this.measures, line];
+      const draw = (move: PointerEvent): void => {
+        const point = this.pointed(move, start.tile);
+        if (point) line.to = point.mm;
+        this.mark();
+      };
+      const end = (): void => {
+        stage.removeEventListener("pointermove", draw);
+        if (line.to === line.from) this.measures = this.measures.filter((one) => one !== line);
+        this.onMeasures(this.measures);
+      };
+      stage.addEventListener("pointermove", draw);
+      for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, end, { once: true });
+    });
+  }
+
+  /** The place under the pointer, in RAS+ mm, on a plane: the one under it, or that of the tile `on`. */
+  private pointed(event: MouseEvent, on?: number): { mm: Vec3; plane: Plane; tile: number } | null {
+    const { left, top } = this.canvas.getBoundingClientRect();
+    const scale = this.nv.uiData.dpr ?? 1;
+    const [x, y] = [(event.clientX - left) * scale, (event.clientY - top) * scale];
+    const tile = on ?? this.nv.tileIndex(x, y);
+    const plane = this.nv.screenSlices[tile]?.axCorSag;
+    if (plane === undefined || !isPlane(plane)) return null;
+    const [a = -1, b = -1, c = -1] = this.nv.screenXY2TextureFrac(x, y, tile, false);
+    if (a < 0) return null;
+    const [r = 0, f = 0, s = 0] = this.nv.frac2mm([a, b, c]);
+    return { mm: [r, f, s], plane, tile };
+  }
+
+  /** Show the scan in a window, with the heatmap over it where there is one; both are NIfTI. */
+  async load(scan: ArrayBuffer, heatmap: ArrayBuffer | null, [level, width]: Window): Promise<void> {
     const range = { cal_min: level - width / 2, cal_max: level + width / 2 };
     this.nv.addVolume(await NVImage.loadFromUrl({ url: scan, name: named("scan", scan), colormap: "gray", ...range }));
     if (heatmap) {
-      const look = { colormap: "warm", opacity: 0.5, cal_min: VISIBLE_FROM, cal_max: 1 };
+      const look = { colormap: "warm", opacity: 0, cal_min: VISIBLE_FROM, cal_max: 1 };
       this.nv.addVolume(await NVImage.loadFromUrl({ url: heatmap, name: named("heatmap", heatmap), ...look }));
     }
-    this.onWindow(level, width);
     this.arrange();
     this.tellPlace();
   }
 
-  /** The nodules to draw rings around, and which of them is the selected one. */
-  show(nodules: Detection[], selected: number | null): void {
-    this.nodules = nodules;
+  /** The findings to draw rings around, and which of them is the selected one. */
+  show(findings: Finding[], selected: Finding | null): void {
+    this.findings = findings;
     this.selected = selected;
     this.mark();
   }
@@ -106,10 +160,57 @@ export class Viewer {
     this.mark();
   }
 
+  /** Whether a drag measures a distance. */
+  measure(on: boolean): void {
+    this.measuring = on;
+    this.canvas.style.cursor = on ? "crosshair" : "";
+  }
+
+  /** The distances that are drawn; the reader may have removed some. */
+  setMeasures(measures: Measure[]): void {
+    this.measures = measures;
+    this.onMeasures(measures);
+    this.mark();
+  }
+
+  /** The slice of a measured distance. */
+  goToMeasure({ from, to }: Measure): void {
+    const middle = from.map((value, axis) => (value + (to[axis] ?? 0)) / 2) as Vec3;
+    this.moveTo(middle);
+  }
+
+  /** Magnify by a factor, around the crosshair; null shows the whole planes again. */
+  zoom(factor: number | null): void {
+    const [x = 0, y = 0, z = 0, now = 1] = this.nv.scene.pan2Dxyzmm;
+    if (factor === null) {
+      this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
+      return;
+    }
+    const next = Math.min(ZOOMS.most, Math.max(ZOOMS.least, now * factor));
+    const at = this.nv.frac2mm(this.nv.scene.crosshairPos);
+    const moved = [x, y, z].map((pan, axis) => pan - (next - now) * (at[axis] ?? 0));
+    this.nv.setPan2Dxyzmm([moved[0] ?? 0, moved[1] ?? 0, moved[2] ?? 0, next]);
+  }
+
+  /** Magnify the selected finding, or show the whole planes again. */
+  closeUp(): void {
+    const near = this.nv.scene.pan2Dxyzmm[3] > 1;
+    this.zoom(null);
+    if (near) return;
+    if (this.selected) this.goTo(this.selected);
+    const [x = 0, y = 0, z = 0] = this.nv.frac2mm(this.nv.scene.crosshairPos);
+    const [r, f, s] = this.middle;
+    this.nv.setPan2Dxyzmm([r - x, f - y, s - z, ZOOMS.close]);
+  }
+
   /** Move the crosshair to a mark's centre. */
-  goTo(nodule: Mark): void {
+  goTo(mark: Mark): void {
+    this.moveTo(centre(mark, this.affine));
+  }
+
+  private moveTo(mm: Vec3): void {
     if (this.nv.volumes.length === 0) return;
-    this.nv.scene.crosshairPos = this.nv.mm2frac(centre(nodule, this.affine));
+    this.nv.scene.crosshairPos = this.nv.mm2frac(mm);
     this.nv.createOnLocationChange();
     this.nv.drawScene();
   }
@@ -127,13 +228,11 @@ export class Viewer {
     this.arrange();
   }
 
-  setWindow(name: WindowName): void {
+  setWindow([level, width]: Window): void {
     const [volume] = this.nv.volumes;
     if (!volume) return;
-    const [level, width] = WINDOWS[name];
     [volume.cal_min, volume.cal_max] = [level - width / 2, level + width / 2];
     this.nv.updateGLVolume();
-    this.onWindow(level, width);
   }
 
   /** The heatmap's opacity, 0 to 1. */
@@ -169,18 +268,33 @@ export class Viewer {
     );
   }
 
+  /** The middle of the scan, RAS+ mm. */
+  private get middle(): Vec3 {
+    const [x = 0, y = 0, z = 0] = this.nv.frac2mm([0.5, 0.5, 0.5]);
+    return [x, y, z];
+  }
+
   private get affine(): number[][] {
     return this.nv.volumes[0]?.hdr?.affine ?? [];
   }
 
   private mark(): void {
-    const nodules = this.marked ? this.nodules : [];
-    const marks = nodules.map((nodule) => ({
-      nodule,
-      centre: centre(nodule, this.affine),
-      selected: nodule.id === this.selected,
+    const findings = this.marked ? this.findings : [];
+    const marks = findings.map((finding) => ({
+      finding,
+      centre: centre(finding, this.affine),
+      selected: finding === this.selected,
     }));
-    drawMarks(this.overlay, this.nv, marks);
+    drawMarks(this.overlay, this.nv, marks, this.measures);
+    this.tellWindow();
+  }
+
+  /** Tell the window that is drawn, whoever changed it. */
+  private tellWindow(): void {
+    const { cal_min: low = 0, cal_max: high = 0 } = this.nv.volumes[0] ?? {};
+    if (this.windowed[0] === low && this.windowed[1] === high) return;
+    this.windowed = [low, high];
+    this.onWindow((low + high) / 2, high - low);
   }
 
   private tellPlace(): void {

@@ -3,7 +3,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import type { Job, Progress } from "../src/contract";
 import { follow } from "../src/follow";
 import { problemOf, type Refused } from "../src/api";
-import { secondsLeft } from "../src/job";
+import { labelOf, secondsLeft } from "../src/job";
 import { yaml } from "../src/options";
 import { scansOf } from "../src/scans";
 
@@ -40,11 +40,20 @@ test("the time left follows from the rate seen", () => {
   expect(secondsLeft({ at: 100, progress: 20 }, 100, 20)).toBeNull();
 });
 
-test("the wishes are the guide's keys", () =>
-  expect(JSON.parse(yaml(true, false, true))).toEqual({
-    output: { save_report: false, formats: { detections: "both" } },
+test.each([["a.zip", true], ["a.dcm", true], ["a.nii.gz", false], ["a.NRRD", false]])("the wishes are the guide's keys; %s has DICOM: %s", (name, dicom) =>
+  expect(JSON.parse(yaml({ table: true, report: false, page: true, dicom: true, threshold: 0.3 }, name))).toEqual({
+    output: { save_report: false, save_dicom: dicom, formats: { detections: "both" } },
     visualization: { save_3d: true },
+    post_processing: { peak_detection: { threshold: 0.3 }, confidence_filter: { min_confidence: 0.3 } },
   }));
+
+test.each([
+  ["detections", "a_detections.json", "Findings (JSON)"],
+  ["dicom", "a_nodules_sr.dcm", "Report (DICOM SR)"],
+  ["dicom", "key_image_002.dcm", "Key image 2 (DICOM)"],
+  ["dicom", "other.dcm", "other.dcm"],
+  ["new", "a.new", "a.new"],
+])("a file of the kind %s, %s, is called %s", (kind, name, label) => expect(labelOf({ kind, name })).toBe(label));
 
 const JOB = { job_id: "1", status: "running", progress: 0, links: { stream: "/s" } } as Job;
 afterEach(() => vi.unstubAllGlobals());

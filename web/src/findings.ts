@@ -1,0 +1,33 @@
+/** What the page lists: nodules, masses, and candidates below the threshold. */
+
+import type { Detection, Mark, Report } from "./contract";
+
+export type Sort = "nodule" | "mass" | "candidate";
+
+/** One row and its ring. */
+export interface Finding extends Mark {
+  label: string; // counted from 1; candidates have a letter before it
+  sort: Sort;
+  detection: Detection | null; // of a candidate nothing was measured
+}
+
+/** All findings of a report: nodules, then masses, then candidates, each from the strongest. */
+export function findingsOf(report: Report): Finding[] {
+  const measured = (sort: Sort) => (detection: Detection): Finding => ({
+    ...detection,
+    label: String(detection.id + 1),
+    sort,
+    detection,
+  });
+  return [
+    ...report.detections.map(measured("nodule")),
+    ...(report.masses ?? []).map(measured("mass")),
+    ...(report.candidates ?? []).map((mark, index): Finding => ({ ...mark, label: `c${index + 1}`, sort: "candidate", detection: null })),
+  ];
+}
+
+/** The confidence from which nothing but nodules and masses is shown; `otherwise` where there are none. */
+export function reportedFrom(findings: Finding[], otherwise: number): number {
+  const confidences = findings.filter(({ sort }) => sort !== "candidate").map(({ confidence }) => confidence);
+  return confidences.length > 0 ? Math.min(...confidences) : otherwise;
+}

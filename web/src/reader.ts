@@ -45,8 +45,7 @@ export function reader(name: string, files: JobFile[], signal: AbortSignal): Rea
     { class: "reader", "aria-label": "Image" },
     tools.element,
     stage,
-    lines.element,
-    el("div", { class: "under" }, readout, windowing),
+    el("div", { class: "under" }, readout, lines.element, windowing),
   );
   // NiiVue has keys of its own, which would do other things than the page says.
   for (const event of ["keydown", "keyup"]) stage.addEventListener(event, (key) => key.stopPropagation(), { capture: true });

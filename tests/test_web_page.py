@@ -301,10 +301,10 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     page.mouse.move(axial[0] + 40, axial[1] + 60, steps=4)
     page.mouse.up(button="right")
     expect(lung).to_have_attribute("aria-pressed", "false")
-    expect(page.get_by_text("Level ")).not_to_have_text("Level −600 · width 1500 HU")
+    expect(page.get_by_text("Level ")).not_to_have_text("Level \u2212600 · width 1500 HU")
     page.keyboard.press("w")
     expect(lung).to_have_attribute("aria-pressed", "true")
-    expect(page.get_by_text("Level ")).to_have_text("Level −600 · width 1500 HU")
+    expect(page.get_by_text("Level ")).to_have_text("Level \u2212600 · width 1500 HU")
 
 
 def test_a_browser_without_webgl_shows_the_slices(browser: Browser, server: str, done: dict[str, Any]) -> None:

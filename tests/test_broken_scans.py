@@ -199,7 +199,10 @@ BROKEN: dict[str, tuple[Maker, str]] = {
     "zero spacing": (edited("a.mha", b"ElementSpacing = 1.5", b"ElementSpacing = 0.0"), "direction of zero"),
     "zero direction": (edited("a.mha", b"1 0 0 0 1 0 0 0 1", b"0 0 0 0 1 0 0 0 1"), "direction of zero"),
     "nan spacing": (edited("a.mha", b"ElementSpacing = 1.5", b"ElementSpacing = nan"), "no usable voxel spacing"),
-    "nan origin": (edited("a.mha", b"Offset = -30", b"Offset = nan"), "no usable voxel spacing"),
+    "nan origin": (
+        edited("a.mha", b"Offset = -30", b"Offset = nan"),
+        "states its origin (Offset or space origin) as (nan,",
+    ),
     "no spacing": (edited("a.mha", b"ElementSpacing", b"Comment"), "no usable voxel spacing"),
     "no spacing nrrd": (edited("a.nrrd", b"(1.5,0,0)", b"none"), "no usable voxel spacing"),
     "zero spacing nrrd": (edited("a.nrrd", b"(1.5,0,0)", b"(0,0,0)"), "direction of zero"),

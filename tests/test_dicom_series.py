@@ -66,6 +66,10 @@ WOVEN: dict[str, tuple[Edit, Edit]] = {
     "thicknesses": (change(SliceThickness="3"), both(change(SliceThickness="5"), shift(2, lambda _: HALF_STEP))),
     "frames of reference": (change(FrameOfReferenceUID="1.2"), change(FrameOfReferenceUID="1.3")),
     "image types": (change(), change(ImageType=["ORIGINAL", "PRIMARY", "AXIAL", "VMI"])),
+    "energies": (change(KVP="80"), both(change(KVP="140"), shift(2, lambda _: 0.9))),
+    "contrast media": (change(), both(change(ContrastBolusAgent="Iomeprol"), shift(2, lambda _: 1.1))),
+    "heart phases": (change(NominalPercentageOfCardiacPhase=40), change(NominalPercentageOfCardiacPhase=75)),
+    "descriptions": (change(SeriesDescription="Lung"), both(change(SeriesDescription="Soft"), shift(2, lambda _: 0.6))),
 }
 
 
@@ -155,7 +159,33 @@ def test_a_projection_never_wins(tmp_path: Path, kind: list[str]) -> None:
     assert "only projections through many slices (ImageType" in refusal(tmp_path / "mip")
 
 
-@pytest.mark.parametrize("name", ["MIP 8 mm", "Thorax_MinIP", "MIPs cor"])
+def test_words_that_only_contain_a_projections_are_none(tmp_path: Path) -> None:
+    same(read_scan(write_series(tmp_path, CHEST, edit=change(SeriesDescription="CHEST SHIMIPA, OVRT, Impax"))))
+
+
+@pytest.mark.parametrize("name", ["MAX_IP", "MIN_IP", "VOLUME_RENDER"])
+def test_what_is_calculated_as_a_projection_is_one(tmp_path: Path, name: str) -> None:
+    write_series(tmp_path, CHEST, edit=change(VolumeBasedCalculationTechnique=name))
+    assert "only projections" in refusal(tmp_path)
+
+
+TEXTS = [
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a",
+    "<html>Sign in</html>",
+    "<Error>AccessDenied</Error>",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_that_is_named_like_a_slice_is_refused(tmp_path: Path, text: str) -> None:
+    folder = named(write_series(tmp_path, CHEST), NAMES[0])
+    (folder / "IM0011").write_text(text)
+    assert "IM0011 is not a DICOM file, but text" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["MIP 8 mm", "Thorax_MinIP", "MIPs cor", "ThickMIP10", "Maximum Intensity Projection", "VRT"]
+)
 def test_a_series_called_a_projection_is_one(tmp_path: Path, name: str) -> None:
     write_series(tmp_path, CHEST, edit=change(SeriesDescription=name))
     assert "only projections" in refusal(tmp_path)
@@ -219,7 +249,9 @@ def test_uneven_slices_are_put_where_they_lie(tmp_path: Path, name: str) -> None
     move, told = UNEVEN[name]
     heights = -120 + 2.5 * np.arange(12) + [move(z) for z in range(12)]
     ramp = np.broadcast_to(np.rint(-1000 + 10 * (heights + 120)).astype(np.int16), CHEST.shape).copy(order="F")
-    ramp[:, :7] = 40  # so that it is a scan
+    noise = np.random.default_rng(1).integers(-60, 60, ramp[:, :7, :1].shape)
+    ramp[:, :7] = 40 + noise  # so that it is a scan
+    ramp[0, 0] = 40
     scan = read_scan(write_series(tmp_path, ramp, edit=shift(2, move)))
     planes = scan.affine[2, 3] + scan.affine[2, 2] * np.arange(scan.shape[2])
     assert planes[[0, -1]] == pytest.approx(heights[[0, -1]], abs=1e-6)

@@ -219,7 +219,9 @@ def test_another_part_of_the_body_without_lungs_is_refused(part: str, tmp_path: 
         InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan)
 
 
-@pytest.mark.parametrize("part", ["", "CHEST", "CHEST TO PELVIS", "CHESTABDOMEN", "THORAX", "WHOLEBODY", "HEART"])
+@pytest.mark.parametrize(
+    "part", ["", "CHEST", "CHEST TO PELVIS", "CHESTABDOMEN", "THORAX", "WHOLEBODY", "HEART", "NECKTOABDOMEN", "PHARMA"]
+)
 def test_what_may_be_a_chest_is_searched_even_without_lungs(part: str, tmp_path: Path) -> None:
     scan = dataclasses.replace(block()[0], body_part=part)
     results = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan)

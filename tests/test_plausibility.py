@@ -25,7 +25,16 @@ MISTAKES: dict[str, tuple[Callable[[Voxels], Voxels], str]] = {
     "HU + 300": (lambda hu: hu + 300, "half of what is no lung lies above"),
     "HU + 500": (lambda hu: hu + 500, "give the original scan in HU"),
     "times 10": (lambda hu: hu * 10, "HU times 10"),
-    "times 2": (lambda hu: hu * 2, "with many values"),
+    "times 2": (lambda hu: hu * 2, "HU times 2, left-justified"),
+    "times 8": (lambda hu: hu * 8, "HU times 8, left-justified"),
+    "stored, times 4": (lambda hu: (hu + 1024) * 4, "4 x (HU + 1024), left-justified"),
+    "1.3 times": (lambda hu: hu * 1.3, "give the original scan in HU"),
+    "grey levels to 1000": (lambda hu: np.clip((hu + 1000) / 1.4, 0, 1000), "give the original scan in HU"),
+    "water outside the lungs": (lambda hu: np.where((hu > -980) & (hu < -500), hu, 0), "have the value 0, as a mask"),
+    "steps of 256": (lambda hu: hu >> 8 << 8, "values above -900 HU occur"),
+    "empty slices": (lambda hu: np.where(np.indices(hu.shape)[2] % 20 == 10, 0, hu), "along the third axis are empty"),
+    "one value beyond": (lambda hu: np.where(np.indices(hu.shape).sum(0) == 90, 3e38, hu), "no CT reaches 3e+38 HU"),
+    "shuffled": (lambda hu: np.random.default_rng(0).permutation(hu.ravel()).reshape(hu.shape), "as in noise"),
     "half": (lambda hu: hu / 2, "give the original scan in HU"),
     "times 16": (lambda hu: hu * 16, "left-justified"),
     "stored, times 16": (lambda hu: (hu + 1024) * 16, "left-justified and unscaled"),
@@ -70,6 +79,15 @@ def test_synthetic_scans_are_plausible(scan: Callable[[], Any], border: float | 
     check_hounsfield(bordered(scan().array, border))
 
 
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("offset", [-200, -150, 150, 200])
+def test_an_offset_of_a_whole_chest_is_told_by_its_air(shared_data: Path, offset: int, *, clipped: bool) -> None:
+    for path in real_scans(shared_data)[-2:]:
+        values = read_scan(path).array[::4, ::4, ::4].astype(np.int32) + offset
+        with pytest.raises(BadScan, match="not Hounsfield units"):
+            check_hounsfield(np.maximum(values, -1024) if clipped else values, whole=True)
+
+
 def real_scans(folder: Path) -> list[Path]:
     return [*sorted((folder / "backgrounds").glob("*.nii.gz")), folder / "lidc-idri-0001"]
 
@@ -91,7 +109,7 @@ def changed(array: Voxels) -> list[Voxels]:
 def test_real_scans_are_plausible_at_any_dose_and_cut(shared_data: Path) -> None:
     for path in real_scans(shared_data):
         for array in changed(read_scan(path).array[::4, ::4, ::4]):
-            check_hounsfield(array)
+            check_hounsfield(array, whole=True)
 
 
 def test_a_piece_of_nothing_but_lung_is_plausible_and_the_same_of_air_is_not() -> None:

@@ -72,7 +72,7 @@ def as_scan(scan: GivenScan, spacing: Vec3 | None, scan_id: str | None = None) -
         shape, _ = check_shape(np.shape(given))
         affine, straightened = nearest_orthogonal(RAS_TO_LPS @ affine_from_spacing(steps) if own is None else own)
         check_extent(shape, affine)
-        array, changed = as_hounsfield(np.asarray(given).reshape(shape))
+        array, changed = as_hounsfield(np.asarray(given).reshape(shape), affine)
     except BadScan as error:
         msg = f"the given array {error}"
         raise BadScan(msg) from error

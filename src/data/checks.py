@@ -16,6 +16,7 @@ WRAPPED = (61440, 64512)  # -4096 to -1024 HU as unsigned numbers of 16 bits
 MIN_VOXELS, MAX_VOXELS = 8, 4096  # along an axis
 MAX_TOTAL = 2**31  # voxels
 MIN_EXTENT, MAX_EXTENT = 20.0, 3000.0  # mm
+WHOLE = 200.0  # mm along two axes, which a piece of a chest has not
 LARGEST_SHIFT = 0.5  # mm; statements that place a voxel further apart contradict each other
 NO_SHEAR = 1e-4  # what rounding to float32 leaves
 SMALL_SHEAR = 0.02  # about one degree
@@ -73,8 +74,10 @@ def nearest_orthogonal(affine: Affine) -> tuple[Affine, tuple[str, ...]]:
     return repaired, (f"axes deviated by {deviation:.4f} from right angles and were replaced by the nearest rotation",)
 
 
-def as_hounsfield(array: Voxels) -> tuple[Voxels, tuple[str, ...]]:
+def as_hounsfield(array: Voxels, affine: Affine) -> tuple[Voxels, tuple[str, ...]]:
     """The same volume as int16, or float32 where HU are fractional or do not fit; never below -1024 HU.
+
+    The affine tells whether the volume is large enough for a whole chest.
 
     Raises:
         BadScan: the values cannot be Hounsfield units of a chest CT.
@@ -85,7 +88,7 @@ def as_hounsfield(array: Voxels) -> tuple[Voxels, tuple[str, ...]]:
         msg = f"holds the value {low:g} in every voxel: this is not a CT scan"
         raise BadScan(msg)
     array, wrapped = _without_wrapped(array, float(high))
-    check_hounsfield(array)
+    check_hounsfield(array, whole=sorted(np.multiply(array.shape, spacing_of(affine)))[1] >= WHOLE)
     padding = int(np.count_nonzero(array < AIR))
     if padding:
         array = np.maximum(array, AIR)

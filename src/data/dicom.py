@@ -1,6 +1,7 @@
 """From a folder of DICOM files to one volume."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,15 +106,22 @@ def _headers(folder: Path) -> tuple[list[Header], list[Path]]:
         else:
             headers.append(header)
     suffixes = {header.path.suffix.lower() for header in headers} | set(DICOM)
+    names = {_pattern(header.path) for header in headers} - {""}
     for file in others:
         suffix = file.suffix.lower()
         whole = Path(file.stem).suffix.lower() if suffix in UNFINISHED else suffix
         named = whole in suffixes - {""} or suffix[1:].isdecimal()
         if named and (headers or suffix in DICOM):
             _header(file)
-        if headers and not suffix and not _is_text(file) and not format_of(file):
+        if _pattern(file) in names or (headers and not suffix and not _is_text(file) and not format_of(file)):
             _header(file)
     return headers, [file for file in others if not _is_text(file) and format_of(file) not in VOLUMES]
+
+
+def _pattern(path: Path) -> str:
+    """The name without its numbers, by which slices are alike; empty where it has none."""
+    name = re.sub(r"\d+", "#", path.name)
+    return name if "#" in name else ""
 
 
 def _instead(path: Path) -> str:

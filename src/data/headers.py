@@ -36,6 +36,12 @@ TAGS = [
     "SeriesDescription",
     "PatientID",
     "AcquisitionNumber",
+    "VolumeBasedCalculationTechnique",
+    "KVP",
+    "ContrastBolusAgent",
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+    "NominalPercentageOfRespiratoryPhase",
     "InstanceNumber",
     "FrameOfReferenceUID",
     "ConvolutionKernel",
@@ -65,7 +71,11 @@ TAGS = [
 PROJECTION_TYPE = re.compile(
     r"\b(M(IN|AX)? ?IP|MAXIMUM|MINIMUM|PROJECTION|VRT?|VOLUME ?RENDER\w*|SSD)\b", re.IGNORECASE
 )
-PROJECTION_NAME = re.compile(r"\bM(in|ax)? ?IPs?\b", re.IGNORECASE)
+PROJECTION_NAME = re.compile(
+    r"((?<![A-Z])|(?<=THICK)|(?<=THIN))M(IN|AX)?[ -]?IPS?(?![A-Z])|INTENSITY PROJECTION|VOLUME ?REND"
+    r"|(?<![A-Z])VRT?(?![A-Z])"
+)
+PROJECTIONS = ("MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER")  # values of VolumeBasedCalculationTechnique
 
 
 class Header(NamedTuple):
@@ -74,6 +84,7 @@ class Header(NamedTuple):
     path: Path
     data: Dataset
     patient: str  # a digest of PatientID, which tells one patient from another and no more
+    description: str  # a digest of SeriesDescription
     projection: bool  # through many slices, as a MIP is
     bare: bool  # without the preamble of a DICOM file
 
@@ -110,17 +121,29 @@ def read_header(path: Path) -> Header | None:
     try:
         data = open_dicom(path, stop_before_pixels=True, specific_tags=TAGS)
         data.SOPClassUID = data.get("SOPClassUID") or data.file_meta.MediaStorageSOPClassUID
-        patient = hashlib.sha256(str(data.get("PatientID") or "").strip().encode()).hexdigest()
-        projection = any(PROJECTION_TYPE.search(text.replace("_", " ")) for text in words(data, "ImageType")) or bool(
-            PROJECTION_NAME.search(str(data.get("SeriesDescription") or "").replace("_", " "))
-        )
+        patient = _digest(str(data.get("PatientID") or ""))
+        description = str(data.get("SeriesDescription") or "")
     except Exception as error:
         why = f" ({error})" if isinstance(error, BadScan) else ""
         msg = f"{path.name} is a damaged DICOM file{why}: copy it again or take it out of the folder"
         raise BadScan(msg) from error
     for name in ("PatientID", "SeriesDescription"):
         data.pop(name, None)
-    return Header(path, data, patient, projection, bare=not getattr(data, "preamble", None))
+    projection = _is_projection(data, description)
+    bare = not getattr(data, "preamble", None)
+    return Header(path, data, patient, _digest(description), projection=projection, bare=bare)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.strip().encode()).hexdigest()
+
+
+def _is_projection(data: Dataset, description: str) -> bool:
+    return (
+        any(PROJECTION_TYPE.search(text.replace("_", " ")) for text in words(data, "ImageType"))
+        or any(text in PROJECTIONS for text in words(data, "VolumeBasedCalculationTechnique"))
+        or bool(PROJECTION_NAME.search(description.upper().replace("_", " ")))
+    )
 
 
 def is_ct_image(header: Dataset) -> bool:

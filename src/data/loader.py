@@ -59,7 +59,7 @@ def read_scan(path: str | Path) -> Scan:
         read = _read(path)
         affine, straightened = nearest_orthogonal(read.affine)
         check_extent(read.array.shape, affine)
-        array, changed = as_hounsfield(read.array)
+        array, changed = as_hounsfield(read.array, affine)
     except Exception as error:  # noqa: BLE001 - whatever a library throws at a broken file is the file's fault
         raise _blamed(path, error) from (error.__cause__ if isinstance(error, BadScan) else error)
     notes = read.notes + straightened + changed

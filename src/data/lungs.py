@@ -4,6 +4,7 @@ This is the only idea of the lungs in PIVOT. `lung_finder.find_lungs` finds them
 count, the examination's category, words for places and the comparison of two scans all ask it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +22,15 @@ __all__ = ["LEAST_LITRES", "Lung", "Lungs", "Mask", "check_chest", "lung_on_grid
 LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that the rule does not recognise
 CERTAIN_LITRES = 1.0  # less may be what is left of lungs that disease has filled
 CHEST = ("CHEST", "LUNG", "THORA")  # in what DICOM may call the body part of a chest
-# In what it may call parts of a body without lungs (PS3.16, CID 4).
-ELSEWHERE = (
-    *("HEAD", "BRAIN", "SKULL", "FACE", "ORBIT", "SINUS", "JAW", "MANDIBLE", "MAXILLA", "NECK", "CSPINE"),
-    *("ABDOMEN", "LIVER", "KIDNEY", "PANCREAS", "SPLEEN", "COLON", "BLADDER", "PROSTATE", "UTERUS", "PELVIS"),
-    *("LSPINE", "SSPINE", "SACRUM", "COCCYX", "HIP", "LEG", "THIGH", "FEMUR", "KNEE", "CALF", "ANKLE", "FOOT"),
-    *("TOE", "ARM", "ELBOW", "WRIST", "HAND", "FINGER", "EXTREMITY"),
+# What it may call parts without lungs (PS3.16, annex L), of which several may be one word. The chest lies between parts
+# of the first and of the second kind.
+ABOVE = "HEAD|BRAIN|SKULL|FACE|ORBITS?|SINUS(ES)?|JAW|MANDIBLE|MAXILLA|NECK|CSPINE|CAROTID|LARYNX|PHARYNX"
+BELOW = (
+    "ABDOMEN|ABD|LIVER|KIDNEYS?|PANCREAS|SPLEEN|COLON|BLADDER|PROSTATE|UTERUS|PELVIS|LSPINE|LSSPINE|SSPINE|SACRUM|COCCYX"
+    "|HIPS?|LEGS?|THIGHS?|FEMUR|KNEES?|CALF|ANKLES?|FOOT|FEET|TOES?|ARMS?|ELBOWS?|WRISTS?|HANDS?|FINGERS?|EXTREMITY"
 )
+BESIDE = "UPPER|LOWER|FORE|LEFT|RIGHT|BOTH|AND|WITH|CT|L|R"
+ELSEWHERE = re.compile(f"({ABOVE}|{BELOW}|{BESIDE})+")
 MIDLINE = 10.0  # mm to either side of the body's midline where left and right are not told apart
 Mask = npt.NDArray[np.bool_]
 WORDS: dict[LungState, str] = {
@@ -148,10 +151,17 @@ def check_chest(body_part: str, lungs: Lungs) -> None:
     Raises:
         BadScan: it is no chest.
     """
-    chest = any(word in body_part for word in CHEST)
-    if not lungs.recognised and not chest and any(word in body_part for word in ELSEWHERE):
+    if not lungs.recognised and _is_elsewhere(body_part.upper()):
         msg = f"{lungs.reason}, and BodyPartExamined is {body_part[:16]}: give a CT of the chest"
         raise BadScan(msg)
+
+
+def _is_elsewhere(body_part: str) -> bool:
+    """Whether each word names a part of the body without lungs, or tells more of one."""
+    words = re.findall(r"[^\W\d_]+", body_part)
+    if not all(ELSEWHERE.fullmatch(word) for word in words):
+        return False
+    return bool(re.search(ABOVE, body_part)) != bool(re.search(BELOW, body_part))
 
 
 def search_region(lungs: Lungs, shape: Shape3, affine: Affine, reach: float) -> Mask | None:

@@ -13,7 +13,7 @@ from ..errors import BadScan
 from ..types import Affine
 from .checks import LARGEST_SHIFT, check_shape
 from .geometry import RAS_TO_LPS
-from .textheader import NO_SPACING, Fields, beside, files, grid, header_lines, integers, numbered, numbers, unit
+from .textheader import Fields, beside, files, grid, header_lines, integers, numbered, numbers, unit
 from .voxels import GZIP, Encoding, Part, Stated
 
 __all__ = ["metaimage"]
@@ -191,7 +191,9 @@ def _affine(fields: Fields, dimension: int) -> tuple[Affine, tuple[str, ...]]:
     spacing = numbers("ElementSpacing", fields.get("ElementSpacing", fields.get("ElementSize", "")))
     origin, turn = (numbers(name, fields.get(name, "")) for name in ("Offset", "TransformMatrix"))
     if len(spacing) != dimension or not (np.isfinite(spacing).all() and min(spacing) >= 0):
-        raise BadScan(NO_SPACING)
+        stated = fields.get("ElementSpacing", fields.get("ElementSize", ""))
+        msg = f"states ElementSpacing as {stated[:60]!r}, no usable voxel spacing: write it again in millimetres"
+        raise BadScan(msg)
     if len(turn) not in (0, dimension**2) or len(origin) not in (0, dimension):
         msg = f"states Offset or TransformMatrix for another number of axes than {dimension}: correct its header"
         raise BadScan(msg)

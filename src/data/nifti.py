@@ -139,7 +139,8 @@ def _affine(header: Header, shape: Shape3) -> tuple[Affine, tuple[str, ...]]:
     if header["qform_code"] or not _sized(header):
         msg = f"has voxel sizes of {' x '.join(f'{size:g}' for size in sizes)}: write it again with the right spacing"
         if _sized(header):
-            msg = "has a qform whose quaternion is no rotation, and no sform: write it again with its orientation"
+            what = f"has a qform that is no rotation ({_stated(header)}), and no sform"
+            msg = f"{what}: write it again with its orientation"
         raise BadScan(msg)
     note = "the header states no orientation: right and left, and world coordinates, are assumed"
     return scale @ header.get_base_affine(), (note,)
@@ -169,6 +170,13 @@ def _qform(header: Header) -> Affine | None:
     affine[:3, :3] = turn * header["pixdim"][1:4] * (1, 1, handed or 1)
     affine[:3, 3] = origin
     return affine
+
+
+def _stated(header: Header) -> str:
+    """The fields of a qform, as they are."""
+    fields = (("quatern", "bcd"), ("qoffset", "xyz"))
+    words = [f"{name}_{axis} {float(header[f'{name}_{axis}']):g}" for name, axes in fields for axis in axes]
+    return f"pixdim[0] {float(header['pixdim'][0]):g}, {', '.join(words)}"
 
 
 def _sized(header: Header) -> bool:

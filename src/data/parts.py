@@ -65,6 +65,8 @@ DIFFERENCES: tuple[tuple[str, Callable[[Slice], Hashable]], ...] = (
     ("PixelSpacing", lambda one: tuple(np.round(one.spacing, 3))),
     ("SliceThickness", lambda one: one.about.thickness),
     ("AcquisitionNumber", lambda one: one.about.acquisition),
+    ("KVP, ContrastBolusAgent or phase", lambda one: one.about.phase),
+    ("SeriesDescription", lambda one: one.about.description),
 )
 SURE = 6  # the first of these tell apart wherever slices lie; the others only where one piece covers the other
 SPLITS = tuple((differ, place < SURE) for place, (_, differ) in enumerate(DIFFERENCES))

@@ -3,7 +3,7 @@
 The limits leave room beside what real scans hold (`docs/inputs.md`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,33 +20,47 @@ LUNG_TO_FAT = (-950, -20)
 TISSUE = -500  # HU; what is denser is no lung
 SOFT = (-200, 200)  # fat, water, muscle
 DENSE = 500  # HU; only bone, contrast medium and metal
-LEAST_LUNG, LEAST_LUNG_TO_FAT, LEAST_SOFT = (
-    0.005,
-    0.05,
-    0.01,
-)  # of the voxels without padding; whole bodies have most air
-MEDIAN = (-350, 200)  # HU of what is denser than lung
-NEARLY_ALL = (
-    0.9  # of the voxels that are lung: a piece of it, with vessels, whose tissue need be neither soft nor dense
-)
-MOST_DENSE = 0.4  # of it
+# Of the voxels without padding; in a scan of the whole body most are air.
+LEAST_LUNG, LEAST_LUNG_TO_FAT, LEAST_SOFT = 0.005, 0.05, 0.01
+MEDIAN, WHOLE_MEDIAN = (-350, 200), (-150, 200)  # HU of what is denser than lung
+NEARLY_ALL = 0.9  # of the voxels are lung in a piece of it with vessels, whose tissue need be neither soft nor dense
+MOST_DENSE = 0.4  # of what is denser than lung
 MOST_PADDING, MOST_BELOW = 0.5, 0.02  # of all voxels
+THIN, PIECE_THIN, LEAST_THIN = -930, -780, 0.0005  # HU, below which this share must lie: air, or the noise of lung
+THINNEST = (-1045, 0.02)  # HU of the most frequent values below -900, if so many voxels have one near it: air
+NEAR = 10  # HU
+LOW = (-1000, -130)  # HU: lung thinner than the first and tissue with a median below the second are moved together
+HIGH = 100  # HU; where the median of tissue lies above, there must be air
+MOST_ALIKE, WHOLE_ALIKE = (
+    0.2,
+    0.12,
+)  # of the voxels may have the same value above FILLED, in a piece and in a whole chest
+FILLED = -900  # HU; up to here many voxels may have one value: air, or a border
+FEWEST, HIGHEST = 40, 65535  # different values above FILLED; HU
+ROUGH = 0.5  # of the variance of all voxels, which neighbours may reach
+FLAT = 200.0  # HU of standard deviation that are needed to judge that
+BLOCK, STEP = 64, 4  # voxels along an axis
+BODY = 0.1  # of a slice, that is tissue where the slice shows the body
+OFFSETS = (50, -50, 100, -100, 150, -150, 200, -200)  # HU that are tried
 SAMPLE = 2**19  # voxels that are looked at
+
+AXES = ("first", "second", "third")
 
 Values = npt.NDArray[np.float64]
 
 
-def check_hounsfield(array: npt.NDArray[Any]) -> None:
-    """Refuse values that are not HU of a chest CT.
+def check_hounsfield(array: npt.NDArray[Any], *, whole: bool = False) -> None:
+    """Refuse values that are not HU of a chest CT; of a `whole` chest, and not a piece of one, more is known.
 
     Raises:
         BadScan: the message tells what was found instead.
     """
     values = _sample(array)
-    fault = _fault(values)
-    if fault:
+    fault = _fault(values, whole=whole)
+    words = _looks(array, fault, whole=whole) if fault else _no_image(array, values, whole=whole)
+    if words:
         low, high = f"{array.min():g}", f"{array.max():g}"
-        msg = f"holds values from {low} to {high}, which are not Hounsfield units of a chest CT: {_looks(array, fault)}"
+        msg = f"holds values from {low} to {high}, which are not Hounsfield units of a chest CT: {words}"
         raise BadScan(msg)
 
 
@@ -56,8 +70,12 @@ def _sample(array: npt.NDArray[Any]) -> Values:
     return array[::step, ::step, ::step].ravel(order="K").astype(np.float64)
 
 
-def _fault(values: Values) -> str:
+def _fault(values: Values, *, whole: bool) -> str:
     """What speaks against HU of a chest CT; nothing where they are plausible."""
+    return _padded(values) or _without_tissue(values, whole=whole) or _moved(values, whole=whole)
+
+
+def _padded(values: Values) -> str:
     padding = values[values < AIR]
     below = np.unique(padding[padding < NOISE], return_counts=True)[1]
     spread = int(below.sum() - np.sort(below)[-2:].sum())
@@ -65,6 +83,11 @@ def _fault(values: Values) -> str:
         return f"{spread / values.size:.0%} of the voxels lie below {NOISE} HU, with many values"
     if padding.size > MOST_PADDING * values.size:
         return f"{padding.size / values.size:.0%} of the voxels are padding below {AIR} HU"
+    return ""
+
+
+def _without_tissue(values: Values, *, whole: bool) -> str:
+    """What speaks against lung, fat and soft tissue in plausible shares."""
     body = values[values >= AIR]
     tissue = body[body > TISSUE]
     piece = _share(body, LUNG) >= NEARLY_ALL
@@ -75,16 +98,91 @@ def _fault(values: Values) -> str:
     if not tissue.size:
         return f"no voxel is denser than {TISSUE} HU"
     median, dense = float(np.median(tissue)), float(np.mean(tissue > DENSE))
-    if not (MEDIAN[0] <= median or piece) or median > MEDIAN[1]:
+    least_median, most_median = WHOLE_MEDIAN if whole else MEDIAN
+    if not (least_median <= median or piece) or median > most_median:
         return f"half of what is no lung lies {'above' if median > 0 else 'below'} {median:.0f} HU"
     return f"{dense:.0%} of what is no lung is denser than {DENSE} HU" if dense > MOST_DENSE else ""
+
+
+def _moved(values: Values, *, whole: bool) -> str:
+    """What speaks against air at -1000 HU: an offset, or a wrong slope."""
+    low = values[(values >= NOISE) & (values < FILLED)]
+    counts = np.bincount((low - NOISE).astype(int), minlength=FILLED - NOISE)
+    near = np.convolve(counts, np.ones(2 * NEAR + 1), "same")
+    air, median = NOISE + int(near.argmax()), float(np.median(values[values > TISSUE]))
+    if near.max() > THINNEST[1] * values.size and (air < THINNEST[0] or (air < LOW[0] and median < LOW[1])):
+        tissue = f", half of what is denser than lung below {median:.0f} HU" if air >= THINNEST[0] else ""
+        return f"what is thinnest, air or lung, lies at {air} HU{tissue}"
+    limit = THIN if whole or median > HIGH else PIECE_THIN
+    thin = values[(values > AIR) & (values < limit)]
+    most = int(np.unique(thin, return_counts=True)[1].max(initial=0))  # a border that was filled
+    few = thin.size - most < LEAST_THIN * values.size
+    return f"next to nothing is as thin as air or lung, below {limit} HU" if few else ""
 
 
 def _share(values: Values, limits: tuple[int, int]) -> float:
     return float(np.mean((values >= limits[0]) & (values <= limits[1])))
 
 
-def _looks(array: npt.NDArray[Any], fault: str) -> str:
+def _no_image(array: npt.NDArray[Any], values: Values, *, whole: bool) -> str:
+    """What speaks against an image of a body where the values would be possible, and what to do."""
+    found, counts = np.unique(values[values > FILLED], return_counts=True)
+    alike, highest = float(counts.max(initial=0) / values.size), float(array.max())
+    if highest > HIGHEST:
+        return f"no CT reaches {highest:g} HU, so give the original scan"
+    if len(found) < FEWEST:
+        return f"only {len(found)} values above {FILLED} HU occur, so give the original scan"
+    if alike > (WHOLE_ALIKE if whole else MOST_ALIKE):
+        what = f"{alike:.0%} of the voxels have the value {found[counts.argmax()]:g}, as a mask or what was cut off has"
+        return f"{what}, so give the original scan"
+    return _without_slices(array) or _rough(array)
+
+
+def _without_slices(array: npt.NDArray[Any]) -> str:
+    for name, planes in _planes(array, STEP):
+        blank = planes.min(axis=1) == planes.max(axis=1)
+        if blank.mean() > MOST_PADDING:
+            return f"{blank.mean():.0%} of the slices along the {name} axis are empty, so give the original scan"
+        if where := _gaps(blank, planes):
+            return f"slices {where} along the {name} axis are empty, so give a scan without gaps"
+    return ""
+
+
+def _rough(array: npt.NDArray[Any]) -> str:
+    """Whether neighbours differ as much as voxels anywhere, in the middle of the volume."""
+    middle = array[tuple(slice(max(0, (n - BLOCK) // 2), (n + BLOCK) // 2) for n in array.shape)]
+    middle = np.clip(middle, AIR, -AIR).astype(np.float64)
+    if middle.std() < FLAT:
+        return ""
+    for axis, name in enumerate(AXES):
+        if np.square(np.diff(middle, axis=axis)).mean() > ROUGH * 2 * middle.var():
+            what = (
+                f"neighbours along the {name} axis differ as any two voxels do, as in noise, or where the sizes of the"
+            )
+            return f"{what} axes are wrong, so give the original scan"
+    return ""
+
+
+def _planes(array: npt.NDArray[Any], step: int) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """For each axis its name, and every n-th pixel of each slice across it: (slices, pixels)."""
+    for axis, name in enumerate(AXES):
+        part = array[tuple(slice(None, None, 1 if other == axis else step) for other in range(3))]
+        yield name, np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1)
+
+
+def _gaps(blank: npt.NDArray[np.bool_], planes: npt.NDArray[Any]) -> str:
+    """The numbers of blank slices, with one value throughout, between slices that show the body."""
+    seen = np.flatnonzero(~blank)
+    body = (planes > TISSUE).mean(axis=1) >= BODY
+    odd = [
+        place
+        for place in np.flatnonzero(blank)
+        if (after := int(np.searchsorted(seen, place))) not in (0, len(seen)) and body[seen[[after - 1, after]]].all()
+    ]
+    return ", ".join(str(place + 1) for place in odd[:5]) + ", ..." * (len(odd) > 5)
+
+
+def _looks(array: npt.NDArray[Any], fault: str, *, whole: bool) -> str:
     """What the values look like, and what to do."""
     values = _sample(array)
     above = values[values > AIR + 50]  # without a border of air or padding
@@ -96,8 +194,11 @@ def _looks(array: npt.NDArray[Any], fault: str) -> str:
     if low >= 0 and high <= 255:
         return "they look like 8-bit grey levels, so give the original scan"
     for words, undo in _MISTAKES:
-        if not _fault(undo(values)):
+        if not _fault(undo(values), whole=whole):
             return f"they look like {words}"
+    for offset in OFFSETS if _share(values, SOFT) >= LEAST_SOFT else ():
+        if not _fault(values - offset, whole=whole):
+            return f"{fault}, as in HU {'+' if offset > 0 else '-'} {abs(offset)}, so correct the rescale intercept"
     return f"{fault}, so give the original scan in HU"
 
 
@@ -105,10 +206,23 @@ def _swapped(values: Values) -> Values:
     return values.astype(np.int64).astype(np.int16).byteswap().astype(np.float64)
 
 
+def _turned(values: Values) -> Values:
+    """With the other sign; all air where there are not two signs to turn."""
+    return -values if values.min() < TISSUE and values.max() > -TISSUE else np.full_like(values, AIR)
+
+
 _MISTAKES: tuple[tuple[str, Callable[[Values], Values]], ...] = (
-    ("HU times 10, so divide them first", lambda values: values / 10),
-    ("HU times 16, left-justified, so divide them first", lambda values: values / 16),
-    ("16 x (HU + 1024), left-justified and unscaled, so rescale them first", lambda values: values / 16 - 1024),
+    *(
+        (f"HU times {factor}{why}, so divide them first", lambda values, factor=factor: values / factor)
+        for factor, why in ((10, ""), *((factor, ", left-justified") for factor in (2, 4, 8, 16)))
+    ),
+    *(
+        (
+            f"{factor} x (HU + 1024), left-justified and unscaled, so rescale them first",
+            lambda values, factor=factor: values / factor - 1024,
+        )
+        for factor in (2, 4, 8, 16)
+    ),
     ("HU with the rescale intercept applied twice, HU - 1024, so apply it once", lambda values: values + 1024),
     (
         "signed values read as unsigned ones, so write them as int16",
@@ -117,7 +231,7 @@ _MISTAKES: tuple[tuple[str, Callable[[Values], Values]], ...] = (
     ("HU with swapped bytes, so write the scan again with the other byte order", _swapped),
     ("stored values with swapped bytes, so give the original scan", lambda values: _swapped(values) - 1024),
     ("HU in thousands, so multiply them by 1000", lambda values: values * 1000),
-    ("HU with the sign turned round, so give the original scan", np.negative),
+    ("HU with the sign turned round, so give the original scan", _turned),
     (
         "stored values without the rescale intercept, HU + 1024 or 1000, so apply it first",
         lambda values: np.where(values < TISSUE, AIR, values - 1024),

@@ -13,6 +13,13 @@ from .headers import Header
 
 __all__ = ["About", "Slice", "slices_of"]
 
+PHASES = (
+    "KVP",
+    "ContrastBolusAgent",
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+    "NominalPercentageOfRespiratoryPhase",
+)
 # RescaleType (0028,1054) of values that are no Hounsfield units, by PS3.3 C.11.1.1.2
 OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
 UNIT = 1e-3  # by which the directions of rows and columns may miss right angles and length 1
@@ -31,6 +38,8 @@ class About:
     body_part: str
     kernel: str
     acquisition: str
+    phase: tuple[str, ...]  # what is stated of energy, contrast medium, heartbeat and breath
+    description: str  # a digest of SeriesDescription
     thickness: float | None  # mm, as stated: not the distance between slices
     between: float | None  # SpacingBetweenSlices, mm, as stated
     diameter: float | None  # of the reconstruction, mm
@@ -138,11 +147,17 @@ def _about(header: Header, of: Attributes) -> About:
         body_part=" ".join(words(header.data, "BodyPartExamined")),
         kernel=_kernel(of),
         acquisition=str(of.get("AcquisitionNumber") or ""),
+        phase=tuple(_text(of.get(name)) for name in PHASES),
+        description=header.description,
         thickness=of.stated("SliceThickness"),
         between=of.stated("SpacingBetweenSlices"),
         diameter=of.stated("ReconstructionDiameter"),
         projection=header.projection,
     )
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value).strip().upper()
 
 
 def _kernel(of: Attributes) -> str:

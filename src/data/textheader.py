@@ -147,6 +147,10 @@ def grid(axes: Vectors, origin: Vectors | None) -> tuple[Affine, tuple[str, ...]
     """The affine of three axes, each a row with its direction times its spacing, and notes on what is missing."""
     affine = np.eye(4)
     affine[:3, :3] = axes.T
+    if origin is not None and not np.isfinite(origin).all():
+        words = ", ".join(f"{value:g}" for value in origin)
+        msg = f"states its origin (Offset or space origin) as ({words}), not three finite numbers: correct its header"
+        raise BadScan(msg)
     affine[:3, 3] = 0 if origin is None else origin
     if not np.isfinite(affine).all():
         raise BadScan(NO_SPACING)

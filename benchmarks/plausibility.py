@@ -29,12 +29,12 @@ __all__ = ["main", "refusals"]
 Voxels = npt.NDArray[Any]
 
 
-def refusals(arrays: Iterable[Voxels]) -> Counter[str]:
-    """How many are refused, by the reason."""
+def refusals(arrays: Iterable[Voxels], *, whole: bool = False) -> Counter[str]:
+    """How many are refused, as whole chests or as pieces, by the reason."""
     reasons: Counter[str] = Counter()
     for array in arrays:
         try:
-            check_hounsfield(array)
+            check_hounsfield(array, whole=whole)
         except BadScan as error:
             reasons[str(error).partition("chest CT: ")[2]] += 1
     return reasons
@@ -47,7 +47,8 @@ def main() -> int:
     folder = parser.parse_args().data
     whole = [read_scan(path).array for path in real_scans(folder)]  # which refuses what is implausible, too
     scans = [array[::2, ::2, ::2] for array in whole]
-    ways = refusals(array for scan in scans for array in changed(scan)) + refusals(whole)
+    every = (array for scan in scans for array in changed(scan))
+    ways = refusals(every, whole=True) + refusals(whole, whole=True)
     print(f"{len(scans)} whole scans, and in 6 ways each: {ways.total()} refused {dict(ways) or ''}", flush=True)
     cubes = [crop.hu for crop in load_cubes(folder)]
     pieces = refusals(cubes)
@@ -58,7 +59,8 @@ def main() -> int:
     print("mistake                  scans that pass  cubes that pass")
     for name, (make, _) in MISTAKES.items():
         passed = [
-            len(some) - refusals(make(array.astype(np.int32)) for array in some).total() for some in (scans, cubes)
+            len(some) - refusals((make(array.astype(np.int32)) for array in some), whole=some is scans).total()
+            for some in (scans, cubes)
         ]
         wrong += passed[0]
         print(f"{name:24} {passed[0]:15} {passed[1]:16}", flush=True)

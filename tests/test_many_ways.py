@@ -109,7 +109,6 @@ def rows(affine: Affine) -> dict[str, object]:
         ({"quatern_b": 1.1, "sform_code": 0}, "a qform that is no rotation (pixdim[0] 1, quatern_b 1.1"),
         ({"quatern_c": np.nan, "sform_code": 0}, "quatern_c nan"),
         ({"qoffset_y": np.nan, "sform_code": 0}, "qoffset_y nan"),
-        ({"dim": [3, 12, 20, 24, 1, 1, 1, 1]}, "sizes of the axes are wrong"),
         ({"bitpix": 8}, "states datatype int16 and 8 bits"),
         ({"datatype": 99}, "states an unknown datatype, 99"),
         ({"vox_offset": 300}, "states that its voxels begin at byte 300"),

@@ -30,7 +30,7 @@ THIN, PIECE_THIN, LEAST_THIN = -930, -780, 0.0005  # HU, below which this share 
 THINNEST = (-1045, 0.02)  # HU of the most frequent values below -900, if so many voxels have one near it: air
 NEAR = 10  # HU
 LOW = (-1000, -130)  # HU: lung thinner than the first and tissue with a median below the second are moved together
-HIGH = 100  # HU; where the median of tissue lies above, there must be air
+HIGH = 145  # HU; where the median of tissue lies above, there must be air
 MOST_ALIKE, WHOLE_ALIKE = (
     0.2,
     0.12,

@@ -288,6 +288,12 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     place = page.get_by_label("At the crosshair")
     expect(place).not_to_contain_text(words_of(before))
     assert lps(page)[2] < before[2]  # towards the feet
+    page.keyboard.press("z")  # magnifies the selected nodule, in the middle of each plane
+    page.mouse.click(stage["x"] + stage["width"] * 0.31, axial[1])
+    assert lps(page) == pytest.approx(before, abs=0.5)
+    page.keyboard.press("z")
+    page.mouse.wheel(0, 100)
+    expect(place).not_to_contain_text(words_of(before))
     here, whole = lps(page), planes(page, "whole")
     page.get_by_role("button", name="Larger").click()
     assert lps(page) == here

@@ -40,16 +40,19 @@ function measured(nodule: Detection): Fact[] {
   ];
 }
 
+/** A reason without the names of settings: `prior_cancer` is prior cancer. */
+const words = (reason: string | null): string | null => reason?.replaceAll("_", " ") ?? null;
+
 function guided({ lung_rads, fleischner, bts, brock }: NonNullable<Detection["guidelines"]>): Fact[] {
   const category = lung_rads.category && `${lung_rads.category}: ${lung_rads.management ?? ""}`;
   const by = [fleischner.low_risk && `low risk: ${fleischner.low_risk}`, fleischner.high_risk && `high risk: ${fleischner.high_risk}`];
   const lobes = brock["2a"];
   const probability = lobes && `upper lobe ${percent(lobes.upper_lobe)}, other lobe ${percent(lobes.other_lobe)}`;
   return [
-    ["Lung-RADS", category ?? lung_rads.reason],
-    ["Fleischner", by.filter(Boolean).join("; ") || fleischner.reason],
-    ["BTS", bts.management ?? bts.reason],
-    ["Brock", probability ?? brock.reason],
+    ["Lung-RADS", category ?? words(lung_rads.reason)],
+    ["Fleischner", by.filter(Boolean).join("; ") || words(fleischner.reason)],
+    ["BTS", bts.management ?? words(bts.reason)],
+    ["Brock", probability ?? words(brock.reason)],
   ];
 }
 

@@ -200,7 +200,7 @@ export class Viewer {
     if (this.selected) this.goTo(this.selected);
     const [x = 0, y = 0, z = 0] = this.nv.frac2mm(this.nv.scene.crosshairPos);
     const [r, f, s] = this.middle;
-    this.nv.setPan2Dxyzmm([r - x, f - y, s - z, ZOOMS.close]);
+    this.nv.setPan2Dxyzmm([r - ZOOMS.close * x, f - ZOOMS.close * y, s - ZOOMS.close * z, ZOOMS.close]);
   }
 
   /** Move the crosshair to a mark's centre. */

@@ -203,7 +203,8 @@ def _looks(array: npt.NDArray[Any], fault: str, *, whole: bool) -> str:
 
 
 def _swapped(values: Values) -> Values:
-    return values.astype(np.int64).astype(np.int16).byteswap().astype(np.float64)
+    whole = values.clip(-(2**31), 2**31).astype(np.int64)
+    return whole.astype(np.int16).byteswap().astype(np.float64)
 
 
 def _turned(values: Values) -> Values:

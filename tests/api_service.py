@@ -38,10 +38,17 @@ JOBS = "/api/v1/inference"
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def lung_and_tissue(side: int) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """A cube of lung with tissue in its middle, both with noise, in HU."""
+    noise = np.random.default_rng(0).normal(0, 1, (side, side, side))
+    array = -870 + 40 * noise
+    array[side // 4 : -side // 4] = 40 + 20 * noise[side // 4 : -side // 4]
+    return array.astype(np.int16)
+
+
 def nifti(side: int = 40) -> bytes:
-    """A NIfTI file of air, tissue between, as a chest has."""
-    array = np.full((side, side, side), -800, np.int16)
-    array[side // 4 : -side // 4] = 40
+    """A NIfTI file of lung, tissue between, as a chest has."""
+    array = lung_and_tissue(side)
     content: bytes = nibabel.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0])).to_bytes()
     return content
 

@@ -22,7 +22,7 @@ from src.api.database import open_database
 from src.api.settings import load_settings
 from src.errors import BadConfig
 
-from .api_service import JOBS, Api, api_on, nifti
+from .api_service import JOBS, Api, api_on, lung_and_tissue, nifti
 from .test_api_jobs import engine
 
 __all__ = ["engine"]  # a fixture
@@ -286,9 +286,8 @@ def test_a_small_scan_that_asks_for_gigabytes_fails_with_that_reason(api: Api) -
     import nibabel  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
 
-    values = np.full((8, 8, 8), -800, np.int16)
-    values[2:-2, 2:-2, 2:-2] = 40
-    for spacing in (150.0, 370.0):
+    values = lung_and_tissue(24)
+    for spacing in (50.0, 123.0):
         content = nibabel.Nifti1Image(values, np.diag([spacing, spacing, spacing, 1.0])).to_bytes()
         api.submit(content, config=QUICK)
         job = api.work()

@@ -15,11 +15,11 @@ import SimpleITK as sitk
 
 from src.api import jobs, worker
 from src.api.worker import Worker
-from src.detection import network, pipeline
+from src.detection import network
 from src.model.checkpoint import Checkpoint, load_model
 from src.types import Preprocessed
 
-from .api_service import JOBS, Api, api_on, nifti
+from .api_service import JOBS, Api, api_on, lung_and_tissue, nifti
 
 QUICK = b"inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}"
 Hook = Callable[[Callable[[], object]], None]
@@ -139,7 +139,7 @@ def test_the_model_is_loaded_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
         loaded.append(path)
         return load_model(path)
 
-    monkeypatch.setattr(pipeline, "load_model", load)
+    monkeypatch.setattr("src.model.checkpoint.load_model", load)
     for config in (QUICK, QUICK + b"\npost_processing: {peak_detection: {threshold: 0.9}}"):
         number = api.submit(config=config).json()["job_id"]
         assert api.work().state == "completed"
@@ -175,9 +175,7 @@ def test_every_format_becomes_nifti_for_viewers(api: Api, tmp_path: Path, suffix
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("inner.nii", nifti())
     else:
-        values = np.full((40, 40, 40), -800, np.int16)
-        values[10:30] = 40
-        image = sitk.GetImageFromArray(values)
+        image = sitk.GetImageFromArray(lung_and_tissue(40))
         image.SetSpacing((2, 2, 2))
         sitk.WriteImage(image, path)
     links = api.submit(path.read_bytes(), path.name, config=QUICK).json()["links"]

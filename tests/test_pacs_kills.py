@@ -258,6 +258,7 @@ def test_a_run_that_hangs_is_ended_and_the_next_study_is_run(
         os.mkfifo(series / "9.dcm")  # reading it never ends
         short = running.config.inference.model_copy(update={"time_limit": 2})
         monkeypatch.setattr(processor, "config", running.config.model_copy(update={"inference": short}))
+        (tmp_path / "out").mkdir()
         with pytest.raises(BrokenProcessPool):
             processor._run(hanging, series, tmp_path / "out")  # noqa: SLF001
         assert processor._pool is None  # noqa: SLF001

@@ -108,8 +108,8 @@ def test_what_is_too_large_for_a_nodule_is_told(tmp_path: Path, caplog: pytest.L
     assert "mass: a mass of 5" in caplog.text
     write_report(mass(), results, tmp_path / "mass.md")
     text = (tmp_path / "mass.md").read_text(encoding="utf-8")
-    assert "### Mass 0" in text
-    assert "0, mass" in text
+    assert "### Mass 1" in text
+    assert "1, mass" in text
     pictures = {}
     for name, found in (("nothing", []), ("mass", results)):
         path = tmp_path / f"{name}.png"

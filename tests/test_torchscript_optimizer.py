@@ -78,7 +78,7 @@ def test_it_moves_over_a_volume_like_the_original(original: Path, optimized: Pat
     "shape", [(128, 128, 128), (1, 3, 16, 16, 16), (1, 1, 16, 16, 15), (1, 1, 0, 16, 16), (0, 1, 16, 16, 16), ()]
 )
 def test_a_shape_that_does_not_suit_is_refused(shape: tuple[int, ...], original: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"example_input_shape \[.*multiples of 4"):
+    with pytest.raises(BadConfig, match=r"example_input_shape \(.*multiples of 4"):
         optimize_model(original, tmp_path / "out.pt", shape)
     assert not list(tmp_path.iterdir())
 

@@ -33,6 +33,7 @@ from benchmarks.pacs_objects import POISONS, Study, good, poisoned
 from tests.pacs import Archive, archive, audit_of, free_port, send_bytes, settings, transfer, until
 from tests.small_scans import tiny_checkpoint
 
+PATIENCE = 3600.0  # seconds, on a busy machine
 SUCCESS, REFUSED = 0x0000, 0xC000
 GOOD, DISK, SENDERS = 25, "200m", 3
 ENDS = {"run finished": "run", "study refused": "refused", "study set aside": "set aside"}
@@ -145,7 +146,7 @@ def attack(listener: Listener, sender: Sender, studies: list[Study], kills: int,
         listener.kill()
         within += begun > ended
     sending.join()
-    until(listener.is_idle, 900)
+    until(listener.is_idle, PATIENCE)
     return within
 
 
@@ -170,8 +171,8 @@ def fill_up(listener: Listener, sender: Sender, disk: Path, seed: int) -> bool:
     intact = len(list(kept)) == len(waiting.instances) or bool(listener.events("run finished", study=waiting.uid))
     full.unlink()
     sender.send(late)
-    until(lambda: listener.events("run finished", study=late.uid), 120)
-    until(lambda: listener.is_idle() and listener.events("run finished", study=waiting.uid), 120)
+    until(lambda: listener.events("run finished", study=late.uid), PATIENCE)
+    until(lambda: listener.is_idle() and listener.events("run finished", study=waiting.uid), PATIENCE)
     print(f"full disk: C-STORE answered {sorted(map(hex, statuses))}; the study that waited stayed: {intact}")
     return statuses == {0xA700} and intact
 

@@ -1,6 +1,8 @@
 """Writes files whole or not at all, and finds the files shipped with PIVOT."""
 
+import csv
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -11,7 +13,16 @@ from pathlib import Path
 
 from .errors import BadOutput
 
-__all__ = ["as_module", "here_or_shipped", "shipped", "whole_file", "whole_files", "writable_folder"]
+__all__ = [
+    "as_module",
+    "here_or_shipped",
+    "shipped",
+    "whole_file",
+    "whole_files",
+    "writable_folder",
+    "write_csv",
+    "write_json",
+]
 
 # Suffixes of files, never of folders.
 FILES = (".json", ".csv", ".gz", ".nii", ".npy", ".png", ".html", ".pdf", ".dcm", ".txt", ".ctbl")
@@ -61,6 +72,20 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 partial.unlink()
+
+
+def write_json(content: object, path: str | Path, indent: int = 1) -> None:
+    """Write `content` as JSON, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(header: Iterable[str], rows: Iterable[Iterable[object]], path: str | Path) -> None:
+    """Write a table, whole or not at all. None leaves its field empty."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import BadConfig, BadScan, PivotError
 
-__all__ = ["array_of", "is_path", "number_of", "numbers_of", "path_of", "told"]
+__all__ = ["array_of", "is_path", "number_of", "numbers_of", "path_of", "words_for"]
 
 MOST_TOLD = 60  # characters of what was given
 
@@ -33,7 +33,7 @@ def path_of(given: Any, what: str, error: type[PivotError] = BadConfig) -> Path:
     text = os.fspath(given) if is_path(given) else None
     if isinstance(text, str) and text and "\0" not in text:
         return Path(text)
-    msg = f"{what} must be a path, not {told(given)}"
+    msg = f"{what} must be a path, not {words_for(given)}"
     raise error(msg)
 
 
@@ -72,7 +72,7 @@ def _numbers(given: Any, what: str, shape: tuple[int, ...], least: float, most: 
             return values
     kind = f"{shape[0]} numbers" if shape else "a number"
     limits = f" from {least:g} to {most:g}" if math.isfinite(most) else f" of at least {least:g}"
-    msg = f"{what} must be {kind}{limits if math.isfinite(least) else ''}, not {told(given)}"
+    msg = f"{what} must be {kind}{limits if math.isfinite(least) else ''}, not {words_for(given)}"
     raise BadConfig(msg)
 
 
@@ -88,13 +88,13 @@ def array_of(given: Any, what: str, error: type[PivotError] = BadScan) -> npt.ND
     except (TypeError, ValueError, RuntimeError, AttributeError):
         array = np.empty(0, dtype=object)
     if array.dtype.kind not in "biufc":
-        msg = f"{what} must be an array of numbers, not {told(given)}"
+        msg = f"{what} must be an array of numbers, not {words_for(given)}"
         raise error(msg)
     return array
 
 
-def told(given: object) -> str:
-    """What was given, in a few words."""
+def words_for(given: object) -> str:
+    """What was given, in a few words for a message."""
     if given is None:
         return "None"
     shape = getattr(given, "shape", None)

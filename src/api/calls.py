@@ -20,7 +20,7 @@ import httpx
 from .. import errors
 from ..errors import BadConfig, BadOutput, BadScan, PivotError
 from ..files import here_or_shipped, whole_file
-from ..given import number_of, path_of, told
+from ..given import number_of, path_of, words_for
 
 __all__ = [
     "Ask",
@@ -153,7 +153,7 @@ def cancel(number: str, retries: int) -> Call[None]:
 
 def _url(number: str) -> str:
     if not (isinstance(number, str) and number.isascii() and number.replace("-", "").isalnum()):
-        msg = f"job_id must be what submit_inference returned, not {told(number)}"
+        msg = f"job_id must be what submit_inference returned, not {words_for(number)}"
         raise BadConfig(msg)
     return f"{JOBS}/{number}"
 

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from ..errors import BadConfig, BadOutput
-from ..given import path_of, told
+from ..given import path_of, words_for
 from . import calls
 from .calls import Ask, ByteProgress, Call, Came, GivenConfig, JobProgress, Pause, ServiceError
 
@@ -231,7 +231,7 @@ class AsyncInferenceClient:
 def _address(url: str) -> str:
     if isinstance(url, str) and url.startswith(("http://", "https://")):
         return url
-    msg = f"base_url must be an address such as http://localhost:8000, not {told(url)}"
+    msg = f"base_url must be an address such as http://localhost:8000, not {words_for(url)}"
     raise BadConfig(msg)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BadConfig, BadScan
-from ..given import array_of, is_path, numbers_of, told
+from ..given import array_of, is_path, numbers_of, words_for
 from ..types import Affine, Scan, Vec3, Volume, spacing_of
 from .checks import as_hounsfield, check_extent, check_shape, nearest_orthogonal
 from .geometry import RAS_TO_LPS, affine_from_spacing
@@ -44,7 +44,7 @@ def as_array(scan: GivenScan, spacing: Vec3 | None = None) -> tuple[npt.NDArray[
     try:
         x, y, z = numbers_of(spacing, "the spacing", least=LEAST_SPACING)
     except BadConfig:
-        msg = f"the spacing {told(spacing)} must be three positive numbers, millimetres along x, y and z"
+        msg = f"the spacing {words_for(spacing)} must be three positive numbers, millimetres along x, y and z"
         raise BadScan(msg) from None
     check_spacing(array, (x, y, z))
     return array, (x, y, z)
@@ -86,5 +86,5 @@ def _name(scan_id: str) -> str:
     plain = isinstance(scan_id, str) and scan_id.isprintable() and 0 < len(scan_id) <= MOST_NAME
     if plain and not (scan_id.startswith(".") or set(scan_id) & set("/\\:")):
         return scan_id
-    msg = f"scan_id {told(scan_id)} cannot name files: give a text without / \\ : that begins with no dot"
+    msg = f"scan_id {words_for(scan_id)} cannot name files: give a text without / \\ : that begins with no dot"
     raise BadConfig(msg)

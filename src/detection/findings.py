@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import PeakDetection, PostProcessing
-from ..data.geometry import canonical, map_points, spacing_of, to_lps, turn_box
+from ..data.geometry import canonical, map_points, spacing_of, to_lps
 from ..data.lungs import Lungs
 from ..data.resample import to_grid
 from ..guidelines.apply import apply_guidelines
@@ -31,9 +31,6 @@ from ..types import (
 )
 from .post_processing import common_voxels, filter_detections
 from .search_plan import BESIDE_LUNG
-
-if TYPE_CHECKING:
-    from ..measurement.segmentation import Segmentation
 
 __all__ = ["Findings", "PlacedPeak", "describe_peaks", "draw_heatmap", "find_peaks"]
 
@@ -112,7 +109,7 @@ def describe_peaks(
         centre = world if body is None else map_points(affine, np.divide(body.centre, spacing_of(affine)))
         location = lungs.locate(centre) if placed else Location(side=None, third=None)
         nodule = _detection(scan, peak, (world, centre), estimate(peak), properties, placed=placed)
-        return {**nodule, "location": location}, _mask(body, to_input)
+        return {**nodule, "location": location}, None if body is None else body.on_grid(to_input)
 
     sure = [one for one in peaks if one.peak["confidence"] >= rules.threshold]
     beside = [
@@ -220,14 +217,6 @@ def _detection(
 def _image_number(scan: Scan, voxel: Shape3) -> int | None:
     numbers = scan.acquisition.image_numbers
     return numbers[voxel[2]] if numbers else None
-
-
-def _mask(body: "Segmentation | None", to_input: Affine) -> NoduleMask | None:
-    """The segmented nodule on the input's grid."""
-    if body is None:
-        return None
-    voxels, origin = turn_box(body.mask, body.origin, to_input)
-    return NoduleMask(voxels.astype(bool), origin)
 
 
 def _vec3(values: npt.NDArray[np.float64]) -> Vec3:

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ..errors import BadConfig
-from ..given import number_of, numbers_of, told
+from ..given import number_of, numbers_of, words_for
 from ..results.output_formatter import GivenHeatmap, heatmap_of
 from ..types import Affine, FloatArray, Peak, spacing_of
 
@@ -53,7 +53,7 @@ def detect_peaks(
     threshold = number_of(threshold, "threshold", 0, 1)
     min_distance = number_of(min_distance, "min_distance", 0)
     if method not in get_args(PeakMethod):
-        msg = f"method must be local_maxima or nms, not {told(method)}"
+        msg = f"method must be local_maxima or nms, not {words_for(method)}"
         raise BadConfig(msg)
     voxels = np.argwhere(heat >= max(threshold, float(np.finfo(np.float32).tiny)))
     if method == "local_maxima":

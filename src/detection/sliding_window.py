@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import BadCheckpoint, BadConfig, BadScan
-from ..given import array_of, is_path, number_of, numbers_of, told
+from ..given import array_of, is_path, number_of, numbers_of, words_for
 from ..model.checkpoint import Checkpoint, open_checkpoint
 from ..model.device import pick_device, precision
 from ..model.unet import strides_of
@@ -33,6 +33,11 @@ __all__ = [
 Progress = Callable[[int, int], None]
 GivenModel: TypeAlias = torch.nn.Module | Checkpoint | str | os.PathLike[str]
 NORMALISED = 20.0  # no preprocessed scan exceeds it: min-max gives 0 to 1, z-scores of a CT stay below 10
+NOT_PREPARED = (
+    f"the scan is not prepared: a network takes values within {NORMALISED:g} of 0 on its own grid, not HU. "
+    "Give preprocess(read_scan(path), ...).array with the model's own preprocessing (load_model(path).about), "
+    "or run InferencePipeline(checkpoint).predict(scan), which prepares it"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def sliding_window_inference(
     """
     where, volume = pick_device(device), _prepared(scan)
     if blending not in get_args(BlendMethod):
-        msg = f"blending must be gaussian, linear or average, not {told(blending)}"
+        msg = f"blending must be gaussian, linear or average, not {words_for(blending)}"
         raise BadConfig(msg)
     return predict_windows(
         _network(model).to(where).eval(),
@@ -94,24 +99,20 @@ def _network(model: GivenModel) -> torch.nn.Module:
         return open_checkpoint(model).model  # type: ignore[arg-type]
     if isinstance(model, torch.nn.Module):
         return model
-    msg = f"model must be a network, what load_model gives, or the path of a checkpoint, not {told(model)}"
+    msg = f"model must be a network, what load_model gives, or the path of a checkpoint, not {words_for(model)}"
     raise BadCheckpoint(msg)
 
 
 def _prepared(scan: npt.ArrayLike) -> FloatArray:
     """The scan as the network takes it."""
-    given = "what load_scan gives" if is_path(scan) or isinstance(scan, Scan) else None
-    volume = np.zeros((0, 0, 0)) if given else array_of(scan, "scan")
+    if is_path(scan) or isinstance(scan, Scan):
+        raise BadScan(NOT_PREPARED)
+    volume = array_of(scan, "scan")
     if volume.ndim != 3 or volume.dtype.kind == "c":
-        msg = f"scan must be a preprocessed array of shape (X, Y, Z), not {told(scan)}"
+        msg = f"scan must be a preprocessed array of shape (X, Y, Z), not {words_for(scan)}"
         raise BadScan(msg)
-    if given or (volume.size and np.abs(volume).max() > NORMALISED):
-        msg = (
-            f"the scan is not prepared: a network takes values within {NORMALISED:g} of 0 on its own grid, not HU. "
-            "Give preprocess(read_scan(path), ...).array with the model's own preprocessing (load_model(path).about), "
-            "or run InferencePipeline(checkpoint).predict(scan), which prepares it"
-        )
-        raise BadScan(msg)
+    if volume.size and np.abs(volume).max() > NORMALISED:
+        raise BadScan(NOT_PREPARED)
     return np.asarray(volume, dtype=np.float32)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ..types import FloatArray, Shape3, Vec3
+from ..data.geometry import turn_box
+from ..types import Affine, FloatArray, NoduleMask, Shape3, Vec3
 from .cube import Cube, on_scan, sample_cube, touches_border
 from .edges import slice_blur
 from .masks import Mask, around, box_around, connected, depth_of, rim_distance, within
@@ -81,6 +82,11 @@ class Segmentation:
     levels: Levels
     centre: Vec3
     thickness: float  # mm of the slices by how far they blur, at least the largest voxel side
+
+    def on_grid(self, turn: Affine) -> NoduleMask:
+        """The mask on another grid of the same voxels; `turn` maps the index of this one to it."""
+        voxels, origin = turn_box(self.mask, self.origin, turn)
+        return NoduleMask(voxels.astype(bool), origin)
 
 
 def segment_nodule(

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from ..errors import BadConfig
-from ..given import told
+from ..given import words_for
 
 __all__ = ["autocast", "cudnn_benchmark", "pick_device", "precision"]
 
@@ -26,7 +26,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     """
     name = str(name) if isinstance(name, torch.device) else name
     if not (isinstance(name, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name)):
-        msg = f"unknown device {told(name)}: use auto, cpu, cuda, cuda:1 or mps"
+        msg = f"unknown device {words_for(name)}: use auto, cpu, cuda, cuda:1 or mps"
         raise BadConfig(msg)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import BadCheckpoint, BadConfig, BadOutput
 from ..files import whole_file
-from ..given import numbers_of, path_of, told
+from ..given import numbers_of, path_of, words_for
 from .checkpoint import EXTRA_FILE, Checkpoint, legacy_jit, open_checkpoint
 from .graphs import fold_batch_norms
 from .unet import OutputGrid, output_grid, strides_of
@@ -77,7 +77,7 @@ def _checked(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
     except BadConfig:
         sizes = ()
     if not sizes or sizes[1] != 1 or min(sizes) < 1 or any(size % multiple for size in sizes[2:]):
-        msg = f"example_input_shape {told(shape)} does not suit this model: give [1, 1, x, y, z], "
+        msg = f"example_input_shape {words_for(shape)} does not suit this model: give [1, 1, x, y, z], "
         msg += f"with x, y and z multiples of {multiple}"
         raise BadConfig(msg)
     return sizes

@@ -1,6 +1,5 @@
 """Findings as COCO annotations: one image a slice of the scan's third axis, one annotation a nodule on a slice."""
 
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..files import whole_file
+from ..files import write_json
 from ..types import Results, Scan
 from .boxes import mask_of
 from .found import Finding, findings_of
@@ -36,8 +35,7 @@ def export(scan: Scan, results: Results, path: Path) -> None:
         "categories": [{"id": number, "name": kind.lower()} for kind, number in KINDS.items()],
         "annotations": [{"id": number, **annotation} for number, annotation in enumerate(found, start=1)],
     }
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(content, path)
 
 
 def _slices(one: Finding, scan: Scan) -> Iterator[dict[str, Any]]:

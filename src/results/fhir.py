@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file
+from ..files import write_json
 from ..types import Results, Scan
 from .found import Finding, findings_of
 
@@ -52,8 +52,7 @@ def export(scan: Scan, results: Results, path: Path) -> None:
         "timestamp": results["timestamp"],
         "entry": [{"fullUrl": _url(one), "resource": one} for one in (report, *study, *observations)],
     }
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(bundle, indent=1) + "\n", encoding="utf-8")
+    write_json(bundle, path)
 
 
 def _study(series_uid: str, results: Results) -> dict[str, Any]:

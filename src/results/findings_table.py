@@ -1,11 +1,10 @@
 """Nodules and masses as one table: a row for each, with where it is, in words too."""
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file
+from ..files import write_csv
 from ..types import Detection, Results, Scan
 from .output_formatter import rounded
 
@@ -57,12 +56,13 @@ def is_findings_table(path: Path) -> bool:
 
 def save_findings(reports: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     """Write the table of reports: a row a nodule, then a row a mass; what is null leaves its field empty."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FINDINGS_COLUMNS)
-        for report in reports:
-            for kind, listed in (("nodule", report["detections"]), ("mass", report["masses"])):
-                writer.writerows([report["scan_id"], kind, *_fields(found)] for found in rounded(listed))
+    rows = (
+        [report["scan_id"], kind, *_fields(found)]
+        for report in reports
+        for kind, listed in (("nodule", report["detections"]), ("mass", report["masses"]))
+        for found in rounded(listed)
+    )
+    write_csv(FINDINGS_COLUMNS, rows, path)
 
 
 def _fields(found: Detection) -> Iterator[object]:

@@ -1,10 +1,9 @@
 """The submission table of the LUNA16 challenge."""
 
-import csv
 from pathlib import Path
 
 from ..errors import BadScan
-from ..files import whole_file
+from ..files import write_csv
 from ..types import Results, Scan
 
 __all__ = ["export"]
@@ -24,7 +23,5 @@ def export(scan: Scan, results: Results, path: Path) -> None:
     if any(place is None for place, _ in rows):
         msg = f"{scan.scan_id}: a LUNA16 table needs world coordinates, and the scan's place in the world is not known"
         raise BadScan(msg)
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("seriesuid", "coordX", "coordY", "coordZ", "probability"))
-        writer.writerows([scan.series_uid or scan.scan_id, *(place or ()), share] for place, share in rows)
+    table = ([scan.series_uid or scan.scan_id, *(place or ()), share] for place, share in rows)
+    write_csv(("seriesuid", "coordX", "coordY", "coordZ", "probability"), table, path)

@@ -1,12 +1,11 @@
 """Findings as nnDetection writes its predictions, as JSON."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from ..data.geometry import RAS_TO_LPS
-from ..files import whole_file
+from ..files import write_json
 from ..types import Results, Scan
 from .boxes import box_of
 from .found import findings_of
@@ -32,5 +31,4 @@ def export(scan: Scan, results: Results, path: Path) -> None:
         "itk_spacing": list(scan.spacing),
         "itk_direction": (lps[:3, :3] / np.array(scan.spacing)).ravel().tolist(),
     }
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(content, path)

@@ -3,7 +3,6 @@
 nibabel is imported where it is used: it takes a second.
 """
 
-import csv
 import json
 import os
 import zlib
@@ -15,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BadConfig, BadOutput
-from ..files import whole_file
-from ..given import array_of, is_path, number_of, numbers_of, path_of, told
+from ..files import whole_file, write_csv, write_json
+from ..given import array_of, is_path, number_of, numbers_of, path_of, words_for
 from ..quiet import quiet_libraries
 from ..types import Detection, Report, Volume
 
@@ -74,11 +73,7 @@ NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
 
 def save_json(report: Mapping[str, Any], path: str | Path) -> None:
     """Write a report's `*_detections.json`; further keys, such as the heatmap, are left out."""
-    with whole_file(path) as partial:
-        text = json.dumps(
-            rounded({key: report[key] for key in REPORT_KEYS if key in report}), indent=2, allow_nan=False
-        )
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_json(rounded({key: report[key] for key in REPORT_KEYS if key in report}), path, indent=2)
 
 
 def rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -92,10 +87,7 @@ def rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - whatever JSON h
 
 def save_csv(report: Mapping[str, Any], path: str | Path) -> None:
     """Write a report's `*_detections.csv`: a row a nodule, coordinates in millimetres as in the JSON."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(CSV_COLUMNS)
-        writer.writerows(_row(report["scan_id"], detection) for detection in report["detections"])
+    write_csv(CSV_COLUMNS, (_row(report["scan_id"], detection) for detection in report["detections"]), path)
 
 
 def _row(scan_id: str, detection: Detection) -> list[object]:
@@ -197,7 +189,7 @@ def as_report(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     missing = [key for key in REPORT_KEYS if not isinstance(given, Mapping) or key not in {*given, *LATER_KEYS}]
     if missing:
-        msg = f"results must be what predict returns, not {told(given)}: it lacks {', '.join(missing)}"
+        msg = f"results must be what predict returns, not {words_for(given)}: it lacks {', '.join(missing)}"
         raise BadOutput(msg)
     return given
 
@@ -217,7 +209,7 @@ def heatmap_of(given: GivenHeatmap) -> npt.NDArray[Any]:
         )
         raise BadOutput(msg)
     if array.ndim != 3 or array.dtype.kind == "c":
-        msg = f"a heatmap is an array of numbers of shape (X, Y, Z), not {told(given)}"
+        msg = f"a heatmap is an array of numbers of shape (X, Y, Z), not {words_for(given)}"
         raise BadOutput(msg)
     return array
 

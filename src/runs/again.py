@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config, load_config
-from ..data.geometry import canonical, map_points, spacing_of, turn_box
+from ..data.geometry import canonical, map_points, spacing_of
 from ..errors import BadConfig
 from ..files import writable_folder
 from ..measurement.nodule_properties import segment_and_measure
@@ -54,7 +54,4 @@ def _mask(found: Detection, scan: Scan) -> NoduleMask | None:
     steps, turn = spacing_of(affine), np.linalg.inv(scan.affine) @ affine
     x, y, z = map_points(np.linalg.inv(turn), np.divide(found["coordinates"], scan.spacing)) * steps
     body = segment_and_measure(array, (float(x), float(y), float(z)), found["diameter_mm"], steps)[1]
-    if body is None:
-        return None
-    voxels, origin = turn_box(body.mask, body.origin, turn)
-    return NoduleMask(voxels.astype(bool), origin)
+    return None if body is None else body.on_grid(turn)

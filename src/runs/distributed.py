@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, load_config
 from ..data.loader import scan_name
 from ..errors import BadConfig, BadOutput
-from ..given import path_of, told
+from ..given import path_of, words_for
 from .batch import BatchResults, open_pipeline
 from .progress import Event, Listener, silent
 from .ray_worker import Worker
@@ -94,7 +94,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
         raise BadConfig(msg)
     settings = with_options(load_config(config), batch_size=batch_size)
     if isinstance(input_paths, str | bytes) or not isinstance(input_paths, Iterable):
-        msg = f"input_paths must be a list of paths, not {told(input_paths)}"
+        msg = f"input_paths must be a list of paths, not {words_for(input_paths)}"
         raise BadConfig(msg)
     target = path_of(output_dir, "output_dir", BadOutput)
     folder = os.path.abspath(target)  # noqa: PTH100 - keeps links, which may differ between machines

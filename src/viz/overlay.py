@@ -17,7 +17,7 @@ from matplotlib.patches import Circle as CirclePatch
 
 from ..data.arrays import GivenScan, as_array
 from ..errors import BadConfig
-from ..given import number_of, told
+from ..given import number_of, words_for
 from ..results.output_formatter import GivenHeatmap, heatmap_of
 from ..types import Detection, Vec3
 from .outline import draw_zoom, outline_of
@@ -111,7 +111,7 @@ def find_colormap(name: str) -> Colormap:
     except (KeyError, TypeError):
         close = difflib.get_close_matches(str(name), mpl.colormaps, n=1)
         hint = ", ".join(dict.fromkeys([*close, "hot", "inferno", "viridis", "jet"]))
-        msg = f"unknown colormap {told(name)}: use one of matplotlib's, such as {hint}"
+        msg = f"unknown colormap {words_for(name)}: use one of matplotlib's, such as {hint}"
         raise BadConfig(msg) from None
 
 

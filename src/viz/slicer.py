@@ -1,6 +1,5 @@
 """Findings as markups of 3D Slicer: a point for each, and rulers along both axes of the measured ones."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..files import whole_file
+from ..files import write_json
 from ..results.found import Finding, findings_of
 from ..types import Results, Scan, Volume
 from .outline import outline_of
@@ -28,8 +27,7 @@ def export(scan: Scan, results: Results, path: Path) -> None:
     points = [_point(number, one.name, _lps(one, on), _words(one)) for number, one in enumerate(findings, start=1)]
     rulers = [ruler for one in findings for ruler in _rulers(one, on)]
     content = {"@schema": SCHEMA, "markups": [_markup("Fiducial", "Lung nodules", points, (255, 80, 70)), *rulers]}
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(content, path)
 
 
 def _lps(one: Finding, on: Stage) -> list[float]:

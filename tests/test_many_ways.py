@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -62,10 +62,11 @@ angles, lengths = st.floats(-180, 180), st.floats(1.8, 4.0)
 def test_a_scan_written_in_any_way_has_the_same_voxels_at_the_same_places(
     turn: tuple[float, ...], spacing: tuple[float, ...], origin: tuple[float, ...], *, mirrored: bool
 ) -> None:
+    rotation = Rotation.from_euler("xyz", turn, degrees=True)
+    # A qform leaves out the quaternion's real part. Almost at half a turn, three numbers of 32 bits do not tell it.
+    assume(not 1e-7 < abs(rotation.as_quat()[3]) < 0.005)
     affine = np.eye(4)
-    affine[:3, :3] = (
-        Rotation.from_euler("xyz", turn, degrees=True).as_matrix() * spacing * (1, 1, -1 if mirrored else 1)
-    )
+    affine[:3, :3] = rotation.as_matrix() * spacing * (1, 1, -1 if mirrored else 1)
     affine[:3, 3] = origin
     for name, write in ways():
         with tempfile.TemporaryDirectory() as folder:

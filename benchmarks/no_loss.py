@@ -18,11 +18,11 @@ from src.eval.evaluation import Evaluation
 __all__ = ["main"]
 
 CPU = "cpu"  # the defaults, but not on the GPU that is there
-PLAIN: dict[str, Any] = {"region": "everything", "engine": "torch", "mixed_precision": False}
+PLAIN: dict[str, Any] = {"speed": "accurate", "region": "everything", "engine": "torch", "mixed_precision": False}
 WAYS: dict[str, dict[str, Any]] = {
     "everything, float32": PLAIN,
     "lungs, float32": {**PLAIN, "region": "lungs"},
-    **{engine: {"engine": engine} for engine in ("torch", "torchscript", "export", "onnx", "openvino")},
+    **{one: {"speed": "accurate", "engine": one} for one in ("torch", "torchscript", "export", "onnx", "openvino")},
     "balanced": {"speed": "balanced"},
     "fast": {"speed": "fast"},
     CPU: {},
@@ -36,7 +36,7 @@ def main() -> None:
     add_data(parser)
     add_copies(parser)
     parser.add_argument("--output", type=Path, default=Path("results/no_loss"))
-    ways = [way for way in WAYS if way != CPU]  # which without a GPU would be the default once more
+    ways = [way for way in WAYS if way != CPU]  # without a GPU it is `balanced`
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=ways, metavar="WAY", help=", ".join(WAYS))
     options = parser.parse_args()
     background, crops = held_out(options)

@@ -40,7 +40,7 @@ def main() -> None:
     """Print the table of one scan, or run one side of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scan", default="lidc", help=f"lidc, {', '.join(CHESTS)}, or a path (default: %(default)s)")
-    parser.add_argument("--speed", default="accurate", choices=("accurate", "balanced", "fast"))
+    parser.add_argument("--speed", default="auto", choices=("auto", "accurate", "balanced", "fast"))
     parser.add_argument("--engine", default="auto", help="inference.engine of PIVOT (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=1, help="pairs of runs (default: %(default)s)")
     parser.add_argument("--beside", choices=PEERS, default="monai", help="whose parts (default: %(default)s)")

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--first-window", action="store_true", help="seconds from the start to the first window's end")
     parser.add_argument("--network", action="store_true", help="a scan beside the pure network time of its windows")
     parser.add_argument("--repeats", type=int, default=3, help="of --batch and --first-window (%(default)s)")
-    parser.add_argument("--speed", default="accurate", choices=("accurate", "balanced", "fast"))
+    parser.add_argument("--speed", default="auto", choices=("auto", "accurate", "balanced", "fast"))
     parser.add_argument("--figure", type=Path, default=Path("docs/images/linear.png"), help="the plot of --sizes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pivot-throughput-") as folder:

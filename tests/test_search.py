@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from src.config import load_config
 from src.data.geometry import RAS_TO_LPS, canonical, map_points
 from src.data.lung_finder import find_lungs
 from src.data.lungs import Lung, Lungs, search_region
@@ -195,6 +196,28 @@ def test_a_map_on_a_grid_with_other_axes_agrees_with_simpleitk(orientation: str)
     expected = sitk.Resample(as_image(heat, affine), image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     found = to_grid(heat, affine, target.shape, target.affine)
     np.testing.assert_allclose(found, sitk.GetArrayFromImage(expected).transpose(2, 1, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "speed"),
+    [
+        ({}, "balanced"),
+        ({"speed": "auto", "batch_size": 2, "tta": {"enabled": True}, "engine": "torch"}, "balanced"),
+        ({"patch_size": [96, 96, 96]}, "accurate"),
+        ({"stride": [64, 64, 64]}, "accurate"),
+        ({"overlap": 0.5}, "accurate"),
+        ({"blending": {"method": "average"}}, "accurate"),
+        ({"mode": "whole_volume"}, "accurate"),
+        ({"engine": "openvino"}, "accurate"),
+        ({"speed": "fast", "stride": [64, 64, 64]}, "fast"),
+        ({"speed": "accurate"}, "accurate"),
+    ],
+)
+def test_auto_takes_tiles_unless_windows_are_described(given: dict[str, Any], speed: str) -> None:
+    config = load_config({"inference": given})
+    assert config.inference.speed == speed
+    assert load_config(config.model_dump()) == config
+    assert load_config(None).inference.speed == "balanced"
 
 
 @pytest.mark.parametrize("speed", ["accurate", "balanced"])

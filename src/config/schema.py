@@ -28,6 +28,7 @@ AUGMENTATIONS: tuple[Augmentation, ...] = (
     "rotate_90_yz",
 )
 
+WINDOW_KEYS = {"patch_size", "stride", "overlap", "blending"}
 DetectionsFormat = Literal["json", "csv", "both"]
 HeatmapFormat = Literal["nifti", "numpy"]
 
@@ -90,7 +91,7 @@ class InferenceSection(Section):
     stride: tuple[Voxels, Voxels, Voxels] | None = None  # voxels between patches
     # Share of the patch size. Default: 0.5, if `stride` is unset. Above 0.9 a voxel would be computed over 1000 times.
     overlap: Annotated[float, Field(ge=0, le=0.9)] | None = None
-    speed: Literal["accurate", "balanced", "fast"] = "accurate"  # the others use tiles, see docs/performance.md
+    speed: Literal["auto", "accurate", "balanced", "fast"] = "auto"  # see `_choose_speed`
     region: Literal["lungs", "everything"] = "lungs"  # where the network looks
     second_look: bool = True  # at half the resolution, for nodules from 16 mm on
     engine: Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"] = "auto"
@@ -103,6 +104,18 @@ class InferenceSection(Section):
     num_workers: Annotated[int, Field(ge=0, le=256)] = 2  # threads that read and write scans
     prefetch_factor: Count = 2  # scans read ahead for each worker
     clear_cache: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_speed(cls, data: object) -> object:
+        """Replace `auto`: windows if their keys are given, else tiles, which are faster (docs/performance.md).
+
+        The engines that make a graph for each shape get windows, because the shape of tiles differs from scan to scan.
+        """
+        if not isinstance(data, dict) or data.get("speed", "auto") != "auto":
+            return data
+        whole, graphs = data.get("mode") == "whole_volume", data.get("engine", "auto") not in ("auto", "torch")
+        return {**data, "speed": "accurate" if WINDOW_KEYS & data.keys() or whole or graphs else "balanced"}
 
     @model_validator(mode="after")
     def _stride_and_overlap_agree(self) -> "InferenceSection":

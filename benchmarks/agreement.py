@@ -1,4 +1,4 @@
-"""How far measurements of real nodules agree with readers; part of `measurement`."""
+"""How well measurements of real nodules agree with readers. A part of `benchmarks.measurement`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,30 +16,30 @@ from src.types import Properties
 __all__ = ["Reference", "agreement", "between_readers", "texture_name"]
 
 Floats = npt.NDArray[np.float64]
-NAMES = {1.0: "ground-glass", 5.0: "solid"}  # of readers' texture; what lies between is part-solid
+NAMES = {1.0: "ground-glass", 5.0: "solid"}  # of readers' texture; between them lies part-solid
 COLORS = {"ground-glass": "#2a9d8f", "part-solid": "#e9a23b", "solid": "#38518f"}
 WITHIN = 30.0  # percent of the volume
 
 
 class Reference(NamedTuple):
-    """What a nodule is compared with: the diameter, mm, of the ball of its volume, and its texture, 1 to 5."""
+    """The reference for a nodule: the diameter (mm) of the sphere with its volume, and its texture (1 to 5)."""
 
     diameter: float
     texture: float
 
     @classmethod
     def of_crop(cls, crop: Crop) -> Self:
-        """The one reader's outline that a crop has, with the pixels of its line."""
+        """The crop's outline by one reader, including the pixels of the line."""
         return cls(crop.diameter, crop.texture)
 
     @classmethod
     def of_readers(cls, nodule: RatedNodule) -> Self:
-        """All readers' mean of what lies within their lines, which are drawn outside the nodule, and median texture."""
+        """The mean volume within the readers' lines, which lie just outside the nodule, and the median texture."""
         return cls(nodule.mean("diameter"), float(np.median([o.ratings["texture"] for o in nodule.outlines])))
 
 
 def texture_name(texture: float) -> str:
-    """The type of a nodule by readers' texture."""
+    """The nodule's type, from the readers' texture."""
     return NAMES.get(texture, "part-solid")
 
 
@@ -85,7 +85,7 @@ def between_readers(nodules: Iterable[RatedNodule]) -> None:
 
 
 def _print_within(ours: Floats, readers: Floats) -> None:
-    """A line on diameters of solid nodules, NaN where one could not be measured: that is a miss."""
+    """Print one line on the diameters of solid nodules. NaN, a nodule that could not be measured, counts as a miss."""
     bias = float(np.nanmedian(ours - readers))
     error = np.nanmedian(np.abs(ours - readers - bias))
     near = np.abs((ours / (readers + bias)) ** 3 - 1) <= WITHIN / 100
@@ -96,7 +96,7 @@ def _print_within(ours: Floats, readers: Floats) -> None:
 
 
 def _difference(one: Floats, two: Floats) -> Floats:
-    """The difference in percent of the mean of both."""
+    """The difference, in percent of the mean of both."""
     return 200 * (one - two) / (one + two)
 
 

@@ -1,4 +1,4 @@
-"""A second examination made from a first: another breath, another position, other noise, nodules that grew."""
+"""Makes a second examination from a first one: another breath, another position, other noise, grown nodules."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,14 +25,14 @@ FIELD_STEP = 6.0  # mm
 
 @dataclass(frozen=True, eq=False)
 class Breath:
-    """Where a point of the second examination was in the first; all in LPS millimetres."""
+    """Maps points of the second examination to the first. All are LPS millimetres."""
 
     turn: Rotation
-    centre: Points  # (3,), about which the patient is turned
+    centre: Points  # (3,), the centre of the patient's rotation
     move: Points  # (3,)
-    top: float  # of the lungs, above which nothing moves
+    top: float  # of the lungs; nothing moves above it
     height: float  # of the lungs
-    depth: float  # by which the diaphragm comes down
+    depth: float  # the diaphragm's motion downwards
     waves: Points  # (WAVES, 3), 1 / mm
     phases: Points  # (WAVES,)
     sway: Points  # (WAVES, 3), mm
@@ -56,7 +56,7 @@ class Breath:
 
 
 def random_breath(rng: np.random.Generator, scan: Scan, depth: float, degrees: float = 5.0) -> Breath:
-    """A breath whose diaphragm moves by `depth` mm, of a patient who lies turned by up to `degrees`."""
+    """A breath with `depth` mm of motion of the diaphragm. The patient is turned by up to `degrees`."""
     points = to_mm(scan, np.argwhere(_lungs(scan).lung), _lungs(scan).affine)
     low, high = points[:, 2].min(), points[:, 2].max()
     waves = rng.normal(size=(WAVES, 3))
@@ -68,7 +68,7 @@ def random_breath(rng: np.random.Generator, scan: Scan, depth: float, degrees: f
 
 
 def breathe(scan: Scan, breath: Breath) -> Scan:
-    """The scan as the second examination shows it, on the same grid moved along with the patient."""
+    """The scan in the second examination, on the same grid, which moves with the patient."""
     affine = scan.affine.copy()
     affine[:3, 3] += RAS_TO_LPS[:3, :3] @ breath.move
     steps = np.maximum(1, np.round(FIELD_STEP / np.array(scan.spacing)))  # the field is smooth: a coarse grid holds it
@@ -86,7 +86,7 @@ def breathe(scan: Scan, breath: Breath) -> Scan:
 
 
 def noisy(rng: np.random.Generator, array: FloatArray, noise: float) -> npt.NDArray[np.int16]:
-    """The scan with noise of that many HU, slightly correlated."""
+    """The scan with slightly correlated noise (standard deviation in HU)."""
     grain = ndimage.gaussian_filter(rng.standard_normal(array.shape, np.float32), NOISE_BLUR)
     noised: npt.NDArray[np.int16] = np.round(array + grain * np.float32(noise / grain.std())).astype(np.int16)
     return noised.clip(-1024, 3071)

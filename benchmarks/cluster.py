@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each with its own raylet, as the tests and benchmarks use it."""
+"""A Ray cluster of several nodes on one machine, for tests and benchmarks. Each node has its own raylet."""
 
 import os
 import socket
@@ -8,8 +8,8 @@ from typing import Any
 
 __all__ = ["STORE_BYTES", "add_node", "local_cluster"]
 
-STORE_BYTES = 80 * 2**20  # the least that Ray accepts; a volume of a CT does not fit
-# Without a port given, a node gives up when its agents take 15 s to start, which they do on a busy machine.
+STORE_BYTES = 80 * 2**20  # the smallest that Ray accepts; a CT volume does not fit
+# Without a port, a node gives up if its agents take 15 s to start, as on a busy machine.
 AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
 # Ray reads these when it is imported.
@@ -19,7 +19,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run` builds a
 
 @contextmanager
 def local_cluster(nodes: int) -> Iterator[Any]:
-    """A `ray.cluster_utils.Cluster` of a head without cores and `nodes` nodes of one core each; it is left at the end.
+    """A `ray.cluster_utils.Cluster`: a head without cores, and `nodes` nodes of one core. It is shut down at the end.
 
     `ray.init(address="auto")` joins it.
     """
@@ -40,7 +40,7 @@ def local_cluster(nodes: int) -> Iterator[Any]:
 
 
 def add_node(cluster: Any, **options: Any) -> Any:  # noqa: ANN401 - Ray's, without types
-    """One more node with a core and a small object store; `options` are those of `ray start`."""
+    """Add a node with one core and a small object store. `options` are those of `ray start`."""
     return cluster.add_node(**{"num_cpus": 1, "object_store_memory": STORE_BYTES, **_free_ports(), **options})
 
 

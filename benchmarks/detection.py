@@ -1,16 +1,16 @@
-"""How good the detector is on patients and scans that training never saw: `python -m benchmarks.detection`.
+"""Detection on patients and scans that training never saw: `python -m benchmarks.detection`.
 
-(a) The nodules of the held-out subset of LUNA16, each in its own surroundings (a cube of 50 mm, mirrored where it
-ends): is there a mark nearer to its centre than half its diameter?
-(b) False marks on whole scans that were never trained on. In two of them four readers outlined no nodule; the third
-was read for infections only.
-Both together are a FROC curve, by the rules of LUNA16 but for the false marks, which come from other scans. Beside it:
-false marks in a litre of the cubes' tissue, in which four readers found nothing either; and how true the confidence is,
-where a false mark counts as often as if there were as many scans as patients. No mark is left out that was looked at
-first. All is measured with the default configuration: marks are nodules, masses and candidates.
+(a) The nodules of the held-out subset of LUNA16, each in its own surroundings (a cube of 50 mm, mirrored beyond its
+ends). A nodule is found if a mark's distance to its centre is less than half its diameter.
+(b) False marks on whole scans that training never saw. In two of them four readers outlined no nodule; the third was
+read for infections only.
+Both together give a FROC curve by LUNA16's rules, except that the false marks come from other scans. The command also
+prints the false marks in a litre of the cubes' tissue, where four readers found nothing else, and the reliability of
+the confidence, with false marks weighted as if there were as many scans as patients. No mark is excluded. Marks are
+the nodules, masses and candidates of the default configuration.
 
-`--record FILE` writes a copy of the checkpoint that says what was measured: `metadata.expected` of a report is read
-there.
+`--record FILE` writes a copy of the checkpoint with the measured operating points. Reports take `metadata.expected`
+from them.
 """
 
 import argparse
@@ -42,9 +42,9 @@ MIRRORED = 23  # voxels on each side of a cube
 REPEATS = 1000  # draws of patients
 READ = ("lidc-idri-0646", "lidc-idri-0745")  # read by four: no nodule
 SCANS = (*READ, "covid-ct-md-normal002")  # never trained on
-THRESHOLDS = np.arange(2, 19) / 20  # of which the operating points are told: 0.1 to 0.9
-BINS = np.linspace(0, 1, 11)  # of the reliability
-SHOWN = 4  # the strongest false marks of each scan, told with their places
+THRESHOLDS = np.arange(2, 19) / 20  # of the operating points: 0.1 to 0.9
+BINS = np.linspace(0, 1, 11)  # of the reliability table
+SHOWN = 4  # strongest false marks of each scan in the report
 SIZES = (3, 4, 6, 8, 10, 15, 100)  # mm
 GROUPS: dict[str, Callable[[Crop], bool]] = {
     **{
@@ -62,7 +62,7 @@ GROUPS: dict[str, Callable[[Crop], bool]] = {
 
 
 class Found(NamedTuple):
-    """What the detector said of the held-out nodules and scans."""
+    """The detector's answers for the held-out nodules and scans."""
 
     nodules: list[Crop]
     best: npt.NDArray[np.float64]  # (nodules,) the strongest mark that hits, -inf without one
@@ -72,7 +72,7 @@ class Found(NamedTuple):
 
 
 def main() -> None:
-    """Run both parts, print their tables and write everything into the output folder."""
+    """Run both parts, print their tables, and write the report into the output folder."""
     options = _options()
     start = time.perf_counter()
     pipeline = InferencePipeline(options.checkpoint)
@@ -110,7 +110,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
     parser.add_argument("--output", type=Path, default=Path("results/detection"))
-    parser.add_argument("--record", type=Path, help="a copy of the checkpoint that says what was measured")
+    parser.add_argument("--record", type=Path, help="a copy of the checkpoint with the measured operating points")
     return parser.parse_args()
 
 
@@ -125,7 +125,7 @@ def _found(pipeline: InferencePipeline, cubes: Sequence[Crop], data: Path) -> Fo
 
 
 def _marks(pipeline: InferencePipeline, scan: Scan) -> list[dict[str, Any]]:
-    """Everything that a report lists, whatever its confidence and size."""
+    """All marks of a report, of any confidence and size."""
     results = pipeline.predict(scan)
     every = [*results["detections"], *results["masses"], *results["candidates"]]
     return [{key: mark[key] for key in ("confidence", "coordinates_lps", "diameter_mm")} for mark in every]
@@ -142,7 +142,7 @@ def _in_cube(pipeline: InferencePipeline, cube: Crop) -> tuple[float, npt.NDArra
 
 
 def figures(found: Found) -> dict[str, Any]:
-    """The curve of all nodules against all scans, its parts, and what the default threshold gives."""
+    """The curve of all nodules against all scans, by groups of nodules, and the figures at the default threshold."""
     sweep = _sweep(found.best, found.scans)
     curve = sweep.curve()
     owners = [cube.patient for cube in found.nodules]
@@ -188,7 +188,7 @@ def figures(found: Found) -> dict[str, Any]:
 
 
 def _operating_points(found: Found, owners: Sequence[str]) -> list[dict[str, Any]]:
-    """What each threshold gives, with the interval over patients."""
+    """Sensitivity, with its interval over patients, and false marks a scan at each threshold."""
     hits = found.best[:, None] >= THRESHOLDS
     low, high = band(np.array([weights @ hits / weights.sum() for weights in draws_of(owners, REPEATS, 0)]))
     false = np.array([mark["confidence"] for marks in found.scans.values() for mark in marks])
@@ -204,7 +204,7 @@ def _operating_points(found: Found, owners: Sequence[str]) -> list[dict[str, Any
 
 
 def reliability(found: Found, patients: int) -> dict[str, Any]:
-    """How often marks of each confidence are nodules, if there were as many scans as patients; and the mean error."""
+    """The share of nodules among marks of each confidence, weighted to one scan a patient, and the mean error."""
     false = np.array([mark["confidence"] for marks in found.scans.values() for mark in marks])
     true = found.best[np.isfinite(found.best)]
     confidence = np.concatenate([true, false])

@@ -1,7 +1,7 @@
 """How long an evaluation of LUNA16's size takes: `OMP_NUM_THREADS=1 python -m benchmarks.evaluation`.
 
-The files are synthetic, of LUNA16's numbers: 888 scans, 1,186 nodules, 35,192 excluded findings
-and 55,677 marks. The whole command is timed, its start included.
+The files are synthetic and as large as LUNA16's: 888 scans, 1,186 nodules, 35,192 excluded findings
+and 55,677 marks. The time includes the command's start.
 """
 
 import resource
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def write_case(folder: Path, seed: int = 0) -> None:
-    """A detector that marks most nodules and excluded findings, and some places besides, in four CSV files."""
+    """Write four CSV files of a simulated detector, which marks most nodules and some other places."""
     rng = np.random.default_rng(seed)
     uids = [f"1.3.6.1.4.1.14519.5.2.1.6279.6001.{i:018d}" for i in range(SCANS)]
     (folder / "seriesuids.csv").write_text("\n".join(uids) + "\n")

@@ -1,7 +1,7 @@
-"""Pictures of what the detector got wrong in `benchmarks.planted`: `python -m benchmarks.failures`.
+"""Pictures of the detector's failures in `benchmarks.planted`: `python -m benchmarks.failures`.
 
 Draws the planted nodules whose confidence is lowest and the strongest false marks, each with its
-surroundings of 60 mm in an axial and a coronal slice. The copies are made anew from their seed.
+surroundings of 60 mm in an axial and a coronal slice. The copies are made again from their seed.
 """
 
 import argparse
@@ -26,12 +26,12 @@ __all__ = ["main"]
 
 SHOWN = 6  # of each kind
 HALF = 30  # voxels of 1 mm on each side
-SAME = 5.0  # mm, within which false marks of two copies are one
+SAME = 5.0  # mm; false marks of two copies within this distance are one
 WINDOW = (-1000.0, 200.0)  # HU
 
 
 class Failure(NamedTuple):
-    """A place in a copy (voxels of 1 mm) and what went wrong there."""
+    """A place in a copy (voxels of 1 mm), and the failure there."""
 
     copy: int
     point: npt.NDArray[np.float64]
@@ -68,7 +68,7 @@ def _missed(marks: Marks, nodules: Findings, unsure: Findings) -> Iterator[Failu
 
 
 def _false(marks: Marks, nodules: Findings, unsure: Findings) -> Iterator[Failure]:
-    """The strongest marks in no finding, once for all copies, which share the scan."""
+    """The strongest marks outside all findings. A place is listed once, because the copies share the scan."""
     drawn: list[npt.NDArray[np.float64]] = []
     for index in np.argsort(-marks.probability):
         scan, point = int(marks.scan[index]), marks.point[index]

@@ -1,7 +1,7 @@
 """How much memory a large scan takes: `python -m benchmarks.memory`.
 
-A synthetic chest of 512 x 512 x 600 voxels goes through the command line as a user would send it. The
-exit code is 1 where the process and its children ever hold more than `--limit`.
+A synthetic chest of 512 x 512 x 600 voxels goes through the command line. The exit
+code is 1 if the process and its children ever hold more than `--limit`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def write_chest(path: Path, shape: Shape3, spacing: Vec3) -> None:
-    """The phantom amid air, stacked until it is long enough, as int16 NIfTI."""
+    """Write the phantom, surrounded by air and stacked to the wanted length, as int16 NIfTI."""
     scan, _ = chest_phantom(spacing=spacing)
     margins = [(extra // 2, extra - extra // 2) for extra in (shape[0] - scan.shape[0], shape[1] - scan.shape[1])]
     wide = np.pad(scan.array, [*margins, (0, 0)], constant_values=AIR)
@@ -51,7 +51,7 @@ def write_chest(path: Path, shape: Shape3, spacing: Vec3) -> None:
 
 
 def _watch(path: Path, interval: float) -> tuple[float, int]:
-    """Seconds, and the most bytes that the command line and its children held at once."""
+    """The seconds, and the largest number of bytes that the command and its children held at once."""
     start, most = time.perf_counter(), 0
     command = [sys.executable, "-m", "src.inference.main", "--input", str(path), "--output", str(path.parent / "out")]
     with psutil.Popen(command, cwd=ROOT) as process:
@@ -68,7 +68,7 @@ def _resident(process: psutil.Process) -> int:
     for one in (process, *process.children(recursive=True)):
         try:
             total += one.memory_info().rss
-        except psutil.NoSuchProcess:  # it ended meanwhile
+        except psutil.NoSuchProcess:  # it has ended
             continue
     return total
 

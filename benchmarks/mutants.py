@@ -1,11 +1,12 @@
-"""Whether the tests notice changes of the code: mutants by Cosmic Ray's operators, each against its subject's tests.
+"""Mutation testing: do the tests notice changes of the code? The mutants are made by Cosmic Ray's operators.
 
     uv run --group mutation python -m benchmarks.mutants [--only guidelines] [--sample 40] [--seed 0] [--seconds 900]
 
 A mutant is a module with one change: a comparison's boundary, an operator, a number by one, a condition negated, a loop
 left out. It is killed if a test fails or does not end, and survives if all pass. Mutants that cannot be imported, and
-those that change annotations alone, do not count. Each runs in a process forked from one that has imported
-the libraries; tests in processes of their own do not see it. Prints each survivor, and the share that was killed.
+those that change only annotations, do not count. Each mutant runs in a process forked from one that has imported
+the libraries. Tests that start other processes do not see it. The command prints each survivor and the share of killed
+mutants.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from cosmic_ray.plugins import get_operator
 
 LIBRARIES = (hypothesis, np, pytest, scipy.ndimage, skimage.segmentation, torch)
 ROOT = Path(__file__).resolve().parents[1]
-# What is changed, and the tests that state its laws.
+# The changed modules, and their tests.
 SUBJECTS = {
     "guidelines": ("src/guidelines/[!p]*.py src/guidelines/patient.py", "guidelines guidelines_patient"),
     "prior": ("src/guidelines/prior.py", "prior_part_solid compare"),
@@ -60,7 +61,7 @@ OPERATORS = (
 )
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 NOT_IMPORTED = 99  # exit code
-TIMES = 4.0  # as long as the unchanged code, and some seconds, a mutant may take
+TIMES = 4.0  # a mutant's time limit: this factor of the unchanged code's time, and some seconds
 
 
 class Mutant(NamedTuple):
@@ -71,7 +72,7 @@ class Mutant(NamedTuple):
 
     @property
     def change(self) -> str:
-        """Its first changed line, as it is and as it was."""
+        """Its first changed line, after and before the change."""
         before = (ROOT / self.path).read_text(encoding="utf-8").splitlines()
         lines = enumerate(zip(before, self.code.splitlines(), strict=False), start=1)
         number, (old, new) = next((number, pair) for number, pair in lines if pair[0] != pair[1])
@@ -79,7 +80,7 @@ class Mutant(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the mutants of the chosen subjects; print what survived and each subject's share."""
+    """Run the mutants of the chosen subjects. Print the survivors and each subject's share of killed mutants."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", choices=SUBJECTS, action="append", help="default: all")
     parser.add_argument("--sample", type=int, help="so many of each subject's mutants, drawn at random")
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for path in sorted(ROOT.glob(pattern))
             for one in mutants_of(path.relative_to(ROOT))
         ]
-        random.Random(options.seed).shuffle(mutants)  # noqa: S311 - a draw, no secret
+        random.Random(options.seed).shuffle(mutants)  # noqa: S311 - no secret
         files = [f"tests/test_{test}.py" for test in tests.split()]
         some, all_of = run(mutants[: options.sample], files, options.seconds)
         killed, counted = killed + some, counted + all_of
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tell(line: str) -> None:
-    """Write a line at once."""
+    """Print a line and flush it."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -133,7 +134,7 @@ def without_annotations(source: str) -> str:
 
 
 def run(mutants: Sequence[Mutant], files: Sequence[str], seconds: float) -> tuple[int, int]:
-    """How many mutants the test files kill, and of how many; those that `seconds` do not suffice for are left out."""
+    """The number of mutants killed by the test files, and of mutants tried within `seconds`."""
     start = time.monotonic()
     if (code := in_child(None, files, 3600)) != 0:
         msg = f"the unchanged code fails its tests ({code}): {' '.join(files)}"
@@ -154,7 +155,7 @@ def run(mutants: Sequence[Mutant], files: Sequence[str], seconds: float) -> tupl
 
 
 def in_child(mutant: Mutant | None, files: Sequence[str], limit: float) -> int | None:
-    """The exit code of the tests in a child of this process; None where they did not end within `limit` seconds."""
+    """The exit code of the tests in a child process, or None if they did not end within `limit` seconds."""
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
@@ -172,7 +173,7 @@ def in_child(mutant: Mutant | None, files: Sequence[str], limit: float) -> int |
 
 
 def tested(mutant: Mutant | None, files: Sequence[str]) -> int:
-    """The exit code of the tests of this process, in which the mutant takes its module's place."""
+    """The exit code of the tests in this process, where the mutant replaces its module."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -188,7 +189,7 @@ def tested(mutant: Mutant | None, files: Sequence[str]) -> int:
 
 
 class Finder:
-    """Finds the mutant where its module is asked for."""
+    """An importer that gives the mutant instead of its module."""
 
     def __init__(self, mutant: Mutant) -> None:
         self.mutant = mutant
@@ -199,16 +200,16 @@ class Finder:
         return ".".join(path.with_suffix("").parts)
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        """As importlib asks."""
+        """Part of importlib's interface."""
         if name != self.name(self.mutant.path):
             return None
         return importlib.util.spec_from_file_location(name, ROOT / self.mutant.path, loader=self)  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to importlib."""
+        """The default module."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the changed code."""
+        """Execute the changed code."""
         exec(compile(self.mutant.code, str(ROOT / self.mutant.path), "exec"), module.__dict__)  # noqa: S102
 
 

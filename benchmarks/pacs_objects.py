@@ -1,4 +1,4 @@
-"""Poisonous and malformed CT images for `benchmarks.pacs`, as the bytes that a sender would send, by seed."""
+"""Hostile and malformed CT images for `benchmarks.pacs`, made from a seed, as the bytes of a C-STORE."""
 
 import random
 import struct
@@ -16,7 +16,7 @@ LONG = (b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"UC", b"UR")  # value represe
 PIXELS = 0x7FE00010
 ENDLESS = 0xFFFFFFFF
 Elements = dict[int, tuple[bytes, bytes]]  # by tag: the value representation, the value
-Change = Callable[[Elements, random.Random], bytes | None]  # in place, or the bytes to be sent
+Change = Callable[[Elements, random.Random], bytes | None]  # the dataset's bytes, or a dataset to change
 
 
 class Study(NamedTuple):

@@ -1,6 +1,6 @@
-"""What a user would write instead, with the shipped weights: scripts of MONAI's and of nnU-Net's parts.
+"""The same task with MONAI's and with nnU-Net's parts, and PIVOT's weights, as their users would write it.
 
-Each reads a scan, leaves a heatmap on its grid in a folder, and gives the seconds of its stages and its
+Each script reads a scan and writes a heatmap on its grid into a folder. It returns the seconds of each stage and the
 marks (LPS in mm, confidence).
 """
 
@@ -34,7 +34,7 @@ def _order(order: int, *, is_seg: bool = False) -> dict[str, Any]:
     return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
 
 
-# What nnU-Net's planning would have chosen for a CT network with the windows, grid and HU window of ours.
+# The plan that nnU-Net would make for a CT network with PIVOT's patch size, grid and HU window.
 PLANS: dict[str, Any] = {
     "transpose_forward": [0, 1, 2],
     "transpose_backward": [0, 1, 2],
@@ -110,7 +110,7 @@ def _monai(scan: Path, folder: Path) -> Run:
 
 
 def _nnunet(scan: Path, folder: Path) -> Run:
-    """As `nnUNetv2_predict --disable_tta --save_probabilities` does it, one stage after the other."""
+    """The stages of `nnUNetv2_predict --disable_tta --save_probabilities`, one after another."""
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -147,7 +147,7 @@ def _nnunet(scan: Path, folder: Path) -> Run:
 
 
 def _point(index: Vec3, shape: Sequence[int], about: dict[str, Any]) -> tuple[float, ...]:
-    """Where a voxel of nnU-Net's grid lies: the grid fills the scan's extent, its axes are z, y, x."""
+    """The affine of nnU-Net's grid. The grid fills the scan's extent, and its axes are z, y, x."""
     old, scan = np.array(about["shape_after_cropping_and_before_resampling"]), about["sitk_stuff"]
     first = [part[0] for part in about["bbox_used_for_cropping"]]
     voxel = (np.array(index) + 0.5) * old / shape - 0.5 + first
@@ -156,7 +156,7 @@ def _point(index: Vec3, shape: Sequence[int], about: dict[str, Any]) -> tuple[fl
 
 
 class _SameSize(torch.nn.Module):
-    """The heatmap's logits on the grid of the input, whose axes are z, y, x, as nnU-Net wants them."""
+    """The heatmap's logits on the input's grid, with axes z, y, x, as nnU-Net expects."""
 
     def __init__(self, model: UNet) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class _SameSize(torch.nn.Module):
         return functional.interpolate(logits, scale_factor=2.0).permute(0, 1, 4, 3, 2)
 
 
-def _timed(times: dict[str, float], stage: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work gives
+def _timed(times: dict[str, float], stage: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result of `work`
     start = time.perf_counter()
     result = work()
     times[stage] = time.perf_counter() - start

@@ -1,9 +1,9 @@
-"""How good the detector is on patients and a scan that training never saw: `python -m benchmarks.planted`.
+"""Detection of nodules planted into a scan: `python -m benchmarks.planted`. Training saw neither.
 
-Nodules of the held-out patients are put at seeded places into copies of the held-out scan, half of
-them anywhere in the lungs, half touching what borders the aerated lung (pleura, mediastinum, large
-vessels). The copies go through the whole `InferencePipeline` with a low threshold; `src.eval` does
-the rest from the files, so that its command repeats the figures. Nothing is tuned here.
+Nodules of the held-out patients are put at seeded places into copies of the held-out scan. Half of
+them lie anywhere in the lungs; half touch the border of the aerated lung (pleura, mediastinum, large
+vessels). The copies go through `InferencePipeline` with a low threshold. `src.eval` evaluates the
+written files, so its command gives the same figures.
 """
 
 import argparse
@@ -54,20 +54,20 @@ __all__ = [
     "read_copies",
 ]
 
-LOW = 0.1  # the lowest confidence that the curve follows, which must reach 8 false marks a scan
+LOW = 0.1  # the lowest confidence on the curve, which must reach 8 false marks a scan
 DEFAULT = PeakDetection().threshold
-ANY = 1000  # mm; what is measured too large is left out of a report, but was found
-TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine (RAS+) of a 1 mm grid whose index is its LPS point
+ANY = 1000  # mm; reports leave out nodules that are measured larger, but the detector found them
+TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine (RAS+) of a 1 mm grid where indices are LPS points
 MIRRORED = 40  # voxels on each side of a crop
 GAP = 15.0  # mm between the surfaces of two nodules
-TRIES = 1000  # places that are drawn for a nodule
-TOUCH = 1.0  # mm, how near the surface of a bordering nodule comes to the border
-MIXED = (0.25, 0.5)  # share of a nodule that is mixed with lung to make ground-glass
+TRIES = 1000  # places that are tried for a nodule
+TOUCH = 1.0  # mm from the surface of a bordering nodule to the border
+MIXED = (0.25, 0.5)  # the nodule's share in the mixture with lung that makes ground-glass
 PLACES = ("anywhere", "border")
 
 
 class Planted(NamedTuple):
-    """A nodule in a copy: its centre (LPS, mm), whose it is, and what it is."""
+    """A nodule in a copy: its centre (LPS, mm), its patient, and its properties."""
 
     centre: Points
     crop: Crop
@@ -123,26 +123,26 @@ def _options() -> argparse.Namespace:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """The options that `held_out` follows."""
+    """Add the options of `held_out`."""
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds the crops and backgrounds/")
     parser.add_argument("--config", type=Path, default=Path("configs/train.yaml"), help="names the held-out scan")
 
 
 def add_copies(parser: argparse.ArgumentParser) -> None:
-    """The options of what the copies are, and what looks at them."""
+    """Add the options of the copies and of the detector."""
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--seed", type=int, default=2026)
 
 
 def held_out(options: argparse.Namespace) -> tuple[LungScan, list[Crop]]:
-    """The scan and the nodules that training never saw."""
+    """The held-out scan and nodules."""
     config = load_train_config(options.config).model_copy(update={"data": options.data})
     return load_background(config, config.validation_background or ""), split_by_patient(load_crops(options.data))[1]
 
 
 def low_threshold(inference: dict[str, Any]) -> dict[str, Any]:
-    """The defaults, but for this `inference`, the two thresholds, and that no mark is left out for its size."""
+    """The default configuration with this section `inference`, low thresholds, and no limits of size."""
     return {
         "inference": inference,
         "post_processing": {
@@ -166,9 +166,9 @@ def predict_copies(
     seed: int,
     scanned: Callable[[npt.NDArray[np.int16], str], Scan] = _as_it_is,
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The ids of the copies and where their nodules stand; detections and truth go into the folder.
+    """The ids of the copies, and the places of their nodules. Detections and truth are written into the folder.
 
-    `scanned` makes the scan of a copy's HU on the 1 mm grid of `TO_LPS`, and of its name.
+    `scanned` makes a scan from a copy's HU on the 1 mm grid of `TO_LPS` and its name.
     """
     rows, series, places = ["seriesuid,coordX,coordY,coordZ,diameter_mm,nodule_type,patient"], list[str](), list[str]()
     unsure = [rows[0].removesuffix(",nodule_type,patient")]
@@ -196,19 +196,19 @@ def predict_copies(
 
 
 def read_copies(folder: Path, series: Sequence[str]) -> tuple[Marks, Findings, Findings]:
-    """What `predict_copies` wrote: the marks, the nodules, and the places that count neither way."""
+    """The files of `predict_copies`: the marks, the nodules, and the places that count neither way."""
     nodules, unsure = (read_findings(folder / f"{name}.csv", series) for name in ("annotations", "excluded"))
     return read_reports(folder / "predictions", series), nodules, unsure
 
 
 def evaluate_copies(folder: Path, series: Sequence[str]) -> Evaluation:
-    """The evaluation of what `predict_copies` wrote, without intervals."""
+    """The evaluation of the files of `predict_copies`, without intervals."""
     marks, nodules, unsure = read_copies(folder, series)
     return evaluate(marks, nodules, len(series), unsure, bootstraps=0)
 
 
 class Lung:
-    """Where nodules may go: voxels of aerated lung (n, 3) and their depths below its surface (n,) in mm."""
+    """The possible places of nodules: voxels of aerated lung (n, 3) and their depths below its surface (n,) in mm."""
 
     def __init__(self, background: LungScan) -> None:
         self.points, self.shape = background.lung, background.hu.shape
@@ -219,7 +219,7 @@ class Lung:
     def free_place(
         self, rng: np.random.Generator, diameter: float, place: str, planted: Sequence[Planted]
     ) -> npt.NDArray[np.intp]:
-        """A voxel for a nodule that stays inside the scan and away from those that are there."""
+        """A voxel for a nodule, inside the scan and away from the nodules already there."""
         radius = diameter / 2
         fits = ((self.points >= radius) & (self.points < np.array(self.shape) - radius)).all(axis=1)
         if place == "border":
@@ -239,7 +239,7 @@ class Lung:
 def plant(
     rng: np.random.Generator, copy: int, background: LungScan, lung: Lung, crops: Sequence[Crop]
 ) -> tuple[npt.NDArray[np.int16], list[Planted]]:
-    """A copy of the scan with every crop's nodule in it; each is ground-glass by mixing in one copy of four."""
+    """A copy of the scan with the nodule of every crop. In one copy of four it is mixed to ground-glass."""
     hu, planted = background.hu.astype(np.float32), list[Planted]()
     order = sorted(enumerate(crops), key=lambda item: -item[1].diameter)  # while there is room
     for index, crop in order:
@@ -247,16 +247,16 @@ def plant(
         mixed = (index // 2 + copy) % 4 == 3 and crop.texture > 1  # texture 1 is ground-glass already
         nodule, shift = _nodule(rng, crop, mixed=mixed)
         while not insert(hu, nodule, voxel := lung.free_place(rng, crop.diameter, place, planted)):
-            pass  # it could hardly be seen there
+            pass  # it would hardly be visible
         kind = "ground-glass (mixed)" if mixed else _kind(crop)
         planted.append(Planted(voxel + shift, crop, kind, place))
     return np.round(hu).astype(np.int16), planted
 
 
 def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> tuple[Nodule, Points]:
-    """The crop's nodule at its own size in one of 48 orientations, and how far it lies off the middle voxel.
+    """The crop's nodule at its own size in one of 48 orientations, and its offset from the middle voxel.
 
-    Only whole voxels are moved, since a nodule that was resampled would be fainter and softer than a real one.
+    It is moved by whole voxels only, because resampling would make it fainter and softer than a real one.
     """
     size = int(2 * np.ceil(0.9 * crop.diameter + 3) + 1)
     turned = orientation(rng)
@@ -268,7 +268,7 @@ def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> tuple[Nodul
 
 
 def _kind(crop: Crop) -> str:
-    """LIDC's texture: 1 is non-solid, 5 solid, what lies between is called mixed."""
+    """The group of LIDC's texture: 1 is non-solid, 5 is solid, and the rest is mixed."""
     return {1: "ground-glass", 5: "solid"}.get(round(crop.texture), "part-solid")
 
 
@@ -278,13 +278,13 @@ def _at_default(result: Evaluation, scans: int) -> dict[str, float]:
 
 
 def _sizes(folder: Path, series: Sequence[str]) -> dict[str, int]:
-    """The marks in the copies by where their diameter is from: a segmentation, or the network where that failed."""
+    """The number of marks with a diameter from a segmentation, and with one from the network."""
     reports = (load_report(folder / "predictions" / f"{name}_detections.json") for name in series)
     return dict(Counter(mark["diameter_source"] for report in reports for mark in report["detections"]))
 
 
 def _crops(pipeline: InferencePipeline, crops: Sequence[Crop], result: Evaluation) -> dict[str, float]:
-    """The share of held-out nodules found in their own surroundings, at confidences known from the copies."""
+    """The share of held-out nodules found in their own surroundings, at thresholds taken from the copies."""
     best = np.array([_strongest_hit(pipeline, crop) for crop in crops])
     limits = {f"at_{rate:g}_a_scan": result.curve.threshold_at(rate) for rate in (1.0, 4.0)}
     limits["at_default_threshold"] = DEFAULT
@@ -293,7 +293,7 @@ def _crops(pipeline: InferencePipeline, crops: Sequence[Crop], result: Evaluatio
 
 
 def _strongest_hit(pipeline: InferencePipeline, crop: Crop) -> float:
-    # Mirrored where the crop ends, so that no border is near.
+    # Mirrored beyond the crop's ends, so that no border is near.
     hu = np.pad(crop.hu, MIRRORED, mode="reflect")
     found = pipeline.predict(Scan(hu, TO_LPS, crop.crop_id))
     return float(match_one(found, crop.centre + MIRRORED, crop.diameter).best[0])
@@ -308,7 +308,7 @@ def match_one(results: Results, centre: Points, diameter: float) -> Matched:
 
 
 def _backgrounds(options: argparse.Namespace, held_out: str) -> Iterator[dict[str, Any]]:
-    """Marks of the default configuration on the scans as they are; nobody has read them for nodules."""
+    """The marks of the default configuration on the unchanged scans, which nobody has read for nodules."""
     pipeline = InferencePipeline(options.checkpoint, {"inference": _tta(options.tta)})
     for path in sorted((options.data / "backgrounds").glob("*.nii.gz")):
         scan = read_scan(path)

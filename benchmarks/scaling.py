@@ -1,10 +1,9 @@
-"""What Ray costs over a local batch, and whether the results are the same: `python -m benchmarks.scaling`.
+"""Compares Ray with a local batch, in time and results: `python -m benchmarks.scaling`.
 
 The same pieces of a synthetic chest go through two local commands (`--num-shards 2`), through two actors on
-a cluster of two nodes on this machine, a thread for each, and through the commands again, so that a load that
-comes or goes meanwhile counts for both. Then a generator of many paths goes
-through actors that only answer, to see whether the memory of the driver grows. The exit code is 1 where
-detections differ, a scan is lost, or the overhead is above `--limit`.
+a cluster of two nodes on this machine with one thread each, and through the commands again, so that a changing
+load counts for both. Then a generator of many paths goes through actors that do nothing, which shows whether the
+driver's memory grows. The exit code is 1 if detections differ, a scan is lost, or the overhead exceeds `--limit`.
 """
 
 import argparse
@@ -40,7 +39,7 @@ WIDTH = 120  # mm
 SPACING = (1.5, 1.5, 2.0)  # mm
 NOISE = 5.0  # HU, so that no two scans are the same
 SETTINGS = "inference: {num_workers: 2}"
-SLOTS = 3  # under way in an actor with these settings
+SLOTS = 3  # scans in an actor at a time, with these settings
 MIB = 2**20
 
 
@@ -48,12 +47,12 @@ class Answering(Worker):
     """An actor that reads nothing."""
 
     def infer(self, source: str) -> Event:
-        """As if the scan had been done."""
+        """Answer at once, without inference."""
         return {"event": "finished", "scan_id": source, "detections": 0, "seconds": 0.0, "outputs": []}
 
 
 def main() -> int:
-    """Print the comparison; see the module for the exit code."""
+    """Print the comparison. The module's docstring says what the exit code means."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scans", type=int, default=40, help="scans for the comparison (%(default)s)")
     parser.add_argument("--paths", type=int, default=100_000, help="paths for the memory of the driver (%(default)s)")
@@ -70,7 +69,7 @@ def main() -> int:
 
 
 def _scans(folder: Path, count: int) -> list[Path]:
-    """Pieces of the phantom, each around one of its nodules at a place of its own."""
+    """Pieces of the phantom, each around a nodule at a different place."""
     scan, nodules = chest_phantom(spacing=SPACING)
     random = np.random.default_rng(0)
     shape = np.round(WIDTH / np.array(scan.spacing)).astype(int)
@@ -89,7 +88,7 @@ def _scans(folder: Path, count: int) -> list[Path]:
 
 
 def _compare(folder: Path, paths: list[Path], limit: float) -> bool:
-    """Whether results differ, or Ray takes too long."""
+    """Whether the results differ or Ray takes too long."""
     before = _local(folder)
     with local_cluster(WORKERS):
         seconds, first = _on_cluster(folder, paths)
@@ -109,19 +108,19 @@ def _compare(folder: Path, paths: list[Path], limit: float) -> bool:
 
 
 def _local(folder: Path) -> float:
-    """Seconds that the local commands take, one for each shard, at the same time."""
+    """The seconds of the local commands, one for each shard, at the same time."""
     command = [sys.executable, "-m", "src.inference.main", "--device", "cpu", "--num-shards", str(WORKERS)]
     for option, name in (("--input-dir", "scans"), ("--output-dir", "local"), ("--config", "config.yaml")):
         command += [option, str(folder / name)]
     start = time.perf_counter()
     running = [subprocess.Popen([*command, "--shard-index", str(index)], cwd=ROOT) for index in range(WORKERS)]
-    if any([process.wait() for process in running]):  # noqa: C419 - each is to be waited for
+    if any([process.wait() for process in running]):  # noqa: C419 - waits for each
         raise subprocess.CalledProcessError(1, command)
     return time.perf_counter() - start
 
 
 def _on_cluster(folder: Path, paths: list[Path]) -> tuple[float, float]:
-    """Seconds for all, and until the first scan was sent to an actor whose model was loaded."""
+    """The seconds for all scans, and until the first scan was sent to an actor with a loaded model."""
     started: list[float] = []
     import ray
 
@@ -160,7 +159,7 @@ def _means(folder: Path, paths: list[Path]) -> dict[str, float]:
 
 
 def _watch(folder: Path, count: int) -> None:
-    """Print the driver's memory while paths go through actors that only answer."""
+    """Print the driver's memory while many paths go through actors that do nothing."""
     import ray
 
     process, done = psutil.Process(), 0

@@ -1,7 +1,7 @@
-"""What thicker slices, more noise and other kernels cost in sensitivity: `python -m benchmarks.scanners`.
+"""Sensitivity with thicker slices, more noise and other kernels: `python -m benchmarks.scanners`.
 
-The copies of `benchmarks.planted` are changed as another scanner or protocol would show them, nodules and all.
-What it adds to the scan is on top of its own noise and blur. Nothing is tuned here.
+The copies of `benchmarks.planted`, with their nodules, are changed to what another scanner or protocol would show.
+Noise and blur are added to those of the scan.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from src.types import FloatArray, Scan
 
 __all__ = ["SCANNERS", "Scanner", "main", "scanned"]
 
-STORED = (-1024, 3071)  # HU that 12 bits hold
+STORED = (-1024, 3071)  # HU, the range of 12 bits
 GRAIN = 0.5  # mm, the blur of noise
-EDGE = 0.8  # mm, what the sharp kernel enhances and the smooth one removes
+EDGE = 0.8  # mm, the details that the sharp kernel enhances and the smooth one removes
 
 
 def _thick(hu: FloatArray, slices: int) -> FloatArray:
-    """Slices that are the mean of so many."""
+    """The means of `count` slices each."""
     whole = hu.shape[2] // slices * slices
     mean: FloatArray = hu[:, :, :whole].reshape(*hu.shape[:2], -1, slices).mean(axis=-1)
     return mean
@@ -52,7 +52,7 @@ def _blurred(hu: FloatArray, deviation: float) -> FloatArray:
 
 
 class Scanner(NamedTuple):
-    """How thick its slices are (mm, whole), and what else it makes of HU on the 1 mm grid."""
+    """Its slice thickness (whole mm), and its effect on HU on the 1 mm grid."""
 
     thickness: int = 1
     change: Callable[[FloatArray], FloatArray] = lambda hu: hu
@@ -72,7 +72,7 @@ SCANNERS = {
 
 
 def scanned(scanner: Scanner, hu: npt.NDArray[np.int16], name: str) -> Scan:
-    """The scan that it makes of HU on the 1 mm grid of `TO_LPS`."""
+    """Its scan of HU on the 1 mm grid of `TO_LPS`."""
     seen = _thick(scanner.change(hu.astype(np.float32)), scanner.thickness)
     affine = TO_LPS.copy()
     affine[2] = 0, 0, scanner.thickness, (scanner.thickness - 1) / 2  # the first slice's middle

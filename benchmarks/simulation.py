@@ -1,7 +1,7 @@
-"""How a pool of actors gets through a queue of scans: `python -m benchmarks.simulation`.
+"""Simulates a pool of actors and a queue of scans: `python -m benchmarks.simulation`.
 
-Each actor has `slots` scans under way, infers one and writes one at a time, as `src.runs.ray_worker`
-does. `benchmarks.scaling` compares this with a measured cluster; here it looks at stragglers in large ones.
+Each actor has `slots` scans, of which it infers one and writes one at a time, like `src.runs.ray_worker`.
+`benchmarks.scaling` compares this with a measured cluster. Here it shows stragglers in large clusters.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import numpy as np
 
 __all__ = ["Stages", "main", "simulate"]
 
-SPREAD = 0.3  # standard deviation of the times of a scan, of their mean: thickness and size of scans differ
+SPREAD = 0.3  # standard deviation of a scan's times, as a share of their mean: scans differ in thickness and size
 SEED = 7
 
 
 class Stages(NamedTuple):
-    """Seconds that a scan takes on a machine of speed 1."""
+    """The seconds of a scan's stages on a machine of speed 1."""
 
     read: float  # with fetching
     infer: float  # with preprocessing, peaks and measuring
@@ -26,9 +26,9 @@ class Stages(NamedTuple):
 
 
 def simulate(scans: Iterable[Stages], speeds: Sequence[float], slots: int) -> tuple[float, float]:
-    """Seconds until the last scan is written, and the share of them in which the actors infer, on average.
+    """The seconds until the last scan is written, and the mean share of them in which an actor infers.
 
-    `speeds` has one for each actor: one of 0.5 takes twice as long.
+    `speeds` has one value for each actor. An actor of speed 0.5 takes twice as long.
     """
     free = [(0.0, slot, actor) for slot in range(slots) for actor in range(len(speeds))]
     inferred, written, busy = ([0.0] * len(speeds) for _ in range(3))
@@ -46,7 +46,7 @@ def simulate(scans: Iterable[Stages], speeds: Sequence[float], slots: int) -> tu
 
 
 def main() -> int:
-    """Print efficiency for clusters of several sizes, with even and with slow machines."""
+    """Print the efficiency of clusters of several sizes, with equal machines and with some slow ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     for stage, seconds in (("read", 2.0), ("infer", 4.0), ("write", 2.0)):
         parser.add_argument(f"--{stage}", type=float, default=seconds, help="mean seconds for a scan (%(default)s)")
@@ -70,7 +70,7 @@ def _fleets(actors: int) -> list[tuple[str, list[float]]]:
 
 
 def _draw(count: int, mean: Stages) -> list[Stages]:
-    """Gamma-distributed times; those of one scan go together, because they follow its size."""
+    """Gamma-distributed times. Those of one scan are correlated, because they depend on its size."""
     factors = np.random.default_rng(SEED).gamma(SPREAD**-2, SPREAD**2, count)
     return [Stages(*(factor * stage for stage in mean)) for factor in factors.tolist()]
 

@@ -1,8 +1,9 @@
 """PIVOT's command line beside a script of MONAI's or nnU-Net's parts: `python -m benchmarks.speed --scan lidc`.
 
-Both run the same weights with the same patch, overlap and batch on the same scan, in turns, each in a process
-of its own. Printed are the medians of the seconds of each stage, the median of the ratios of the pairs, the
-highest memory, and what both found. `--limit` prints what the processor could do at best.
+Both run the same weights on the same scan, in turns, each in its own process. MONAI and nnU-Net use windows of 128
+voxels that overlap by half; so does PIVOT with `--speed accurate`. The command prints the median seconds of each
+stage, the median of the pairs' ratios, the highest memory, and the marks of both. `--limit` prints the processor's
+best rate.
 """
 
 import argparse
@@ -32,7 +33,7 @@ CHESTS: dict[str, tuple[Shape3, Vec3]] = {
     "chest-800": ((512, 512, 800), (0.7, 0.7, 0.5)),
 }
 STAGES = ("start", "read", "preprocess", "inference", "postprocess", "write")
-NEAR = 5.0  # mm between two marks of one nodule
+NEAR = 5.0  # mm; nearer marks are of one nodule
 GIB_IN_KIB = 2**20
 
 
@@ -82,7 +83,7 @@ def _scan(name: str, folder: Path) -> Path:
 
 
 def start_side(side: str, scan: Path, folder: Path, speed: str, engine: str) -> Run:
-    """Run one side of the comparison in a process of its own: its stages, costs and marks."""
+    """Run one side of the comparison in its own process. Returns its stages, costs and marks."""
     command = [sys.executable, "-m", "benchmarks.speed", "--side", side, "--scan", str(scan), "--folder", str(folder)]
     results = folder / f"{scan.name}-results"
     if side == "pivot":
@@ -90,7 +91,7 @@ def start_side(side: str, scan: Path, folder: Path, speed: str, engine: str) -> 
         command += ["--progress", "none"]
     start = time.perf_counter()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None  # noqa: S101 - asked for
+        assert process.stdout is not None  # noqa: S101 - stdout is a pipe
         told = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -104,7 +105,7 @@ def start_side(side: str, scan: Path, folder: Path, speed: str, engine: str) -> 
 
 
 def command_line(folder: Path, speed: str, engine: str = "auto") -> list[str]:
-    """PIVOT's command with these settings, which go into a file in the folder."""
+    """PIVOT's command with these settings, which are written into a file in the folder."""
     settings = folder / "settings.yaml"
     settings.write_text(f"inference: {{speed: {speed}, engine: {engine}}}\n")
     return [sys.executable, "-m", "src.inference.main", "--config", str(settings)]
@@ -142,7 +143,7 @@ def _print_marks(pivot: list[Any], peer: str, others: list[Any]) -> None:
 
 
 def _print_limit() -> None:
-    """The multiply-adds of a window, and the seconds that they take at the best rate of a convolution."""
+    """The multiply-adds of a window, and their seconds at the best rate of a convolution."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from src.model.checkpoint import load_model
@@ -159,7 +160,7 @@ def _print_limit() -> None:
 
 @torch.inference_mode()
 def _best_rate(dtype: torch.dtype, features: int = 96, size: int = 32) -> float:
-    """Multiply-adds a second of a 3x3x3 convolution with many features, the best of five."""
+    """The multiply-adds per second of a 3x3x3 convolution with many features, the best of five."""
     layer = torch.nn.Conv3d(features, features, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)
     x = torch.rand(1, features, size, size, size).to(dtype, memory_format=torch.channels_last_3d)
     seconds = []

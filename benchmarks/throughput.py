@@ -1,8 +1,9 @@
-"""How the time of the command line adds up: `python -m benchmarks.throughput --sizes --batch 8 --first-window`.
+"""The parts of the command line's time: `python -m benchmarks.throughput --sizes --batch 8 --first-window`.
 
 `--sizes` runs synthetic chests of four lengths, with the same voxels, and draws time and memory over litres of lung;
 `--batch N` compares a folder of N scans with N runs of one scan, in turns; `--first-window` measures from the start of
-the process to the end of its first window; `--network` compares the second scan of a process with its network alone.
+the process to the end of its first window; `--network` compares the time of a process's second scan with that of its
+network.
 """
 
 import argparse
@@ -37,7 +38,7 @@ SPACING: Vec3 = (0.7, 0.7, 1.25)  # mm
 
 
 def main() -> None:
-    """Do what the options ask, one after the other."""
+    """Run the chosen parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", action="store_true", help="time and memory over the volume of lung")
     parser.add_argument("--batch", type=int, metavar="N", help="a folder of N scans beside N single runs")
@@ -64,7 +65,7 @@ def _print_first_window(repeats: int, folder: Path) -> None:
     for _ in range(repeats):
         start = time.perf_counter()
         with subprocess.Popen([*command, "--progress", "json"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
-            assert run.stdout is not None  # noqa: S101 - asked for
+            assert run.stdout is not None  # noqa: S101 - stdout is a pipe
             next(line for line in run.stdout if json.loads(line)["event"] == "windows")
             seconds.append(time.perf_counter() - start)
             run.kill()
@@ -72,7 +73,7 @@ def _print_first_window(repeats: int, folder: Path) -> None:
 
 
 def _print_network(folder: Path) -> None:
-    """Read to write, one thing after the other, and the same number of windows through the network."""
+    """Print the seconds from reading to writing, and those of the same number of windows through the network."""
     write_chest(folder / "chest-300.nii.gz", *CHESTS["chest-300"])
     pipeline = open_pipeline(None, load_config({"inference": {"num_workers": 0}}), "cpu", folder)
     patch = torch.rand(1, 1, *pipeline.config.inference.patch_size)
@@ -123,7 +124,7 @@ def _litres(path: Path) -> float:
 
 
 def _print_batch(options: Namespace, folder: Path) -> None:
-    """Each pair: one process for the folder, then a process for each scan."""
+    """Compare, in pairs, one process for the folder with one process for each scan."""
     scans = folder / "scans"
     scans.mkdir()
     write_chest(scans / "scan0.nii.gz", *CHESTS["chest-100"])

@@ -1,7 +1,7 @@
-"""Whether PIVOT sees that a nodule is calcified: `python -m benchmarks.triage` (some minutes).
+"""Does PIVOT recognise calcified nodules? `python -m benchmarks.triage` (some minutes).
 
-The triage score takes calcification from the mean HU of the segmented nodule; LIDC's outlines come
-without images, so balls of known density stand in. Prints the share, 0 to 1, that the score assumes.
+The triage score takes calcification from the mean HU of the segmented nodule. LIDC's outlines come
+without images, so balls of known density are used. Prints the calcification that the score assumes (0 to 1).
 """
 
 from itertools import product

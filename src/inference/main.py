@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadConfig, PivotError, SomeScansFailed, command
 from ..logs import show_log
+from ..processes import openmp_settings
 from ..runs.end_table import recording, results_table
 from ..runs.progress import BatchResults, Event, Listener, listening, summary_lines
 from .options import COMMANDS, parse
@@ -52,6 +53,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 def cli() -> None:
     """The `pivot` command."""
     gc.set_threshold(MANY_OBJECTS)
+    os.environ.update(openmp_settings())
     code = main(own_process=True)
     if "ray" in sys.modules:  # it has processes to end
         sys.exit(code)

@@ -21,7 +21,7 @@ from scipy import ndimage
 from src.files import whole_file
 from src.followup.growth import grown
 from src.guidelines.lung_rads import lung_rads
-from src.guidelines.nodule import Nodule, as_nodule
+from src.guidelines.nodule import SizedNodule, as_nodule
 from src.guidelines.patient import Patient
 from src.measurement.nodule_properties import segment_and_measure
 from src.types import Acquisition, NoduleType, Properties, Vec3
@@ -177,7 +177,7 @@ def _types() -> dict[str, Any]:
             case = Case(whole, nodule_hu=GROUND_GLASS, core=core / whole, seed=int(10 * whole + core))
             shown = list(_shown(case, [Slices(1.0, 1.0), Slices(2.5, 2.5)]))
             kinds = [one.found["nodule_type"] for one in shown]
-            truth = Nodule("part-solid", whole, whole, np.pi / 6 * whole**3, (core / whole) ** 3, core)
+            truth = SizedNodule("part-solid", whole, whole, np.pi / 6 * whole**3, (core / whole) ** 3, core)
             due = lung_rads(truth, SCREENED)["category"]
             measured = [as_nodule(one.found) for one in shown]
             told = [lung_rads(one, SCREENED)["category"] if one else None for one in measured]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
 from src.eval.matching import match
-from src.eval.tables import Findings, Marks, read_series
+from src.eval.tables import FindingTable, MarkTable, read_series
 from src.files import whole_file
 
 from .planted import Lung, add_data, held_out, plant, read_copies
@@ -57,7 +57,7 @@ def main() -> None:
         figure.savefig(partial, format="png")
 
 
-def _missed(marks: Marks, nodules: Findings, unsure: Findings) -> Iterator[Failure]:
+def _missed(marks: MarkTable, nodules: FindingTable, unsure: FindingTable) -> Iterator[Failure]:
     best = match(marks, nodules, unsure).best
     for index in np.argsort(best)[:SHOWN]:
         found = f"confidence {best[index]:.2f}" if np.isfinite(best[index]) else "no mark"
@@ -67,7 +67,7 @@ def _missed(marks: Marks, nodules: Findings, unsure: Findings) -> Iterator[Failu
         )
 
 
-def _false(marks: Marks, nodules: Findings, unsure: Findings) -> Iterator[Failure]:
+def _false(marks: MarkTable, nodules: FindingTable, unsure: FindingTable) -> Iterator[Failure]:
     """The strongest marks outside all findings. A place is listed once, because the copies share the scan."""
     drawn: list[npt.NDArray[np.float64]] = []
     for index in np.argsort(-marks.probability):
@@ -81,7 +81,7 @@ def _false(marks: Marks, nodules: Findings, unsure: Findings) -> Iterator[Failur
             return
 
 
-def _inside(point: npt.NDArray[np.float64], findings: Findings, scan: int) -> bool:
+def _inside(point: npt.NDArray[np.float64], findings: FindingTable, scan: int) -> bool:
     own = findings.scan == scan
     return bool((cdist(point[None], findings.point[own])[0] < findings.diameter[own] / 2).any())
 

@@ -30,7 +30,7 @@ from src.guidelines.patient import Patient
 from src.measurement.nodule_properties import segment_and_measure
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops
-from src.train.insertion import Nodule, insert, resample_crop, soft_outline
+from src.train.insertion import NoduleToInsert, insert, resample_crop, soft_outline
 from src.types import Detection, Scan, Vec3
 
 __all__ = ["Planted", "detections_at", "exam", "main"]
@@ -142,19 +142,19 @@ def exam(rng: np.random.Generator, scan: Scan, planted: Sequence[Planted], noise
     return Exam(noised, detections_at(rng, noised, [(one.place, one.diameter) for one in planted]))
 
 
-def _nodule(one: Planted, shift: Points) -> Nodule:
+def _nodule(one: Planted, shift: Points) -> NoduleToInsert:
     """The nodule on a 1 mm grid, off the middle by a part of a voxel; the same seed turns it the same way."""
     rng = np.random.default_rng(one.seed)
     size = int(2 * np.ceil(0.9 * one.diameter + 4) + 1)
     matrix = rotation(rng)
     if one.crop:
         hu, mask = resample_crop(one.crop, matrix * (one.crop.diameter / one.diameter), shift, size)
-        return Nodule(hu, soft_outline(mask), one.diameter)
+        return NoduleToInsert(hu, soft_outline(mask), one.diameter)
     axes = np.array([1.15, 1.0, 1 / 1.15])
     grid = np.moveaxis(np.indices((size, size, size)), 0, -1) - (size - 1) / 2 - shift
     radius = np.linalg.norm(grid @ matrix / axes, axis=-1)
     weight = ndimage.gaussian_filter(np.clip(one.diameter / 2 - radius + 0.5, 0, 1), 0.5)
-    return Nodule(np.full_like(weight, 30, np.float32), weight.astype(np.float32), one.diameter)
+    return NoduleToInsert(np.full_like(weight, 30, np.float32), weight.astype(np.float32), one.diameter)
 
 
 def detections_at(rng: np.random.Generator, scan: Scan, places: Sequence[tuple[Points, float]]) -> list[Detection]:

@@ -26,13 +26,13 @@ from src.eval.evaluation import Evaluation, evaluate
 from src.eval.matching import Matched, match
 from src.eval.output import row, save, table
 from src.eval.reports import read_reports
-from src.eval.tables import Findings, Marks, read_findings
+from src.eval.tables import FindingTable, MarkTable, read_findings
 from src.files import whole_file
 from src.results.output_formatter import load_report
 from src.train.chance import orientation
 from src.train.config import load_train_config
 from src.train.crops import Crop, load_crops, split_by_patient
-from src.train.insertion import LUNG_HU, Nodule, insert, resample_crop, soft_outline
+from src.train.insertion import LUNG_HU, NoduleToInsert, insert, resample_crop, soft_outline
 from src.train.scans import LungScan
 from src.train.sources import load_background
 from src.train.targets import Points
@@ -195,7 +195,7 @@ def predict_copies(
     return series, tuple(places)
 
 
-def read_copies(folder: Path, series: Sequence[str]) -> tuple[Marks, Findings, Findings]:
+def read_copies(folder: Path, series: Sequence[str]) -> tuple[MarkTable, FindingTable, FindingTable]:
     """The files of `predict_copies`: the marks, the nodules, and the places that count neither way."""
     nodules, unsure = (read_findings(folder / f"{name}.csv", series) for name in ("annotations", "excluded"))
     return read_reports(folder / "predictions", series), nodules, unsure
@@ -253,7 +253,7 @@ def plant(
     return np.round(hu).astype(np.int16), planted
 
 
-def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> tuple[Nodule, Points]:
+def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> tuple[NoduleToInsert, Points]:
     """The crop's nodule at its own size in one of 48 orientations, and its offset from the middle voxel.
 
     It is moved by whole voxels only, because resampling would make it fainter and softer than a real one.
@@ -264,7 +264,7 @@ def _nodule(rng: np.random.Generator, crop: Crop, *, mixed: bool) -> tuple[Nodul
     hu, mask = resample_crop(crop, turned, shift, size)
     if mixed:
         hu = (LUNG_HU + (hu - LUNG_HU) * rng.uniform(*MIXED)).astype(np.float32)
-    return Nodule(hu, soft_outline(mask), crop.diameter), shift
+    return NoduleToInsert(hu, soft_outline(mask), crop.diameter), shift
 
 
 def _kind(crop: Crop) -> str:
@@ -303,8 +303,8 @@ def match_one(results: Results, centre: Points, diameter: float) -> Matched:
     """The marks of a scan with one nodule, at a point (LPS, mm)."""
     found = results["detections"]
     points = np.array([mark["coordinates_lps"] for mark in found], dtype=np.float64).reshape(-1, 3)
-    marks = Marks(np.zeros(len(found), dtype=np.intp), points, np.array([mark["confidence"] for mark in found]))
-    return match(marks, Findings(np.zeros(1, dtype=np.intp), centre[None], np.array([diameter])))
+    marks = MarkTable(np.zeros(len(found), dtype=np.intp), points, np.array([mark["confidence"] for mark in found]))
+    return match(marks, FindingTable(np.zeros(1, dtype=np.intp), centre[None], np.array([diameter])))
 
 
 def _backgrounds(options: argparse.Namespace, held_out: str) -> Iterator[dict[str, Any]]:

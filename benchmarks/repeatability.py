@@ -17,7 +17,7 @@ from src.data.resample import resample
 from src.measurement.nodule_properties import segment_and_measure
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient
-from src.train.insertion import Nodule, insert, resample_crop, soft_outline
+from src.train.insertion import NoduleToInsert, insert, resample_crop, soft_outline
 from src.types import Properties, Scan
 
 __all__ = ["repeatability"]
@@ -59,6 +59,6 @@ def _planted(scan: Scan, crop: Crop, voxel: npt.NDArray[np.intp], shift: Floats)
     hu, mask = resample_crop(crop, rotation(np.random.default_rng(0)), shift, size)
     low = np.clip(voxel - BLOCK, 0, None)
     block = np.array(scan.array[tuple(slice(a, b) for a, b in zip(low, voxel + BLOCK, strict=True))], np.float32)
-    insert(block, Nodule(hu, soft_outline(mask), crop.diameter), voxel - low)
+    insert(block, NoduleToInsert(hu, soft_outline(mask), crop.diameter), voxel - low)
     x, y, z = (voxel - low + shift).tolist()
     return segment_and_measure(block, (x, y, z), crop.diameter, (1.0, 1.0, 1.0))[0]

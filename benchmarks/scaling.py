@@ -29,7 +29,7 @@ from src.data.phantom import chest_phantom
 from src.runs import distributed
 from src.runs.distributed import distributed_inference
 from src.runs.progress import Event
-from src.runs.ray_worker import Worker
+from src.runs.ray_worker import RayWorker
 
 __all__ = ["main"]
 
@@ -43,7 +43,7 @@ SLOTS = 3  # scans in an actor at a time, with these settings
 MIB = 2**20
 
 
-class Answering(Worker):
+class Answering(RayWorker):
     """An actor that reads nothing."""
 
     def infer(self, source: str) -> Event:
@@ -172,7 +172,7 @@ def _watch(folder: Path, count: int) -> None:
             if done % (count // 10) == 0:
                 print(f"{done:6}  {process.memory_info().rss / MIB:.0f}", flush=True)
 
-    with local_cluster(WORKERS), mock.patch.object(distributed, "Worker", Answering):
+    with local_cluster(WORKERS), mock.patch.object(distributed, "RayWorker", Answering):
         ray.init(address="auto", log_to_driver=False)
         settings = load_config({"inference": {"num_workers": 15}})
         done_in = distributed_inference(

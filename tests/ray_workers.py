@@ -8,12 +8,12 @@ import ray
 
 from src.runs import outputs
 from src.runs.progress import Event
-from src.runs.ray_worker import Worker
+from src.runs.ray_worker import RayWorker
 
 __all__ = ["Full", "FullOnOne", "FullOrDead", "Noted", "Poisoned", "Slow", "working"]
 
 
-class Noted(Worker):
+class Noted(RayWorker):
     """Tells which machine did a scan."""
 
     def infer(self, source: str) -> Event:
@@ -36,7 +36,7 @@ class Slow(Noted):
         return super().infer(source)
 
 
-class Poisoned(Worker):
+class Poisoned(RayWorker):
     """Dies of a scan, as when a library crashes on it or memory runs out."""
 
     def infer(self, source: str) -> Event:
@@ -45,7 +45,7 @@ class Poisoned(Worker):
         return super().infer(source)
 
 
-class Full(Worker):
+class Full(RayWorker):
     """Has no room for the last file of a scan."""
 
     def load(self, name: str, content: bytes) -> str:
@@ -62,7 +62,7 @@ class FullOnOne(Noted):
         return super().load(name, content)
 
 
-class FullOrDead(Worker):
+class FullOrDead(RayWorker):
     """Has no room on one of the machines; dies on the other, some time after that was met."""
 
     def load(self, name: str, content: bytes) -> str:

@@ -6,14 +6,16 @@ import pytest
 
 from benchmarks.agreement import Reference, agreement, between_readers, texture_name
 from src.measurement.at_point import extract_properties
-from src.train.triage.lidc import Outline, RatedNodule
+from src.train.triage.lidc import RatedNodule, ReaderOutline
 from src.types import Properties
 from tests.synthetic_nodules import Case, draw_case
 
 
 def _nodule(diameters: list[float], textures: list[float]) -> RatedNodule:
     outlines = (
-        Outline((0.0, 0.0, 0.0), diameter, diameter + 1, diameter, diameter, diameter, calcified=False, ratings=ratings)
+        ReaderOutline(
+            (0.0, 0.0, 0.0), diameter, diameter + 1, diameter, diameter, diameter, calcified=False, ratings=ratings
+        )
         for diameter, ratings in zip(diameters, ({"texture": texture} for texture in textures), strict=True)
     )
     return RatedNodule("P1", tuple(outlines))

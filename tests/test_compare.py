@@ -27,7 +27,7 @@ from src.followup.matching import GATES, assign
 from src.followup.output import text_table, write_comparison
 from src.followup.registration import Registration, lungs_of, register
 from src.followup.source import Source, interval_between
-from src.guidelines.nodule import Nodule
+from src.guidelines.nodule import SizedNodule
 from src.guidelines.patient import Patient
 from src.guidelines.prior import exam_with_prior, lung_rads_with_prior
 from src.inference.compare import main
@@ -66,13 +66,13 @@ def ball(diameter: float) -> Properties:
     }
 
 
-def solid(diameter: float) -> Nodule:
-    return Nodule("solid", diameter, diameter, 500.0, 1.0)
+def solid(diameter: float) -> SizedNodule:
+    return SizedNodule("solid", diameter, diameter, 500.0, 1.0)
 
 
-def subsolid(kind: NoduleType, diameter: float, core: float = 0.0) -> Nodule:
+def subsolid(kind: NoduleType, diameter: float, core: float = 0.0) -> SizedNodule:
     """A ball with a solid core of that diameter in mm."""
-    return Nodule(kind, diameter, diameter, math.pi / 6 * diameter**3, (core / diameter) ** 3)
+    return SizedNodule(kind, diameter, diameter, math.pi / 6 * diameter**3, (core / diameter) ** 3)
 
 
 class TestGrowth:
@@ -221,11 +221,11 @@ FOLLOWED = [
 
 class TestLungRadsWithPriors:
     @pytest.mark.parametrize(("nodule", "category"), NEW_NODULES)
-    def test_new_nodules(self, nodule: Nodule, category: str) -> None:
+    def test_new_nodules(self, nodule: SizedNodule, category: str) -> None:
         assert lung_rads_with_prior(nodule, None, 365, Patient(setting="screening"))["category"] == category
 
     @pytest.mark.parametrize(("before", "now", "days", "category"), FOLLOWED)
-    def test_followed_nodules(self, before: Nodule, now: Nodule, days: int | None, category: str) -> None:
+    def test_followed_nodules(self, before: SizedNodule, now: SizedNodule, days: int | None, category: str) -> None:
         ruled = lung_rads_with_prior(now, before, days, Patient(setting="screening"))
         assert ruled["category"] == category
         assert ruled["management"]

@@ -21,7 +21,7 @@ from src.inference.main import main
 from src.runs import distributed
 from src.runs.batch import BatchResults, batch_inference
 from src.runs.distributed import distributed_inference
-from src.runs.ray_worker import Worker, local_copy
+from src.runs.ray_worker import RayWorker, local_copy
 
 from . import ray_workers
 from .api_service import nifti, served
@@ -61,8 +61,8 @@ class Job:
     def scans(self, count: int) -> list[Path]:
         return [save_nifti(block()[0], self.folder / "scans" / f"{number}.nii.gz") for number in range(count)]
 
-    def run(self, paths: Any, worker: type[Worker] = ray_workers.Noted, **options: Any) -> BatchResults:  # noqa: ANN401
-        self.monkeypatch.setattr(distributed, "Worker", worker)
+    def run(self, paths: Any, worker: type[RayWorker] = ray_workers.Noted, **options: Any) -> BatchResults:  # noqa: ANN401
+        self.monkeypatch.setattr(distributed, "RayWorker", worker)
         given: dict[str, Any] = {"output_dir": self.out, "config": QUICK, "progress": self.events.append}
         return distributed_inference(self.checkpoint, paths, **{**given, **options})
 

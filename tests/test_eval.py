@@ -12,7 +12,7 @@ from src.errors import BadConfig
 from src.eval.evaluation import evaluate
 from src.eval.froc import RATES, Sweep, band, by_nodules, by_scans
 from src.eval.matching import match
-from src.eval.tables import Findings, Marks
+from src.eval.tables import FindingTable, MarkTable
 
 from .froc_reference import Point, Scans, Valued, sensitivities
 
@@ -35,10 +35,10 @@ def crowd(count: int, probability: float) -> Valued:
     return [mark(200.0 + 20 * i, probability + i / 10_000) for i in range(count)]
 
 
-def arrays(scans: Scans) -> tuple[Marks, Findings, Findings]:
+def arrays(scans: Scans) -> tuple[MarkTable, FindingTable, FindingTable]:
     """The same as arrays: marks, nodules and excluded findings."""
     marks, nodules, excluded = (_columns(scans, kind) for kind in range(3))
-    return Marks(*marks), Findings(*nodules), Findings(*excluded)
+    return MarkTable(*marks), FindingTable(*nodules), FindingTable(*excluded)
 
 
 def _columns(scans: Scans, kind: int) -> tuple[Places, Floats, Floats]:
@@ -218,14 +218,14 @@ def test_without_a_usable_draw_there_are_no_intervals() -> None:
 
 def test_size_and_type_groups_share_the_false_marks() -> None:
     sizes = [2.0, 3.0, 5.9, 6.0, 10.0, 19.9, 20.0, -1.0]
-    nodules = Findings(
+    nodules = FindingTable(
         np.zeros(8, dtype=np.intp),
         np.array([(100.0 * i, 0, 0) for i in range(8)]),
         np.array(sizes),
         kind=("solid", "solid", "part-solid", "solid", "solid", "solid", "solid", "solid"),
     )
     points = np.array([(200.0, 0, 0), (300, 0, 0), (50, 0, 0)])
-    marks = Marks(np.zeros(3, dtype=np.intp), points, np.array([0.9, 0.3, 0.5]))
+    marks = MarkTable(np.zeros(3, dtype=np.intp), points, np.array([0.9, 0.3, 0.5]))
     figures = evaluate(marks, nodules, 1, bootstraps=0).figures
     found = {name: (group["nodules"], group["detected"]) for name, group in figures["by_size"].items()}
     assert found == {"<3": (1, 0), "3-6": (2, 1), "6-10": (1, 1), "10-20": (3, 0), ">=20": (1, 0)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from src.guidelines import bts, fleischner, lung_rads
 from src.guidelines.apply import SOURCES, apply_guidelines
 from src.guidelines.brock import MODEL_2A, MODEL_2B, Case, brock, probability
-from src.guidelines.nodule import NOT_MEASURED, Nodule, as_nodule, round_half_up
+from src.guidelines.nodule import NOT_MEASURED, SizedNodule, as_nodule, round_half_up
 from src.guidelines.patient import Patient
 from src.types import Guidelines, LungRads, NoduleType, Properties
 
@@ -26,11 +26,11 @@ INCIDENTAL = Patient(
 SMOKER = INCIDENTAL.model_copy(update={"smoking": "former"})
 
 
-def nodule(kind: NoduleType, long_axis: float, short_axis: float | None = None, solid_mm: float = 1) -> Nodule:
+def nodule(kind: NoduleType, long_axis: float, short_axis: float | None = None, solid_mm: float = 1) -> SizedNodule:
     """A nodule whose solid component has the volume of a sphere of `solid_mm`."""
     short = long_axis if short_axis is None else short_axis
     volume = math.pi / 6 * max(long_axis, solid_mm) ** 3
-    return Nodule(kind, long_axis, short, volume, math.pi / 6 * solid_mm**3 / volume)
+    return SizedNodule(kind, long_axis, short, volume, math.pi / 6 * solid_mm**3 / volume)
 
 
 def properties(**changed: Any) -> Properties:  # noqa: ANN401 - also values that are wrong
@@ -304,7 +304,7 @@ def test_where_fleischner_does_not_apply_it_says_why(changed: dict[str, Any], re
 def test_bts_by_volume_or_the_longest_diameter(
     kind: NoduleType, volume: float, longest: float, management: str
 ) -> None:
-    found = bts.bts(Nodule(kind, longest, 3.0, volume, 0.5), Patient(age=18, prior_ct=False))
+    found = bts.bts(SizedNodule(kind, longest, 3.0, volume, 0.5), Patient(age=18, prior_ct=False))
     assert str(found["management"]).startswith(management)
     assert found["assumptions"] == []
 
@@ -361,9 +361,9 @@ def test_brock_of_a_nodule_is_that_of_both_places_it_may_have() -> None:
 
 def test_brock_goes_by_the_longest_diameter() -> None:
     patient = INCIDENTAL.model_copy(update={"age": 62})
-    found = [brock(Nodule("solid", 8.0, short, 200.0, 1.0), patient, 1)["2a"] for short in (4.0, 6.0, 8.0)]
+    found = [brock(SizedNodule("solid", 8.0, short, 200.0, 1.0), patient, 1)["2a"] for short in (4.0, 6.0, 8.0)]
     assert found[0] == found[1] == found[2] == brock(nodule("solid", 8), patient, 1)["2a"]
-    assert brock(Nodule("solid", 9.0, 8.0, 200.0, 1.0), patient, 1)["2a"] != found[0]
+    assert brock(SizedNodule("solid", 9.0, 8.0, 200.0, 1.0), patient, 1)["2a"] != found[0]
 
 
 @pytest.mark.parametrize("field", ["age", "sex", "family_history", "emphysema"])
@@ -466,23 +466,23 @@ def test_no_category_falls_when_a_nodule_grows(
     kind: NoduleType, long_axis: float, short_axis: float, solid: float, factor: float
 ) -> None:
     volume = math.pi / 6 * long_axis * short_axis**2
-    small = Nodule(kind, long_axis, short_axis, volume, solid)
-    large = Nodule(kind, factor * long_axis, factor * short_axis, factor**3 * volume, solid)
+    small = SizedNodule(kind, long_axis, short_axis, volume, solid)
+    large = SizedNodule(kind, factor * long_axis, factor * short_axis, factor**3 * volume, solid)
     for rank in (_lung_rads_rank, _fleischner_rank, _bts_rank):
         assert rank(small) <= rank(large)
 
 
-def _lung_rads_rank(found: Nodule) -> int:
+def _lung_rads_rank(found: SizedNodule) -> int:
     category: Any = lung_rads.lung_rads(found, BASELINE)["category"]
     return lung_rads.CATEGORIES.index(category)
 
 
-def _fleischner_rank(found: Nodule) -> int:
+def _fleischner_rank(found: SizedNodule) -> int:
     text = fleischner.fleischner(found, SMOKER, "single")["high_risk"]
     return [rule.high_risk for rule in fleischner.RULES if rule.nodule_type == found.nodule_type].index(str(text))
 
 
-def _bts_rank(found: Nodule) -> int:
+def _bts_rank(found: SizedNodule) -> int:
     kind = "solid" if found.nodule_type == "solid" else "subsolid"
     text = bts.bts(found, Patient())["management"]
     return [rule.management for rule in bts.RULES if rule.kind == kind].index(str(text))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.guidelines.lung_rads import CATEGORIES, RULES, exam, lung_rads
-from src.guidelines.nodule import Nodule
+from src.guidelines.nodule import SizedNodule
 from src.guidelines.patient import Patient
 from src.guidelines.prior import GROWING, NEW, exam_with_prior, lung_rads_with_prior
 from src.types import LungsReport, NoduleType
@@ -19,11 +19,11 @@ Size = tuple[str, float, float]  # type, mean diameter, diameter of the solid pa
 KINDS: dict[str, NoduleType] = {"solid": "solid", "part": "part-solid", "glass": "ground-glass"}
 
 
-def _nodule(size: Size) -> Nodule:
+def _nodule(size: Size) -> SizedNodule:
     kind, whole, core = size
     solid = whole if kind == "solid" else core
     share = (solid / whole) ** 3
-    return Nodule(KINDS[kind], whole, whole, math.pi / 6 * whole**3, share, None if kind == "solid" else core)
+    return SizedNodule(KINDS[kind], whole, whole, math.pi / 6 * whole**3, share, None if kind == "solid" else core)
 
 
 # On either side of every limit of the table: what a first examination says, and what it says of a nodule that is new.

@@ -9,14 +9,14 @@ import pytest
 
 from src.errors import BadScan
 from src.pacs.completeness import arrivals, has_arrived, shortfalls
-from src.pacs.series_choice import Candidate, choose, choose_series, verdict
+from src.pacs.series_choice import SeriesCandidate, choose, choose_series, verdict
 from src.pacs.settings import Completeness, SeriesRules
 from src.pacs.spool import Spool
 from tests.dicom_files import change
 from tests.pacs import series_of
 
 RULES = Completeness(quiet_seconds=30, interrupted_seconds=900)
-GOOD = Candidate("1.2", "CT", "CHEST", ("ORIGINAL", "PRIMARY", "AXIAL"), 1.25, "STANDARD", 200, 3)
+GOOD = SeriesCandidate("1.2", "CT", "CHEST", ("ORIGINAL", "PRIMARY", "AXIAL"), 1.25, "STANDARD", 200, 3)
 
 
 def _study(folder: Path, count: int, *, age: float, marker: bool = False, **stated: int) -> Path:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from src.guidelines.nodule import Nodule
+from src.guidelines.nodule import SizedNodule
 from src.guidelines.patient import Patient
 from src.guidelines.prior import lung_rads_with_prior
 from src.types import NoduleType
@@ -13,9 +13,9 @@ SCREENED = Patient(setting="screening")
 Sizes = tuple[float, float]  # mm: whole, solid part
 
 
-def _nodule(sizes: Sizes, kind: NoduleType = "part-solid") -> Nodule:
+def _nodule(sizes: Sizes, kind: NoduleType = "part-solid") -> SizedNodule:
     whole, solid = sizes
-    return Nodule(kind, whole, whole, math.pi / 6 * whole**3, (solid / whole) ** 3, solid)
+    return SizedNodule(kind, whole, whole, math.pi / 6 * whole**3, (solid / whole) ** 3, solid)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_solid_part_that_is_new_in_ground_glass(then: float, now: float, categ
 
 
 def test_solid_that_is_larger_on_the_same_day_goes_by_its_size() -> None:
-    solid = [Nodule("solid", d, d, math.pi / 6 * d**3, 1.0) for d in (7.0, 9.0)]
+    solid = [SizedNodule("solid", d, d, math.pi / 6 * d**3, 1.0) for d in (7.0, 9.0)]
     ruled = lung_rads_with_prior(solid[1], solid[0], 0, SCREENED)
     assert ruled["category"] == "4A"
     assert any("same day" in words for words in ruled["assumptions"])

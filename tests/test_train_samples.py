@@ -16,7 +16,7 @@ from src.train.augmentation import degrade, turn
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient
 from src.train.dataset import SIZES, Batches, Inserted, _from_crop
-from src.train.insertion import Nodule, insert, procedural_nodule, real_nodule, resample_crop
+from src.train.insertion import NoduleToInsert, insert, procedural_nodule, real_nodule, resample_crop
 from src.train.scans import LungScan
 from src.train.targets import Sample, Truth, heat_target, within
 from tests.training_data import CROP_CENTRE, tiny_crops, write_crops
@@ -52,7 +52,7 @@ def batches(scans: list[LungScan], known: list[Crop], seed: int = 3, numbers: ra
 @given(SEEDS, st.floats(4, 30))
 @settings(max_examples=8)
 def test_an_inserted_nodule_is_where_and_as_large_as_the_truth_says(
-    make: Callable[[np.random.Generator, float], Nodule], seed: int, diameter: float
+    make: Callable[[np.random.Generator, float], NoduleToInsert], seed: int, diameter: float
 ) -> None:
     nodule = make(np.random.default_rng(seed), diameter)
     assert nodule.hu.shape == nodule.weight.shape
@@ -82,7 +82,7 @@ def test_what_is_denser_than_a_nodule_stays_and_borders_cut_it() -> None:
 def test_a_nodule_that_nobody_could_see_is_not_put_in(surroundings: int, is_seen: bool) -> None:
     ball = np.linalg.norm(np.indices((15, 15, 15)) - 7, axis=0) < 4
     place = np.full((32, 32, 32), surroundings, np.float32)
-    nodule = Nodule(np.full(ball.shape, 40, np.float32), ball.astype(np.float32), 8)
+    nodule = NoduleToInsert(np.full(ball.shape, 40, np.float32), ball.astype(np.float32), 8)
     assert insert(place, nodule, np.array([16, 16, 16])) == is_seen
     assert (place == surroundings).all() != is_seen
 

@@ -25,9 +25,9 @@ from src.viz.overlay import visualize_detections
 from src.viz.shares import share
 from src.viz.slices import (
     NORMAL,
-    Mark,
     Plane,
-    Section,
+    SliceImage,
+    StageMark,
     axial_slices,
     circles,
     cut,
@@ -144,8 +144,8 @@ def test_a_circle_lies_on_its_ball(plane: Plane, orientation: tuple[Any, Any]) -
     [(0, 5), (1.25, 5), (4.25, 4), (5.25, 3), (6.24, 0.32), (6.26, None), (-4.25, 4), (-7, None)],
 )
 def test_a_circle_has_the_radius_of_the_nodule_in_the_slice(distance: float, radius: float | None) -> None:
-    section = Section("axial", np.zeros((10, 10)), (1, 1), 20, 2.5)  # the slice reaches 1.25 mm to either side
-    found = circles(section, [Mark(7, (3, 4, 20 + distance), 5, 0.5, "red")])
+    section = SliceImage("axial", np.zeros((10, 10)), (1, 1), 20, 2.5)  # the slice reaches 1.25 mm to either side
+    found = circles(section, [StageMark(7, (3, 4, 20 + distance), 5, 0.5, "red")])
     assert [circle.radius for circle in found] == ([] if radius is None else [pytest.approx(radius, abs=0.01)])
     assert all((circle.number, circle.x, circle.y) == (7, 3, 4) for circle in found)
 

@@ -14,7 +14,7 @@ from ..types import Affine
 from .checks import LARGEST_SHIFT, check_shape
 from .geometry import RAS_TO_LPS
 from .textheader import Fields, beside, files, grid, header_lines, integers, numbered, numbers, unit
-from .voxels import GZIP, Encoding, Part, Stated
+from .voxels import GZIP, Encoding, Stated, VoxelFile
 
 __all__ = ["metaimage"]
 
@@ -116,14 +116,14 @@ def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, str, int]:
 
 def _parts(
     path: Path, fields: Fields, data: str, begin: int, lines: Iterator[tuple[str, int]], sizes: list[int]
-) -> list[Part]:
+) -> list[VoxelFile]:
     """Where the voxels are: behind the header, in one file, or in one for each slice."""
     skip = integers("HeaderSize", fields.get("HeaderSize", "0"))
     if data in ("LOCAL", "Local", "local"):
         if skip != [0]:
             msg = "states a HeaderSize, though its voxels follow its own header: remove the line"
             raise BadScan(msg)
-        return [Part(path, begin)]
+        return [VoxelFile(path, begin)]
     if len(skip) != 1 or skip[0] < -1 or (skip[0] and _flag(fields, "CompressedData")):
         msg = f"states HeaderSize as {fields['HeaderSize']!r}: give the bytes before raw voxels, or -1"
         raise BadScan(msg)
@@ -139,10 +139,10 @@ def _parts(
         first, *others = integers(END, " ".join(more)) or [1]
         ranges = [first, *(others or [first + sizes[-1] - 1]), *([] if len(others) > 1 else [1])]
         return files(path, numbered(word, ranges), sizes, [], start)
-    return [Part(beside(path, data), start)]
+    return [VoxelFile(beside(path, data), start)]
 
 
-def _encoding(fields: Fields, parts: list[Part]) -> Encoding:
+def _encoding(fields: Fields, parts: list[VoxelFile]) -> Encoding:
     if not _flag(fields, "BinaryData", default=True):
         msg = "holds its voxels as text: save it with BinaryData = True"
         raise BadScan(msg)

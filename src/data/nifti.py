@@ -12,7 +12,7 @@ from ..errors import BadScan
 from ..types import Affine, Shape3
 from .checks import LARGEST_SHIFT, check_shape, nearest_orthogonal
 from .geometry import map_points
-from .voxels import GZIP, Encoding, Part, Stated, Stream
+from .voxels import GZIP, Encoding, Stated, Stream, VoxelFile
 
 __all__ = ["nifti"]
 
@@ -42,7 +42,7 @@ def nifti(path: Path) -> Stated:
     start, moved = _start(header)
     affine, placed = _affine(header, shape)
     slope, intercept = _scaling(header)
-    parts = [Part(path, start if encoding == "raw" else 0)]
+    parts = [VoxelFile(path, start if encoding == "raw" else 0)]
     skip = 0 if encoding == "raw" else start
     return Stated(shape, dtype, affine, parts, encoding, skip, slope, intercept, (*notes, *moved, *placed))
 

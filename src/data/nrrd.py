@@ -14,7 +14,7 @@ from ..types import Affine, Shape3
 from .checks import LARGEST_SHIFT, check_shape
 from .geometry import RAS_TO_LPS
 from .textheader import NO_SPACING, Fields, beside, files, grid, header_lines, integers, numbered, numbers, unit
-from .voxels import Encoding, Part, Stated
+from .voxels import Encoding, Stated, VoxelFile
 
 __all__ = ["nrrd"]
 
@@ -90,9 +90,9 @@ def nrrd(path: Path) -> Stated:
         raise BadScan(msg)
     skip = _skip(fields, raw=encoding == "raw", attached=start > 0)
     if encoding == "raw" and skip is not None:
-        parts, skip = [Part(part.path, (part.start or 0) + skip) for part in parts], 0
+        parts, skip = [VoxelFile(part.path, (part.start or 0) + skip) for part in parts], 0
     elif skip is None:
-        parts, skip = [Part(part.path, None) for part in parts], 0
+        parts, skip = [VoxelFile(part.path, None) for part in parts], 0
     return Stated(shape, _dtype(fields), RAS_TO_LPS @ affine, parts, encoding, skip, notes=notes + placed)
 
 
@@ -128,10 +128,12 @@ def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, int]:
     return fields, 0
 
 
-def _parts(path: Path, fields: Fields, start: int, lines: Iterator[tuple[str, int]], sizes: list[int]) -> list[Part]:
+def _parts(
+    path: Path, fields: Fields, start: int, lines: Iterator[tuple[str, int]], sizes: list[int]
+) -> list[VoxelFile]:
     """Where the voxels are: behind the header, in one file, or in several of one size."""
     if start:
-        return [Part(path, start)]
+        return [VoxelFile(path, start)]
     word, *more = fields["data file"].split() or [""]
     if word == "LIST":
         names = [line.strip() for line, _ in lines if line.strip()]
@@ -143,7 +145,7 @@ def _parts(path: Path, fields: Fields, start: int, lines: Iterator[tuple[str, in
             raise BadScan(msg)
         parts = files(path, numbered(word, ranges[:3]), sizes, ranges[3:])
     else:
-        parts = [Part(beside(path, fields["data file"]))]
+        parts = [VoxelFile(beside(path, fields["data file"]))]
     if any(line for line, _ in lines):
         msg = "has more behind the end of its header, and its voxels in another file besides: remove one of them"
         raise BadScan(msg)

@@ -11,7 +11,7 @@ from ..errors import BadScan
 from .attributes import Attributes, Vector, words
 from .headers import Header
 
-__all__ = ["About", "Slice", "slices_of"]
+__all__ = ["Slice", "SliceIdentity", "slices_of"]
 
 PHASES = (
     "KVP",
@@ -26,7 +26,7 @@ UNIT = 1e-3  # by which the directions of rows and columns may miss right angles
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class SliceIdentity:
     """What tells one patient, one series, one reconstruction or one phase from another."""
 
     study: str
@@ -63,7 +63,7 @@ class Slice:
     bits: int  # BitsStored
     signed: bool
     padding: tuple[int, int] | None  # first and last stored value that the header calls padding
-    about: About
+    about: SliceIdentity
 
     @property
     def normal(self) -> Vector:
@@ -136,8 +136,8 @@ def _slice(header: Header, frame: int, of: Attributes, *, enhanced: bool) -> Sli
     )
 
 
-def _about(header: Header, of: Attributes) -> About:
-    return About(
+def _about(header: Header, of: Attributes) -> SliceIdentity:
+    return SliceIdentity(
         study=str(of.get("StudyInstanceUID") or ""),
         series=str(of.get("SeriesInstanceUID") or ""),
         number=int(of.get("SeriesNumber") or 0),

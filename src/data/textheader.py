@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..errors import BadScan
 from ..types import Affine
-from .voxels import Part
+from .voxels import VoxelFile
 
 __all__ = ["NO_SPACING", "Fields", "beside", "files", "grid", "header_lines", "integers", "numbered", "numbers", "unit"]
 
@@ -122,7 +122,7 @@ def numbered(pattern: str, ranges: Sequence[int]) -> list[str]:
 
 def files(
     header: Path, names: Sequence[str], sizes: Sequence[int], dimension: Sequence[int], start: int | None = 0
-) -> list[Part]:
+) -> list[VoxelFile]:
     """The files with equal shares of the voxels, each of so many dimensions (one less than there are, by default).
 
     Raises:
@@ -136,7 +136,7 @@ def files(
     if len(names) != wanted if axes < len(sizes) else not names or sizes[-1] % len(names):
         msg = f"names {len(names)} files for {sizes[-1]} slices: correct its header"
         raise BadScan(msg)
-    parts = [Part(beside(header, name), start) for name in names]
+    parts = [VoxelFile(beside(header, name), start) for name in names]
     if len({part.path for part in parts}) < len(parts):
         msg = "names a file twice, so that a part of the scan would be missing: correct its header"
         raise BadScan(msg)

@@ -14,7 +14,7 @@ from isal import isal_zlib
 from ..errors import BadScan
 from ..types import Affine, Shape3
 
-__all__ = ["CHUNK", "GZIP", "REMEDY", "Encoding", "Part", "Stated", "Stream", "voxels_of"]
+__all__ = ["CHUNK", "GZIP", "REMEDY", "Encoding", "Stated", "Stream", "VoxelFile", "voxels_of"]
 
 Encoding = Literal["raw", "gzip", "zlib", "deflate", "bzip2"]
 
@@ -31,7 +31,7 @@ DECODERS: dict[Encoding, Callable[[], Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class VoxelFile:
     """A file with voxels: those from byte `start` to its end; None: as many at its end as are needed."""
 
     path: Path
@@ -45,7 +45,7 @@ class Stated:
     shape: Shape3
     dtype: np.dtype[Any]
     affine: Affine  # RAS+
-    parts: Sequence[Part]
+    parts: Sequence[VoxelFile]
     encoding: Encoding = "raw"
     skip: int = 0  # decoded bytes before the first voxel of each part
     slope: float = 1.0
@@ -139,7 +139,7 @@ class _Shares:
             if not self.left and self.stream.take(1):  # also compares the checksum
                 raise BadScan(self._words("more"))
 
-    def _check(self, part: Part) -> None:
+    def _check(self, part: VoxelFile) -> None:
         """Refuse a file that cannot hold its share, before memory is set aside for it."""
         stored = part.path.stat().st_size - (part.start or 0)
         wanted = self.share + self.stated.skip
@@ -153,7 +153,7 @@ class _Shares:
             msg = f"{words}, which its {stored} bytes cannot hold: the header is wrong"
             raise BadScan(msg)
 
-    def _open(self, part: Part) -> None:
+    def _open(self, part: VoxelFile) -> None:
         if self.file:
             self.file.close()
         self.file = part.path.open("rb", buffering=0)

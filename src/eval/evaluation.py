@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..errors import BadConfig
 from .froc import RATES, Curve, Sweep, band, by_nodules, by_scans
 from .matching import Matched, match, treated_diameter
-from .tables import Findings, Marks
+from .tables import FindingTable, MarkTable
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -31,10 +31,10 @@ class Evaluation:
 
 
 def evaluate(
-    marks: Marks,
-    nodules: Findings,
+    marks: MarkTable,
+    nodules: FindingTable,
     scans: int,
-    excluded: Findings | None = None,
+    excluded: FindingTable | None = None,
     *,
     bootstraps: int = 1000,
     seed: int = 0,
@@ -106,7 +106,7 @@ def _intervals(scans: npt.NDArray[np.float64], nodules: npt.NDArray[np.float64])
     }
 
 
-def _size_names(nodules: Findings) -> list[str]:
+def _size_names(nodules: FindingTable) -> list[str]:
     limits = [low for low, *_ in SIZES[1:]]
     return [SIZES[i][2] for i in np.searchsorted(limits, treated_diameter(nodules), side="right")]
 

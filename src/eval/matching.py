@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .tables import Findings, Marks
+from .tables import FindingTable, MarkTable
 
 __all__ = ["MOST_MARKS", "Matched", "match", "treated_diameter"]
 
@@ -34,7 +34,7 @@ class Matched(NamedTuple):
         return int(np.isfinite(self.best).sum())
 
 
-def match(marks: Marks, nodules: Findings, excluded: Findings | None = None) -> Matched:
+def match(marks: MarkTable, nodules: FindingTable, excluded: FindingTable | None = None) -> Matched:
     """Every nodule's strongest mark, and the false marks.
 
     A mark hits a nodule if its distance to the centre is less than half the diameter. One mark may hit two nodules.
@@ -61,12 +61,12 @@ def match(marks: Marks, nodules: Findings, excluded: Findings | None = None) -> 
     return Matched(best, nodules.scan, kept.probability[false], kept.scan[false], counts)
 
 
-def treated_diameter(findings: Findings) -> npt.NDArray[np.float64]:
+def treated_diameter(findings: FindingTable) -> npt.NDArray[np.float64]:
     """The diameters (n,) in mm that are used for hits: 10 mm if the given one is negative."""
     return np.where(findings.diameter < 0, UNKNOWN_DIAMETER, findings.diameter)
 
 
-def _strongest(marks: Marks) -> Marks:
+def _strongest(marks: MarkTable) -> MarkTable:
     """The marks ordered by scan. A scan with more than 100 keeps those stronger than its 101st."""
     order = np.lexsort((-marks.probability, marks.scan))
     scan, probability = marks.scan[order], marks.probability[order]
@@ -75,10 +75,10 @@ def _strongest(marks: Marks) -> Marks:
     beyond = np.minimum(rank_101, len(scan) - 1)
     crowded = (rank_101 < len(scan)) & (scan[beyond] == scan)
     keep = ~crowded | (probability > probability[beyond])
-    return Marks(scan[keep], marks.point[order][keep], probability[keep])
+    return MarkTable(scan[keep], marks.point[order][keep], probability[keep])
 
 
-def _hits(marks: Marks, findings: Findings) -> Hits:
+def _hits(marks: MarkTable, findings: FindingTable) -> Hits:
     """All pairs of a mark and a finding that it hits. The marks are ordered by scan."""
     first = np.searchsorted(marks.scan, findings.scan)
     number = np.searchsorted(marks.scan, findings.scan, side="right") - first

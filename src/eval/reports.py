@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from ..errors import BadConfig
-from .tables import Marks
+from .tables import MarkTable
 
 __all__ = ["read_reports"]
 
@@ -27,7 +27,7 @@ class _Report(BaseModel):
     detections: list[_Mark] = Field(default_factory=list)
 
 
-def read_reports(folder: Path, series: Sequence[str]) -> Marks:
+def read_reports(folder: Path, series: Sequence[str]) -> MarkTable:
     """The detections of every `*_detections.json` in a folder, with their world coordinates.
 
     A report belongs to the listed scan with its `series_uid`, or else with its `scan_id`. Listed scans without a report
@@ -55,7 +55,7 @@ def read_reports(folder: Path, series: Sequence[str]) -> Marks:
         marks += report.detections
     points = np.array([mark.coordinates_lps for mark in marks], dtype=np.float64).reshape(-1, 3)
     confidence = np.array([mark.confidence for mark in marks], dtype=np.float64)
-    return Marks(np.array(scan, dtype=np.intp), points, confidence, len(series) - len(source))
+    return MarkTable(np.array(scan, dtype=np.intp), points, confidence, len(series) - len(source))
 
 
 def _read(path: Path) -> _Report:

@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from ..errors import BadConfig
 
-__all__ = ["Findings", "Marks", "read_findings", "read_marks", "read_series"]
+__all__ = ["FindingTable", "MarkTable", "read_findings", "read_marks", "read_series"]
 
 ID = "seriesuid"
 POINT = ("coordX", "coordY", "coordZ")
 TYPES = ("nodule_type", "type")  # the first column found is used
 
 
-class Marks(NamedTuple):
+class MarkTable(NamedTuple):
     """A detector's marks: n points with probabilities. These may be any finite numbers; higher is surer."""
 
     scan: npt.NDArray[np.intp]  # (n,) positions in the list of scans
@@ -30,7 +30,7 @@ class Marks(NamedTuple):
     scans_without_file: int | None = None  # for a folder of reports
 
 
-class Findings(NamedTuple):
+class FindingTable(NamedTuple):
     """n nodules or excluded findings of listed scans. A negative diameter means unknown."""
 
     scan: npt.NDArray[np.intp]  # (n,) positions in the list of scans
@@ -64,7 +64,7 @@ def read_series(path: Path) -> tuple[str, ...]:
     return tuple(name for _, name in ids)
 
 
-def read_marks(path: Path, series: Sequence[str]) -> Marks:
+def read_marks(path: Path, series: Sequence[str]) -> MarkTable:
     """The marks of a table with `seriesuid,coordX,coordY,coordZ,probability`.
 
     Raises:
@@ -78,10 +78,10 @@ def read_marks(path: Path, series: Sequence[str]) -> Marks:
             _fail(path, f"column {ID}: {name!r} is not in the list of scans (ids are compared as text)", line)
     point, probability = _points(table), _numbers(table, "probability")
     _refuse_repeats(path, table.lines, zip(ids, *point.T.tolist(), probability.tolist(), strict=True))
-    return Marks(np.array([places[name] for name in ids], dtype=np.intp), point, probability)
+    return MarkTable(np.array([places[name] for name in ids], dtype=np.intp), point, probability)
 
 
-def read_findings(path: Path, series: Sequence[str], *, repeats: bool = False) -> Findings:
+def read_findings(path: Path, series: Sequence[str], *, repeats: bool = False) -> FindingTable:
     """The findings of a table with `seriesuid,coordX,coordY,coordZ,diameter_mm`, in listed scans.
 
     Optional columns: `nodule_type` or `type`, and `patient`. With `repeats` a place may be listed twice. For excluded
@@ -96,7 +96,7 @@ def read_findings(path: Path, series: Sequence[str], *, repeats: bool = False) -
     if not repeats:
         _refuse_repeats(path, table.lines, zip(ids, *point.T.tolist(), strict=True))
     listed = [row for row, name in enumerate(ids) if name in places]
-    return Findings(
+    return FindingTable(
         np.array([places[ids[row]] for row in listed], dtype=np.intp),
         point[listed],
         diameter[listed],

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from ..data.geometry import RAS_TO_LPS, map_points
 from ..types import Vec3, Volume
 from ..viz.overlay import draw_circles
-from ..viz.slices import FOOTER, Mark, Stage, cut, draw_section, save_png, stage
+from ..viz.slices import FOOTER, Stage, StageMark, cut, draw_section, save_png, stage
 from .comparison import Followed
 from .exam import Exam, Seen
 
@@ -37,7 +37,7 @@ def draw_pair(one: Followed, baseline: Exam, followup: Exam, path: Path) -> None
         x, y, _ = centre
         draw_section(axes, section, _title(name, seen), (x - half, x + half, y + half, y - half))
         if seen:
-            marked = Mark(one["number"], centre, seen["diameter_mm"] / 2, 1.0, COLORS[one["status"]])
+            marked = StageMark(one["number"], centre, seen["diameter_mm"] / 2, 1.0, COLORS[one["status"]])
             draw_circles(axes, section, [marked])
     figure.text(0.012, 0.97, _heading(one), ha="left", va="top", color="white", fontsize=12, weight="bold")
     figure.text(0.012, 0.015, FOOTER, ha="left", va="bottom", color="#f4f4f4", fontsize=9)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from scipy.special import expit
 
 from ..types import Brock, BrockByLobe, NoduleType
-from .nodule import Nodule
+from .nodule import SizedNodule
 from .patient import Patient
 
 __all__ = ["MODEL_2A", "MODEL_2B", "SOURCE", "VALID_MM", "Case", "Model", "brock", "not_estimated", "probability"]
@@ -90,7 +90,7 @@ def probability(model: Model, case: Case) -> float:
     )
 
 
-def brock(nodule: Nodule, patient: Patient, count: int) -> Brock:
+def brock(nodule: SizedNodule, patient: Patient, count: int) -> Brock:
     """Model 2a for both places that the nodule may have, as its lobe is not measured; never with a default.
 
     `count` is the number of nodules in the scan. Model 2b needs the spiculation and is always null.

@@ -7,7 +7,7 @@ not measure it: benign calcification, fat, perifissural nodules, growth.
 from typing import Literal, NamedTuple
 
 from ..types import Bts
-from .nodule import Nodule
+from .nodule import SizedNodule
 from .patient import Patient
 
 __all__ = ["LEAST_AGE", "RULES", "SOURCE", "Rule", "bts", "unmanaged"]
@@ -34,7 +34,7 @@ RULES = (
 )
 
 
-def bts(nodule: Nodule, patient: Patient) -> Bts:
+def bts(nodule: SizedNodule, patient: Patient) -> Bts:
     """What the BTS recommends for a nodule; sizes are compared as measured, without rounding."""
     if patient.prior_ct:
         return unmanaged("a prior examination decides by growth, which PIVOT does not compare")

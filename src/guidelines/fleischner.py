@@ -6,7 +6,7 @@ Not applied, because PIVOT does not measure it: perifissural nodules, and risk b
 from typing import Literal, NamedTuple, TypeAlias
 
 from ..types import Fleischner, NoduleType
-from .nodule import Nodule, round_half_up
+from .nodule import SizedNodule, round_half_up
 from .patient import Patient
 
 __all__ = ["LEAST_AGE", "RULES", "SOURCE", "Number", "Rule", "fleischner", "unrecommended"]
@@ -55,7 +55,7 @@ RULES = (
 )
 
 
-def fleischner(nodule: Nodule, patient: Patient, number: Number) -> Fleischner:
+def fleischner(nodule: SizedNodule, patient: Patient, number: Number) -> Fleischner:
     """What is recommended at low and at high risk; null for a risk that the patient does not have.
 
     The mean of the axes is rounded to the nearest whole millimetre, then compared. `number` counts the

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ..types import LungRads, LungRadsExam, LungsReport, NoduleType
-from .nodule import Nodule, round_half_up
+from .nodule import SizedNodule, round_half_up
 from .patient import Patient
 
 __all__ = [
@@ -68,7 +68,7 @@ SPHERE = "the solid component is a sphere of the volume of its largest connected
 NONE_FOUND = "that none was found means that there is none"
 
 
-def lung_rads(nodule: Nodule, patient: Patient) -> LungRads:
+def lung_rads(nodule: SizedNodule, patient: Patient) -> LungRads:
     """The category of a nodule. Axes and their mean are rounded to 0.1 mm, then compared."""
     reason = _outside(patient)
     if reason:
@@ -139,7 +139,7 @@ def _assumed(patient: Patient) -> list[str]:
     return [BASELINE] if patient.missing("setting", "prior_ct") else []
 
 
-def _mean(nodule: Nodule) -> Decimal:
+def _mean(nodule: SizedNodule) -> Decimal:
     axes = [round_half_up(axis, 1) for axis in (nodule.long_axis_mm, nodule.short_axis_mm)]
     return round_half_up(sum(axes) / 2, 1)
 

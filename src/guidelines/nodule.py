@@ -6,14 +6,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from ..data.geometry import sphere_diameter
 from ..types import NoduleType, Properties
 
-__all__ = ["NOT_MEASURED", "Nodule", "as_nodule", "round_half_up"]
+__all__ = ["NOT_MEASURED", "SizedNodule", "as_nodule", "round_half_up"]
 
 NOT_MEASURED = "size or type not measured: no clear boundary, or cut by the border of the scan"
 LARGEST = 1e9  # mm and mm3; beyond it, something is wrong
 
 
 @dataclass(frozen=True, slots=True)
-class Nodule:
+class SizedNodule:
     """A nodule of which all is known that the size rules ask for."""
 
     nodule_type: NoduleType
@@ -29,7 +29,7 @@ class Nodule:
         return sphere_diameter(self.volume_mm3 * self.solid_fraction) if self.solid_mm is None else self.solid_mm
 
 
-def as_nodule(properties: Properties) -> Nodule | None:
+def as_nodule(properties: Properties) -> SizedNodule | None:
     """The nodule with these properties; None where a size or the type is missing or impossible."""
     kind, solid = properties["nodule_type"], properties["solid_fraction"]
     long_axis, short_axis, volume = (properties[key] for key in ("long_axis_mm", "short_axis_mm", "volume_mm3"))
@@ -40,7 +40,7 @@ def as_nodule(properties: Properties) -> Nodule | None:
     core = properties.get("solid_mm")
     if core is not None and not 0 <= core < LARGEST:
         return None
-    return Nodule(kind, long_axis, short_axis, volume, solid, core)
+    return SizedNodule(kind, long_axis, short_axis, volume, solid, core)
 
 
 def round_half_up(value: float | Decimal, places: int) -> Decimal:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from ..types import LungRads, LungRadsExam, LungsReport
 from .lung_rads import CATEGORIES, MANAGEMENT, Category, Rule, exam, look_up, lung_rads, uncategorised
-from .nodule import Nodule
+from .nodule import SizedNodule
 from .patient import Patient
 
 __all__ = ["GROWING", "GROWTH_MM", "NEW", "STEPPED_DOWN", "exam_with_prior", "lung_rads_with_prior"]
@@ -55,7 +55,9 @@ SAME_DAY = "both examinations are of the same day: what differs is the measureme
 Pace = Literal["growing", "slow", "stable"]
 
 
-def lung_rads_with_prior(nodule: Nodule, prior: Nodule | None, days: int | None, patient: Patient) -> LungRads:
+def lung_rads_with_prior(
+    nodule: SizedNodule, prior: SizedNodule | None, days: int | None, patient: Patient
+) -> LungRads:
     """The category of a nodule of the present examination.
 
     `prior` is the same nodule `days` earlier; None means that it is new: that its place was seen then, and
@@ -103,7 +105,7 @@ def _pace(increase: float, days: int | None) -> tuple[Pace, list[str]]:
     return "slow", ["slow growth between two examinations counts as growth over several"]
 
 
-def _stable(nodule: Nodule, now: LungRads, before: LungRads, days: int | None) -> tuple[Category, list[str]]:
+def _stable(nodule: SizedNodule, now: LungRads, before: LungRads, days: int | None) -> tuple[Category, list[str]]:
     """The category of a nodule that did not grow: by its size, or lower where it was watched for long enough."""
     size, earlier = _category(now), _category(before)
     if nodule.nodule_type == "ground-glass":
@@ -117,12 +119,12 @@ def _stable(nodule: Nodule, now: LungRads, before: LungRads, days: int | None) -
     return min(size, lower, key=CATEGORIES.index), []
 
 
-def _by(rules: Sequence[Rule], nodule: Nodule, sized: LungRads) -> Category:
+def _by(rules: Sequence[Rule], nodule: SizedNodule, sized: LungRads) -> Category:
     solid = Decimal(str(sized["solid_mm"] or 0))
     return look_up(rules, nodule.nodule_type, Decimal(str(sized["size_mm"])), solid)
 
 
-def _increase(nodule: Nodule, now: LungRads, before: LungRads) -> float:
+def _increase(nodule: SizedNodule, now: LungRads, before: LungRads) -> float:
     """The increase in mm of the rounded mean diameter, or of the solid part of a part-solid nodule if that is more."""
     whole = round((now["size_mm"] or 0.0) - (before["size_mm"] or 0.0), 1)
     return max(whole, _solid_increase(now, before)) if nodule.nodule_type == "part-solid" else whole

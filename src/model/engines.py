@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import BadConfig
 from .checkpoint import Checkpoint
 from .device import precision
-from .graphs import PACKAGES, Answer, GraphKind, Source, fold_batch_norms, in_bfloat16, open_graph
+from .graphs import PACKAGES, Answer, GraphKind, GraphSource, fold_batch_norms, in_bfloat16, open_graph
 from .unet import output_grid, strides_of
 
 __all__ = ["Engine", "Network", "open_engine", "pick_engine"]
@@ -40,7 +40,7 @@ class Network(nn.Module):
         plain = checkpoint.model
         if not isinstance(plain, torch.jit.ScriptModule):
             plain = fold_batch_norms(plain).to(memory_format=torch.channels_last_3d)
-        self.source = Source(plain.to(device), checkpoint.sha256, self.reduced)
+        self.source = GraphSource(plain.to(device), checkpoint.sha256, self.reduced)
         self.plain = self.source.network
         foldable = half and kind is None and not isinstance(plain, torch.jit.ScriptModule)
         self.quick = in_bfloat16(plain) if foldable else None

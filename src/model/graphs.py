@@ -25,7 +25,7 @@ from ..errors import BadCheckpoint, BadOutput
 from ..files import whole_file
 from .checkpoint import legacy_jit
 
-__all__ = ["PACKAGES", "Answer", "GraphKind", "Source", "fold_batch_norms", "in_bfloat16", "open_graph"]
+__all__ = ["PACKAGES", "Answer", "GraphKind", "GraphSource", "fold_batch_norms", "in_bfloat16", "open_graph"]
 
 log = logging.getLogger("pivot")
 # (1, 1, X, Y, Z) float32 to (1, C, X/s, Y/s, Z/s), on the CPU; several threads may call it at once.
@@ -43,7 +43,7 @@ TOLERANCE = 1e-3  # of the heatmap, 0 to 1; float32 stays below 1e-5
 HALF_TOLERANCE = 0.05  # of bfloat16, which has three digits
 
 
-class Source(NamedTuple):
+class GraphSource(NamedTuple):
     """The source of a graph: a network in float32 on the CPU, and the SHA-256 of its file."""
 
     network: nn.Module
@@ -51,7 +51,7 @@ class Source(NamedTuple):
     half: bool  # whether the graph computes in bfloat16
 
 
-def open_graph(kind: GraphKind, source: Source, shape: Sequence[int]) -> tuple[Answer, float]:
+def open_graph(kind: GraphKind, source: GraphSource, shape: Sequence[int]) -> tuple[Answer, float]:
     """The graph for patches of `shape` (1, 1, X, Y, Z), and its heatmap's largest difference from PyTorch in float32.
 
     Raises:
@@ -74,7 +74,7 @@ def open_graph(kind: GraphKind, source: Source, shape: Sequence[int]) -> tuple[A
             return _make(kind, source, shape, Path(folder, path.name))
 
 
-def _make(kind: GraphKind, source: Source, shape: Sequence[int], path: Path) -> tuple[Answer, float]:
+def _make(kind: GraphKind, source: GraphSource, shape: Sequence[int], path: Path) -> tuple[Answer, float]:
     """Make the graph at `path`, compare it with PyTorch, and return it as `open_graph` does."""
     with whole_file(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # exporters warn about their own internals
@@ -122,7 +122,7 @@ class _Cast(nn.Module):
         return x.to(self.dtype)
 
 
-def _cached(kind: GraphKind, source: Source, shape: Sequence[int]) -> Path:
+def _cached(kind: GraphKind, source: GraphSource, shape: Sequence[int]) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pivot" / "graphs"
     version = importlib.import_module(PACKAGES[kind]).__version__.split("-")[0]
     precision, sides = "bfloat16" if source.half else "float32", "x".join(map(str, shape[2:]))
@@ -138,7 +138,7 @@ def _largest_difference(network: nn.Module, answer: Answer, shape: Sequence[int]
 
 
 @torch.no_grad()
-def _export(kind: GraphKind, source: Source, shape: Sequence[int], path: Path) -> None:
+def _export(kind: GraphKind, source: GraphSource, shape: Sequence[int], path: Path) -> None:
     example = torch.rand(tuple(shape)).contiguous(memory_format=torch.channels_last_3d)
     network = in_bfloat16(source.network) if source.half and PACKAGES[kind] == "torch" else source.network
     match kind:

@@ -13,7 +13,7 @@ from ..errors import BadScan, lacking
 from .settings import SeriesRules
 from .spool import instances
 
-__all__ = ["Candidate", "candidate", "choose", "choose_series", "rank", "verdict"]
+__all__ = ["SeriesCandidate", "candidate", "choose", "choose_series", "rank", "verdict"]
 
 TAGS = [
     "Modality",
@@ -29,7 +29,7 @@ UNSAFE = re.compile(r"[^\w .,+/-]")  # what a coded value has no use for
 LONGEST = 32  # characters of a value that are told
 
 
-class Candidate(NamedTuple):
+class SeriesCandidate(NamedTuple):
     """What the rules look at in a series; texts are safe to be logged."""
 
     uid: str
@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
 
 def choose_series(folders: list[Path], rules: SeriesRules) -> tuple[Path | None, list[dict[str, Any]]]:
     """The best series among folders of one series each, or None; and what decided on each, best first."""
-    candidates, damaged = list[Candidate](), list[dict[str, Any]]()
+    candidates, damaged = list[SeriesCandidate](), list[dict[str, Any]]()
     for folder in folders:
         try:
             headers = [_header(file) for file in instances(folder)]
@@ -55,7 +55,9 @@ def choose_series(folders: list[Path], rules: SeriesRules) -> tuple[Path | None,
     return next((folder for folder in folders if best and folder.name == best.uid), None), said + damaged
 
 
-def choose(candidates: list[Candidate], rules: SeriesRules) -> tuple[Candidate | None, list[dict[str, Any]]]:
+def choose(
+    candidates: list[SeriesCandidate], rules: SeriesRules
+) -> tuple[SeriesCandidate | None, list[dict[str, Any]]]:
     """The best series, or None where the rules refuse all; and what decided on each, best first."""
     reasons = {one.uid: verdict(one, rules) for one in candidates}
     fit = sorted((one for one in candidates if not reasons[one.uid]), key=lambda one: rank(one, rules))
@@ -64,7 +66,7 @@ def choose(candidates: list[Candidate], rules: SeriesRules) -> tuple[Candidate |
     return fit[0] if fit else None, said + refused
 
 
-def candidate(uid: str, headers: list[pydicom.Dataset], slices: int | None = None) -> Candidate:
+def candidate(uid: str, headers: list[pydicom.Dataset], slices: int | None = None) -> SeriesCandidate:
     """What most of the headers of a series say; of `slices`, where not given, the sum of their frames."""
     if not headers:
         msg = "holds no instances"
@@ -74,7 +76,7 @@ def candidate(uid: str, headers: list[pydicom.Dataset], slices: int | None = Non
         return Counter(map(read, headers)).most_common(1)[0][0]
 
     frames = sum(int(_number(header.get("NumberOfFrames")) or 1) for header in headers)
-    return Candidate(
+    return SeriesCandidate(
         uid=uid,
         modality=most(lambda header: _text(header.get("Modality"))),
         body_part=most(lambda header: _text(header.get("BodyPartExamined"))),
@@ -86,7 +88,7 @@ def candidate(uid: str, headers: list[pydicom.Dataset], slices: int | None = Non
     )
 
 
-def verdict(one: Candidate, rules: SeriesRules) -> str | None:
+def verdict(one: SeriesCandidate, rules: SeriesRules) -> str | None:
     """Why the rules refuse a series; None where they do not."""
     excluded = sorted(set(one.image_type) & _upper(rules.exclude_image_type))
     least, most = rules.slices
@@ -112,7 +114,7 @@ def verdict(one: Candidate, rules: SeriesRules) -> str | None:
     return next((reason for wrong, reason in faults if wrong), None)
 
 
-def rank(one: Candidate, rules: SeriesRules) -> tuple[float, ...]:
+def rank(one: SeriesCandidate, rules: SeriesRules) -> tuple[float, ...]:
     """The place of a series in the order of preference: the smallest is the best."""
     kernels = [place for place, word in enumerate(rules.prefer_kernel) if re.search(word, one.kernel, re.IGNORECASE)]
     places = {
@@ -124,7 +126,7 @@ def rank(one: Candidate, rules: SeriesRules) -> tuple[float, ...]:
     return (*(places[name] for name in rules.prefer), float(one.number))
 
 
-def _description(one: Candidate) -> str:
+def _description(one: SeriesCandidate) -> str:
     thickness = "unknown thickness" if one.thickness is None else f"{one.thickness:g} mm"
     return f"{one.body_part or 'no body part'}, kernel {one.kernel or 'unknown'}, {thickness}, {one.slices} slices"
 

@@ -12,7 +12,7 @@ from ..errors import BadScan, PivotError, lacking
 from ..quiet import quiet_libraries
 from .answers import Client, TooLong
 from .sending import open_web
-from .series_choice import Candidate, candidate, choose
+from .series_choice import SeriesCandidate, candidate, choose
 from .settings import SeriesRules
 from .spool import check_uid
 
@@ -63,7 +63,7 @@ def _pull(client: Client, study: str, folder: Path, rules: SeriesRules, key: byt
     return _fetch(client, study, best, folder, key)
 
 
-def _candidate(client: Client, study: str, series: Dataset) -> Candidate:
+def _candidate(client: Client, study: str, series: Dataset) -> SeriesCandidate:
     uid = check_uid("the SeriesInstanceUID that the server tells", str(series.SeriesInstanceUID))
     instances: list[Any] = client.search_for_instances(study_instance_uid=study, series_instance_uid=uid)
     first = Dataset.from_json(instances[0])
@@ -76,7 +76,7 @@ def _left_there(_uri: str) -> None:
     """In place of pixels and whatever else the server leaves out of a header."""
 
 
-def _fetch(client: Client, study: str, best: Candidate, folder: Path, key: bytes | None) -> Path:
+def _fetch(client: Client, study: str, best: SeriesCandidate, folder: Path, key: bytes | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".partial.", dir=folder) as draft:
         count, name = 0, study
@@ -97,7 +97,7 @@ def _fetch(client: Client, study: str, best: Candidate, folder: Path, key: bytes
         return shutil.copytree(draft, place)
 
 
-def _check_asked_for(dataset: Dataset, study: str, best: Candidate) -> None:
+def _check_asked_for(dataset: Dataset, study: str, best: SeriesCandidate) -> None:
     for name, wanted in (("StudyInstanceUID", study), ("SeriesInstanceUID", best.uid)):
         if str(dataset.get(name, "")) != wanted:
             msg = f"study {study}: the server sent an instance with another {name} than was asked for"

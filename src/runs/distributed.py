@@ -17,7 +17,7 @@ from ..errors import BadConfig, BadOutput
 from ..given import path_of, words_for
 from .batch import BatchResults, open_pipeline
 from .progress import Event, Listener, silent
-from .ray_worker import Worker
+from .ray_worker import RayWorker
 from .settings import with_options
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
     model = open_pipeline(checkpoint, settings, "cpu", folder).checkpoint.path
     slots = 1 + settings.inference.num_workers
     size, gpus = demand(ray.cluster_resources(), settings.model.device, num_gpus, gpus_per_actor, cpus_per_actor)
-    actors = ray.remote(Worker).options(
+    actors = ray.remote(RayWorker).options(
         num_gpus=gpus,
         num_cpus=cpus_per_actor,
         max_concurrency=slots,

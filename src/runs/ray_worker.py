@@ -19,10 +19,10 @@ from .outputs import is_complete
 from .progress import Event
 from .sharding import place_of
 
-__all__ = ["Worker", "local_copy"]
+__all__ = ["RayWorker", "local_copy"]
 
 
-class Worker:
+class RayWorker:
     """An actor of `ray_pool`.
 
     Results go to `output_dir`, which every machine must see under this name. Results of scans below `base` go into

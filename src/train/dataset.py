@@ -14,7 +14,7 @@ from ..types import FloatArray
 from .augmentation import degrade, turn
 from .chance import chance, log_uniform, orientation, rotation
 from .crops import Crop
-from .insertion import Nodule, insert, procedural_nodule, real_nodule, resampled
+from .insertion import NoduleToInsert, insert, procedural_nodule, real_nodule, resampled
 from .scans import LungScan, Places, balls
 from .targets import Points, Sample, Truth, heat_target
 
@@ -121,7 +121,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
                 truths.append(Truth(centre.astype(np.float64), diameter))
         return turn(rng, Sample(hu, truths, ignore))
 
-    def _nodule(self, rng: Generator, diameter: float) -> Nodule:
+    def _nodule(self, rng: Generator, diameter: float) -> NoduleToInsert:
         if chance(rng, PROCEDURAL_SHARE) or not self.crops:
             return procedural_nodule(rng, diameter)
         # From a crop of similar size: a mass shrunk to 4 mm would have a texture that no small nodule has.

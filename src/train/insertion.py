@@ -17,14 +17,14 @@ from .chance import chance, rotation
 from .crops import Crop
 from .targets import Points
 
-__all__ = ["Nodule", "insert", "procedural_nodule", "real_nodule", "resample_crop", "resampled", "soft_outline"]
+__all__ = ["NoduleToInsert", "insert", "procedural_nodule", "real_nodule", "resample_crop", "resampled", "soft_outline"]
 
 LUNG_HU = -860.0
 VISIBLE = 80.0  # HU; an inserted nodule must change its place by this much on average
 
 
 @dataclass(frozen=True, eq=False)
-class Nodule:
+class NoduleToInsert:
     """A nodule ready for insertion: cubes of HU and of its share of each voxel (0..1), centred."""
 
     hu: FloatArray
@@ -61,7 +61,7 @@ def resampled(
     return cube
 
 
-def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25) -> Nodule:
+def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25) -> NoduleToInsert:
     """The crop's nodule at a new diameter (mm), rotated at random and stretched by up to 15 % along its axes.
 
     It becomes ground-glass with the probability `mixed`.
@@ -75,7 +75,7 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25
     weight = ndimage.gaussian_filter(mask, 0.8)
     if chance(rng, mixed):
         hu = _to_ground_glass(rng, hu)
-    return Nodule(hu, weight, diameter)
+    return NoduleToInsert(hu, weight, diameter)
 
 
 def soft_outline(mask: FloatArray) -> FloatArray:
@@ -95,7 +95,7 @@ def _to_ground_glass(rng: Generator, hu: FloatArray) -> FloatArray:
     return glass.astype(np.float32)
 
 
-def procedural_nodule(rng: Generator, diameter: float) -> Nodule:
+def procedural_nodule(rng: Generator, diameter: float) -> NoduleToInsert:
     """A lumpy ellipsoid of the given diameter (mm): solid, part-solid or, in half of the cases, ground-glass."""
     size = int(2 * np.ceil(0.9 * diameter + 3) + 1)
     grid = np.indices((size, size, size)) - (size - 1) / 2
@@ -112,7 +112,7 @@ def procedural_nodule(rng: Generator, diameter: float) -> Nodule:
     if kind == "part-solid":
         core = _ball(radius, diameter * rng.uniform(0.15, 0.35), edge)
         hu = hu * (1 - core) + rng.normal(0, 50) * core
-    return Nodule(hu.astype(np.float32), weight.astype(np.float32), diameter)
+    return NoduleToInsert(hu.astype(np.float32), weight.astype(np.float32), diameter)
 
 
 def _ball(radius: npt.NDArray[np.float64], limit: float, edge: float) -> npt.NDArray[np.float64]:
@@ -125,7 +125,7 @@ def _texture(rng: Generator, size: int, scale: float) -> npt.NDArray[np.float64]
     return np.asarray(noise / (noise.std() + 1e-9))
 
 
-def insert(volume: FloatArray, nodule: Nodule, centre: npt.NDArray[np.intp]) -> bool:
+def insert(volume: FloatArray, nodule: NoduleToInsert, centre: npt.NDArray[np.intp]) -> bool:
     """Insert a nodule into `volume` around voxel `centre`, in place. Denser voxels keep their value.
 
     Return False, and change nothing, if the nodule would hardly be visible, as inside a vessel.

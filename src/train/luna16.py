@@ -11,7 +11,7 @@ from ..data.loader import scan_name
 from ..data.survey import find_scans
 from ..errors import BadConfig
 from ..eval.matching import treated_diameter
-from ..eval.tables import Findings, read_findings
+from ..eval.tables import FindingTable, read_findings
 from .cache import cached_scan
 from .scans import LungScan
 from .targets import Points, Truth
@@ -79,7 +79,7 @@ def annotated_scans(paths: Sequence[Path], folder: Path, cache: Path) -> list[Lu
     return scans
 
 
-def truths_of(scan: LungScan, findings: Findings, index: int) -> tuple[Truth, ...]:
+def truths_of(scan: LungScan, findings: FindingTable, index: int) -> tuple[Truth, ...]:
     """The findings of the scan with the number `index` in the list of scans."""
     own = findings.scan == index
     centres: Points = scan.to_voxels(findings.point[own])

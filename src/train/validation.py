@@ -14,7 +14,7 @@ from ..detection.sliding_window import predict_windows
 from ..errors import BadScan
 from ..eval.froc import Sweep
 from ..eval.matching import match
-from ..eval.tables import Findings, Marks
+from ..eval.tables import FindingTable, MarkTable
 from ..model.unet import HEATMAP
 from .crops import Crop
 from .insertion import insert, real_nodule
@@ -132,7 +132,7 @@ def _planted_figures(
 def _luna16_figures(find: Find, scans: Sequence[LungScan], workers: Workers) -> dict[str, float]:
     found = workers.map(lambda scan: find(scan.hu), scans)
     counts = [len(confidence) for _, confidence in found]
-    marks = Marks(
+    marks = MarkTable(
         np.repeat(np.arange(len(scans)), counts),
         np.concatenate([points for points, _ in found]),
         np.concatenate([confidence for _, confidence in found]),
@@ -146,10 +146,10 @@ def _luna16_figures(find: Find, scans: Sequence[LungScan], workers: Workers) -> 
     return figures
 
 
-def _findings(truths: Sequence[Sequence[Truth]]) -> Findings:
+def _findings(truths: Sequence[Sequence[Truth]]) -> FindingTable:
     """All findings with the number of their scan. Voxels of 1 mm serve as world points."""
     flat = [truth for own in truths for truth in own]
-    return Findings(
+    return FindingTable(
         np.repeat(np.arange(len(truths)), [len(own) for own in truths]),
         np.array([truth.centre for truth in flat]).reshape(-1, 3),
         np.array([truth.diameter for truth in flat]),

@@ -9,7 +9,7 @@ from ..types import Detection, NoduleMask, Results, Scan, Volume
 from .outline import draw_zoom, outline_of
 from .overlay import draw_circles
 from .shares import share
-from .slices import PLANES, Mark, Stage, around, cut, draw_section, mark, stage
+from .slices import PLANES, Stage, StageMark, around, cut, draw_section, mark, stage
 from .source import read_detections
 
 __all__ = ["key_images"]
@@ -27,7 +27,7 @@ def key_images(scan: Scan, results: Results) -> list[npt.NDArray[np.uint8]]:
     return [_key_image(on, *one) for one in zip(marks, found.detections, found.masks, strict=False)]
 
 
-def _key_image(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None) -> npt.NDArray[np.uint8]:
+def _key_image(on: Stage, nodule: StageMark, found: Detection, mask: NoduleMask | None) -> npt.NDArray[np.uint8]:
     figure = Figure(figsize=(SIZE, SIZE), dpi=DPI, facecolor="black")
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=0.9, wspace=0.02, hspace=0.08)
     whole, close, *others = figure.subplots(2, 2).flat

@@ -12,7 +12,7 @@ from ..data.geometry import turn_box
 from ..measurement.axes import axes_of
 from ..measurement.nodule_properties import segment_and_measure
 from ..types import Detection, NoduleMask
-from .slices import OUTLINE, Mark, Stage, around, cut, draw_section
+from .slices import OUTLINE, Stage, StageMark, around, cut, draw_section
 
 __all__ = ["Outline", "draw_zoom", "outline_of"]
 
@@ -28,7 +28,7 @@ class Outline(NamedTuple):
     across: npt.NDArray[np.float64]  # of the longest perpendicular to it
 
 
-def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None = None) -> Outline | None:
+def outline_of(on: Stage, nodule: StageMark, found: Detection, mask: NoduleMask | None = None) -> Outline | None:
     """The outline of a measured nodule: of its `mask`, or else of a new segmentation. None if it was not measured."""
     if found.get("diameter_source") != "segmentation":
         return None
@@ -46,7 +46,7 @@ def outline_of(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | Non
     return Outline(origin[2] + largest, line, axes.ends, axes.across)
 
 
-def draw_zoom(axes: Axes, on: Stage, nodule: Mark, outline: Outline | None, title: str) -> None:
+def draw_zoom(axes: Axes, on: Stage, nodule: StageMark, outline: Outline | None, title: str) -> None:
     """Draw an axial slice around the nodule, with its outline and both axes if there is one."""
     index = outline.slice_index if outline else on.index("axial", nodule.centre)
     section = cut(on, "axial", index)

@@ -28,9 +28,9 @@ from .slices import (
     OUTLINE,
     PLANES,
     RISK_COLORS,
-    Mark,
-    Section,
+    SliceImage,
     Stage,
+    StageMark,
     axial_slices,
     circles,
     cut,
@@ -115,7 +115,7 @@ def find_colormap(name: str) -> Colormap:
         raise BadConfig(msg) from None
 
 
-def _choose(on: Stage, marks: list[Mark], count: int) -> tuple[list[Section], list[Section]]:
+def _choose(on: Stage, marks: list[StageMark], count: int) -> tuple[list[SliceImage], list[SliceImage]]:
     """The three views through the strongest nodule (or the scan's middle), and the axial slices."""
     middle = tuple(step * (n - 1) / 2 for step, n in zip(on.spacing, on.array.shape, strict=True))
     x, y, z = marks[0].centre if marks else middle
@@ -125,7 +125,7 @@ def _choose(on: Stage, marks: list[Mark], count: int) -> tuple[list[Section], li
     ]
 
 
-def _ranked_slices(on: Stage, marks: list[Mark]) -> list[int]:
+def _ranked_slices(on: Stage, marks: list[StageMark]) -> list[int]:
     """The axial slices through the nodules. Those of nodules that an earlier slice shows well come last."""
     first: list[int] = []
     later: list[int] = []
@@ -136,7 +136,7 @@ def _ranked_slices(on: Stage, marks: list[Mark]) -> list[int]:
 
 
 def _layout(
-    views: list[Section], strip: list[Section], zooms: int
+    views: list[SliceImage], strip: list[SliceImage], zooms: int
 ) -> tuple[Figure, list[Axes], list[Axes], list[Axes]]:
     """The figure, and its axes for the views, the close views and the slices."""
     columns = 6 if len(strip) > 10 else max(3, min(5, len(strip)))
@@ -159,7 +159,7 @@ def _grid(figure: Figure, place: SubplotSpec, rows: int, columns: int, count: in
     return [figure.add_subplot(cells[i // columns, i % columns]) for i in range(count)]
 
 
-def _measured(nodule: Mark, found: Detection) -> str:
+def _measured(nodule: StageMark, found: Detection) -> str:
     """`0: 8.5 mm, solid, 9.1 x 7.8 mm`: effective diameter, type and axes, if known."""
     properties: Any = found.get("properties") or {}
     words = [f"{2 * nodule.radius:.1f} mm", properties.get("nodule_type")]
@@ -168,13 +168,13 @@ def _measured(nodule: Mark, found: Detection) -> str:
     return f"{nodule.number}: {', '.join(word for word in words if word)}"
 
 
-def _shape(section: Section) -> float:
+def _shape(section: SliceImage) -> float:
     """Height over width of a section in millimetres."""
     (rows, columns), (dx, dy) = section.image.shape, section.pixel
     return float(rows * dy / (columns * dx))
 
 
-def _title(on: Stage, section: Section) -> str:
+def _title(on: Stage, section: SliceImage) -> str:
     """`axial  z = -115.9 mm`, in LPS, or from the first voxel if the scan has no affine."""
     axis = NORMAL[section.plane]
     middle = [step * (n - 1) / 2 for step, n in zip(on.spacing, on.array.shape, strict=True)]
@@ -184,13 +184,13 @@ def _title(on: Stage, section: Section) -> str:
     return f"{section.plane}  {'xyz'[axis]} = {value:.1f} mm"
 
 
-def _draw_heatmap(axes: Axes, section: Section, values: npt.NDArray[Any], colors: Colormap, alpha: float) -> None:
+def _draw_heatmap(axes: Axes, section: SliceImage, values: npt.NDArray[Any], colors: Colormap, alpha: float) -> None:
     pixels = colors(np.clip(values, 0, 1))
     pixels[..., 3] = alpha * np.clip(values, 0, 1)
     axes.imshow(pixels, extent=section.extent, origin="upper" if section.plane == "axial" else "lower")
 
 
-def draw_circles(axes: Axes, section: Section, marks: list[Mark]) -> None:
+def draw_circles(axes: Axes, section: SliceImage, marks: list[StageMark]) -> None:
     """Draw a circle around each crossing nodule, and its number beside it, away from the border."""
     left, right, bottom, top = section.extent
     up = 1 if top > bottom else -1
@@ -212,7 +212,7 @@ def draw_circles(axes: Axes, section: Section, marks: list[Mark]) -> None:
         )
 
 
-def _draw_crosshair(axes: Axes, section: Section, nodule: Mark) -> None:
+def _draw_crosshair(axes: Axes, section: SliceImage, nodule: StageMark) -> None:
     """Draw thin lines towards the nodule, with a gap around it."""
     x, y = (value for axis, value in enumerate(nodule.centre) if axis != NORMAL[section.plane])
     left, right, bottom, top = section.extent
@@ -223,7 +223,7 @@ def _draw_crosshair(axes: Axes, section: Section, nodule: Mark) -> None:
     axes.vlines([x, x], [low, y + gap], [y - gap, high], **style)
 
 
-def _caption(figure: Figure, marks: list[Mark], masses: list[Mark], conclusion: str) -> None:
+def _caption(figure: Figure, marks: list[StageMark], masses: list[StageMark], conclusion: str) -> None:
     """Write the findings, the strongest nodule, the legend of the colours, and the research-use line."""
     height = figure.get_figheight()
     title = conclusion

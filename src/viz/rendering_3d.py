@@ -18,7 +18,7 @@ from ..types import Affine, Scan, Volume
 from .report_blocks import RESEARCH_USE
 from .scene import Trace, heat_traces, letters, lung_trace, nodule_traces
 from .slices import Stage, heatmap_affine, mark, stage
-from .source import DetectionSource, Found, check_pairing, read_detections
+from .source import DetectionSource, FoundNodules, check_pairing, read_detections
 
 __all__ = ["render_3d_volume", "write_3d"]
 
@@ -103,7 +103,7 @@ def _as_scan(scan: GivenScan) -> Scan:
     return getattr(array, "source", None) or Scan(np.asarray(array), affine)
 
 
-def _traces(on: Stage, heatmap: npt.NDArray[Any], affine: Affine, found: Found) -> list[Trace]:
+def _traces(on: Stage, heatmap: npt.NDArray[Any], affine: Affine, found: FoundNodules) -> list[Trace]:
     lungs, placed = lung_surface(on.array, on.affine)
     solid = [lung_trace(lungs, placed)] if lungs.any() else []
     everything = [*found.detections, *found.masses]

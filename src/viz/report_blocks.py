@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["RESEARCH_USE", "Block", "Facts", "Heading", "Part", "Picture", "Rows", "Text"]
+__all__ = ["RESEARCH_USE", "Block", "BlockGroup", "Facts", "Heading", "Picture", "Rows", "Text"]
 
 RESEARCH_USE = "Research use only, not a medical device. Nothing in it may guide the care of a patient."
 
@@ -41,10 +41,10 @@ class Picture(NamedTuple):
     shape: float
 
 
-class Part(NamedTuple):
+class BlockGroup(NamedTuple):
     """Blocks that stay on one page."""
 
     blocks: "Sequence[Block]"
 
 
-Block: TypeAlias = Heading | Text | Facts | Rows | Picture | Part
+Block: TypeAlias = Heading | Text | Facts | Rows | Picture | BlockGroup

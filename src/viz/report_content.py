@@ -8,10 +8,10 @@ from .. import __version__
 from ..triage.model import default_model
 from ..types import Scan, Volume
 from .model_card import model_card
-from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Rows, Text
-from .report_nodule import SUMMARY_HEADER, Nodule, guideline_text, nodule_blocks, summary_row
+from .report_blocks import RESEARCH_USE, Block, BlockGroup, Facts, Heading, Rows, Text
+from .report_nodule import SUMMARY_HEADER, ReportNodule, guideline_text, nodule_blocks, summary_row
 from .slices import WINDOW, Stage, mark, stage
-from .source import Found
+from .source import FoundNodules
 
 __all__ = ["report_blocks"]
 
@@ -48,11 +48,11 @@ LIMITS = (
 )
 
 
-def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
+def report_blocks(scan: Scan, found: FoundNodules, *, pictures: bool) -> list[Block]:
     """The whole report of a scan with its detections. Without `pictures` it is text and tables alone."""
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     nodules = [
-        Nodule(marked, one, kind, mask)
+        ReportNodule(marked, one, kind, mask)
         for (marked, one), mask, kind in zip(
             zip(mark(on, [*found.detections, *found.masses]), [*found.detections, *found.masses], strict=True),
             found.masks,
@@ -68,7 +68,7 @@ def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
         Heading("Summary"),
         *_summary(nodules, found),
         *([Heading("Nodules")] if nodules else []),
-        *(Part(nodule_blocks(nodule, on if pictures else None)) for nodule in nodules),
+        *(BlockGroup(nodule_blocks(nodule, on if pictures else None)) for nodule in nodules),
         Heading("Method"),
         *(Text(text) for text in _method(found.metadata)),
         Heading("Model"),
@@ -78,7 +78,7 @@ def report_blocks(scan: Scan, found: Found, *, pictures: bool) -> list[Block]:
     ]
 
 
-def _scan_facts(scan: Scan, on: Stage, found: Found) -> Iterator[tuple[str, str]]:
+def _scan_facts(scan: Scan, on: Stage, found: FoundNodules) -> Iterator[tuple[str, str]]:
     yield "Name", scan.scan_id
     yield "Voxels", " x ".join(map(str, scan.shape))
     yield "Spacing", _triple(scan.spacing, 2)
@@ -96,7 +96,7 @@ def _triple(values: Sequence[float], digits: int) -> str:
     return f"{' x '.join(f'{value:.{digits}f}' for value in values)} mm"
 
 
-def _summary(nodules: Sequence[Nodule], found: Found) -> Iterator[Block]:
+def _summary(nodules: Sequence[ReportNodule], found: FoundNodules) -> Iterator[Block]:
     yield Text(found.conclusion)
     exam = found.summary.get("lung_rads")
     if exam:

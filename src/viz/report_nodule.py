@@ -8,9 +8,9 @@ from ..types import Detection, NoduleMask
 from .report_blocks import Block, Facts, Heading
 from .report_views import nodule_views
 from .shares import share
-from .slices import Mark, Stage
+from .slices import Stage, StageMark
 
-__all__ = ["SUMMARY_HEADER", "Nodule", "guideline_text", "nodule_blocks", "summary_row"]
+__all__ = ["SUMMARY_HEADER", "ReportNodule", "guideline_text", "nodule_blocks", "summary_row"]
 
 SUMMARY_HEADER = ("No.", "Image", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
 UNKNOWN = "not measured"
@@ -21,10 +21,10 @@ MEANING = {
 }
 
 
-class Nodule(NamedTuple):
+class ReportNodule(NamedTuple):
     """A nodule or mass with its mark on the stage. Its measurements may be missing."""
 
-    mark: Mark
+    mark: StageMark
     found: Detection
     kind: str = "Nodule"  # or Mass
     mask: NoduleMask | None = None
@@ -45,7 +45,7 @@ class Nodule(NamedTuple):
         return self.found.get("triage") or {}
 
 
-def summary_row(nodule: Nodule) -> list[str]:
+def summary_row(nodule: ReportNodule) -> list[str]:
     """The nodule's row in the summary table."""
     score = nodule.triage.get("malignancy_score")
     return [
@@ -60,13 +60,13 @@ def summary_row(nodule: Nodule) -> list[str]:
     ]
 
 
-def nodule_blocks(nodule: Nodule, on: Stage | None) -> list[Block]:
+def nodule_blocks(nodule: ReportNodule, on: Stage | None) -> list[Block]:
     """The report's part about a nodule, with a picture if a stage is given."""
     views = [nodule_views(on, nodule.mark, nodule.found, nodule.mask)] if on else []
     return [Heading(f"{nodule.kind} {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)))]
 
 
-def _facts(nodule: Nodule) -> Iterator[tuple[str, str]]:
+def _facts(nodule: ReportNodule) -> Iterator[tuple[str, str]]:
     measured, found = nodule.properties, nodule.found
     source = {"segmentation": ", measured", "network": ", the model's guess"}.get(found.get("diameter_source", ""), "")
     yield "Diameter", f"{found['diameter_mm']:.1f} mm{source}"

@@ -29,7 +29,7 @@ from reportlab.platypus import (
     Table,
 )
 
-from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Picture, Rows, Text
+from .report_blocks import RESEARCH_USE, Block, BlockGroup, Facts, Heading, Picture, Rows, Text
 
 __all__ = ["write_pdf"]
 
@@ -114,7 +114,7 @@ def _flowables(block: Block) -> list[Flowable]:
             return [_table(header, rows), Spacer(0, 6)]
         case Picture(jpeg, shape):
             return [Image(io.BytesIO(jpeg), WIDTH, WIDTH * shape), Spacer(0, 3)]
-        case Part(inner):
+        case BlockGroup(inner):
             return [KeepTogether([flowable for one in inner for flowable in _flowables(one)])]
 
 

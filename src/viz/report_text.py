@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from .report_blocks import RESEARCH_USE, Block, Facts, Heading, Part, Picture, Rows, Text
+from .report_blocks import RESEARCH_USE, Block, BlockGroup, Facts, Heading, Picture, Rows, Text
 
 __all__ = ["as_markdown"]
 
@@ -25,7 +25,7 @@ def _block(block: Block) -> str:
             return "\n".join(_row(row) for row in (header, ["---"] * len(header), *rows))
         case Picture():
             return ""
-        case Part(blocks):
+        case BlockGroup(blocks):
             return "\n\n".join(text for inner in blocks if (text := _block(inner)))
 
 

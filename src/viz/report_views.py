@@ -8,7 +8,7 @@ from ..types import Detection, NoduleMask
 from .outline import draw_zoom, outline_of
 from .overlay import draw_circles
 from .report_blocks import Picture
-from .slices import Mark, Plane, Stage, around, cut, draw_section
+from .slices import Plane, Stage, StageMark, around, cut, draw_section
 
 __all__ = ["nodule_views"]
 
@@ -16,7 +16,7 @@ PLANES: tuple[Plane, ...] = ("axial", "axial", "coronal", "sagittal")
 SIZE = (7.4, 1.8)  # inches
 
 
-def nodule_views(on: Stage, nodule: Mark, found: Detection, mask: NoduleMask | None) -> Picture:
+def nodule_views(on: Stage, nodule: StageMark, found: Detection, mask: NoduleMask | None) -> Picture:
     """A whole axial slice, a close view with the outline and both axes, then coronal and sagittal parts."""
     figure = Figure(figsize=SIZE, dpi=200, facecolor="black")
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.02, top=0.88, wspace=0.03)

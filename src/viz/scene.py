@@ -14,7 +14,7 @@ from ..data.geometry import spacing_of, to_lps
 from ..data.lungs import Mask
 from ..types import Affine, Detection
 from .shares import risk_of, share
-from .slices import Mark, Stage
+from .slices import Stage, StageMark
 
 __all__ = ["Trace", "heat_traces", "letters", "lung_trace", "nodule_traces"]
 
@@ -46,7 +46,7 @@ def heat_traces(heatmap: npt.NDArray[Any], affine: Affine) -> Iterator[Trace]:
             yield _surface(coarse, level, affine @ to_index, 1, **look)
 
 
-def nodule_traces(on: Stage, marks: Iterable[Mark], detections: Iterable[Detection]) -> Iterator[Trace]:
+def nodule_traces(on: Stage, marks: Iterable[StageMark], detections: Iterable[Detection]) -> Iterator[Trace]:
     """A ball for each nodule, with its number and size beside it."""
     ball, faces = _ball()
     for nodule, found in zip(marks, detections, strict=True):

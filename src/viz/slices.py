@@ -33,10 +33,10 @@ __all__ = [
     "RISK_COLORS",
     "WINDOW",
     "Circle",
-    "Mark",
     "Plane",
-    "Section",
+    "SliceImage",
     "Stage",
+    "StageMark",
     "View",
     "around",
     "axial_slices",
@@ -95,7 +95,7 @@ class Stage:
         return int(np.clip(round(position[axis] / self.spacing[axis]), 0, self.array.shape[axis] - 1))
 
 
-class Section(NamedTuple):
+class SliceImage(NamedTuple):
     """One slice: `image` of shape (rows, columns) whose pixel centres lie `pixel` mm apart."""
 
     plane: Plane
@@ -112,7 +112,7 @@ class Section(NamedTuple):
         return (-dx / 2, (columns - 0.5) * dx, *((high, low) if self.plane == "axial" else (low, high)))
 
 
-class Mark(NamedTuple):
+class StageMark(NamedTuple):
     """A nodule on the stage."""
 
     number: int | str
@@ -147,10 +147,10 @@ def stage(scan: npt.NDArray[Any], spacing: Vec3) -> Stage:
     return Stage(array, (sx, sy, sz), placed, given is not None, from_input, (x, y, z))
 
 
-def mark(on: Stage, detections: Iterable[Detection]) -> list[Mark]:
+def mark(on: Stage, detections: Iterable[Detection]) -> list[StageMark]:
     """The detections as marks on a stage, numbered from 1 on."""
     return [
-        Mark(
+        StageMark(
             number_of_finding(found, rank),
             on.place(found["coordinates"]),
             found["diameter_mm"] / 2,
@@ -161,12 +161,12 @@ def mark(on: Stage, detections: Iterable[Detection]) -> list[Mark]:
     ]
 
 
-def cut(on: Stage, plane: Plane, index: int) -> Section:
+def cut(on: Stage, plane: Plane, index: int) -> SliceImage:
     """One slice of the stage."""
     axis = NORMAL[plane]
     across, down = (step for other, step in enumerate(on.spacing) if other != axis)
     image = on.array[tuple(index if other == axis else slice(None) for other in range(3))].T
-    return Section(plane, image, (across, down), index * on.spacing[axis], on.spacing[axis])
+    return SliceImage(plane, image, (across, down), index * on.spacing[axis], on.spacing[axis])
 
 
 def heatmap_affine(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any]) -> Affine:
@@ -192,7 +192,7 @@ def heatmap_affine(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any])
     return on.affine @ on.from_input
 
 
-def sample(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any], section: Section) -> FloatArray:
+def sample(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any], section: SliceImage) -> FloatArray:
     """The heatmap on a section's pixels; 0 outside the heatmap.
 
     Raises:
@@ -208,7 +208,7 @@ def sample(heatmap: npt.NDArray[Any], on: Stage, scan: npt.NDArray[Any], section
     return values.squeeze(axis).T
 
 
-def circles(section: Section, marks: Iterable[Mark]) -> list[Circle]:
+def circles(section: SliceImage, marks: Iterable[StageMark]) -> list[Circle]:
     """The circles of all nodules that cross the section, which has half its thickness on each side."""
     axis = NORMAL[section.plane]
     crossing = []
@@ -229,14 +229,14 @@ def axial_slices(wanted: Sequence[int], depth: int, count: int) -> list[int]:
     return sorted([*chosen, *(rest[index] for index in spread)], reverse=True)
 
 
-def around(section: Section, nodule: Mark, half: float) -> View:
+def around(section: SliceImage, nodule: StageMark, half: float) -> View:
     """The part of a section within `half` mm of the nodule."""
     x, y = (value for axis, value in enumerate(nodule.centre) if axis != NORMAL[section.plane])
     down = half if section.plane == "axial" else -half
     return x - half, x + half, y + down, y - down
 
 
-def draw_section(axes: Axes, section: Section, title: str, view: View | None = None) -> None:
+def draw_section(axes: Axes, section: SliceImage, title: str, view: View | None = None) -> None:
     """Draw the slice, or its part in `view`, in the lung window, with orientation letters, scale bar and title."""
     axes.imshow(
         section.image,

@@ -13,14 +13,14 @@ from ..results.conclusion import NONE_FOUND
 from ..results.output_formatter import GivenDetections, as_detections, load_report
 from ..types import Affine, Detection, NoduleMask, Shape3
 
-__all__ = ["DetectionSource", "Found", "check_pairing", "read_detections"]
+__all__ = ["DetectionSource", "FoundNodules", "check_pairing", "read_detections"]
 
 ELSEWHERE = 1.0  # mm; coordinates of one place must not differ more
 
 DetectionSource: TypeAlias = GivenDetections
 
 
-class Found(NamedTuple):
+class FoundNodules(NamedTuple):
     """Detections, strongest first, masses, and the report's metadata, summary and time (empty for a plain list).
 
     `masks` holds those of the detections, then of the masses. They are None unless the source is the result of
@@ -42,7 +42,7 @@ class Found(NamedTuple):
         return str(self.summary.get("conclusion") or plain)
 
 
-def check_pairing(found: Found, shape: Shape3, affine: Affine | None) -> None:
+def check_pairing(found: FoundNodules, shape: Shape3, affine: Affine | None) -> None:
     """Refuse detections of another scan. This one has `shape` voxels and, if known, the `affine` (RAS+).
 
     Raises:
@@ -66,7 +66,7 @@ def check_pairing(found: Found, shape: Shape3, affine: Affine | None) -> None:
             raise BadOutput(msg)
 
 
-def read_detections(source: DetectionSource) -> Found:
+def read_detections(source: DetectionSource) -> FoundNodules:
     """The detections of a list, of a report mapping, or of the JSON file at a path.
 
     Raises:
@@ -81,4 +81,4 @@ def read_detections(source: DetectionSource) -> Found:
     masses = as_detections(report.get("masses") or [], where)
     theirs = [masks.get(found.get("id", -1)) for found in [*strongest_first, *masses]]
     about, summary = report.get("metadata") or {}, report.get("summary") or {}
-    return Found(strongest_first, masses, theirs, about, summary, str(report.get("timestamp") or ""))
+    return FoundNodules(strongest_first, masses, theirs, about, summary, str(report.get("timestamp") or ""))

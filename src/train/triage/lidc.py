@@ -22,7 +22,7 @@ from ...data.geometry import sphere_diameter
 from ...errors import BadScan
 from ...measurement.axes import axes_of
 
-__all__ = ["Outline", "RatedNodule", "load_nodules"]
+__all__ = ["RatedNodule", "ReaderOutline", "load_nodules"]
 
 Pixels = npt.NDArray[np.int64]  # (N, 2) column, row
 ABSENT = 6  # the calcification rating for "absent"
@@ -33,7 +33,7 @@ RATINGS = ("subtlety", "sphericity", "margin", "lobulation", "spiculation", "tex
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Outline:
+class ReaderOutline:
     """One reader's outline and ratings; lengths in millimetres."""
 
     centre: tuple[float, float, float]  # within its scan
@@ -51,7 +51,7 @@ class RatedNodule:
     """A nodule with one outline for each reader who marked it. Measurements are means over readers."""
 
     patient: str
-    outlines: tuple[Outline, ...]
+    outlines: tuple[ReaderOutline, ...]
 
     @property
     def malignancy(self) -> float:
@@ -64,7 +64,7 @@ class RatedNodule:
         return float(np.mean([outline.ratings["texture"] for outline in self.outlines]))
 
     def mean(self, measure: str) -> float:
-        """The mean over readers of a field of `Outline`. For `calcified` it is the share of readers."""
+        """The mean over readers of a field of `ReaderOutline`. For `calcified` it is the share of readers."""
         return float(np.mean([getattr(outline, measure) for outline in self.outlines]))
 
 
@@ -100,7 +100,9 @@ def _scans(connection: sqlite3.Connection) -> dict[int, tuple[str, float, float]
     return {scan: (patient, spacing, steps[scan]) for scan, patient, spacing in rows}
 
 
-def _outlines(connection: sqlite3.Connection, scans: dict[int, tuple[str, float, float]]) -> dict[int, list[Outline]]:
+def _outlines(
+    connection: sqlite3.Connection, scans: dict[int, tuple[str, float, float]]
+) -> dict[int, list[ReaderOutline]]:
     contours = defaultdict(list)
     for annotation, *contour in connection.execute(
         "SELECT annotation_id, image_z_position, inclusion, coords FROM contours"
@@ -121,7 +123,7 @@ def _measure(
     spacing: float,
     step: float,
     ratings: list[float],
-) -> Outline | None:
+) -> ReaderOutline | None:
     """An annotation's outline; None if it encloses no pixel. The first of the `ratings` is that of calcification."""
     sections, line = {}, 0
     for z, inside, border in _sections(contours):
@@ -134,7 +136,7 @@ def _measure(
     x, y = np.concatenate(list(sections.values())).mean(axis=0) * spacing
     long_axis, short_axis = _axes(max(sections.values(), key=len), spacing)
     voxel = spacing**2 * step
-    return Outline(
+    return ReaderOutline(
         centre=(float(x), float(y), float(np.average(list(sections), weights=counts))),
         diameter=sphere_diameter(sum(counts) * voxel),
         diameter_with_line=sphere_diameter((sum(counts) + line) * voxel),
@@ -175,7 +177,7 @@ def _axes(pixels: Pixels, spacing: float) -> tuple[float, float]:
     return (axes.long + 1) * spacing, (axes.short + 1) * spacing
 
 
-def _clusters(outlines: list[Outline]) -> Iterator[tuple[Outline, ...]]:
+def _clusters(outlines: list[ReaderOutline]) -> Iterator[tuple[ReaderOutline, ...]]:
     """The outlines of a scan grouped into nodules, by average linkage of their centres."""
     if len(outlines) == 1:
         yield tuple(outlines)

@@ -80,10 +80,15 @@ class SomeScansFailed(PivotError):
     exit_code = 7
 
 
-def way_to(error: Exception) -> str:
-    """The places where an error was raised. Its message is left out: it may hold the name of a file or a patient."""
+def way_to(error: BaseException) -> str:
+    """The places where an error was raised, and those of its causes, by their types.
+
+    Messages are left out: they may hold the name of a file or a patient.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)  # noqa: PTH119
+    places = " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)  # noqa: PTH119
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return f"{places}; cause: {type(cause).__name__} ({way_to(cause)})" if cause else places
 
 
 def lacking(error: BaseException) -> MemoryError | OSError | None:

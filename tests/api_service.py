@@ -32,7 +32,7 @@ from .small_scans import tiny_checkpoint
 if TYPE_CHECKING:
     from src.api.submission import Service
 
-__all__ = ["JOBS", "Api", "api_on", "free_port", "hostile_zips", "nifti", "served", "wait_for"]
+__all__ = ["JOBS", "Api", "api_on", "free_port", "hostile_zips", "nifti", "served", "served_by", "wait_for"]
 
 JOBS = "/api/v1/inference"
 ROOT = Path(__file__).resolve().parents[1]

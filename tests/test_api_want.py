@@ -121,6 +121,29 @@ def test_an_unexpected_fault_closes_a_socket_properly(api: Api, monkeypatch: pyt
     assert end.value.code == 1011
 
 
+def test_the_log_tells_the_place_of_an_unexpected_fault_but_no_message(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def faulty(*_: Any) -> None:  # noqa: ANN401
+        try:
+            {}["Meyer"]
+        except KeyError as error:
+            msg = "Meyer^Karl"
+            raise RuntimeError(msg) from error
+
+    monkeypatch.setattr(jobs, "find", faulty)
+    answer = api.client.get(f"{JOBS}/{'0' * 32}")
+    assert (answer.status_code, answer.json()["detail"]) == (500, "unexpected RuntimeError; see the server's log")
+    with api.connect(f"{JOBS}/{'0' * 32}/stream") as socket:
+        assert socket.receive_json()["error"]
+    (of_request, of_socket) = (record for record in caplog.records if "unexpected" in record.getMessage())
+    for record in (of_request, of_socket):
+        assert not record.exc_info
+        assert "met an unexpected RuntimeError (" in record.getMessage()
+        assert " faulty; cause: KeyError (test_api_want.py:" in record.getMessage()
+    assert "Meyer" not in caplog.text
+
+
 def test_a_silent_database_holds_nobody_for_long(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "DATABASE_SECONDS", 0.2)
     going = threading.Event()

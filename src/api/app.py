@@ -33,13 +33,13 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.make_folders()
-        app.state.service = Service(settings, open_database(settings.url))
+        service = app.state.service = Service(settings, open_database(settings.url))
         try:
             with quiet_libraries():
-                async with supervised(app.state.service):
+                async with supervised(service):
                     yield
         finally:
-            app.state.service.close()
+            service.close()
 
     # No documentation pages: they load scripts from other sites.
     app = BoundedApp(

@@ -175,6 +175,6 @@ def _missing_resource(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(_request: Request, error: Exception) -> Response:
-    # The traceback is in the server's log, because `ServerErrorMiddleware` raises the error again.
+    # `ServerErrorMiddleware` raises the error again, and `BoundedApp` logs its place.
     detail = f"unexpected {type(error).__name__}; see the server's log"
     return _answer({"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": detail})

@@ -18,7 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from ..errors import PivotError
+from ..errors import PivotError, way_to
 from .settings import Settings
 
 __all__ = ["BoundedApp", "allow_large_messages", "received_bytes"]
@@ -44,7 +44,10 @@ class BoundedApp(FastAPI):
         self.bounds = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on. Before the first connection, set the bounds."""
+        """Pass everything on. Before the first connection, set the bounds.
+
+        An unexpected error was answered. It is not raised: the server would log its message, which may name a patient.
+        """
         server = getattr(receive, "__self__", None)
         if scope["type"] == "lifespan":
             if isinstance(config := getattr(server, "config", None), Config):
@@ -54,7 +57,12 @@ class BoundedApp(FastAPI):
             send = _with_plain_errors(send)
         elif scope["type"] == "websocket":
             scope[SERVER] = server
-        await super().__call__(scope, receive, send)
+        try:
+            await super().__call__(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            log.error("a request met an unexpected %s (%s)", type(error).__name__, way_to(error))  # noqa: TRY400
 
 
 def allow_large_messages(socket: WebSocket, limit: int) -> None:

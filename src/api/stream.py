@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from ..errors import PivotError
+from ..errors import PivotError, way_to
 from . import jobs
 from .jobs import Job
 from .problems import BadRequest, Busy, NotFound, Refused, plain, problem
@@ -182,7 +182,7 @@ async def _refuse(socket: WebSocket, error: Exception) -> None:
         error = BadRequest("the upload took too long")
     known, code = plain(error), POLICY
     if known is None:
-        log.error("a WebSocket met an unexpected %s", type(error).__name__, exc_info=error)
+        log.error("a WebSocket met an unexpected %s (%s)", type(error).__name__, way_to(error))
         known, code = PivotError(f"unexpected {type(error).__name__}; see the server's log"), FAULT
     elif isinstance(known, Refused) and known.retry_after is not None:
         code = TRY_LATER

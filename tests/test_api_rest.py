@@ -1,6 +1,8 @@
 """The REST interface: what it takes, refuses, keeps and forgets."""
 
 import json
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,6 +294,33 @@ def test_what_has_expired_goes_and_nothing_else(tmp_path: Path, monkeypatch: pyt
         assert {folder.name for folder in api.settings.jobs.iterdir()} == {new}
         assert api.client.get(f"{JOBS}/{old}").status_code == 404
         assert api.state(new)["status"] == "queued"
+
+
+def test_an_upload_is_kept_however_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ORPHAN_SECONDS", -math.inf)  # every upload takes longer
+    content = nifti()
+    with api_on(tmp_path) as api, api.connect(f"{JOBS}/stream") as socket:
+        socket.send_json({"event": "start", "filename": "scan.nii", "size": len(content), "config": QUICK.decode()})
+        socket.send_bytes(content[:999])
+        while not api.left():
+            time.sleep(0.01)
+        supervisor.sweep(api.service)
+        assert api.left() == [".partial"]
+        socket.send_bytes(content[999:])
+        assert socket.receive_json()["status"] == "queued"
+        supervisor.sweep(api.service)
+        assert api.work().state == "completed"
+
+
+def test_an_upload_to_another_server_is_kept_as_long_as_it_may_take(tmp_path: Path) -> None:
+    with api_on(tmp_path) as api:
+        (api.settings.jobs / "elsewhere" / "input").mkdir(parents=True)
+        api.service.seen["elsewhere"] = time.monotonic() - api.settings.upload_seconds
+        supervisor.sweep(api.service)
+        assert [folder.name for folder in api.settings.jobs.iterdir()] == ["elsewhere"]
+        api.service.seen["elsewhere"] -= 2 * supervisor.ORPHAN_SECONDS
+        supervisor.sweep(api.service)
+        assert list(api.settings.jobs.iterdir()) == []
 
 
 def test_what_a_killed_worker_left_of_an_ended_job_goes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

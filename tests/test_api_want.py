@@ -144,6 +144,24 @@ def test_the_log_tells_the_place_of_an_unexpected_fault_but_no_message(
     assert "Meyer" not in caplog.text
 
 
+def test_sweeps_go_on_after_any_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    swept, faults = threading.Event(), [RuntimeError("Meyer^Karl")]
+
+    def sweep(_: object) -> None:
+        if faults:
+            raise faults.pop()
+        swept.set()
+
+    monkeypatch.setattr(supervisor, "sweep", sweep)
+    monkeypatch.setattr(supervisor, "SWEEP_SECONDS", 0.01)
+    with api_on(tmp_path):
+        assert swept.wait(60)
+    assert "could not be removed: RuntimeError (" in caplog.text
+    assert "Meyer" not in caplog.text
+
+
 def test_a_silent_database_holds_nobody_for_long(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "DATABASE_SECONDS", 0.2)
     going = threading.Event()

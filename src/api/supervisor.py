@@ -12,8 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from ..errors import way_to
 from ..processes import openmp_settings
 from . import jobs
 from .storage import remove, tidy
@@ -73,8 +72,8 @@ async def _keep_sweeping(service: Service) -> None:
     while True:
         try:
             await asyncio.to_thread(sweep, service)
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("expired jobs could not be removed: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - after any error the next sweep may succeed
+            log.warning("expired jobs could not be removed: %s (%s)", type(error).__name__, way_to(error))
         await asyncio.sleep(SWEEP_SECONDS)
 
 

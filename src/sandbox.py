@@ -19,6 +19,7 @@ VERSION, PATH_BENEATH = 1, 1  # a flag, and a kind of rule
 SET_NO_NEW_PRIVS, SET_PDEATHSIG, SIGKILL = 38, 1, 9  # of prctl
 EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3
 ONLY_OF_FOLDERS = ~(EXECUTE | 1 << 1 | READ_FILE | 1 << 14 | 1 << 15)  # all but execute, write, read, truncate, ioctl
+SPECIAL = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12  # making devices, sockets, pipes and symbolic links
 # Number of rights on files, on TCP, and of scopes (sockets, signals), by version of the kernel's interface.
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 TCP_RIGHTS = {4: 3}
@@ -45,6 +46,7 @@ def can_confine() -> bool:
 def confine(readable: Iterable[str | Path], writable: Iterable[str | Path]) -> bool:
     """Confine this thread, and those that it starts, to these files and folders.
 
+    In the writable folders it can make files and folders, but no links, pipes, sockets or devices.
     TCP connections are forbidden too, if the kernel supports this. The confinement cannot be undone. Return False, and
     change nothing, if the kernel cannot confine (`can_confine`).
 
@@ -61,7 +63,7 @@ def confine(readable: Iterable[str | Path], writable: Iterable[str | Path]) -> b
         for path in readable:
             _allow(ruleset, path, EXECUTE | READ_FILE | READ_DIR)
         for path in (*writable, *DEVICES):
-            _allow(ruleset, path, files)
+            _allow(ruleset, path, files & ~SPECIAL)
         _libc().prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _call(RESTRICT_SELF, ruleset, 0)
     finally:

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,6 +21,7 @@ from src.processes import memory_of_machine
 from src.runs import confined
 from src.runs.confined import Bounds
 from src.sandbox import can_confine
+from src.types import Volume
 
 from .api_service import ROOT, nifti
 from .dicom_files import CHEST, change, write_series, zipped
@@ -83,6 +86,57 @@ def test_a_reader_with_a_hole_reads_nothing_of_others(tmp_path: Path) -> None:
     closed = _found_by_the_hole(tmp_path / "confined", secrets, "confined")
     assert {closed[str(path)] for path in secrets} == {"PermissionError"}
     assert closed["by ITK"] == "RuntimeError"
+
+
+@needs_landlock
+def test_a_confined_process_makes_files_and_folders_but_nothing_that_misleads(tmp_path: Path) -> None:
+    code = f"""
+import os, socket
+from src.sandbox import confine, needed_by_python
+confine(needed_by_python(), [{str(tmp_path)!r}])
+os.chdir({str(tmp_path)!r})
+os.mkdir("folder")
+open("folder/file", "w").close()
+for make in (lambda: os.symlink("/etc/passwd", "link"), lambda: os.link("/etc/passwd", "hard"),
+             lambda: os.mkfifo("pipe"), lambda: socket.socket(socket.AF_UNIX).bind("socket")):
+    try:
+        make()
+    except OSError:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (["refused"] * 4, "")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_link_among_the_objects_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "scan_dicom").mkdir()
+
+    def run(*_: object) -> dict[str, object]:
+        (folder / "nodules_sr.dcm").symlink_to("/etc/passwd")
+        return {}
+
+    monkeypatch.setattr(confined, "_run", run)
+    results: Any = {"heatmap": Volume(np.zeros((2, 2, 2), np.float32), np.eye(4))}
+    with pytest.raises(PivotError, match="something else"):
+        confined.export_objects(Bounds(tmp_path, None, lambda: None), tmp_path, results, folder, None, [], [])
+
+
+@pytest.mark.parametrize("task", ["read", "export"])
+def test_the_process_imports_only_what_it_needs(tmp_path: Path, task: str) -> None:
+    """Each scan waits for the imports. Exporting fails here, of results without content, after it was imported."""
+    write_series(tmp_path / "series", CHEST)
+    (tmp_path / "scratch").mkdir()
+    affine = np.eye(4)
+    left = ({"heatmap": np.zeros((2, 2, 2), np.float32), "metadata": {}}, affine, None, [], [])
+    (tmp_path / "scratch" / "task.pickle").write_bytes(pickle.dumps(left))
+    arguments = [task, str(tmp_path / "series"), "--folder", str(tmp_path / "scratch"), "--check"]
+    code = f"import sys\nfrom src.runs import confined\nconfined.main({arguments!r})\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"src.data.dicom", "src.dicom_io.context"} <= loaded
+    assert not loaded & {"matplotlib", "nibabel", "pydantic", "scipy", "skimage", "torch"}
+    assert ("highdicom" in loaded) == (task == "export")
 
 
 def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

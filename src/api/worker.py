@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -124,10 +125,8 @@ class Worker:
         turn.check()
         results_folder = folder / str(job.lease)
         _keep_scan(scan, upload, results_folder / SCAN)
-        if config.output.dicom:  # this reads the upload again
-            confined.write(scan, results, config, results_folder, seconds, source, bounds)
-        else:
-            write_outputs(scan, results, config, results_folder, seconds, source)
+        export = partial(confined.export_objects, bounds)
+        write_outputs(scan, results, config, results_folder, seconds, source, export)
         turn.check()
 
     def _fetched(self, study: Path) -> Path:

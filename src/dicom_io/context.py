@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from highdicom.base import SOPClass
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, DT, TM
 
@@ -19,6 +18,9 @@ from ..data.stacks import Stack
 from ..errors import BadScan
 from ..quiet import quiet_libraries
 from ..types import Detection, Results
+
+if TYPE_CHECKING:
+    from highdicom.base import SOPClass  # importing it takes as long as reading a scan
 
 __all__ = ["MANUFACTURER", "Context", "check_series", "nodule_name", "open_context"]
 
@@ -56,7 +58,7 @@ SHARED = (
 )
 DIGITS = 4  # of a float that tell one result from another; a last bit that threads change must not
 
-T = TypeVar("T", bound=SOPClass)
+T = TypeVar("T", bound="SOPClass")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

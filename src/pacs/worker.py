@@ -10,7 +10,7 @@ from ..config import Config, load_config
 from ..detection.pipeline import InferencePipeline
 from ..errors import lacking
 from ..runs import confined
-from ..runs.outputs import check_outputs
+from ..runs.outputs import check_outputs, write_outputs
 from .processing import Outcome
 from .settings import Inference, ObjectKind, PacsConfig
 
@@ -54,7 +54,8 @@ def _run(pipeline: InferencePipeline, series: Path, folder: Path, config: PacsCo
     wanted = _outputs(pipeline.config, config)
     scan, seconds = confined.read(series, wanted, bounds)
     results = pipeline.predict(scan)
-    outputs = confined.write(scan, results, wanted, config.keep_results or folder, seconds, series, bounds)
+    export = functools.partial(confined.export_objects, bounds)
+    outputs = write_outputs(scan, results, wanted, config.keep_results or folder, seconds, series, export)
     (objects,) = (path for path in outputs if path.is_dir() and not path.is_symlink())
     found = [path for kind in config.results for path in sorted(objects.glob(FILES[kind]))]
     return Outcome(len(results["detections"]), [path for path in found if not path.is_symlink()])

@@ -13,7 +13,7 @@ from ..measurement.nodule_properties import segment_and_measure
 from ..results.output_formatter import load_heatmap, load_report
 from ..types import Detection, NoduleMask, Report, Results, Scan, Volume
 from ..viz.source import check_pairing, read_detections
-from .exports import check_exports, write_exports_alone
+from .exports import check_objects, write_exports_alone
 
 __all__ = ["export_again"]
 
@@ -32,7 +32,8 @@ def export_again(report_path: Path, scan: Scan, source: Path, exports: list[str]
     config: Config = load_config({"output": {"formats": {"exports": exports}}})
     report = load_report(report_path)
     check_pairing(read_detections(report), scan.shape, scan.affine)
-    check_exports(scan, config, source)
+    if config.output.dicom:
+        check_objects(scan, source)
     beside = next(report_path.parent.glob(f"{glob.escape(report['scan_id'])}_heatmap.*"), None)
     if beside is None and "heatmap_dicom" in exports:
         msg = f"heatmap_dicom needs the heatmap, but there is no {report['scan_id']}_heatmap.nii.gz beside the report"

@@ -1,6 +1,7 @@
 """A confined process that reads one scan of others: it can open nothing else, and its memory and time are limited.
 
-The worker starts it (`read`, `write`) without the service's settings. It returns values only: JSON and voxels.
+The worker starts it (`read`, `export_objects`) without the service's settings. It returns values only, JSON and voxels,
+or writes DICOM objects. It imports only what its task needs, because each scan waits for that.
 """
 
 import argparse
@@ -14,15 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import errors
 from ..errors import PivotError, lacking, way_to
-from ..files import shipped
 from ..processes import limit_memory
 from ..sandbox import confine, end_with_parent, needed_by_python
 from ..types import Acquisition, Affine, Results, Scan, Volume
@@ -30,14 +31,13 @@ from ..types import Acquisition, Affine, Results, Scan, Volume
 if TYPE_CHECKING:
     from ..config import Config
 
-__all__ = ["Bounds", "main", "read", "write"]
+__all__ = ["Bounds", "export_objects", "main", "read"]
 
 log = logging.getLogger("pivot")
 PACKAGES = Path(__file__).resolve().parents[2]
 KEPT = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 KNOWN = ("BadScan", "BadOutput", "PivotError")  # errors that it may return
-VOXELS, ANSWER, CONFIG, TASK = "voxels.npy", "answer.json", "config.json", "task.pickle"
-OURS = ("calibration", "checkpoints")  # folders, which a report needs
+VOXELS, ANSWER, TASK = "voxels.npy", "answer.json", "task.pickle"
 LOOK_SECONDS = 0.05
 GIGABYTE = 1e9
 
@@ -61,9 +61,7 @@ def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
         PivotError: it needs more memory than allowed, or the process died (`lacking` tells).
     """
     with _Folder(bounds.scratch) as folder:
-        if config.output.dicom:
-            (folder / CONFIG).write_text(config.model_dump_json())
-        answer = _run(["read", str(upload.absolute())], folder, bounds)
+        answer = _run(["read", str(upload.absolute()), *(["--check"] if config.output.dicom else [])], folder, bounds)
         with _opened(folder / VOXELS) as file:
             voxels = np.load(file, allow_pickle=False)
     affine = np.array(answer["affine"], dtype=np.float64).reshape(4, 4)
@@ -72,32 +70,37 @@ def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
     thickness, kernel, numbers = answer["acquisition"]
     made = Acquisition(None if thickness is None else float(thickness), str(kernel), tuple(int(one) for one in numbers))
     scan = Scan(voxels, affine, str(answer["scan_id"]), uid and str(uid), notes, str(answer["body_part"]), made)
+    if config.output.dicom:
+        from .outputs import check_names  # noqa: PLC0415 - not in the confined process
+
+        check_names(scan, config, bounds.scratch)
     return scan, float(answer["seconds"])
 
 
-def write(
-    scan: Scan,
-    results: Results,
-    config: "Config",
-    target: Path,
-    seconds: float,
-    source: Path,
+def export_objects(
     bounds: Bounds,
-) -> list[Path]:
-    """`write_outputs` in the confined process. It reads the upload again, for the headers of DICOM objects.
+    series: str | Path,
+    results: Results,
+    folder: Path,
+    report_pdf: Path | None,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    asked: Sequence[str],
+) -> None:
+    """`dicom_io.export.export_objects` in the confined process. It reads the upload again, for its headers.
 
     Raises:
-        BadScan, BadOutput: as for `write_outputs`.
+        BadScan: as for that.
         PivotError: as for `read`.
     """
-    source, target = source.absolute(), target.absolute()
-    target.mkdir(parents=True, exist_ok=True)
-    with _Folder(bounds.scratch) as folder:
-        with (folder / TASK).open("wb") as file:
+    series, folder, report = Path(series).absolute(), folder.absolute(), report_pdf and report_pdf.absolute()
+    with _Folder(bounds.scratch) as scratch:
+        with (scratch / TASK).open("wb") as file:
             affine = results["heatmap"].affine  # pickling would lose it
-            pickle.dump((scan, results, affine, config, target, seconds, source), file, protocol=5)
-        answer = _run(["write", str(source), "--target", str(target)], folder, bounds)
-    return [target / Path(str(name)).name for name in answer["outputs"]]
+            pickle.dump((results, affine, report, list(pictures), list(asked)), file, protocol=5)
+        _run(["export", str(series), "--target", str(folder)], scratch, bounds)
+    if any(path.is_symlink() or not path.is_file() for path in folder.iterdir()):
+        msg = "the process that wrote the DICOM objects made something else: they are not used"
+        raise PivotError(msg)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -159,18 +162,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Do one task, confined to its folder, and write the answer there."""
     end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m src.runs.confined", description="read one scan, confined")
-    parser.add_argument("task", choices=("read", "write"))
+    parser.add_argument("task", choices=("read", "export"))
     parser.add_argument("scan", type=Path, help="below the parent of the parent of --folder")
     parser.add_argument("--folder", type=Path, required=True, help="for temporary files and the answer")
-    parser.add_argument("--target", type=Path, help="for results")
+    parser.add_argument("--check", action="store_true", help="refuse a scan that DICOM objects cannot refer to")
+    parser.add_argument("--target", type=Path, help="for DICOM objects")
     parser.add_argument("--memory", type=int, help="bytes (default: no limit)")
     options = parser.parse_args(arguments)
     limit_memory(options.memory)
-    source, folder = options.scan, options.folder
-    task = pickle.loads((folder / TASK).read_bytes()) if options.task == "write" else None  # noqa: S301 - the worker's
-    confine([*needed_by_python(), *map(shipped, OURS), source], [folder, *([options.target] if options.target else [])])
+    source, folder, target = options.scan, options.folder, options.target
+    task = pickle.loads((folder / TASK).read_bytes()) if options.task == "export" else None  # noqa: S301 - the worker's
+    report = [task[2]] if task and task[2] else []
+    confine([*needed_by_python(), source, *report], [folder, *([target] if target else [])])
     try:
-        answer = _write(*task) if task else _read(source, folder)
+        answer = _export(source, target, *task) if task else _read(source, folder, check=options.check)
     except Exception as error:  # noqa: BLE001 - every error is reported to the worker
         answer = _failure(error, options.memory)
     (folder / ANSWER).write_text(json.dumps(answer))
@@ -192,16 +197,15 @@ def _failure(error: Exception, memory: int | None) -> dict[str, Any]:
     return {"error": "PivotError", "message": message, "fault": f"{kind}: {way_to(error)}"}
 
 
-def _read(source: Path, folder: Path) -> dict[str, Any]:
+def _read(source: Path, folder: Path, *, check: bool) -> dict[str, Any]:
     from ..data.loader import read_scan  # noqa: PLC0415 - after `confine`
 
     start = time.perf_counter()
     scan = read_scan(source)
-    if (folder / CONFIG).exists():
-        from ..config import Config  # noqa: PLC0415 - takes as long as reading
-        from .outputs import check_scan  # noqa: PLC0415
+    if check:
+        from .exports import check_objects  # noqa: PLC0415
 
-        check_scan(scan, Config.model_validate_json((folder / CONFIG).read_bytes()), source, folder)
+        check_objects(scan, source)
     np.save(folder / VOXELS, scan.array)
     return {
         "affine": scan.affine.tolist(),
@@ -214,13 +218,20 @@ def _read(source: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _write(
-    scan: Scan, results: Results, affine: Affine, config: "Config", target: Path, seconds: float, source: Path
+def _export(
+    series: Path,
+    folder: Path,
+    results: Results,
+    affine: Affine,
+    report: Path | None,
+    pictures: list[npt.NDArray[np.uint8]],
+    asked: list[str],
 ) -> dict[str, Any]:
-    from .outputs import write_outputs  # noqa: PLC0415
+    from ..dicom_io.export import export_objects  # noqa: PLC0415
 
     results["heatmap"] = Volume(results["heatmap"], affine)
-    return {"outputs": [path.name for path in write_outputs(scan, results, config, target, seconds, source)]}
+    export_objects(series, results, folder, report, pictures, asked)
+    return {}
 
 
 if __name__ == "__main__":

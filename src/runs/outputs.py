@@ -22,9 +22,10 @@ from ..files import whole_files
 from ..results.findings_table import is_findings_table, save_findings
 from ..results.output_formatter import load_report, save_csv, save_heatmap, save_json
 from ..types import Results, Scan, Volume
-from .exports import DICOM, check_exports, exported_names, write_dicom, write_exports
+from .exports import DICOM, ExportObjects, check_objects, exported_names, write_dicom, write_exports
 
 __all__ = [
+    "check_names",
     "check_outputs",
     "check_scan",
     "is_complete",
@@ -88,12 +89,22 @@ def check_scan(scan: Scan, config: Config, source: str | Path, folder: Path) -> 
     Raises:
         BadScan: its name is too long. DICOM objects are wanted, but cannot refer to it.
     """
+    check_names(scan, config, folder)
+    if config.output.dicom:
+        check_objects(scan, source)
+
+
+def check_names(scan: Scan, config: Config, folder: Path) -> None:
+    """Refuse a scan whose name is too long for the names of its outputs.
+
+    Raises:
+        BadScan: it is.
+    """
     most = os.pathconf(folder, "PC_NAME_MAX") - TEMPORARY
     longest = max(len(os.fsencode(name)) for name in output_names(scan.scan_id, config))
     if longest > most:
         msg = f"its name is {longest - most} bytes too long for the names of its results ({longest} bytes): rename it"
         raise BadScan(msg)
-    check_exports(scan, config, source)
 
 
 def output_names(scan_id: str, config: Config) -> list[str]:
@@ -140,11 +151,12 @@ def write_outputs(
     folder: str | Path,
     seconds_to_read: float | None = None,
     source: str | Path | None = None,
+    export: ExportObjects | None = None,
 ) -> list[Path]:
     """Write the configured outputs into `folder`: every file of the scan, or none.
 
     Files of an earlier run on a scan of this name are removed, whatever its configuration was. DICOM objects need
-    `source`, the path that the scan was read from.
+    `source`, the path that the scan was read from; `export` writes them, by default in this process.
 
     Raises:
         BadOutput: the folder cannot be written to.
@@ -157,7 +169,7 @@ def write_outputs(
         exported = exported_names(results["scan_id"], config)
         for path in (draft / name for name in names[:-1] if name.endswith(DICOM) or name not in exported):
             if path.name.endswith(DICOM):
-                write_dicom(scan, results, path, source, config.output.formats.exports)
+                write_dicom(scan, results, path, source, config.output.formats.exports, export)
             else:
                 _write(scan, results, config, path)
         save_json(_timed(results, seconds_to_read, time.perf_counter() - start), draft / names[-1])

@@ -126,7 +126,7 @@ def test_the_log_tells_the_place_of_an_unexpected_fault_but_no_message(
 ) -> None:
     def faulty(*_: Any) -> None:  # noqa: ANN401
         try:
-            {}["Meyer"]
+            {"": 0}["Meyer"]
         except KeyError as error:
             msg = "Meyer^Karl"
             raise RuntimeError(msg) from error

@@ -128,7 +128,7 @@ def test_the_process_imports_only_what_it_needs(tmp_path: Path, task: str) -> No
     write_series(tmp_path / "series", CHEST)
     (tmp_path / "scratch").mkdir()
     affine = np.eye(4)
-    left = ({"heatmap": np.zeros((2, 2, 2), np.float32), "metadata": {}}, affine, None, [], [])
+    left: Any = ({"heatmap": np.zeros((2, 2, 2), np.float32), "metadata": {}}, affine, None, [], [])
     (tmp_path / "scratch" / "task.pickle").write_bytes(pickle.dumps(left))
     arguments = [task, str(tmp_path / "series"), "--folder", str(tmp_path / "scratch"), "--check"]
     code = f"import sys\nfrom src.runs import confined\nconfined.main({arguments!r})\nprint(*sys.modules)"

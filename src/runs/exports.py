@@ -78,7 +78,9 @@ def write_dicom(
         msg = "output.save_dicom needs the path of the DICOM series: give it as `source`"
         raise BadScan(msg)
     if export is None:
-        from ..dicom_io.export import export_objects as export
+        from ..dicom_io.export import export_objects
+
+        export = export_objects
     folder.mkdir()
     report = folder.with_name(f"{results['scan_id']}_report.pdf")
     export(source, results, folder, report if report.is_file() else None, key_images(scan, results), asked)

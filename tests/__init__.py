@@ -1,1 +1,1 @@
-"""The tests; `conftest` holds what they share."""
+"""The tests; `conftest` holds the shared fixtures."""

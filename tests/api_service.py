@@ -1,4 +1,4 @@
-"""A service on a tiny model, in this process or as one of its own."""
+"""A service with a tiny model, in this process or in a separate one."""
 
 import io
 import os
@@ -47,20 +47,20 @@ def lung_and_tissue(side: int) -> np.ndarray[Any, np.dtype[np.int16]]:
 
 
 def nifti(side: int = 40) -> bytes:
-    """A NIfTI file of lung, tissue between, as a chest has."""
+    """A NIfTI file of lung with tissue in its middle, like a chest."""
     array = lung_and_tissue(side)
     content: bytes = nibabel.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0])).to_bytes()
     return content
 
 
 def served_by(client: TestClient) -> "Service":
-    """What the handlers of the client's app share."""
+    """The shared state of the handlers of the client's app."""
     service: Service = client.app.state.service  # type: ignore[attr-defined]
     return service
 
 
 class Api:
-    """A service whose worker works when it is told to."""
+    """A service whose worker runs only when `work` is called."""
 
     def __init__(self, client: TestClient, settings: Settings) -> None:
         self.client, self.settings = client, settings
@@ -68,18 +68,18 @@ class Api:
         self.worker = Worker(settings, "cpu")
 
     def submit(self, content: bytes | None = None, name: str = "scan.nii", **kw: Any) -> httpx.Response:  # noqa: ANN401
-        """Send a scan."""
+        """Submit a scan."""
         files = {"file": (name, nifti() if content is None else content)}
         files |= {"config": kw.pop("config")} if "config" in kw else {}
         response: httpx.Response = self.client.post(JOBS, files=files, **kw)
         return response
 
     def connect(self, path: str, **kw: Any) -> WebSocketTestSession:  # noqa: ANN401 - headers, subprotocols
-        """A WebSocket to the service, by the same name."""
+        """Open a WebSocket to the service under the client's host name."""
         return self.client.websocket_connect(f"ws://{self.client.base_url.host}{path}", **kw)
 
     def work(self) -> Job:
-        """Do the next job; what became of it."""
+        """Run the next job and return its final state."""
         job = jobs.claim(self.service.engine, self.settings.lease_seconds)
         assert job is not None
         self.worker.work(job)
@@ -88,25 +88,25 @@ class Api:
         return done
 
     def state(self, number: str) -> dict[str, Any]:
-        """The job as the service shows it."""
+        """The job as the service returns it."""
         shown: dict[str, Any] = self.client.get(f"{JOBS}/{number}").json()
         return shown
 
     def clear(self) -> None:
-        """Forget all jobs."""
+        """Delete all jobs."""
         with self.service.engine.begin() as connection:
             connection.execute(jobs_table.delete())
         for folder in self.settings.jobs.iterdir():
             shutil.rmtree(folder)
 
     def left(self) -> list[str]:
-        """Every file in the folders of jobs."""
+        """Every file in the job folders."""
         return sorted(path.name for path in self.settings.jobs.rglob("*") if path.is_file())
 
 
 @contextmanager
 def api_on(folder: Path, host: str = "127.0.0.1", name: str = "localhost", **settings: Any) -> Iterator[Api]:  # noqa: ANN401
-    """A service with its data in `folder`, and a client at the address `host` who calls it `name`."""
+    """A service with its data in `folder`, and a client at the address `host` that calls it `name`."""
     checkpoint = folder / "best_model.pth"
     if not checkpoint.exists():
         tiny_checkpoint(checkpoint)
@@ -120,7 +120,7 @@ def api_on(folder: Path, host: str = "127.0.0.1", name: str = "localhost", **set
 
 
 def hostile_zips(folder: Path) -> dict[str, bytes]:
-    """Archives that mean harm, by what they do."""
+    """Hostile archives, by the reason for their refusal."""
 
     def packed(name: str, content: bytes, mode: int = 0) -> bytes:
         buffer = io.BytesIO()
@@ -141,7 +141,7 @@ def hostile_zips(folder: Path) -> dict[str, bytes]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -150,7 +150,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(folder: Path, port: int | None = None, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[Any]"]]:
-    """A server process of its own, started as the guide says; its address, and the process."""
+    """Start a server process as in the guide. Yields its address and the process."""
     port = port or free_port()
     if not (folder / "best_model.pth").exists():
         tiny_checkpoint(folder / "best_model.pth")
@@ -170,7 +170,7 @@ def served(folder: Path, port: int | None = None, **environment: str) -> Iterato
 
 
 def wait_for(address: str, server: "subprocess.Popen[Any]", log: Path) -> None:
-    """Return once the server at the address answers."""
+    """Wait until the server at the address answers."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         assert server.poll() is None, log.read_text()

@@ -61,7 +61,7 @@ FORMATS = ("a.nii", "a.nii.gz", "a.mhd", "a.mha", "a.nrrd", "dicom", "a.zip", "b
 
 
 def itk_image(array: Voxels, affine: Affine = AFFINE) -> sitk.Image:
-    """The same volume, in the same place, as SimpleITK has it."""
+    """The same volume at the same place, as a SimpleITK image."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     lps = RAS_TO_LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -82,7 +82,7 @@ def slice_dataset(array: Voxels, affine: Affine = AFFINE, z: int = 0, series: in
     dataset.ImagePositionPatient = _decimals(lps[:3, :3] @ [0, 0, z] + lps[:3, 3])
     dataset.ImageOrientationPatient = _decimals([*directions[:, 0], *directions[:, 1]])
     dataset.PixelSpacing = _decimals([spacing[1], spacing[0]])
-    dataset.SliceThickness = "99"  # never the distance between slices
+    dataset.SliceThickness = "99"  # differs from the distance between slices
     dataset.RescaleSlope, dataset.RescaleIntercept = "1", "-1024"
     _set_pixels(dataset, (array[..., z] + 1024).T)
     return dataset
@@ -107,7 +107,7 @@ def file_dataset(sop_class: str, series: int = 1, modality: str = "CT") -> Datas
 def write_series(
     folder: Path, array: Voxels, affine: Affine = AFFINE, *, series: int = 1, edit: Edit | None = None
 ) -> Path:
-    """A file for each slice, named in an order of no meaning; `edit` changes a slice before it is written."""
+    """Write one file per slice, with names in random order; `edit` changes a slice before it is written."""
     folder.mkdir(parents=True, exist_ok=True)
     for z, name in enumerate(np.random.default_rng(3).permutation(array.shape[2])):
         dataset = slice_dataset(array, affine, z, series)
@@ -118,7 +118,7 @@ def write_series(
 
 
 def write_enhanced(path: Path, array: Voxels, affine: Affine = AFFINE) -> Path:
-    """All slices in one enhanced CT file, last frame first."""
+    """Write all slices to one enhanced CT file, last frame first."""
     slices = [slice_dataset(array, affine, z) for z in reversed(range(array.shape[2]))]
     dataset = file_dataset(EnhancedCTImageStorage)
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
@@ -141,7 +141,7 @@ def write_enhanced(path: Path, array: Voxels, affine: Affine = AFFINE) -> Path:
 
 
 def compress(path: Path, syntax: gdcm.TransferSyntax) -> None:
-    """Rewrite a DICOM file in another transfer syntax, by GDCM."""
+    """Rewrite a DICOM file in another transfer syntax, with GDCM."""
     reader = gdcm.ImageReader()
     reader.SetFileName(str(path))
     assert reader.Read()
@@ -157,7 +157,7 @@ def compress(path: Path, syntax: gdcm.TransferSyntax) -> None:
 
 
 def write(folder: Path, name: str, array: Voxels = CHEST, affine: Affine = AFFINE) -> Path:
-    """The volume in one of `FORMATS`; `a.zip` holds a DICOM series, `b.zip` a MetaImage of two files."""
+    """Write the volume in one of `FORMATS`; `a.zip` holds a DICOM series, `b.zip` a MetaImage of two files."""
     path = folder / name
     if name == "dicom":
         return write_series(path, array, affine)
@@ -177,7 +177,7 @@ def zipped(path: Path, folder: Path) -> Path:
 
 
 def nifti(path: Path, array: Voxels = CHEST, affine: Affine = AFFINE, **header: object) -> Path:
-    """A NIfTI file by nibabel, with header fields set to whatever is asked."""
+    """Write a NIfTI file with nibabel, with the given header fields."""
     image = nib.Nifti1Image(array, affine)
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)
@@ -203,7 +203,7 @@ def sheared(amount: float) -> Affine:
 
 
 def change(**values: object) -> Callable[[Dataset], None]:
-    """An edit that sets attributes of every slice."""
+    """Return an edit that sets attributes of every slice."""
 
     def edit(dataset: Dataset) -> None:
         for name, value in values.items():
@@ -213,7 +213,7 @@ def change(**values: object) -> Callable[[Dataset], None]:
 
 
 def only(where: int, edit: Callable[[Dataset], Any]) -> Callable[[Dataset], None]:
-    """An edit of a single slice."""
+    """Return an edit that changes a single slice."""
 
     def edit_one(dataset: Dataset) -> None:
         if dataset.InstanceNumber == where + 1:
@@ -223,12 +223,12 @@ def only(where: int, edit: Callable[[Dataset], Any]) -> Callable[[Dataset], None
 
 
 def without(name: str) -> Callable[[Dataset], None]:
-    """An edit that deletes an attribute."""
+    """Return an edit that deletes an attribute."""
     return lambda dataset: delattr(dataset, name)
 
 
 def shift(axis: int, millimetres: Callable[[int], float]) -> Callable[[Dataset], None]:
-    """An edit that moves slices along a patient axis."""
+    """Return an edit that moves slices along a patient axis."""
 
     def edit(dataset: Dataset) -> None:
         position = [float(value) for value in dataset.ImagePositionPatient]

@@ -1,4 +1,4 @@
-"""FROC by the rules of LUNA16, once more: written to be obviously right, with nothing in common with `src.eval`."""
+"""A simple reference implementation of LUNA16's FROC, independent of `src.eval`."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ def inside(point: Point, centre: Point, diameter: float) -> bool:
 
 
 def admitted(marks: Valued) -> Valued:
-    """The marks (point, probability) of one scan that count."""
+    """The marks (point, probability) of one scan that are evaluated."""
     if len(marks) <= 100:
         return marks
     cut = sorted((p for _, p in marks), reverse=True)[100]
@@ -23,7 +23,7 @@ def admitted(marks: Valued) -> Valued:
 
 
 def outcome(scans: Scans) -> tuple[list[float], list[float], int]:
-    """Probabilities of found nodules and of false marks, and the number of nodules."""
+    """The probabilities of found nodules and of false positives, and the number of nodules."""
     found, false, total = list[float](), list[float](), 0
     for given, nodules, excluded in scans:
         marks = admitted(given)
@@ -37,7 +37,7 @@ def outcome(scans: Scans) -> tuple[list[float], list[float], int]:
 
 
 def sensitivities(scans: Scans) -> list[float]:
-    """Sensitivity at each rate, by walking along the curve's straight pieces."""
+    """The sensitivity at each rate, by linear interpolation along the curve."""
     found, false, total = outcome(scans)
     points = [(0.0, 0.0)]
     for threshold in sorted({*found, *false}, reverse=True):

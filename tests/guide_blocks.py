@@ -1,4 +1,4 @@
-"""What a guide in Markdown contains: its blocks, commands, statements, keys and fields."""
+"""Parses a guide in Markdown: its blocks, commands, statements, keys and fields."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ def commands(script: str) -> Iterator[list[str]]:
 
 
 def spans(text: str) -> list[str]:
-    """What stands in backticks in the prose."""
+    """The text in backticks in the prose."""
     return re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
 
 
@@ -38,7 +38,7 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def facts(text: str) -> set[Fact]:
-    """All that a guide promises: each as the language it is written in, and what it says."""
+    """Everything a guide promises, as pairs of language and statement."""
     found = {("text", span) for span in spans(text)}
     for language, block in FENCE.findall(text):
         found |= {(language, fact) for fact in READERS[language](block)}

@@ -15,7 +15,7 @@ import torch
 
 import src
 
-LIBRARIES = (  # what they do on their own import is theirs: they are imported before
+LIBRARIES = (  # imported first, so that their own changes on import do not count
     "alembic",
     "dicomweb_client",
     "fastapi",
@@ -34,7 +34,7 @@ LIBRARIES = (  # what they do on their own import is theirs: they are imported b
     "sqlalchemy",
     "uvicorn",
 )
-RUN_ON_IMPORT = {"src.api.migrations.env"}  # Alembic's own way
+RUN_ON_IMPORT = {"src.api.migrations.env"}  # Alembic runs its migrations when it imports this module
 
 
 def state() -> set[str]:

@@ -1,4 +1,4 @@
-"""A PACS for tests: DICOM series of small scans, senders and receivers, a real Orthanc, and the service itself."""
+"""A PACS for tests: DICOM series of small scans, senders, receivers, a real Orthanc, and the service."""
 
 import io
 import json
@@ -51,11 +51,11 @@ __all__ = [
 
 ORTHANC = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-PATIENCE = 300.0  # seconds, on a busy machine
+PATIENCE = 300.0  # seconds, enough for a busy machine
 
 
-def until(true: Callable[[], Any], seconds: float = PATIENCE) -> Any:  # noqa: ANN401 - what it returns in the end
-    """Wait for something to be true."""
+def until(true: Callable[[], Any], seconds: float = PATIENCE) -> Any:  # noqa: ANN401 - the value that `true` returns
+    """Wait until `true` returns something true, and return that."""
     end = time.monotonic() + seconds
     while not (value := true()):
         assert time.monotonic() < end, "it never came true"
@@ -72,7 +72,7 @@ def free_port() -> int:
 def series_of(
     scan: Scan | None = None, *, study: str | None = None, number: int = 1, edit: Callable[[Dataset], Any] | None = None
 ) -> list[Dataset]:
-    """The slices of a scan, or of a few slices of noise, as a CT series of a chest in a study of its own."""
+    """The slices of a scan, or a few slices of noise, as a chest CT series in a new study."""
     array, affine = (CHEST, None) if scan is None else (scan.array, scan.affine)
     study, series, frame = study or generate_uid(), generate_uid(), generate_uid()
     slices = []
@@ -88,7 +88,7 @@ def series_of(
 
 
 def settings(folder: Path, root: Path, **more: Any) -> PacsConfig:  # noqa: ANN401 - any of `PacsConfig`
-    """The service's settings for tests: quick, and content with a few slices."""
+    """The service's settings for tests: short waits, and few slices suffice."""
     inference = folder / "inference.yaml"
     inference.parent.mkdir(parents=True, exist_ok=True)
     inference.write_text("inference: {patch_size: [64, 64, 64], stride: [64, 64, 64]}\n")
@@ -113,7 +113,7 @@ def audit_of(config: PacsConfig, event: str | None = None, **facts: object) -> l
 
 @contextmanager
 def transfer(port: int, called: str = "PIVOT", calling: str = "CT1", **options: Any) -> Iterator[Association]:  # noqa: ANN401
-    """An association for images, PDF and C-ECHO, released at the end."""
+    """Open an association for images, PDF and C-ECHO, and release it at the end."""
     entity = AE(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = PATIENCE
     entity.add_requested_context("1.2.840.10008.1.1")  # C-ECHO
@@ -128,13 +128,13 @@ def transfer(port: int, called: str = "PIVOT", calling: str = "CT1", **options: 
 
 
 def send_bytes(association: Association, content: bytes, uid: str) -> int:
-    """Send a CT image of these bytes, whatever they are; returns the status, or -1 where there is none."""
+    """Send any bytes as a CT image; returns the status, or -1 without one."""
     request = C_STORE()
     request.MessageID, request.Priority = 1, 2
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, uid
     request.DataSet = io.BytesIO(content)
     [context] = [one for one in association.accepted_contexts if one.abstract_syntax == CTImageStorage]
-    association._reactor_checkpoint.clear()  # noqa: SLF001 - as `send_c_store`: its own thread would take the answer
+    association._reactor_checkpoint.clear()  # noqa: SLF001 - as in `send_c_store`; otherwise pynetdicom's thread takes the answer
     until(lambda: association._is_paused)  # noqa: SLF001
     association.dimse.send_msg(request, context.context_id or 0)
     _, answer = association.dimse.get_msg(block=True)
@@ -144,7 +144,7 @@ def send_bytes(association: Association, content: bytes, uid: str) -> int:
 
 @dataclass
 class Archive:
-    """A storage provider that keeps what it gets; it breaks off as often as `failures` says of a study."""
+    """A storage provider that keeps what it receives; `failures` counts the transfers of a study that it aborts."""
 
     port: int
     received: list[Dataset] = field(default_factory=list)
@@ -169,7 +169,7 @@ class Archive:
 
 @contextmanager
 def archive(port: int | None = None) -> Iterator[Archive]:
-    """A storage provider on a port of its own, or on this one."""
+    """Start a storage provider on a free port, or on this one."""
     kept = Archive(port or free_port())
     entity = AE("ARCHIVE")
     entity.supported_contexts = AllStoragePresentationContexts
@@ -191,7 +191,7 @@ class Orthanc:
     web: str | None  # URL of its DICOMweb service, where the plugin is installed
 
     def push(self, slices: Sequence[Dataset], folder: Path) -> str:
-        """Store slices; returns Orthanc's own name of their study."""
+        """Store slices; returns Orthanc's identifier of their study."""
         folder.mkdir(parents=True, exist_ok=True)
         for number, one in enumerate(slices):
             one.save_as(folder / f"{number}.dcm", enforce_file_format=True)
@@ -199,15 +199,15 @@ class Orthanc:
         return str(answer.json()["ParentStudy"])
 
     def send(self, study: str, peer: str = "pivot") -> None:
-        """Send a study on, by C-STORE."""
+        """Send a study to a peer by C-STORE."""
         self.http.post(f"/modalities/{peer}/store", json=study, timeout=PATIENCE).raise_for_status()
 
     def know(self, port: int, peer: str = "pivot") -> None:
-        """Make a modality known."""
+        """Register a modality."""
         self.http.put(f"/modalities/{peer}", json=["PIVOT", "127.0.0.1", port]).raise_for_status()
 
     def instances(self, study: str) -> dict[str, list[str]]:
-        """Orthanc's names of the instances of a study, by modality."""
+        """Orthanc's identifiers of the instances of a study, by modality."""
         found: dict[str, list[str]] = {}
         for series in self.http.get(f"/studies/{study}").raise_for_status().json()["Series"]:
             about = self.http.get(f"/series/{series}").raise_for_status().json()
@@ -220,7 +220,7 @@ class Orthanc:
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[Orthanc]:
-    """A real Orthanc on loopback, with its storage in `folder`; the test is skipped where it is not installed."""
+    """Start a real Orthanc on loopback with its storage in `folder`; skips the test if it is not installed."""
     if not Path(ORTHANC).exists():
         pytest.skip("needs Orthanc (Debian package orthanc)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def _answers(http: httpx.Client) -> bool:
 
 
 def at_once(*actions: Callable[[], object]) -> None:
-    """Do all of it at the same time."""
+    """Run all calls at the same time."""
     threads = [threading.Thread(target=action) for action in actions]
     for thread in threads:
         thread.start()

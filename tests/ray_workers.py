@@ -1,4 +1,4 @@
-"""Actors to which things happen that happen to machines; they run in processes of their own."""
+"""Ray actors that simulate machine failures; each runs in its own process."""
 
 import os
 import time
@@ -10,34 +10,34 @@ from src.runs import outputs
 from src.runs.progress import Event
 from src.runs.ray_worker import RayWorker
 
-__all__ = ["Full", "FullOnOne", "FullOrDead", "Noted", "Poisoned", "Slow", "working"]
+__all__ = ["Full", "FullOnOne", "FullOrDead", "Poisoned", "Recording", "Slow", "alive_machines"]
 
 
-class Noted(RayWorker):
-    """Tells which machine did a scan."""
+class Recording(RayWorker):
+    """Records which machine processed a scan."""
 
     def infer(self, source: str) -> Event:
         return {**super().infer(source), "machine": ray.get_runtime_context().get_node_id()}
 
 
-class Slow(Noted):
-    """Takes a second longer on one of the machines; all begin at the same time."""
+class Slow(Recording):
+    """Takes a second longer on one machine; all start at the same time."""
 
     def load(self, name: str, content: bytes) -> str:
         node = super().load(name, content)
         (self.folder.parent / f"ready-{os.getpid()}").touch()
-        while len(list(self.folder.parent.glob("ready-*"))) < len(working()):
+        while len(list(self.folder.parent.glob("ready-*"))) < len(alive_machines()):
             time.sleep(0.1)
         return node
 
     def infer(self, source: str) -> Event:
         with self.turns.infer:
-            time.sleep(_on_one_machine())
+            time.sleep(_is_first_machine())
         return super().infer(source)
 
 
 class Poisoned(RayWorker):
-    """Dies of a scan, as when a library crashes on it or memory runs out."""
+    """Dies on a scan, as when a library crashes or memory runs out."""
 
     def infer(self, source: str) -> Event:
         if "poison" in source:
@@ -46,28 +46,28 @@ class Poisoned(RayWorker):
 
 
 class Full(RayWorker):
-    """Has no room for the last file of a scan."""
+    """Runs out of disk space at the last file of a scan."""
 
     def load(self, name: str, content: bytes) -> str:
         _fill_the_disk()
         return super().load(name, content)
 
 
-class FullOnOne(Noted):
-    """Has no room on one of the machines."""
+class FullOnOne(Recording):
+    """Runs out of disk space on one machine."""
 
     def load(self, name: str, content: bytes) -> str:
-        if _on_one_machine():
+        if _is_first_machine():
             _fill_the_disk()
         return super().load(name, content)
 
 
 class FullOrDead(RayWorker):
-    """Has no room on one of the machines; dies on the other, some time after that was met."""
+    """Runs out of disk space on one machine and dies on the other some time later."""
 
     def load(self, name: str, content: bytes) -> str:
         met = self.folder.parent / "met"
-        if _on_one_machine():
+        if _is_first_machine():
             _fill_the_disk()
             node = super().load(name, content)
             met.touch()
@@ -86,11 +86,11 @@ def _full(*_: Any) -> None:  # noqa: ANN401
     raise OSError(28, "No space left on device")
 
 
-def _on_one_machine() -> bool:
-    return bool(ray.get_runtime_context().get_node_id() == min(working()))
+def _is_first_machine() -> bool:
+    return bool(ray.get_runtime_context().get_node_id() == min(alive_machines()))
 
 
-def working() -> list[str]:
-    """The machines that have cores and are not known to be gone."""
+def alive_machines() -> list[str]:
+    """The machines that have cores and are alive."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]

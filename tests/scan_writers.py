@@ -1,4 +1,4 @@
-"""One scan in many ways, written byte by byte as the formats define it: no reader is tested by another's writer."""
+"""Writes one scan in many formats, byte by byte as they are defined, independently of any library."""
 
 import bz2
 import gzip
@@ -35,7 +35,7 @@ DATA: tuple[Data, ...] = ("local", "one", "list", "pattern")
 
 
 def numbers(values: npt.ArrayLike) -> str:
-    """Numbers as a text header has them."""
+    """Numbers as text for a header."""
     return " ".join(f"{value:.17g}" for value in np.ravel(values))
 
 
@@ -50,7 +50,7 @@ def metaimage(
     without: tuple[str, ...] = (),
     **fields: str,
 ) -> Path:
-    """A MetaImage file `a.mha`, or `a.mhd` with its voxels in other files; `fields` replace those of its header."""
+    """Write a MetaImage file `a.mha`, or `a.mhd` with its voxels in other files; `fields` replace header fields."""
     lps = RAS_TO_LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     kinds = {"i2": "MET_SHORT", "u2": "MET_USHORT", "i4": "MET_INT", "f4": "MET_FLOAT", "f8": "MET_DOUBLE"}
@@ -84,7 +84,7 @@ def nrrd(
     without: tuple[str, ...] = (),
     **fields: str,
 ) -> Path:
-    """An NRRD file `a.nrrd`, or `a.nhdr` with its voxels in other files; `_` in the names of fields is a space."""
+    """Write an NRRD file `a.nrrd`, or `a.nhdr` with its voxels in other files; `_` in field names means a space."""
     signs = np.array(SPACES.get(space, (1, 1, 1)))
     turned = (RAS_TO_LPS @ affine)[:3] * signs[:, np.newaxis]
     kinds = {"i2": "short", "u2": "ushort", "i4": "int", "f4": "float", "f8": "double"}
@@ -107,7 +107,7 @@ def nrrd(
 
 
 def _names(array: Voxels, data: Data, field: str) -> tuple[list[str], str]:
-    """The files with voxels, and the field of the header that names them."""
+    """The names of the voxel files, and the header field that names them."""
     count = array.shape[2]
     return {
         "local": ([], f"{field}LOCAL\n"),

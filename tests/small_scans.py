@@ -31,13 +31,13 @@ WHOLE = LungsReport(
 
 
 def lungs_but(reason: str, *, recognised: bool = True) -> LungsReport:
-    """Lungs that cannot be judged as a whole."""
+    """Lungs whose extent is uncertain, with the reason."""
     return {**WHOLE, "recognised": recognised, "evaluable": False, "reason": reason}
 
 
 @functools.cache
 def block(number: int = 0) -> tuple[Scan, PhantomNodule]:
-    """64 mm of the synthetic chest around its nodule `number` (0: 20 mm, 2: 12 mm), and that nodule."""
+    """A 64 mm block of the synthetic chest around its nodule `number` (0: 20 mm, 2: 12 mm), and that nodule."""
     scan, truth = chest()
     shape = np.round(SIZE / np.array(scan.spacing)).astype(int)
     low = np.clip(np.array(truth[number].coordinates_voxel) - shape // 2, 0, np.array(scan.shape) - shape)
@@ -51,7 +51,7 @@ def block(number: int = 0) -> tuple[Scan, PhantomNodule]:
 
 @functools.cache
 def mass() -> Scan:
-    """The synthetic chest's nodule of 20 mm with its surroundings, as if voxels were 2.5 times as large: 50 mm."""
+    """A mass of 50 mm: the synthetic chest's 20 mm nodule with voxels 2.5 times as large."""
     scan, truth = chest()
     low = np.array(truth[0].coordinates_voxel) - 16
     cut = scan.array[tuple(slice(start, start + 32) for start in low)]
@@ -65,7 +65,7 @@ def chest() -> tuple[Scan, list[PhantomNodule]]:
 
 
 def turned(scan: Scan, order: tuple[int, ...], flips: tuple[bool, ...]) -> tuple[Scan, Affine]:
-    """The same scan in the same place with other axes, and the matrix from its indices to those of `scan`."""
+    """The same scan at the same place with other axes, and the matrix from its indices to those of `scan`."""
     back = np.zeros((4, 4))
     back[3, 3] = 1
     for axis, (source, flip) in enumerate(zip(order, flips, strict=True)):
@@ -76,14 +76,14 @@ def turned(scan: Scan, order: tuple[int, ...], flips: tuple[bool, ...]) -> tuple
 
 
 def save_nifti(scan: Scan, path: Path) -> Path:
-    """The scan as a NIfTI file."""
+    """Write the scan to a NIfTI file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), path)
     return path
 
 
 def tiny_checkpoint(path: Path, **about: Any) -> Path:  # noqa: ANN401 - any of `About`
-    """A network of a few random weights, which finds nothing."""
+    """Write a checkpoint of a tiny random network that finds nothing."""
     torch.manual_seed(0)
     model = UNet((4, 4))
     save_checkpoint(path, model.state_dict(), About(name="tiny", hyperparameters=model.hyperparameters, **about))

@@ -1,4 +1,4 @@
-"""Nodules of known volume in a drawn piece of lung, sampled as a CT scanner would.
+"""Synthetic nodules of known volume in a piece of lung, sampled as by a CT scanner.
 
 The scene is drawn on a fine grid with anti-aliased surfaces, blurred by a Gaussian point spread,
 averaged over each voxel, and given noise that is correlated over about a voxel.
@@ -18,25 +18,25 @@ __all__ = ["SETTINGS", "Case", "Setting", "draw_case", "misplaced", "random_case
 Setting = Literal["isolated", "vessel beside", "vessel feeding", "flat wall", "curved wall"]
 Array = npt.NDArray[np.floating]
 SETTINGS: tuple[Setting, ...] = ("isolated", "vessel beside", "vessel feeding", "flat wall", "curved wall")
-FINE_MM = (0.4, 0.8)  # the scene's own grid, coarser for large nodules; surfaces are anti-aliased on it
+FINE_MM = (0.4, 0.8)  # the fine grid, coarser for large nodules; surfaces are anti-aliased on it
 SOFT_TISSUE = 40.0  # HU of vessels and walls
 
 
 @dataclass(frozen=True)
 class Case:
-    """One nodule: an ellipsoid about a point near the middle of the scene, and what is around it."""
+    """One nodule: an ellipsoid near the middle of the scene, and its surroundings."""
 
-    diameter: float  # mm, of the sphere of the ellipsoid's volume
+    diameter: float  # mm, of the sphere with the ellipsoid's volume
     setting: Setting = "isolated"
     nodule_hu: float = 40.0
     lung_hu: float = -850.0
-    core: float = 0.0  # the diameter of a solid core as a share of the nodule's
-    aspect: float = 1.0  # longest to shortest axis
+    core: float = 0.0  # diameter of the solid core as a fraction of the nodule's
+    aspect: float = 1.0  # ratio of longest to shortest axis
     spacing: Vec3 = (0.7, 0.7, 1.25)
     blur_fwhm: float = 1.1  # mm
     noise_sd: float = 25.0  # HU
     vessel_diameter: float = 2.5  # mm
-    wall_depth: float = 0.6  # the centre's distance from the wall in radii
+    wall_depth: float = 0.6  # distance of the centre from the wall, in radii
     seed: int = 0
 
     @property
@@ -48,7 +48,7 @@ class Case:
 
 
 def random_case(seed: int, setting: Setting, bounds: tuple[float, float], ground_glass: bool) -> Case:
-    """A case with everything that acceptance varies drawn at random."""
+    """A case with random size, shape, density and place."""
     draw = np.random.default_rng(seed).uniform
     in_plane = draw(0.6, 0.9)
     return Case(
@@ -69,7 +69,7 @@ def random_case(seed: int, setting: Setting, bounds: tuple[float, float], ground
 def draw_case(case: Case, shift: Vec3 = (0, 0, 0)) -> tuple[npt.NDArray[np.int16], Vec3, float]:
     """The scan of a case (X, Y, Z) in HU, the nodule's centre in mm, and its true volume in mm3.
 
-    `shift` moves the whole scene by millimetres against the voxel grid. Of a nodule in a wall the
+    `shift` moves the whole scene by millimetres against the voxel grid. For a nodule at a wall, the
     volume is that of the part outside the wall.
     """
     rng = np.random.default_rng(case.seed)
@@ -101,7 +101,7 @@ def draw_case(case: Case, shift: Vec3 = (0, 0, 0)) -> tuple[npt.NDArray[np.int16
 
 
 def misplaced(case: Case, centre: Vec3) -> tuple[Vec3, float]:
-    """A point up to a quarter diameter (at most 2 mm) off the centre, and a guess of 0.6 to 1.8 diameters."""
+    """A point up to a quarter diameter (at most 2 mm) off the centre, and 0.6 to 1.8 times the diameter as a guess."""
     rng = np.random.default_rng([case.seed, 1])
     direction = rng.normal(size=3)
     step = min(0.25 * case.diameter, 2) * rng.uniform() ** (1 / 3) / np.linalg.norm(direction)
@@ -125,10 +125,10 @@ def _ellipsoid(points: Array, semi: Array) -> Array:
 def _surroundings(
     case: Case, points: Array, rotation: Array, semi: Array, rng: np.random.Generator
 ) -> tuple[Array, bool]:
-    """The signed distance from a vessel or wall in mm, and whether it cuts the nodule's truth."""
+    """The signed distance from a vessel or wall in mm, and whether it cuts the true nodule."""
     normal, along = np.linalg.qr(rng.normal(size=(3, 2)))[0].T.astype(np.float32)
     support = float(np.linalg.norm(semi * (rotation.T @ normal)))
-    touch = rotation @ (semi**2 * (rotation.T @ normal)) / support  # the surface point with that normal
+    touch = rotation @ (semi**2 * (rotation.T @ normal)) / support  # the surface point with this normal
     radius = case.vessel_diameter / 2
     if case.setting == "isolated":
         return np.full(points.shape[:-1], 1e3), False
@@ -148,5 +148,5 @@ def _surroundings(
 
 
 def _occupancy(distance: Array, sub: Array) -> Array:
-    """The share of each fine voxel below a surface, 0 to 1, from the signed distance to it."""
+    """The fraction of each fine voxel below a surface, 0 to 1, from the signed distance to it."""
     return np.clip(0.5 - distance / np.mean(sub), 0, 1)

@@ -1,4 +1,4 @@
-"""What `benchmarks.measurement --crops` says of measured nodules beside readers."""
+"""The comparison of measured nodules with readers in `benchmarks.measurement --crops`."""
 
 from pathlib import Path
 
@@ -32,15 +32,15 @@ def measured() -> Properties:
     ("texture", "name"),
     [(1.0, "ground-glass"), (1.5, "part-solid"), (3.0, "part-solid"), (4.5, "part-solid"), (5.0, "solid")],
 )
-def test_only_the_ends_of_the_scale_are_pure(texture: float, name: str) -> None:
+def test_only_the_ends_of_the_texture_scale_are_pure_types(texture: float, name: str) -> None:
     assert texture_name(texture) == name
 
 
-def test_all_readers_count_alike_and_one_outlier_does_not_set_the_texture() -> None:
+def test_readers_have_equal_weight_and_one_outlier_does_not_set_the_texture() -> None:
     assert Reference.of_readers(_nodule([6.0, 8.0, 13.0], [5.0, 5.0, 1.0])) == (9.0, 5.0)
 
 
-def test_a_constant_bias_is_told_and_taken_off_and_a_failure_is_a_miss(
+def test_a_constant_bias_is_reported_and_removed_and_a_failure_is_a_miss(
     tmp_path: Path, measured: Properties, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed: Properties = {**measured, "effective_diameter_mm": None}
@@ -54,7 +54,7 @@ def test_a_constant_bias_is_told_and_taken_off_and_a_failure_is_a_miss(
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_readers_are_compared_with_the_others_of_solid_nodules(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_reader_of_a_solid_nodule_is_compared_with_the_other_readers(capsys: pytest.CaptureFixture[str]) -> None:
     solid, glass = _nodule([10.0, 10.0, 14.0], [5.0, 5.0, 5.0]), _nodule([10.0, 20.0], [1.0, 1.0])
     between_readers([solid, glass, _nodule([9.0], [5.0])])
     assert "3 solid nodules: median difference -2.00 mm" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What the client does when the service is away, busy, refuses, or means harm."""
+"""The client with a service that is down, busy, refusing or hostile."""
 
 import json
 import zipfile
@@ -19,25 +19,25 @@ Answer = httpx.Response | Exception
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the client waited; it does so in no time."""
+    """The client's waiting times, which do not really pass."""
     taken: list[float] = []
     monkeypatch.setattr("src.api.client.time.sleep", taken.append)
     return taken
 
 
 def _client(*answers: Answer, retries: int = 5) -> tuple[InferenceClient, list[httpx.Request]]:
-    """A client of a service that gives these answers, and what it was asked."""
-    left, asked = list(answers), list[httpx.Request]()
+    """A client of a service that gives these answers, and a list of what it receives."""
+    left, requests = list(answers), list[httpx.Request]()
 
     def answer(request: httpx.Request) -> httpx.Response:
         request.read()
-        asked.append(request)
+        requests.append(request)
         given = left.pop(0)
         if isinstance(given, Exception):
             raise given
         return given
 
-    return InferenceClient("http://server", "key", retries, httpx.MockTransport(answer)), asked
+    return InferenceClient("http://server", "key", retries, httpx.MockTransport(answer)), requests
 
 
 def _problem(kind: str, status: int, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -45,24 +45,24 @@ def _problem(kind: str, status: int, headers: dict[str, str] | None = None) -> h
     return httpx.Response(status, json=details, headers=headers)
 
 
-def test_it_tries_again_with_the_same_key_and_all_of_the_scan(tmp_path: Path, pauses: list[float]) -> None:
+def test_a_retry_sends_the_same_key_and_the_whole_scan(tmp_path: Path, pauses: list[float]) -> None:
     (tmp_path / "scan.nii").write_bytes(b"content")
-    client, asked = _client(
+    client, requests = _client(
         httpx.ConnectError("away"),
         _problem("Busy", 503, {"retry-after": "7"}),
         httpx.ReadError("cut"),
         httpx.Response(202, json={"job_id": "one"}),
     )
     assert client.submit_inference(tmp_path / "scan.nii") == "one"
-    assert len({request.headers["idempotency-key"] for request in asked}) == 1
-    assert all(b"content" in request.content for request in asked)
-    assert all(request.headers["authorization"] == "Bearer key" for request in asked)
+    assert len({request.headers["idempotency-key"] for request in requests}) == 1
+    assert all(b"content" in request.content for request in requests)
+    assert all(request.headers["authorization"] == "Bearer key" for request in requests)
     assert pauses[1] == 7
     assert 0.25 <= pauses[0] <= 0.5 <= pauses[2] * 4 <= 8
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "told"),
+    ("answer", "error", "reported"),
     [
         (lambda: _problem("BadScan", 422), BadScan, "what is wrong"),
         (lambda: _problem("BadConfig", 422), BadConfig, "what is wrong"),
@@ -71,23 +71,23 @@ def test_it_tries_again_with_the_same_key_and_all_of_the_scan(tmp_path: Path, pa
         (lambda: httpx.Response(404, json=[]), ServiceError, "the service answered 404"),
     ],
 )
-def test_a_refusal_is_an_error_at_once(
-    pauses: list[float], answer: Callable[[], httpx.Response], error: type[PivotError], told: str
+def test_a_refusal_is_an_error_without_retries(
+    pauses: list[float], answer: Callable[[], httpx.Response], error: type[PivotError], reported: str
 ) -> None:
-    client, asked = _client(answer())
-    with pytest.raises(error, match=f"^{told}$") as caught:
+    client, requests = _client(answer())
+    with pytest.raises(error, match=f"^{reported}$") as caught:
         client.job("one")
-    assert (len(asked), pauses) == (1, [])
+    assert (len(requests), pauses) == (1, [])
     if isinstance(caught.value, ServiceError):
         assert caught.value.status == answer().status_code
 
 
 @pytest.mark.parametrize("answer", [httpx.ConnectError("away"), httpx.Response(503)])
-def test_it_gives_up_in_the_end(pauses: list[float], answer: Answer) -> None:
-    client, asked = _client(*[answer] * 3, retries=2)
+def test_the_client_gives_up_after_its_retries(pauses: list[float], answer: Answer) -> None:
+    client, requests = _client(*[answer] * 3, retries=2)
     with pytest.raises(ServiceError):
         client.job("one")
-    assert (len(asked), len(pauses)) == (3, 2)
+    assert (len(requests), len(pauses)) == (3, 2)
 
 
 def _job(status: str, **more: object) -> httpx.Response:
@@ -117,11 +117,11 @@ def _file(name: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "cancelled"])
-def test_the_files_of_a_job_that_is_not_completed_are_not_there(tmp_path: Path, status: str) -> None:
-    client, asked = _client(_job(status))
+def test_an_incomplete_job_has_no_files(tmp_path: Path, status: str) -> None:
+    client, requests = _client(_job(status))
     with pytest.raises(ServiceError, match=f"the job one is {status}, so it has no results yet"):
         client.download_results("one", tmp_path / "out")
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,7 +133,7 @@ def test_files_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_breaks_is_begun_again_or_leaves_nothing(tmp_path: Path, pauses: list[float]) -> None:
+def test_a_broken_download_is_restarted_or_leaves_nothing(tmp_path: Path, pauses: list[float]) -> None:
     client, _ = _client(
         _job("completed"), _file("a.txt"), httpx.ReadError("cut"), httpx.Response(200, content=b"whole")
     )
@@ -154,19 +154,19 @@ def test_a_folder_is_sent_as_a_zip(tmp_path: Path) -> None:
     assert (name, archive.namelist(), archive.read("deep/1.dcm")) == ("ct.zip", ["deep/1.dcm"], b"one")
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
-    client, asked = _client()
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    client, requests = _client()
     with pytest.raises(BadScan, match="No such file"):
         client.submit_inference(tmp_path / "none.nii")
     with pytest.raises(BadConfig, match="No such file"):
         client.submit_inference(tmp_path, tmp_path / "none.yaml")
-    assert asked == []
+    assert requests == []
 
 
-def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
+def test_progress_is_reported_in_bytes(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(bytes(200_000))
     client, _ = _client(httpx.Response(202, content=json.dumps({"job_id": "one"})))
-    told: list[tuple[int, int]] = []
-    client.submit_inference(tmp_path / "scan.nii", progress=lambda done, whole: told.append((done, whole)))
-    assert told[-1] == (200_000, 200_000)
-    assert len(told) > 2
+    reported: list[tuple[int, int]] = []
+    client.submit_inference(tmp_path / "scan.nii", progress=lambda done, whole: reported.append((done, whole)))
+    assert reported[-1] == (200_000, 200_000)
+    assert len(reported) > 2

@@ -1,4 +1,4 @@
-"""The deployment files: well-formed, and true to the settings and modules that they name."""
+"""The deployment files: well-formed, with settings and modules that exist."""
 
 import configparser
 import importlib.util
@@ -37,7 +37,7 @@ def test_yaml_is_tidy(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_only_settings_and_modules_that_exist_are_named(root: Path, name: str) -> None:
+def test_only_existing_settings_and_modules_are_named(root: Path, name: str) -> None:
     text = (root / "deploy" / name).read_text(encoding="utf-8")
     assert set(re.findall(r"PIVOT_[A-Z_]+", text)) <= KNOWN
     assert {f"PIVOT_{secret.upper()}" for secret in re.findall(r"pivot_(\w*(?:url|keys))", text)} <= KNOWN
@@ -47,13 +47,13 @@ def test_only_settings_and_modules_that_exist_are_named(root: Path, name: str) -
         assert importlib.util.find_spec(module.replace("pivot", "src", 1)), module
 
 
-def test_every_setting_is_documented_and_nothing_else(root: Path) -> None:
+def test_exactly_the_existing_settings_are_documented(root: Path) -> None:
     text = (root / "docs" / "deployment.md").read_text(encoding="utf-8")
     assert set(re.findall(r"PIVOT_[A-Z_]+", text)) == KNOWN
 
 
-def test_every_image_is_of_one_version(root: Path) -> None:
-    """Or of this checkout, as `pivot:cpu` is."""
+def test_all_images_have_one_version(root: Path) -> None:
+    """Or they are built from this checkout, like `pivot:cpu`."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted((root / "deploy").rglob("*")) if path.is_file())
     images = re.findall(r"(?:_IMAGE=|_IMAGE:-|image: )([a-z][\w-]*):([\w.-]+)", text)
     assert {name for name, _ in images} == {"node", "pivot", "pivot-ray", "postgres", "python"}
@@ -62,7 +62,7 @@ def test_every_image_is_of_one_version(root: Path) -> None:
     assert all(re.match(r"\d+\.\d+\.\d+-", tag) for _, tag in bases), bases
 
 
-def test_services_find_their_pods_and_pods_their_volumes(root: Path) -> None:
+def test_services_select_their_pods_and_pods_their_volumes(root: Path) -> None:
     documents = _documents(root / "deploy" / "kubernetes" / "pivot.yaml")
     pods = [document["spec"]["template"] for document in documents if document["kind"] == "Deployment"]
     claims = {document["metadata"]["name"] for document in documents if document["kind"] == "PersistentVolumeClaim"}
@@ -79,7 +79,7 @@ def test_services_find_their_pods_and_pods_their_volumes(root: Path) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"]
 
 
-def test_what_runs_has_limits_and_the_network_has_too(root: Path) -> None:
+def test_every_container_has_limits_and_the_network_has_policies(root: Path) -> None:
     documents = _documents(root / "deploy" / "kubernetes" / "pivot.yaml")
     pods = [document["spec"]["template"] for document in documents if document["kind"] == "Deployment"]
     assert all(container["resources"]["limits"]["memory"] for pod in pods for container in pod["spec"]["containers"])
@@ -98,7 +98,7 @@ def test_what_runs_has_limits_and_the_network_has_too(root: Path) -> None:
         assert "--limit-concurrency" in text.replace('"', "")
 
 
-def test_images_hold_what_is_locked(root: Path, tmp_path: Path) -> None:
+def test_images_install_the_locked_versions(root: Path, tmp_path: Path) -> None:
     uv = shutil.which("uv")
     if not uv:
         pytest.skip("needs uv")
@@ -114,12 +114,12 @@ def test_images_hold_what_is_locked(root: Path, tmp_path: Path) -> None:
         assert all("--hash=sha256:" in entry for entry in entries)
         found[name] = {entry.partition("==")[0] for entry in entries}
     assert "torch" in found["cuda"]
-    assert {"pydicom", "psycopg", "sympy"} <= found["cpu"] < found["cuda"]  # what torch needs is locked too
+    assert {"pydicom", "psycopg", "sympy"} <= found["cpu"] < found["cuda"]  # the dependencies of torch are locked too
     assert not [name for name in found["cpu"] if name.startswith(("torch", "triton", "nvidia-", "cuda-"))]
     assert re.fullmatch(r"torch==[\d.]+\s*", (tmp_path / "torch.txt").read_text(encoding="utf-8"))
 
 
-def test_composed_services_have_their_secrets_and_volumes(root: Path) -> None:
+def test_compose_services_have_their_secrets_and_volumes(root: Path) -> None:
     (composed,) = _documents(root / "deploy" / "compose.yaml")
     for service in composed["services"].values():
         assert set(service["secrets"]) <= composed["secrets"].keys()

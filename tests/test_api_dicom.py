@@ -14,11 +14,11 @@ CONFIG = b"inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: f
 
 
 def _referable(dataset: Dataset) -> None:
-    """What objects that refer to a series need of it."""
+    """Set the attributes that objects which refer to the series need."""
     dataset.FrameOfReferenceUID = "1.2.3.4"
 
 
-def test_a_series_gets_its_objects_and_a_volume_a_reason(tmp_path: Path) -> None:
+def test_a_series_gets_dicom_objects_and_a_volume_gets_a_reason(tmp_path: Path) -> None:
     slices = write_series(tmp_path / "series", chest(), edit=_referable)
     with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
         for path in slices.iterdir():

@@ -1,4 +1,4 @@
-"""The queue, on SQLite and, where there is one, on PostgreSQL."""
+"""The job queue, on SQLite and, if available, on PostgreSQL."""
 
 import os
 import sqlite3
@@ -60,7 +60,7 @@ def _state(engine: Engine, job: Job) -> Job:
     return found
 
 
-def test_identifiers_sort_by_the_microsecond(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identifiers_sort_by_time_to_the_microsecond(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns()
     made = []
     for later in range(20):
@@ -70,7 +70,7 @@ def test_identifiers_sort_by_the_microsecond(monkeypatch: pytest.MonkeyPatch) ->
     assert {len(one) for one in made} == {32}
 
 
-def test_jobs_are_taken_in_order_and_once(engine: Engine) -> None:
+def test_jobs_are_claimed_in_order_and_once(engine: Engine) -> None:
     sent = [_submit(engine) for _ in range(3)]
     taken = [_claim(engine) for _ in range(3)]
     assert [job.id for job in taken] == [job.id for job in sent]
@@ -80,7 +80,7 @@ def test_jobs_are_taken_in_order_and_once(engine: Engine) -> None:
     assert abs(taken[0].created_at - time.time()) < 60
 
 
-def test_many_workers_take_each_job_once(engine: Engine) -> None:
+def test_many_workers_claim_each_job_once(engine: Engine) -> None:
     sent = {_submit(engine).id for _ in range(24)}
     start, taken = threading.Barrier(6), []
 
@@ -95,7 +95,7 @@ def test_many_workers_take_each_job_once(engine: Engine) -> None:
     assert sorted(taken) == sorted(sent)
 
 
-def test_a_silent_worker_loses_its_job_and_what_it_says_later_means_nothing(engine: Engine) -> None:
+def test_a_silent_worker_loses_its_job_and_its_later_messages_are_ignored(engine: Engine) -> None:
     _submit(engine)
     first = _claim(engine, 0.05)
     assert jobs.beat(engine, first, 0.05, 3, 9)
@@ -115,13 +115,13 @@ def test_a_silent_worker_loses_its_job_and_what_it_says_later_means_nothing(engi
     assert jobs.claim(engine, 60) is None
 
 
-def test_a_job_given_back_has_not_been_tried(engine: Engine) -> None:
+def test_a_returned_job_does_not_count_as_an_attempt(engine: Engine) -> None:
     _submit(engine)
     assert jobs.release(engine, _claim(engine))
     assert _claim(engine).attempts == 1
 
 
-def test_a_cancelled_job_stays_so(engine: Engine) -> None:
+def test_a_cancelled_job_stays_cancelled(engine: Engine) -> None:
     waiting, running = _submit(engine), _submit(engine)
     assert jobs.cancel(engine, waiting)
     taken = _claim(engine)
@@ -136,7 +136,7 @@ def test_a_cancelled_job_stays_so(engine: Engine) -> None:
     assert jobs.find(engine, taken.id, "a") is None
 
 
-def test_an_idempotency_key_is_its_owners(engine: Engine) -> None:
+def test_an_idempotency_key_belongs_to_its_owner(engine: Engine) -> None:
     one = _submit(engine, idempotency_key="k")
     with ThreadPoolExecutor(4) as pool:
         again = [pool.submit(_submit, engine, idempotency_key="k") for _ in range(8)]
@@ -145,19 +145,19 @@ def test_an_idempotency_key_is_its_owners(engine: Engine) -> None:
     assert len({_submit(engine).id for _ in range(3)}) == 3
 
 
-def test_an_open_job_is_not_forgotten(engine: Engine) -> None:
+def test_an_open_job_does_not_expire(engine: Engine) -> None:
     job = _submit(engine)
     jobs.forget(engine, job)
     assert [one.id for one in jobs.known(engine, [job.id, "other"])] == [job.id]
     assert jobs.expired(engine, -60) == []
 
 
-def test_migrations_make_the_table_that_the_code_describes(engine: Engine) -> None:
+def test_migrations_create_the_table_of_the_code(engine: Engine) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_servers_that_start_at_once_migrate_once(tmp_path: Path) -> None:
+def test_servers_that_start_together_migrate_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         engines = [pool.submit(open_database, f"sqlite:///{tmp_path}/jobs.sqlite") for _ in range(4)]
     for made in engines:
@@ -165,7 +165,7 @@ def test_servers_that_start_at_once_migrate_once(tmp_path: Path) -> None:
         made.result().dispose()
 
 
-def test_a_database_that_another_writes_is_awaited(tmp_path: Path) -> None:
+def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     """SQLite's own timeout does not cover the change to its write-ahead log."""
     path = tmp_path / "jobs.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:

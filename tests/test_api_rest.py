@@ -1,4 +1,4 @@
-"""The REST interface: what it takes, refuses, keeps and forgets."""
+"""The REST interface: uploads, refusals, results and expiry."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture
 def api(shared_api: Api) -> Iterator[Api]:
-    """A service without jobs."""
+    """The shared service, with all jobs deleted."""
     yield shared_api
     shared_api.clear()
 
@@ -73,7 +73,7 @@ def test_a_job_from_upload_to_removal(api: Api) -> None:
     assert api.left() == []
 
 
-def test_files_come_in_ranges_and_only_if_they_changed(api: Api) -> None:
+def test_files_support_ranges_and_conditional_requests(api: Api) -> None:
     job = api.submit(config=QUICK).json()
     api.work()
     url = next(f["url"] for f in api.client.get(job["links"]["files"]).json()["files"] if f["kind"] == "scan")
@@ -141,7 +141,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_refused_leaves_nothing(api: Api, case: str) -> None:
+def test_a_refused_request_leaves_nothing(api: Api, case: str) -> None:
     body, headers, status, kind = CASES[case]
     answer = api.client.post(JOBS, content=body, headers=headers)
     assert answer.status_code == status, answer.text
@@ -169,7 +169,7 @@ def test_a_files_name_cannot_leave_its_folder(api: Api, name: str, kept: str | N
     assert api.left() == []
 
 
-def test_what_the_worker_refuses_leaves_nothing_either(api: Api, tmp_path: Path) -> None:
+def test_a_scan_that_the_worker_refuses_leaves_nothing(api: Api, tmp_path: Path) -> None:
     for problem, content in hostile_zips(tmp_path).items():
         number = api.submit(content, "scan.zip").json()["job_id"]
         job = api.work()
@@ -219,7 +219,7 @@ KEYS = {"ward": hashed("secret"), "other": hashed("other")}
         ({}, "127.0.0.1", "localhost:8000", {}, 200),
         ({}, "::1", "[::1]:8000", {}, 200),
         ({}, "10.0.0.9", "localhost", {}, 401),
-        ({}, "127.0.0.1", "evil.example", {}, 401),  # whose name resolves to this machine
+        ({}, "127.0.0.1", "evil.example", {}, 401),  # its name resolves to this machine
         ({}, "127.0.0.1", "localhost", {"x-forwarded-for": "127.0.0.1"}, 401),  # a proxy on this machine
         ({}, "127.0.0.1", "localhost", {"origin": "http://evil.example"}, 403),
         ({}, "127.0.0.1", "localhost", {"origin": "http://localhost"}, 200),
@@ -232,7 +232,7 @@ KEYS = {"ward": hashed("secret"), "other": hashed("other")}
         ({"auth": "none"}, "10.0.0.9", "server", {"x-api-key": "wrong"}, 401),
     ],
 )
-def test_who_is_let_in(
+def test_access_depends_on_address_host_and_key(
     tmp_path: Path, settings: dict[str, Any], host: str, name: str, headers: dict[Any, Any], status: int
 ) -> None:
     with api_on(tmp_path, host, name, **{"api_keys": KEYS, **settings}) as api:
@@ -244,7 +244,7 @@ def test_who_is_let_in(
         assert "access-control-allow-origin" not in api.client.get("/healthz").headers
 
 
-def test_a_job_is_its_keys_alone(tmp_path: Path) -> None:
+def test_a_job_is_visible_only_to_its_key(tmp_path: Path) -> None:
     with api_on(tmp_path, "10.0.0.9", "server", api_keys=KEYS) as api:
         mine, other = {"x-api-key": "secret"}, {"authorization": "bearer other"}
         address = api.submit(headers=mine).headers["location"]
@@ -265,7 +265,7 @@ def test_a_job_is_its_keys_alone(tmp_path: Path) -> None:
         ({"upload_bytes": 1000}, 413),
     ],
 )
-def test_a_busy_service_says_so(tmp_path: Path, settings: dict[str, Any], status: int) -> None:
+def test_a_busy_service_refuses_uploads(tmp_path: Path, settings: dict[str, Any], status: int) -> None:
     with api_on(tmp_path, **settings) as api:
         if status == 429:
             assert api.submit().status_code == 202
@@ -278,13 +278,16 @@ def test_a_busy_service_says_so(tmp_path: Path, settings: dict[str, Any], status
         assert ready.status_code == (503 if "free_bytes" in settings else 200)
 
 
-def test_what_has_expired_goes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_expired_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with api_on(tmp_path, retention_hours=1e-9) as api:
         old, new = (api.submit(config=QUICK).json()["job_id"] for _ in range(2))
         assert api.work().id == old
         (api.settings.jobs / "crashed" / "input").mkdir(parents=True)
         supervisor.sweep(api.service)
-        assert {folder.name for folder in api.settings.jobs.iterdir()} == {new, "crashed"}  # which may be on its way
+        assert {folder.name for folder in api.settings.jobs.iterdir()} == {
+            new,
+            "crashed",
+        }  # its upload may still be running
         monkeypatch.setattr(supervisor, "ORPHAN_SECONDS", -1 - api.settings.upload_seconds)
         api.service.arriving["crashed"] = "somebody"
         supervisor.sweep(api.service)
@@ -323,7 +326,7 @@ def test_an_upload_to_another_server_is_kept_as_long_as_it_may_take(tmp_path: Pa
         assert list(api.settings.jobs.iterdir()) == []
 
 
-def test_what_a_killed_worker_left_of_an_ended_job_goes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_a_killed_worker_left_of_an_ended_job_are_removed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     number = api.submit(config=QUICK).json()["job_id"]
     done = api.work()
     for left in ("input", "attempt", "attempt.tmp"):
@@ -334,7 +337,7 @@ def test_what_a_killed_worker_left_of_an_ended_job_goes(api: Api, monkeypatch: p
     assert api.client.get(f"{JOBS}/{number}/results").status_code == 200
 
 
-def test_a_broken_database_is_a_reason_to_wait(tmp_path: Path) -> None:
+def test_a_broken_database_is_answered_with_503(tmp_path: Path) -> None:
     with api_on(tmp_path) as api:
         with api.service.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE jobs RENAME TO gone")
@@ -369,22 +372,22 @@ def test_openapi_describes_the_form_and_the_problems(api: Api) -> None:
     assert described["components"]["schemas"]["JobOut"]["properties"]["status"]["enum"] == list(STATES)
 
 
-def test_the_page_or_how_to_build_it(api: Api) -> None:
+def test_the_root_shows_the_page_or_how_to_build_it(api: Api) -> None:
     answer = api.client.get("/")
     assert answer.status_code == 200
     assert "PIVOT" in answer.text
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "reason"),
     [
         ({"PIVOT_UPLOAD_BYTES": "much"}, "PIVOT_UPLOAD_BYTES: "),
         ({"PIVOT_API_KEYS": '{"ward": "hunter2"}'}, "PIVOT_API_KEYS: "),
         ({"PIVOT_AUTH": "key"}, "nobody could use the service"),
     ],
 )
-def test_wrong_settings_are_told_without_secrets(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
+def test_errors_about_settings_show_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], reason: str
 ) -> None:
     from src.api.settings import load_settings  # noqa: PLC0415
 
@@ -392,11 +395,11 @@ def test_wrong_settings_are_told_without_secrets(
         monkeypatch.setenv(name, value)
     with pytest.raises(BadConfig) as caught:
         load_settings()
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 
-def test_settings_with_commas_and_keys_from_the_command(
+def test_settings_are_read_from_lists_with_commas_and_keys_from_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from src.api import keys  # noqa: PLC0415

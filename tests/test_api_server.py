@@ -1,4 +1,4 @@
-"""Server and worker as processes of their own: started, asked, killed at any moment."""
+"""Server and worker as separate processes, which are also killed at any moment."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from src.errors import BadScan
 from .api_service import JOBS, free_port, nifti, served
 
 QUICK = "inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}"
-LARGE = 60_000_000  # bytes, as of a whole CT
+LARGE = 60_000_000  # bytes, as for a whole CT
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def scan(tmp_path: Path) -> Path:
     return tmp_path / "ct.nii"
 
 
-def test_the_client_does_all(address: str, scan: Path, tmp_path: Path) -> None:
+def test_the_client_works_from_upload_to_results(address: str, scan: Path, tmp_path: Path) -> None:
     sent, seen = list[int](), list[dict[str, Any]]()
     with InferenceClient(base_url=address) as client:
         number = client.submit_inference(scan, tmp_path / "quick.yaml", progress=lambda done, _: sent.append(done))
@@ -53,7 +53,7 @@ def test_the_client_does_all(address: str, scan: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_the_async_client_too_and_failures_are_errors(address: str, scan: Path, tmp_path: Path) -> None:
+def test_the_async_client_works_and_raises_failures(address: str, scan: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.nii"
     broken.write_bytes(nifti()[:400])
 
@@ -71,7 +71,7 @@ def test_the_async_client_too_and_failures_are_errors(address: str, scan: Path, 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
 def test_one_message_may_have_60_mb(address: str, compression: str | None) -> None:
-    """As the guide sends it; what follows the volume is found by the worker, once all has arrived."""
+    """As in the guide; the worker detects the bytes after the volume once everything has arrived."""
 
     async def send() -> dict[str, Any]:
         uri = f"{address.replace('http', 'ws')}{JOBS}/stream"
@@ -87,7 +87,7 @@ def test_one_message_may_have_60_mb(address: str, compression: str | None) -> No
     assert httpx.get(f"{address}{JOBS}/{told['job_id']}").json()["size_bytes"] == LARGE + len(nifti())
 
 
-def test_a_client_that_leaves_is_no_fault_of_the_server(tmp_path: Path) -> None:
+def test_a_client_that_disconnects_causes_no_server_error(tmp_path: Path) -> None:
     with served(tmp_path, PIVOT_DEVICES="none") as (address, _):
         host, port = address.removeprefix("http://").split(":")
         head = f"POST {JOBS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
@@ -107,7 +107,7 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_killed_at_any_moment_a_job_ends_once(scan: Path, tmp_path: Path) -> None:
+def test_a_job_ends_once_whenever_its_worker_is_killed(scan: Path, tmp_path: Path) -> None:
     """`benchmarks.service kills` does it 30 times, on PostgreSQL too."""
     port, quick = free_port(), {"PIVOT_LEASE_SECONDS": "1"}
     with served(tmp_path, port, **quick) as (address, server), InferenceClient(base_url=address) as client:
@@ -117,7 +117,7 @@ def test_killed_at_any_moment_a_job_ends_once(scan: Path, tmp_path: Path) -> Non
         orphan = _worker(server.pid, other_than=worker.pid)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        orphan.wait(120)  # it may still be loading
+        orphan.wait(120)  # the worker may still be loading
     with served(tmp_path, port, **quick) as (address, _), InferenceClient(base_url=address) as client:
         for number in numbers:
             assert client.wait_for_results(number, timeout=120)["scan_id"] == "ct"
@@ -126,7 +126,7 @@ def test_killed_at_any_moment_a_job_ends_once(scan: Path, tmp_path: Path) -> Non
 
 
 def _worker(server: int, other_than: int | None = None) -> psutil.Process:
-    """The worker process, once there is one."""
+    """Wait for a worker process of the server and return it."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         running = [child for child in psutil.Process(server).children() if child.pid != other_than]

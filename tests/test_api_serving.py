@@ -1,4 +1,4 @@
-"""What clients may cost before, and while, they are served: on uvicorn, as the guide starts it."""
+"""Limits on clients before and while they are served, on uvicorn as the guide starts it."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ SHORT = 0.4  # seconds
 
 
 class Served:
-    """A server in a thread of this process, whose limits can be short."""
+    """A server in a thread of this process, with adjustable limits."""
 
     def __init__(self, settings: Settings) -> None:
         self.port, self.settings = free_port(), settings
@@ -44,7 +44,7 @@ class Served:
         return connection
 
     def websocket(self, path: str, key: str | None = None) -> socket.socket:
-        """A WebSocket whose handshake is done."""
+        """Open a WebSocket and complete its handshake."""
         lines = [f"GET {path} HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade"]
         lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
         lines += ["Sec-WebSocket-Extensions: permessage-deflate", *([f"X-API-Key: {key}"] if key else [])]
@@ -57,7 +57,7 @@ class Served:
         return connection
 
     def upload(self, **headers: str) -> socket.socket:
-        """One that begins, and goes no further."""
+        """Start an upload that then stalls."""
         lines = [f"POST {JOBS} HTTP/1.1", "Host: x", "Content-Length: 1000000"]
         lines += ["Content-Type: multipart/form-data; boundary=b", *(f"{name}: {v}" for name, v in headers.items())]
         return self.connect("\r\n".join([*lines, "", ""]).encode() + BEGUN)
@@ -93,21 +93,21 @@ def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def _all(connection: socket.socket) -> bytes:
-    """Everything until the server closes."""
+    """Return everything that the server sends until it closes the connection."""
     received = b""
-    with connection, suppress(ConnectionError):  # it closed while more was on its way
+    with connection, suppress(ConnectionError):  # the server closed while data was still being sent
         while piece := connection.recv(65536):
             received += piece
     return received
 
 
 def _frame(size: int, sent: int, *, opcode: int = 0x82) -> bytes:
-    """A binary message of `size` bytes, masked with zeros, of which only `sent` bytes are there."""
+    """The first `sent` bytes of a binary message of `size` bytes, masked with zeros."""
     return bytes([opcode, 0xFF]) + struct.pack(">QI", size, 0) + bytes(sent)
 
 
 def _is_cut(connection: socket.socket, *sent: bytes) -> bool:
-    """Whether the server closes before all this is sent, and soon."""
+    """Whether the server closes within 8 seconds, before all of this is sent."""
     start = time.monotonic()
     with connection:
         try:
@@ -120,13 +120,13 @@ def _is_cut(connection: socket.socket, *sent: bytes) -> bool:
 
 
 @pytest.mark.parametrize("path", [f"{JOBS}/stream", f"{JOBS}/x/stream"])
-def test_who_has_no_key_is_not_read_from(serve: Callable[..., Any], path: str) -> None:
-    """On no socket is a message kept that is longer than a greeting."""
+def test_a_socket_without_a_key_reads_only_a_greeting(serve: Callable[..., Any], path: str) -> None:
+    """No socket accepts a message longer than a greeting."""
     with serve() as served:
         assert _is_cut(served.websocket(path), _frame(400_000_000, 0), *[bytes(1_000_000)] * 400)
 
 
-def test_who_has_no_key_is_told_so(serve: Callable[..., Any]) -> None:
+def test_a_client_without_a_key_gets_an_error(serve: Callable[..., Any]) -> None:
     with serve() as served:
         assert b"urn:pivot:Unauthorized" in _all(served.websocket(f"{JOBS}/stream"))
 
@@ -134,7 +134,7 @@ def test_who_has_no_key_is_told_so(serve: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     "beginning", ["GET / HTTP/1.1\r\nX: ", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "]
 )
-def test_a_header_or_trailer_without_end_is_cut(serve: Callable[..., Any], beginning: str) -> None:
+def test_an_endless_header_or_trailer_is_cut_off(serve: Callable[..., Any], beginning: str) -> None:
     with serve() as served:
         assert _is_cut(served.connect(beginning.encode()), *[b"a" * 65536] * 100)
 
@@ -142,15 +142,13 @@ def test_a_header_or_trailer_without_end_is_cut(serve: Callable[..., Any], begin
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: ", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nG"]
 )
-def test_connections_that_ask_nothing_are_closed(
-    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
+def test_idle_connections_are_closed(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(serving, "QUIET_SECONDS", SHORT)
     with serve() as served:
         assert (b"200 OK" in _all(served.connect(sent))) == sent.endswith(b"G")
 
 
-def test_a_request_may_take_longer_than_that(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_request_is_not_closed_as_idle(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "QUIET_SECONDS", SHORT)
     with serve() as served:
         connection = served.upload(**KEY)
@@ -159,7 +157,7 @@ def test_a_request_may_take_longer_than_that(serve: Callable[..., Any], monkeypa
         connection.close()
 
 
-def test_connections_are_counted(serve: Callable[..., Any]) -> None:
+def test_the_number_of_connections_is_limited(serve: Callable[..., Any]) -> None:
     with serve(connections=3) as served:
         kept = [served.connect() for _ in range(3)]
         _until(lambda: len(served.server.server_state.connections) == 3)
@@ -172,7 +170,7 @@ def test_connections_are_counted(serve: Callable[..., Any]) -> None:
 
 def test_messages_share_the_servers_memory(serve: Callable[..., Any]) -> None:
     with serve(message_bytes=300_000, uploads_per_key=8) as served:
-        assert struct.pack(">H", 1009) in _all(_sent(served, _frame(400_000, 0)))  # never fits
+        assert struct.pack(">H", 1009) in _all(_sent(served, _frame(400_000, 0)))  # larger than all of it
         first = _sent(served, _frame(250_000, 200_000))
         time.sleep(0.3)
         assert struct.pack(">H", 1013) in _all(_sent(served, _frame(250_000, 200_000)))
@@ -188,7 +186,9 @@ def _sent(served: Served, data: bytes) -> socket.socket:
     return connection
 
 
-def test_a_message_comes_in_few_fragments(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_fragments_of_a_message_is_limited(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serving, "FRAGMENTS", 10)
     with serve() as served:
         more = b"\x00\x81\0\0\0\0x"
@@ -196,7 +196,7 @@ def test_a_message_comes_in_few_fragments(serve: Callable[..., Any], monkeypatch
 
 
 @pytest.mark.parametrize("by_socket", [False, True])
-def test_a_stalled_upload_loses_its_place(
+def test_a_stalled_upload_is_ended(
     serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, by_socket: bool
 ) -> None:
     monkeypatch.setattr(uploads, "PACE_SECONDS", SHORT)
@@ -208,7 +208,7 @@ def test_a_stalled_upload_loses_its_place(
         assert list(served.settings.jobs.iterdir()) == []
 
 
-def test_one_client_leaves_places_for_others(serve: Callable[..., Any]) -> None:
+def test_one_client_cannot_take_all_upload_places(serve: Callable[..., Any]) -> None:
     with serve(uploads=4, uploads_per_key=2) as served:
         stalled = [served.upload(**KEY) for _ in range(2)]
         _until(lambda: served.under_way() == 2)
@@ -221,7 +221,7 @@ def test_one_client_leaves_places_for_others(serve: Callable[..., Any]) -> None:
             connection.close()
 
 
-def test_a_body_goes_on_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_may_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "PACE_SECONDS", 0.01)
     looked = asyncio.Event()
 
@@ -241,7 +241,7 @@ def test_a_body_goes_on_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asyncio.run(received()) == [b"x" * 2**20, b"y"]
 
 
-def test_a_server_that_is_told_to_stop_waits_for_no_stalled_upload(
+def test_a_stopping_server_does_not_wait_for_a_stalled_upload(
     serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "STOP_SECONDS", 1.0)
@@ -253,8 +253,8 @@ def test_a_server_that_is_told_to_stop_waits_for_no_stalled_upload(
         assert list(served.settings.jobs.iterdir()) == []
 
 
-def test_nobody_on_this_machine_is_believed_to_be_a_proxy(serve: Callable[..., Any]) -> None:
-    """Or each request could claim another address, whose rate is counted anew."""
+def test_forwarding_headers_from_this_machine_are_ignored(serve: Callable[..., Any]) -> None:
+    """Otherwise each request could claim another address and evade the rate limit."""
     with serve(auth="none", api_keys={}, submissions_per_minute=1) as served:
         form = {"file": ("scan.nii", nifti())}
         statuses = [
@@ -264,7 +264,7 @@ def test_nobody_on_this_machine_is_believed_to_be_a_proxy(serve: Callable[..., A
     assert statuses == [202, 429]
 
 
-def test_half_a_surrogate_pair_is_no_reason_to_break_off(serve: Callable[..., Any]) -> None:
+def test_an_unpaired_surrogate_does_not_break_the_connection(serve: Callable[..., Any]) -> None:
     with serve() as served:
         text = json.dumps({"event": "start", "size": 4, "filename": "\ud800", "config": 'a: "\ud800"'}).encode()
         frames = b"\x81\xfe" + struct.pack(">HI", len(text), 0) + text + b"\x82\x84\0\0\0\0NRRD"

@@ -16,7 +16,7 @@ from src.api.security import hashed
 from .api_service import JOBS, Api, api_on, nifti
 
 QUICK = "inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}"
-Told = list[dict[str, Any]]
+Messages = list[dict[str, Any]]
 
 
 @pytest.fixture
@@ -25,41 +25,41 @@ def api(tmp_path: Path) -> Iterator[Api]:
         yield api
 
 
-def _messages(socket: WebSocketTestSession, first: dict[str, Any] | None = None) -> tuple[Told, int]:
-    """Everything that is told, and the code with which the service closes."""
-    told = [first] if first else []
+def _messages(socket: WebSocketTestSession, first: dict[str, Any] | None = None) -> tuple[Messages, int]:
+    """What the service sends until it closes the socket, and its close code."""
+    messages = [first] if first else []
     try:
         while True:
-            told.append(socket.receive_json())
+            messages.append(socket.receive_json())
     except WebSocketDisconnect as end:
-        return told, end.code
+        return messages, end.code
 
 
-def _complete(api: Api, socket: WebSocketTestSession) -> Told:
+def _complete(api: Api, socket: WebSocketTestSession) -> Messages:
     first = socket.receive_json()
     worker = threading.Thread(target=api.work)
     worker.start()
-    told, code = _messages(socket, first)
+    messages, code = _messages(socket, first)
     worker.join()
     assert code == 1000
-    return told
+    return messages
 
 
-def _check(told: Told) -> None:
-    assert (told[0]["status"], told[0]["progress"]) == ("queued", 0)
-    assert (told[-1]["status"], told[-1]["progress"]) == ("completed", 100)
-    assert told[-1]["detections"] == []
-    assert told[-1]["summary"]["num_detections"] == 0
-    assert [message["progress"] for message in told] == sorted(message["progress"] for message in told)
-    assert len({message["job_id"] for message in told}) == 1
+def _check(messages: Messages) -> None:
+    assert (messages[0]["status"], messages[0]["progress"]) == ("queued", 0)
+    assert (messages[-1]["status"], messages[-1]["progress"]) == ("completed", 100)
+    assert messages[-1]["detections"] == []
+    assert messages[-1]["summary"]["num_detections"] == 0
+    assert [message["progress"] for message in messages] == sorted(message["progress"] for message in messages)
+    assert len({message["job_id"] for message in messages}) == 1
 
 
-def test_one_message_is_a_scan(api: Api) -> None:
+def test_a_scan_may_come_in_one_message(api: Api) -> None:
     with api.connect(f"{JOBS}/stream") as socket:
         socket.send_bytes(nifti())
-        told = _complete(api, socket)
-    _check(told)
-    assert api.state(told[0]["job_id"])["scan_id"] == "scan"
+        messages = _complete(api, socket)
+    _check(messages)
+    assert api.state(messages[0]["job_id"])["scan_id"] == "scan"
 
 
 @pytest.mark.parametrize("sized", [True, False])
@@ -72,28 +72,28 @@ def test_a_scan_may_come_in_pieces(api: Api, *, sized: bool) -> None:
             socket.send_bytes(content[first : first + 50_000])
         if not sized:
             socket.send_text('{"event": "end"}')
-        told = _complete(api, socket)
-    _check(told)
-    assert api.state(told[0]["job_id"])["scan_id"] == "ct"
-    assert told[-1]["windows_total"] > 1  # as the configuration has it
+        messages = _complete(api, socket)
+    _check(messages)
+    assert api.state(messages[0]["job_id"])["scan_id"] == "ct"
+    assert messages[-1]["windows_total"] > 1  # in the form of the configuration
 
 
-def test_a_job_goes_on_without_its_client_and_can_be_followed(api: Api) -> None:
+def test_a_job_continues_without_its_client_and_can_be_followed(api: Api) -> None:
     with api.connect(f"{JOBS}/stream") as socket:
         socket.send_bytes(nifti())
         number = socket.receive_json()["job_id"]
     with api.connect(f"{JOBS}/{number}/stream") as socket:
         _check(_complete(api, socket))
     with api.connect(f"{JOBS}/{number}/stream") as socket:
-        told, code = _messages(socket)
-    assert (len(told), told[0]["status"], code) == (1, "completed", 1000)
+        messages, code = _messages(socket)
+    assert (len(messages), messages[0]["status"], code) == (1, "completed", 1000)
 
 
-def test_a_failed_job_tells_its_problem(api: Api) -> None:
+def test_a_failed_job_sends_its_error(api: Api) -> None:
     with api.connect(f"{JOBS}/stream") as socket:
         socket.send_bytes(nifti()[:400])
-        told = _complete(api, socket)
-    assert (told[-1]["status"], told[-1]["error"]["type"]) == ("failed", "urn:pivot:BadScan")
+        messages = _complete(api, socket)
+    assert (messages[-1]["status"], messages[-1]["error"]["type"]) == ("failed", "urn:pivot:BadScan")
     assert api.left() == []
 
 
@@ -111,7 +111,7 @@ def test_a_failed_job_tells_its_problem(api: Api) -> None:
         (['{"event": "start"}', b"x" * 3000], "TooLarge"),
     ],
 )
-def test_what_is_refused_is_told_and_leaves_nothing(tmp_path: Path, sent: list[str | bytes], kind: str) -> None:
+def test_a_refused_message_gets_an_error_and_leaves_nothing(tmp_path: Path, sent: list[str | bytes], kind: str) -> None:
     with api_on(tmp_path, upload_bytes=2000) as api:
         with api.connect(f"{JOBS}/stream") as socket:
             for message in sent:
@@ -119,14 +119,14 @@ def test_what_is_refused_is_told_and_leaves_nothing(tmp_path: Path, sent: list[s
                     socket.send_text(message)
                 else:
                     socket.send_bytes(message)
-            told, code = _messages(socket)
+            messages, code = _messages(socket)
         assert code == 1008
-        assert told == [{**told[0], "job_id": None, "status": "failed", "progress": 0}]
-        assert told[0]["error"]["type"] == f"urn:pivot:{kind}"
+        assert messages == [{**messages[0], "job_id": None, "status": "failed", "progress": 0}]
+        assert messages[0]["error"]["type"] == f"urn:pivot:{kind}"
         assert list(api.settings.jobs.iterdir()) == []
 
 
-def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: Api) -> None:
+def test_a_client_that_disconnects_during_an_upload_leaves_nothing(api: Api) -> None:
     with api.connect(f"{JOBS}/stream") as socket:
         socket.send_text('{"event": "start", "size": 1000}')
         socket.send_bytes(b"NRRD")
@@ -146,20 +146,20 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: Api) -> None:
         ({}, ["pivot", "wrong"], "Unauthorized"),
     ],
 )
-def test_sockets_ask_for_the_key_too(
+def test_sockets_require_the_key(
     tmp_path: Path, headers: dict[str, str], protocols: list[str] | None, kind: str
 ) -> None:
     with (
         api_on(tmp_path, "10.0.0.9", "server", api_keys={"ward": hashed("secret")}) as api,
         api.connect(f"{JOBS}/0/stream", headers=headers, subprotocols=protocols) as socket,
     ):
-        told, code = _messages(socket)
-        assert (told[0]["error"]["type"], code) == (f"urn:pivot:{kind}", 1008)
+        messages, code = _messages(socket)
+        assert (messages[0]["error"]["type"], code) == (f"urn:pivot:{kind}", 1008)
         assert socket.accepted_subprotocol == (protocols and "pivot")
 
 
-def test_a_busy_service_asks_to_come_again(api: Api) -> None:
+def test_a_busy_service_refuses_a_socket_with_try_again_later(api: Api) -> None:
     api.service.arriving |= {str(number): "other" for number in range(api.settings.uploads)}
     with api.connect(f"{JOBS}/stream") as socket:
-        told, code = _messages(socket)
-    assert (told[0]["error"]["status"], code) == (503, 1013)
+        messages, code = _messages(socket)
+    assert (messages[0]["error"]["status"], code) == (503, 1013)

@@ -1,4 +1,4 @@
-"""The service when it is out of something: disk, database, workers; and what operators get wrong."""
+"""The service without disk space, database or workers, and with operators' mistakes."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ def _full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_full_disk")
-def test_a_full_disk_is_a_reason_to_wait(api: Api) -> None:
+def test_a_full_disk_is_answered_with_503(api: Api) -> None:
     answer = api.submit()
     assert (answer.status_code, answer.json()["type"], answer.headers["retry-after"]) == (503, "urn:pivot:Busy", "60")
     with api.connect(f"{JOBS}/stream") as socket:
@@ -65,7 +65,7 @@ def test_a_full_disk_is_a_reason_to_wait(api: Api) -> None:
         (RuntimeError("can't start new thread"), "10", "no memory or thread to spare"),
     ],
 )
-def test_what_a_loaded_machine_lacks_is_a_reason_to_wait(
+def test_a_lack_of_resources_is_answered_with_503(
     api: Api, monkeypatch: pytest.MonkeyPatch, lack: Exception, seconds: str, words: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -81,7 +81,7 @@ def test_what_a_loaded_machine_lacks_is_a_reason_to_wait(
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("of another kind"), NotImplementedError(), OSError(errno.EINVAL, "x")])
-def test_what_nobody_foresaw_is_a_fault_of_the_server(
+def test_an_unexpected_exception_is_answered_with_500(
     api: Api, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     def fail(*_: object) -> None:
@@ -95,7 +95,7 @@ def test_what_nobody_foresaw_is_a_fault_of_the_server(
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_job_can_be_deleted_on_a_full_disk(api: Api, monkeypatch: pytest.MonkeyPatch, *, ended: bool) -> None:
-    """SQLite has room for the change only once files have gone."""
+    """SQLite has room for the change only after files are deleted."""
     number = api.submit(config=QUICK).json()["job_id"]
     if ended:
         api.work()
@@ -162,7 +162,7 @@ def test_sweeps_go_on_after_any_fault(
     assert "Meyer" not in caplog.text
 
 
-def test_a_silent_database_holds_nobody_for_long(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_database_blocks_no_request_for_long(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "DATABASE_SECONDS", 0.2)
     going = threading.Event()
     for name in ("page", "find", "counts", "waiting"):
@@ -176,8 +176,8 @@ def test_a_silent_database_holds_nobody_for_long(api: Api, monkeypatch: pytest.M
     going.set()
 
 
-def test_a_job_whose_answer_was_lost_still_has_its_scan(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client is told to try again, with the same key; the row came to be all the same."""
+def test_a_job_whose_answer_was_lost_keeps_its_scan(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client retries with the same key; the row was inserted nevertheless."""
     submit, late = jobs.submit, threading.Event()
 
     def slow(*arguments: Any, **columns: Any) -> Any:  # noqa: ANN401
@@ -197,7 +197,7 @@ def test_a_job_whose_answer_was_lost_still_has_its_scan(api: Api, monkeypatch: p
     assert (api.work().id, api.state(number)["status"]) == (number, "completed")
 
 
-def test_a_server_is_ready_once_a_worker_lives(api: Api) -> None:
+def test_a_server_is_ready_once_a_worker_runs(api: Api) -> None:
     assert api.client.get("/readyz").json() == {"status": "ok", "database": "ok", "disk": "ok", "workers": 0}
     api.service.settings = api.settings.model_copy(update={"devices": ("cpu",)})
     answer = api.client.get("/readyz")
@@ -228,7 +228,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(api: Api, monkeypatch:
 
 
 def test_leases_do_not_follow_the_wall_clock(engine: Any) -> None:  # noqa: ANN401
-    """Nor do they outlive the machine, whose clock begins anew."""
+    """Leases also end with a restart of the machine, which restarts its clock."""
     values = {"owner": "a", "file": "scan.nii", "size_bytes": 1, "config": {}, "fingerprint": "f"}
     jobs.submit(engine, id=jobs.new_id(), **values)
     taken = jobs.claim(engine, 30)
@@ -242,7 +242,7 @@ def test_leases_do_not_follow_the_wall_clock(engine: Any) -> None:  # noqa: ANN4
     assert jobs.claim(engine, 30) is not None
 
 
-def test_any_number_of_folders_can_be_looked_up(engine: Any) -> None:  # noqa: ANN401
+def test_any_number_of_job_folders_can_be_looked_up(engine: Any) -> None:  # noqa: ANN401
     assert jobs.known(engine, [f"{number:032x}" for number in range(100_000)]) == []
 
 
@@ -262,14 +262,14 @@ def test_any_number_of_folders_can_be_looked_up(engine: Any) -> None:  # noqa: A
         b"\xff",
     ],
 )
-def test_odd_configurations_are_refused_in_few_words(api: Api, config: bytes) -> None:
+def test_invalid_configurations_are_refused_with_a_short_message(api: Api, config: bytes) -> None:
     answer = api.submit(config=config)
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:pivot:BadConfig")
     assert len(answer.content) < 5000
     assert api.left() == []
 
 
-def test_a_wrong_key_file_is_one_plain_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_file_gives_one_plain_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pivot_api_keys").write_text("{hunter2")
     monkeypatch.setitem(settings.Settings.model_config, "secrets_dir", tmp_path)
     with pytest.raises(BadConfig, match="PIVOT_API_KEYS is not JSON") as caught:
@@ -278,7 +278,7 @@ def test_a_wrong_key_file_is_one_plain_sentence(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reason"),
     [
         ("nonsense", "PIVOT_DATABASE_URL cannot be used"),
         ("postgresql+nothing://user:hunter2@host/x", "PIVOT_DATABASE_URL cannot be used"),
@@ -287,15 +287,15 @@ def test_a_wrong_key_file_is_one_plain_sentence(tmp_path: Path, monkeypatch: pyt
         ("sqlite:///{folder}/none/jobs.sqlite", "unable to open"),
     ],
 )
-def test_a_wrong_database_is_one_plain_sentence(tmp_path: Path, url: str, told: str) -> None:
+def test_a_wrong_database_gives_one_plain_sentence(tmp_path: Path, url: str, reason: str) -> None:
     (tmp_path / "jobs.sqlite").write_bytes(b"nonsense" * 1000)
-    with pytest.raises(BadConfig, match=told) as caught:
+    with pytest.raises(BadConfig, match=reason) as caught:
         open_database(url.format(folder=tmp_path))
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_data_folder_is_for_nobody_elses_eyes(tmp_path: Path) -> None:
+def test_the_data_folder_is_private(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o755)
     (tmp_path / "data").chmod(0o755)
     settings.Settings(data=tmp_path / "data").make_folders()
@@ -305,7 +305,7 @@ def test_the_data_folder_is_for_nobody_elses_eyes(tmp_path: Path) -> None:
         settings.Settings(data=tmp_path / "file").make_folders()
 
 
-def test_a_failed_job_names_its_fault_and_no_file(
+def test_a_failed_job_reports_its_error_without_file_names(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fault(*_: object, **__: object) -> None:
@@ -313,17 +313,17 @@ def test_a_failed_job_names_its_fault_and_no_file(
         raise ZeroDivisionError(msg)
 
     monkeypatch.setattr("src.api.worker.write_outputs", fault)
-    monkeypatch.setattr(logging.getLogger("pivot.scan"), "disabled", True)  # as `start_log` does
+    monkeypatch.setattr(logging.getLogger("pivot.scan"), "disabled", True)  # set by `start_log`
     api.submit(name="MUELLER_HANS.nii", config=QUICK)
     assert api.work().state == "failed"
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert len(told) == 1
-    assert "unexpected ZeroDivisionError" in told[0]
-    assert "worker.py" in told[0]
+    reason = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(reason) == 1
+    assert "unexpected ZeroDivisionError" in reason[0]
+    assert "worker.py" in reason[0]
     assert "MUELLER" not in caplog.text
 
 
-def test_a_small_scan_that_asks_for_gigabytes_fails_with_that_reason(api: Api) -> None:
+def test_a_small_scan_that_needs_gigabytes_fails_with_that_reason(api: Api) -> None:
     import nibabel  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
 

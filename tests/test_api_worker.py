@@ -1,4 +1,4 @@
-"""The worker: cancelled, late, told to stop, left alone; and what it leaves behind."""
+"""The worker: cancellation, limits, stopping, loss of its server, and the files it leaves."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Hook:
-    """Have something happen in the middle of an inference, after which the worker had time to notice."""
+    """Return a function that makes something happen during inference and gives the worker time to notice."""
 
     def hook(happen: Callable[[], object]) -> None:
         original = network.Network.preprocess
@@ -76,7 +76,7 @@ def test_a_job_has_limited_windows(api: Api, monkeypatch: pytest.MonkeyPatch) ->
     assert api.left() == []
 
 
-def test_what_the_machine_lacks_is_told_as_that(api: Api, during: Hook) -> None:
+def test_a_lack_of_resources_is_reported_as_such(api: Api, during: Hook) -> None:
     def fail() -> None:
         raise ValueError from OSError(errno.ENOSPC, "No space left on device")
 
@@ -89,7 +89,7 @@ def test_what_the_machine_lacks_is_told_as_that(api: Api, during: Hook) -> None:
     assert api.left() == []
 
 
-def test_a_worker_told_to_stop_gives_its_job_back(api: Api, during: Hook) -> None:
+def test_a_stopping_worker_returns_its_job(api: Api, during: Hook) -> None:
     api.submit(config=QUICK)
     signals = [api.worker.stopping.set]
     during(lambda: signals and signals.pop()())
@@ -103,14 +103,14 @@ def test_a_worker_told_to_stop_gives_its_job_back(api: Api, during: Hook) -> Non
 def test_a_worker_without_its_server_stops(api: Api) -> None:
     orphan = Worker(api.settings, "cpu", parent=os.getppid() + 1)
     assert orphan.should_stop()
-    orphan.run()  # returns
+    orphan.run()  # it returns
     assert not Worker(api.settings, "cpu", parent=os.getppid()).should_stop()
 
 
-def test_a_job_that_workers_die_over_is_given_up(api: Api) -> None:
+def test_a_job_that_kills_workers_is_given_up(api: Api) -> None:
     api.submit(config=QUICK)
     for _ in range(api.settings.attempts):
-        assert jobs.claim(api.service.engine, -1) is not None  # and never heard of again
+        assert jobs.claim(api.service.engine, -1) is not None  # the worker is never heard of again
     job = api.work()
     assert job.state == "failed"
     assert job.error is not None
@@ -119,7 +119,7 @@ def test_a_job_that_workers_die_over_is_given_up(api: Api) -> None:
 
 
 def test_an_overtaken_worker_changes_nothing(api: Api, during: Hook) -> None:
-    """It was silent for too long; another one has done its job in the meantime."""
+    """It was silent for too long, and another worker has finished its job."""
     number = api.submit(config=QUICK).json()["job_id"]
     slow = jobs.claim(api.service.engine, -1)
     assert slow is not None
@@ -152,7 +152,7 @@ def test_the_model_is_loaded_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
     assert job.error == {**job.error, "type": "urn:pivot:BadConfig", "status": 422}
 
 
-def test_a_fault_of_ours_is_told_without_details(api: Api, during: Hook) -> None:
+def test_an_internal_error_is_reported_without_details(api: Api, during: Hook) -> None:
     def fault() -> None:
         raise ZeroDivisionError(str(api.settings.data))
 

@@ -13,7 +13,7 @@ CRESCENT = np.concatenate(
 
 
 @given(turn=st.floats(0, 2 * np.pi), long=st.floats(1, 40), share=st.floats(0.2, 0.95))
-def test_an_ellipse_has_its_own_axes_however_it_is_turned(turn: float, long: float, share: float) -> None:
+def test_the_axes_of_an_ellipse_are_the_same_at_any_rotation(turn: float, long: float, share: float) -> None:
     at = np.linspace(0, 2 * np.pi, 400, endpoint=False)
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     axes = axes_of(np.stack([long / 2 * np.cos(at), share * long / 2 * np.sin(at)], axis=1) @ turned)
@@ -26,7 +26,7 @@ def test_the_short_axis_of_a_bent_section_is_a_diameter_not_the_extent() -> None
     axes = axes_of(CRESCENT)
     assert axes.long == pytest.approx(2 * 17 * np.sin(0.9), rel=1e-3)
     assert np.ptp(CRESCENT[:, 1]) > 9.9
-    # Across the middle it is 6 mm; most where the inner border ends.
+    # It is 6 mm wide across the middle, and widest where the inner border ends.
     edge = 11 * np.sin(0.9)
     assert axes.short == pytest.approx(np.sqrt(17**2 - edge**2) - 11 * np.cos(0.9), rel=0.01)
 

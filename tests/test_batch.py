@@ -1,4 +1,4 @@
-"""Batches: what fails, what is skipped, what stops everything; on a network that finds nothing."""
+"""Batches: failed scans, skipped scans and errors that stop the batch, with a network that finds nothing."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ QUICK = {"output": {"save_visualization": False}}
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """A folder of two scans, with a broken one between them."""
+    """A folder of two good scans and a broken one between them."""
     for name in ("a", "c"):
         save_nifti(block()[0], tmp_path / "scans" / f"{name}.nii.gz")
     (tmp_path / "scans" / "b.nii.gz").write_text("text")
@@ -51,7 +51,7 @@ def outputs_of(*scan_ids: str) -> set[str]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_a_broken_scan_is_reported_and_the_others_are_done(
+def test_a_broken_scan_is_reported_and_the_others_are_processed(
     run: Run, scans: Path, tmp_path: Path, num_workers: int
 ) -> None:
     events: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ def test_a_broken_scan_is_reported_and_the_others_are_done(
     assert events[-1] == {"event": "summary", **done}
 
 
-def test_writing_happens_beside_inference_unless_there_are_no_workers(
+def test_results_are_written_during_inference_unless_there_are_no_workers(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
@@ -98,7 +98,7 @@ def test_writing_happens_beside_inference_unless_there_are_no_workers(
         ("write_outputs", ValueError("no font"), "ValueError", "unexpected ValueError: no font"),
     ],
 )
-def test_a_failure_in_inference_or_writing_costs_one_scan(
+def test_a_failure_in_inference_or_writing_affects_one_scan_only(
     run: Run,
     scans: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,7 +130,7 @@ def test_a_failure_in_inference_or_writing_costs_one_scan(
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_full_disk_stops_everything_and_leaves_no_half_scan(
+def test_a_full_disk_stops_the_batch_and_leaves_no_partial_results(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
     def full(*_: object) -> None:
@@ -147,7 +147,7 @@ def test_a_full_disk_stops_everything_and_leaves_no_half_scan(
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("kind", ["start", "windows", "failed", "finished", "summary"])
 @pytest.mark.parametrize("error", [KeyError("a bug of the listener"), BadScan("not of a scan")])
-def test_what_a_listener_raises_is_no_scan_s_fault(
+def test_an_exception_in_the_listener_is_not_reported_as_a_failed_scan(
     run: Run, tmp_path: Path, num_workers: int, kind: str, error: Exception
 ) -> None:
     events: list[dict[str, Any]] = []
@@ -177,7 +177,7 @@ def test_what_a_listener_raises_is_no_scan_s_fault(
         ({"device": "tpu"}, BadConfig, "unknown device 'tpu'"),
     ],
 )
-def test_what_concerns_every_scan_stops_the_batch(
+def test_an_error_that_concerns_every_scan_stops_the_batch(
     run: Run, tmp_path: Path, changes: dict[str, Any], error: type[PivotError], message: str
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -187,7 +187,9 @@ def test_what_concerns_every_scan_stops_the_batch(
     assert names(tmp_path / "out") == set()
 
 
-def test_of_two_scans_of_one_name_the_second_fails_and_the_rest_is_done(run: Run, scans: Path, tmp_path: Path) -> None:
+def test_the_second_of_two_scans_with_one_name_fails_and_the_others_are_processed(
+    run: Run, scans: Path, tmp_path: Path
+) -> None:
     save_nifti(block()[0], scans / "a.nii")
     done = run()
     assert done["num_scans"] == 2
@@ -197,7 +199,7 @@ def test_of_two_scans_of_one_name_the_second_fails_and_the_rest_is_done(run: Run
     assert {"a_detections.json", "c_detections.json"} <= names(tmp_path / "out")
 
 
-def test_a_batch_tells_what_it_passed_over_and_left_out(
+def test_a_batch_reports_which_files_it_skipped(
     run: Run, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (scans / "b.nii.gz").unlink()
@@ -220,7 +222,7 @@ def test_a_batch_tells_what_it_passed_over_and_left_out(
     assert f"passed over: {scans / 'below'}: a folder without DICOM files" in told
 
 
-def test_a_recursive_batch_keeps_the_folders(run: Run, tmp_path: Path) -> None:
+def test_a_recursive_batch_keeps_the_folder_structure(run: Run, tmp_path: Path) -> None:
     for name in ("x/ct.nii.gz", "y/ct.nii.gz", "y/z/ct.nii"):
         save_nifti(block()[0], tmp_path / "tree" / name)
     for number in (1, 2):
@@ -237,7 +239,7 @@ def test_a_recursive_batch_keeps_the_folders(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("formats", [{"detections": "json"}, {"detections": "csv"}, {"detections": "both"}])
-def test_a_resumed_batch_does_only_what_is_missing(
+def test_a_resumed_batch_processes_only_missing_scans(
     run: Run, scans: Path, tmp_path: Path, formats: dict[str, str]
 ) -> None:
     config = {"output": {"save_visualization": False, "formats": formats}}
@@ -264,7 +266,7 @@ def test_a_resumed_batch_does_only_what_is_missing(
         ({"checkpoint": "other"}, "checkpoint.sha256"),
     ],
 )
-def test_results_of_another_model_or_config_are_made_again_with_a_note(
+def test_results_of_another_model_or_config_are_recomputed_with_a_note(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], note: str
 ) -> None:
     run()
@@ -276,7 +278,7 @@ def test_results_of_another_model_or_config_are_made_again_with_a_note(
     assert note in caplog.text
 
 
-def test_results_of_another_scan_of_the_same_name_are_made_again(
+def test_results_of_another_scan_with_the_same_name_are_recomputed(
     run: Run, scans: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run()
@@ -286,7 +288,7 @@ def test_results_of_another_scan_of_the_same_name_are_made_again(
     assert run(resume=True)["num_scans"] == 0
 
 
-def test_a_run_leaves_nothing_of_an_earlier_one(run: Run, tmp_path: Path) -> None:
+def test_a_run_removes_the_files_of_an_earlier_one(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     everything = {"save_report": True, "formats": {"detections": "both"}}
     run(config={**QUICK, "output": everything, "visualization": {"save_3d": True}})
@@ -306,14 +308,16 @@ def test_a_run_leaves_nothing_of_an_earlier_one(run: Run, tmp_path: Path) -> Non
     assert names(out) == outputs_of("a", "c") | kept
 
 
-def test_a_damaged_report_is_no_proof_of_results(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_scan_with_a_damaged_report_is_processed_again(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run()
     (tmp_path / "out" / "a_detections.json").write_text("{")
     assert run(resume=True)["num_scans"] == 1
     assert "a is repeated" in caplog.text
 
 
-def test_one_file_raises_what_a_batch_reports(tmp_path: Path, scans: Path) -> None:
+def test_a_single_file_raises_the_error_that_a_batch_reports(tmp_path: Path, scans: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
     ready = open_pipeline(checkpoint, Config.model_validate(QUICK), "cpu", tmp_path / "out")
     with pytest.raises(BadScan, match="is not gzip data"):
@@ -322,7 +326,7 @@ def test_one_file_raises_what_a_batch_reports(tmp_path: Path, scans: Path) -> No
     assert infer_file(ready, scans / "a.nii.gz", tmp_path / "out", resume=True)["skipped"] == [str(scans / "a.nii.gz")]
 
 
-def test_the_command_line_says_how_many_and_which_failed(
+def test_the_command_line_names_and_counts_the_failed_scans(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")

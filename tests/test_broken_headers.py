@@ -1,4 +1,4 @@
-"""No header leads to a file that is not beside it, and no voxel is accepted that its file does not hold."""
+"""A header cannot name a file outside its folder, and a file must hold every voxel its header states."""
 
 import gzip
 import zipfile
@@ -25,13 +25,13 @@ CASES = [
 
 
 def files(path: Path) -> list[Path]:
-    """The files of a scan with voxels."""
+    """The files of a scan that hold voxels."""
     return sorted(path.parent.glob("*.dat")) or [path]
 
 
 @pytest.mark.parametrize(("writer", "data", "packing"), CASES)
 @pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", ">f8"])
-def test_volumes_in_parts_of_every_packing_are_read(
+def test_volumes_in_several_files_are_read_with_every_compression(
     tmp_path: Path, writer: Callable[..., Path], data: Data, packing: str, dtype: str
 ) -> None:
     scan = read_scan(writer(tmp_path, np.asfortranarray(CHEST.astype(dtype)), data=data, packing=packing))
@@ -102,7 +102,7 @@ def test_a_gzipped_volume_of_another_size_than_its_header_is_refused(
             read_scan(path)
 
 
-def test_what_was_read_before_never_fills_a_gap(tmp_path: Path) -> None:
+def test_earlier_data_never_fills_a_gap(tmp_path: Path) -> None:
     whole = metaimage(tmp_path / "whole", CHEST[::-1].copy(order="F"), packing="zlib")
     part = metaimage(tmp_path / "part", packing="zlib")
     content = part.read_bytes()
@@ -113,7 +113,7 @@ def test_what_was_read_before_never_fills_a_gap(tmp_path: Path) -> None:
             read_scan(part)
 
 
-def test_streams_may_follow_each_other_where_their_format_allows_it(tmp_path: Path) -> None:
+def test_concatenated_streams_are_read_if_the_format_allows_it(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii.gz")
     content = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(content[:5000]) + gzip.compress(content[5000:]) + bytes(512))
@@ -122,7 +122,7 @@ def test_streams_may_follow_each_other_where_their_format_allows_it(tmp_path: Pa
 
 @given(chunk=st.integers(1, 3000), packing=st.sampled_from(["gzip", "bzip2"]))
 @settings(max_examples=20)
-def test_pieces_of_any_size_make_the_same_volume(
+def test_chunks_of_any_size_give_the_same_volume(
     tmp_path_factory: pytest.TempPathFactory, chunk: int, packing: str
 ) -> None:
     path = nrrd(tmp_path_factory.mktemp("scan"), packing=packing)
@@ -132,7 +132,7 @@ def test_pieces_of_any_size_make_the_same_volume(
 
 
 def pointing(folder: Path, where: str) -> Path:
-    """A MetaImage header whose voxels are said to be somewhere else."""
+    """A MetaImage header that names another place for its voxels."""
     return with_lines(metaimage(folder, data="one"), "a.dat", where)
 
 
@@ -243,7 +243,7 @@ def with_lines(path: Path, old: str, new: str) -> Path:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_header_that_is_not_as_its_format_defines_it_is_refused(
+def test_a_header_that_breaks_its_format_is_refused(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     make, words = HOSTILE[name]
@@ -256,7 +256,7 @@ def test_a_header_that_is_not_as_its_format_defines_it_is_refused(
 
 
 @pytest.mark.parametrize("writer", [metaimage, nrrd])
-def test_a_link_to_another_folder_is_not_followed(tmp_path: Path, writer: Callable[..., Path]) -> None:
+def test_a_symlink_to_another_folder_is_not_followed(tmp_path: Path, writer: Callable[..., Path]) -> None:
     path = writer(tmp_path / "scan", data="one")
     secret = (tmp_path / "scan" / "a.dat").rename(tmp_path / "secret")
     (tmp_path / "scan" / "a.dat").symlink_to(secret)
@@ -264,13 +264,13 @@ def test_a_link_to_another_folder_is_not_followed(tmp_path: Path, writer: Callab
         read_scan(path)
 
 
-def test_a_linked_header_finds_its_voxels_beside_itself(tmp_path: Path) -> None:
+def test_a_symlinked_header_finds_its_voxels_beside_the_link(tmp_path: Path) -> None:
     path = metaimage(tmp_path / "scan", data="list")
     (tmp_path / "link.mhd").symlink_to(path)
     np.testing.assert_array_equal(read_scan(tmp_path / "link.mhd").array, CHEST)
 
 
-def test_other_places_and_orders_of_voxels_are_read_as_defined(tmp_path: Path) -> None:
+def test_voxel_offsets_and_byte_orders_are_read_as_defined(tmp_path: Path) -> None:
     for path in (
         metaimage(tmp_path / "skip", data="one", HeaderSize="8"),
         metaimage(tmp_path / "last", data="one", HeaderSize="-1"),
@@ -287,7 +287,7 @@ def test_other_places_and_orders_of_voxels_are_read_as_defined(tmp_path: Path) -
     assert scan.notes == ("the header's intensity function was applied: 0.5 x value + -10",)
 
 
-def test_a_zip_gives_only_what_it_states(tmp_path: Path) -> None:
+def test_a_zip_member_shorter_than_its_stated_size_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "b.zip")
     content = bytearray(path.read_bytes())
     for mark, place in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
@@ -306,9 +306,7 @@ def test_a_zip_gives_only_what_it_states(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_zip_of_two_meanings_is_refused(
-    tmp_path: Path, change: Callable[[zipfile.ZipFile], None], words: str
-) -> None:
+def test_an_ambiguous_zip_is_refused(tmp_path: Path, change: Callable[[zipfile.ZipFile], None], words: str) -> None:
     path = write(tmp_path, "b.zip")
     with zipfile.ZipFile(path, "a") as file:
         change(file)
@@ -316,7 +314,9 @@ def test_a_zip_of_two_meanings_is_refused(
         read_scan(path)
 
 
-def test_a_stream_that_promises_too_much_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_states_too_large_a_size_allocates_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = metaimage(tmp_path, packing="zlib", DimSize="2000 1000 1000")
     monkeypatch.setattr(np, "empty", lambda *_, **__: pytest.fail("memory was set aside"))
     with pytest.raises(BadScan, match="cannot hold"):

@@ -1,6 +1,6 @@
-"""Whatever a user may get wrong, through the real command line: an exit code, a plain message, no output.
+"""User mistakes through the real command line: an exit code, a plain message, no output.
 
-The messages about broken scans are `test_broken_scans`'; here each kind of them goes all the way.
+`test_broken_scans` tests the messages about broken scans; here each kind goes through the whole command.
 """
 
 from collections.abc import Callable
@@ -45,22 +45,22 @@ SCANS = (
 
 
 def scan(name: str) -> Arguments:
-    """A broken scan of that name as `--input`."""
+    """Arguments with the broken scan of this name as `--input`."""
     return lambda folder: ["--input", str(BROKEN[name][0](folder))]
 
 
 def good(*arguments: str) -> Arguments:
-    """A readable scan with arguments; `{}` in them stands for the test's folder."""
+    """Arguments with a readable scan and these; `{}` stands for the test's folder."""
     return lambda folder: ["--input", str(write(folder, "good.nii.gz")), *(part.format(folder) for part in arguments)]
 
 
 def only(*arguments: str) -> Arguments:
-    """Nothing but these arguments."""
+    """These arguments alone."""
     return lambda folder: [part.format(folder) for part in arguments]
 
 
 def config(text: str) -> Arguments:
-    """A readable scan with a configuration of that text."""
+    """Arguments with a readable scan and a configuration of this text."""
 
     def make(folder: Path) -> list[str]:
         (folder / "config.yaml").write_text(text)
@@ -70,7 +70,7 @@ def config(text: str) -> Arguments:
 
 
 def checkpoint(make: Callable[[Path], object], name: str = "broken.pth") -> Arguments:
-    """A readable scan with a checkpoint that `make` writes or spoils."""
+    """Arguments with a readable scan and a checkpoint that `make` writes or damages."""
 
     def arguments(folder: Path) -> list[str]:
         make(tiny_checkpoint(folder / name))
@@ -80,7 +80,7 @@ def checkpoint(make: Callable[[Path], object], name: str = "broken.pth") -> Argu
 
 
 def saved(**changes: object) -> Arguments:
-    """A checkpoint that says something else of itself."""
+    """A checkpoint with changed metadata."""
 
     def change(path: Path) -> None:
         content = torch.load(path, weights_only=True)
@@ -111,7 +111,7 @@ def torchscript_without_words(path: Path) -> None:
 
 
 class Bomb:
-    """Writes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,7 +130,7 @@ def gap(folder: Path) -> list[str]:
 
 
 def zip_bomb(folder: Path) -> list[str]:
-    """An archive that claims, in its directory, a member of almost 4 GB in a few bytes."""
+    """Write an archive whose directory states a member of almost 4 GB in a few bytes."""
     path = member("a.dcm", bytes(100_000))(folder)
     content = bytearray(path.read_bytes())
     size = content.index(b"PK\1\2") + 24
@@ -145,7 +145,7 @@ def in_place(folder: Path) -> list[str]:
 
 
 def file_in_the_way(place: str) -> Arguments:
-    """A readable scan whose output folder is a file, or lies below one."""
+    """Arguments with a readable scan and an output folder that is a file or below one."""
 
     def make(folder: Path) -> list[str]:
         (folder / "file").write_text("")
@@ -287,7 +287,7 @@ def test_a_mistake_has_its_exit_code_a_plain_message_and_no_output(
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == made
 
 
-def test_a_section_with_nothing_below_it_keeps_its_defaults(tmp_path: Path) -> None:
+def test_an_empty_section_keeps_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("model:\ninference:\noutput: {save_report: true}\n")
     assert load_config(path) == load_config({"output": {"save_report": True}})

@@ -1,4 +1,4 @@
-"""Every way in which a scan file can be broken, each with its own message."""
+"""Broken scan files, each refused with its own message."""
 
 import errno
 import gzip
@@ -28,7 +28,7 @@ Maker = Callable[[Path], Path]
 
 
 def edited(name: str, old: bytes, new: bytes) -> Maker:
-    """A MetaImage or NRRD file whose header says something else."""
+    """Return a maker of a MetaImage or NRRD file with a changed header."""
 
     def make(folder: Path) -> Path:
         path = write(folder, name)
@@ -41,7 +41,7 @@ def edited(name: str, old: bytes, new: bytes) -> Maker:
 
 
 def cut(name: str, keep: float) -> Maker:
-    """A file of which only the first part was copied."""
+    """Return a maker of a truncated file."""
 
     def make(folder: Path) -> Path:
         write(folder, "a.mhd" if name == "a.raw" else name)
@@ -53,7 +53,7 @@ def cut(name: str, keep: float) -> Maker:
 
 
 def text(name: str) -> Maker:
-    """A text file under a name that promises something else."""
+    """Return a maker of a text file with the name of a scan."""
 
     def make(folder: Path) -> Path:
         (folder / name).write_text("Dear colleague, please find the scan attached.\n" * 20)
@@ -90,7 +90,7 @@ def longer_raw(folder: Path) -> Path:
 def damaged_gzip(folder: Path) -> Path:
     path = write(folder, "a.nii.gz")
     content = bytearray(path.read_bytes())
-    content[-8] ^= 0xFF  # its checksum
+    content[-8] ^= 0xFF  # the checksum
     path.write_bytes(content)
     return path
 
@@ -109,7 +109,7 @@ def hollow_gzip(folder: Path) -> Path:
 
 
 def misnamed(folder: Path) -> Path:
-    sitk.WriteImage(itk_image(CHEST), str(folder / "a.tif"))  # which ITK would recognise
+    sitk.WriteImage(itk_image(CHEST), str(folder / "a.tif"))  # ITK would recognise the content
     return (folder / "a.tif").rename(folder / "a.nrrd")
 
 
@@ -221,7 +221,7 @@ def test_a_broken_scan_is_refused_with_its_own_message(tmp_path: Path, name: str
 
 
 def member(name: str, content: bytes = b"", mode: int = 0) -> Maker:
-    """A zip with one member of a hostile kind."""
+    """Return a maker of a zip with one hostile member."""
 
     def make(folder: Path) -> Path:
         info = zipfile.ZipInfo(name)
@@ -289,9 +289,7 @@ def test_a_zip_bomb_is_refused(
 
 
 @pytest.mark.parametrize("make", [lambda folder: write(folder, "a.zip"), member("a.dcm", b"damaged")])
-def test_nothing_stays_behind_in_the_temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Maker
-) -> None:
+def test_the_temporary_folder_is_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Maker) -> None:
     path = make(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -300,11 +298,11 @@ def test_nothing_stays_behind_in_the_temporary_folder(
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused_with_the_reason(tmp_path: Path) -> None:
     path = write(tmp_path, "a.nii")
     path.chmod(0)
     user = os.geteuid()
-    if user == 0:  # root may read everything
+    if user == 0:  # root can read every file
         os.seteuid(65534)
     try:
         with pytest.raises(BadScan, match="change its permissions"):
@@ -324,7 +322,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
         ("a.zip", "zipfile.ZipFile.extract", OSError(errno.ENOSPC, "No space left on device"), "No space left"),
     ],
 )
-def test_what_this_machine_lacks_is_not_blamed_on_the_scan(
+def test_a_lack_of_memory_or_disk_is_not_blamed_on_the_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str, lack: Exception, message: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Weights come back as they were stored, and damaged ones are refused."""
+"""Weights are read as they were written, and damaged ones are refused."""
 
 from pathlib import Path
 
@@ -19,9 +19,9 @@ def state() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_vectors_keep_their_range_and_kernels_three_digits(tmp_path: Path, suffix: str) -> None:
+def test_vectors_keep_full_range_and_kernels_three_digits(tmp_path: Path, suffix: str) -> None:
     stored = state()
-    stored[VARIANCE].fill_(1e6)  # beyond float16, which once turned such variances into infinity
+    stored[VARIANCE].fill_(1e6)  # beyond the range of float16
     save_checkpoint(tmp_path / f"model{suffix}", stored, ABOUT)
     loaded = load_model(tmp_path / f"model{suffix}").model.state_dict()
     for key, value in stored.items():

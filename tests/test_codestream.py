@@ -1,4 +1,4 @@
-"""What a compressed frame says of its size is compared with the header before a decoder believes it."""
+"""The size stated in a compressed frame must match the DICOM header before the frame is decoded."""
 
 import struct
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Change = Callable[[bytearray], object]
 
 
 def compressed(folder: Path, name: str) -> tuple[Path, bytes]:
-    """A file of a series of a syntax, and its frame."""
+    """A slice compressed in the named syntax, and its frame."""
     for file in write_series(folder / "scan", CHEST).iterdir():
         compress(file, SYNTAXES[name])
     file = folder / "scan" / "1-0003.dcm"
@@ -45,7 +45,7 @@ def written(file: Path, frame: bytes) -> None:
 
 
 def stated(name: str, rows: int, columns: int, bits: int, samples: int = 1) -> Change:
-    """Change what a frame states of its size."""
+    """Return a function that changes the size stated in a frame."""
 
     def change(frame: bytearray) -> None:
         if name == "JPEG 2000":
@@ -69,7 +69,7 @@ def stated(name: str, rows: int, columns: int, bits: int, samples: int = 1) -> C
         ((20, 24, 12, 3), "24 x 20 pixels of 3 x 12 bits"),
     ],
 )
-def test_a_frame_of_another_size_than_the_header_says_is_not_decoded(
+def test_a_frame_whose_size_differs_from_the_header_is_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: tuple[int, ...], words: str
 ) -> None:
     file, frame = compressed(tmp_path, name)
@@ -83,7 +83,7 @@ def test_a_frame_of_another_size_than_the_header_says_is_not_decoded(
         read_scan(file.parent)
 
 
-def test_a_frame_that_unpacks_to_more_than_its_size_is_not_decoded(tmp_path: Path) -> None:
+def test_a_frame_that_decodes_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
     file, frame = compressed(tmp_path, "RLE")
     written(file, frame + b"\x81\0" * 2000)
     with pytest.raises(BadScan, match="cannot be decoded from RLE Lossless"):
@@ -91,7 +91,7 @@ def test_a_frame_that_unpacks_to_more_than_its_size_is_not_decoded(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", SYNTAXES)
-def test_the_size_of_a_frame_is_what_its_maker_meant(tmp_path: Path, name: str) -> None:
+def test_the_size_of_a_frame_is_that_of_the_encoded_image(tmp_path: Path, name: str) -> None:
     _, frame = compressed(tmp_path, name)
     syntaxes = {"JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless, "RLE": RLELossless}
     found = frame_size(frame, syntaxes.get(name, JPEGLossless), SIZE)
@@ -117,8 +117,8 @@ START = b"\xff\xd8"
         (START + segment(0xFFF8, b"\1" + bytes(10)) + SOF + SOS, True),
         (START + SOF + segment(0xFFF8, b"\4" + struct.pack(">BHH", 2, 30000, 30000)) + SOS, False),
         (START + SOF + SOF + SOS, False),
-        (START + segment(0xFFDE, SOF[4:]) + SOF + SOS, False),  # of a hierarchy of frames
-        (START + SOF + segment(0xFFDC, b"\x75\x30") + SOS, False),  # the number of lines
+        (START + segment(0xFFDE, SOF[4:]) + SOF + SOS, False),  # hierarchical frames
+        (START + SOF + segment(0xFFDC, b"\x75\x30") + SOS, False),  # DNL: number of lines
         (START + START + SOF + SOS, False),
         (START + SOS, False),
         (START + SOF, False),
@@ -126,7 +126,7 @@ START = b"\xff\xd8"
         (b"", False),
     ],
 )
-def test_a_jpeg_states_its_size_once(frame: bytes, accepted: bool) -> None:
+def test_a_jpeg_must_state_its_size_exactly_once(frame: bytes, accepted: bool) -> None:
     if accepted:
         assert frame_size(frame, JPEGLossless, SIZE) == SIZE
     else:
@@ -134,7 +134,7 @@ def test_a_jpeg_states_its_size_once(frame: bytes, accepted: bool) -> None:
             frame_size(frame, JPEGLossless, SIZE)
 
 
-def test_a_jp2_file_around_a_codestream_is_looked_into(tmp_path: Path) -> None:
+def test_the_codestream_in_a_jp2_file_is_checked(tmp_path: Path) -> None:
     file, frame = compressed(tmp_path, "JPEG 2000")
     signature = b"\0\0\0\x0cjP  \r\n\x87\n"
     boxes = signature + struct.pack(">I4s", 8 + 4, b"free") + b"free" + struct.pack(">I4s", 8 + len(frame), b"jp2c")
@@ -145,30 +145,30 @@ def test_a_jp2_file_around_a_codestream_is_looked_into(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"JPEG 2000|ends before"):
             frame_size(damaged, JPEG2000Lossless, SIZE)
     changed = bytearray(frame)
-    changed[40 + 3] = 2  # every second column only
+    changed[40 + 3] = 2  # every second column is sampled
     with pytest.raises(ValueError, match="JPEG 2000"):
         frame_size(bytes(changed), JPEG2000Lossless, SIZE)
     assert file.exists()
 
 
 @pytest.mark.parametrize("name", SYNTAXES)
-def test_each_frame_of_a_compressed_file_of_many_is_read(tmp_path: Path, name: str) -> None:
+def test_each_frame_of_a_compressed_multiframe_file_is_read(tmp_path: Path, name: str) -> None:
     file = write_enhanced(tmp_path / "scan.dcm", CHEST)
     compress(file, SYNTAXES[name])
     np.testing.assert_array_equal(read_scan(file).array, CHEST)
 
 
 @pytest.mark.parametrize("copies", [8, 2**40])
-def test_a_decoder_without_memory_is_not_the_file_s_fault(
+def test_a_decoder_that_runs_out_of_memory_is_not_blamed_on_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
 ) -> None:
-    """Pydicom tells a decoder's lack of memory in words alone, if at all; `copies` are more than there is room for."""
+    """Pydicom reports a decoder's lack of memory only in the message; `copies` is larger than the memory."""
 
     def decode(*_: object) -> bytes:
         raise MemoryError
 
     file, _ = compressed(tmp_path, "JPEG 2000")
-    available = JPEG2000LosslessDecoder._available  # noqa: SLF001 - a plugin of its own would be tried last
+    available = JPEG2000LosslessDecoder._available  # noqa: SLF001 - a new plugin would be tried last
     for name in available:
         monkeypatch.setitem(available, name, decode)
     monkeypatch.setattr(pixels, "COPIES", copies)

@@ -1,4 +1,4 @@
-"""What `pivot` prints, its commands, and what it writes of an earlier run."""
+"""The commands of `pivot`, their output, and exports of an earlier run."""
 
 import json
 import re
@@ -27,7 +27,7 @@ WIDTH = 80
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
-    """A scan with a nodule of 20 mm that the shipped weights find, the folder of its results, and these."""
+    """A scan with a 20 mm nodule that the shipped weights find, the folder of its results, and the results."""
     folder = tmp_path_factory.mktemp("run")
     scan, _ = block()
     path = save_nifti(scan, folder / "block_0.nii.gz")
@@ -48,13 +48,13 @@ def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert max(map(len, told.splitlines())) <= 120
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"pivot {__version__}\n"
 
 
-def test_detect_is_the_command_without_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_detect_is_the_default_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "--input", str(tmp_path / "none.nii.gz")]) == 3
     assert "no such file" in capsys.readouterr().err
     assert main(["export", "--results", "a.json"]) == 2
@@ -62,12 +62,12 @@ def test_detect_is_the_command_without_a_name(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("text", ["1.5", "-0.1", "high", "nan"])
-def test_a_threshold_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_threshold_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--input", "a.nii.gz", f"--threshold={text}"]) == 2
     assert "must be a number from 0 to 1" in capsys.readouterr().err
 
 
-def test_a_threshold_is_that_of_peaks_and_of_confidence() -> None:
+def test_a_threshold_sets_both_peaks_and_confidence() -> None:
     options = parse(["--input", "a.nii.gz", "--threshold", "0.2", "--export", "coco", "--export", "coco"])
     low, high = (with_options(Config(), threshold=value) for value in (options.threshold, 0.7))
     assert (low.post_processing.threshold, high.post_processing.threshold) == (0.2, 0.7)
@@ -93,7 +93,7 @@ def test_the_table_names_every_finding_in_80_columns(run: tuple[Path, Path, Any]
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 100])
-def test_a_scan_of_many_is_one_line_of_80_columns(name: str) -> None:
+def test_each_scan_of_a_batch_is_one_line_of_80_columns(name: str) -> None:
     event = {"scan_id": name, "detections": 12, "masses": 2, "lung_rads": "4B", "seconds": 123.46}
     (line,) = results_table([event], alone=False)
     assert len(line) <= WIDTH
@@ -102,7 +102,7 @@ def test_a_scan_of_many_is_one_line_of_80_columns(name: str) -> None:
     assert line.endswith("Lung-RADS 4B  123.5 s")
 
 
-def test_a_batch_writes_one_table_of_all_scans_also_when_it_is_resumed(
+def test_a_batch_and_a_resumed_batch_write_one_table_of_all_scans(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in (0, 1):
@@ -124,7 +124,7 @@ def test_a_batch_writes_one_table_of_all_scans_also_when_it_is_resumed(
     assert len(pd.read_csv(tmp_path / "out" / "findings.csv")) == sum(map(len, singles))
 
 
-def test_an_earlier_run_gives_the_same_files_again(
+def test_exporting_an_earlier_run_gives_the_same_files(
     run: tuple[Path, Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, folder, _ = run
@@ -138,7 +138,7 @@ def test_an_earlier_run_gives_the_same_files_again(
     assert np.asarray(after.dataobj).any()  # type: ignore[attr-defined]
 
 
-def test_what_is_of_another_scan_is_not_exported(
+def test_results_of_another_scan_are_not_exported(
     run: tuple[Path, Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, folder, _ = run
@@ -152,7 +152,7 @@ def test_what_is_of_another_scan_is_not_exported(
     assert "needs a DICOM series" in capsys.readouterr().err
 
 
-def test_numbers_in_json_are_rounded_to_what_they_mean(run: tuple[Path, Path, Any]) -> None:
+def test_numbers_in_json_are_rounded_to_their_precision(run: tuple[Path, Path, Any]) -> None:
     _, folder, results = run
     written = json.loads((folder / "block_0_detections.json").read_text())["detections"][0]["properties"]
     exact = results["detections"][0]["properties"]

@@ -53,7 +53,7 @@ UNMEASURED: Properties = {
 
 
 def ball(diameter: float) -> Properties:
-    """The properties of a solid ball."""
+    """The measured properties of a solid ball."""
     return {
         **UNMEASURED,
         "volume_mm3": math.pi / 6 * diameter**3,
@@ -71,12 +71,12 @@ def solid(diameter: float) -> SizedNodule:
 
 
 def subsolid(kind: NoduleType, diameter: float, core: float = 0.0) -> SizedNodule:
-    """A ball with a solid core of that diameter in mm."""
+    """A ball with a solid core of diameter `core` in mm."""
     return SizedNodule(kind, diameter, diameter, math.pi / 6 * diameter**3, (core / diameter) ** 3)
 
 
 class TestGrowth:
-    def test_a_doubled_volume_doubles_in_the_interval(self) -> None:
+    def test_a_doubled_volume_has_the_interval_as_doubling_time(self) -> None:
         growth = grown(ball(10), ball(10 * 2 ** (1 / 3)), 180, (FINE, FINE))
         assert growth["trend"] == "growing"
         assert growth["volume_change_percent"] == pytest.approx(100, abs=0.1)
@@ -85,7 +85,7 @@ class TestGrowth:
         assert low < 180 < (high or 0)
 
     @given(st.floats(4, 30), st.floats(0.6, 1.8), st.integers(1, 2000))
-    def test_the_doubling_time_is_that_of_the_diameters(self, diameter: float, factor: float, days: int) -> None:
+    def test_the_doubling_time_follows_from_the_diameters(self, diameter: float, factor: float, days: int) -> None:
         growth = grown(ball(diameter), ball(diameter * factor), days, (FINE, FINE))
         time = growth["doubling_time_days"]
         if factor <= 1:
@@ -96,13 +96,13 @@ class TestGrowth:
     @pytest.mark.parametrize(
         ("factor", "trend"), [(1.05, "stable"), (1.12, "growing"), (0.95, "stable"), (0.88, "shrinking")]
     )
-    def test_growth_is_called_beyond_the_uncertainty_only(self, factor: float, trend: str) -> None:
+    def test_growth_is_reported_only_beyond_the_uncertainty(self, factor: float, trend: str) -> None:
         growth = grown(ball(10), ball(10 * factor), 90, (FINE, FINE))
         assert growth["trend"] == trend
         limits = growth["volume_change_percent_95"] or (0, 0)
         assert (limits[0] <= 0 <= limits[1]) == (trend == "stable")
 
-    def test_thick_slices_make_small_nodules_less_certain(self) -> None:
+    def test_thick_slices_widen_the_uncertainty_of_small_nodules(self) -> None:
         thick = (0.7, 0.7, 2.5)
         trends = [grown(ball(5), ball(5.5), 90, (spacing, spacing))["trend"] for spacing in (FINE, thick)]
         assert trends == ["growing", "stable"]
@@ -121,19 +121,21 @@ class TestGrowth:
         assert growth["doubling_time_days"] is None
         assert reason in (growth["reason"] or "")
 
-    def test_what_is_too_small_has_no_trend(self) -> None:
+    def test_a_nodule_that_is_too_small_has_no_trend(self) -> None:
         growth = grown(ball(3.2), ball(4.5), 90, (FINE, FINE))
         assert growth["trend"] is None
         assert "no trend below 50 mm3" in (growth["reason"] or "")
         assert grown(ball(3.2), ball(5), 90, (FINE, FINE))["trend"] == "growing"
 
-    def test_growth_within_the_uncertainty_may_never_double(self) -> None:
+    def test_growth_within_the_uncertainty_has_no_upper_limit_of_its_doubling_time(self) -> None:
         growth = grown(ball(10), ball(10.3), 90, (FINE, FINE))
         assert (growth["doubling_time_days_95"] or (0, 0))[1] is None
 
     @pytest.mark.parametrize(("before", "after", "days"), [(8.0, 11.0, 200), (6.0, 9.0, 91), (20.0, 21.5, 365)])
-    def test_the_limits_are_those_of_repeated_measurements(self, before: float, after: float, days: int) -> None:
-        """27 % of the volume; 5 % of the largest voxel side a diameter, and 15 % of the sides' difference."""
+    def test_the_limits_match_the_uncertainty_of_repeated_measurements(
+        self, before: float, after: float, days: int
+    ) -> None:
+        """27 % of the volume; per diameter, 5 % of the largest voxel side and 15 % of the difference of the sides."""
         coarse = (0.8, 0.8, 2.0)
         growth = grown(ball(before), ball(after), days, (FINE, coarse))
         change = 3 * math.log(after / before)
@@ -152,7 +154,7 @@ class TestGrowth:
 
 class TestMatching:
     @given(st.integers(0, 2**31), st.integers(0, 8))
-    def test_shuffled_nodules_find_each_other(self, seed: int, count: int) -> None:
+    def test_shuffled_nodules_are_matched_correctly(self, seed: int, count: int) -> None:
         rng = np.random.default_rng(seed)
         points = rng.permutation(np.argwhere(np.ones((4, 4, 4))) * 40.0)[:count]
         sizes, order = rng.uniform(4, 20, count), rng.permutation(count)
@@ -160,14 +162,16 @@ class TestMatching:
         pairs = assign(points, found, (sizes, sizes[order] * rng.uniform(0.8, 1.5, count)), GATES["deformable"])
         assert sorted(pairs) == sorted((int(i), j) for j, i in enumerate(order))
 
-    def test_two_in_one_place_go_by_size(self) -> None:
+    def test_two_nodules_at_one_place_are_matched_by_size(self) -> None:
         expected, found = np.array([[0.0, 0, 0], [5, 0, 0]]), np.array([[4.0, 0, 0], [1, 0, 0]])
         assert assign(expected, found, ([4, 12], [4, 12]), 12) == [(0, 0), (1, 1)]
 
     @pytest.mark.parametrize(
         ("distance", "ratio", "paired"), [(11.9, 1, True), (12.1, 1, False), (0, 2.9, True), (0, 3.1, False)]
     )
-    def test_the_gate_and_the_size_hold(self, distance: float, ratio: float, paired: bool) -> None:
+    def test_nodules_beyond_the_distance_or_size_limits_are_not_matched(
+        self, distance: float, ratio: float, paired: bool
+    ) -> None:
         pairs = assign(np.zeros((1, 3)), np.array([[distance, 0.0, 0.0]]), ([4.0], [4.0 * ratio]), 12)
         assert bool(pairs) == paired
 
@@ -188,17 +192,17 @@ NEW_NODULES = [
 ]
 FOLLOWED = [
     # before, now, days, category
-    (solid(6.0), solid(7.5), 180, "2"),  # 1.5 mm is no growth, and category 3 was stable for 6 months
+    (solid(6.0), solid(7.5), 180, "2"),  # 1.5 mm is not growth, and category 3 was stable for 6 months
     (solid(6.0), solid(7.6), 180, "4A"),
     (solid(6.0), solid(7.6), None, "4A"),
     (solid(6.4), solid(8.0), 365, "4B"),
-    (solid(7.8), solid(8.1), 365, "4A"),  # crosses a limit without growth
+    (solid(7.8), solid(8.1), 365, "4A"),  # crosses a size limit without growth
     (solid(6.5), solid(6.5), 179, "3"),
     (solid(6.5), solid(6.5), 180, "2"),
     (solid(6.5), solid(6.5), None, "3"),
     (solid(9.0), solid(9.0), 89, "4A"),
     (solid(9.0), solid(9.0), 90, "3"),
-    (solid(9.0), solid(5.0), 30, "2"),  # shrunk below the limits
+    (solid(9.0), solid(5.0), 30, "2"),  # shrank below the limits
     (solid(16.0), solid(16.0), 365, "4B"),
     (solid(6.0), solid(7.6), 700, "4B"),  # 0.83 mm a year: slow
     (solid(6.0), solid(9.2), 700, "4B"),  # 1.67 mm a year: growing, 8 mm and more
@@ -231,29 +235,29 @@ class TestLungRadsWithPriors:
         assert ruled["management"]
 
     @pytest.mark.parametrize(("days", "category"), [(365, "4A"), (366, "4A"), (730, "4A"), (731, "4B")])
-    def test_growth_is_more_than_1_5_mm_in_a_year_of_365_days_and_a_quarter(self, days: int, category: str) -> None:
-        """3 mm grow more than 1.5 mm a year in less than 730.5 days; slower growth over several years is 4B."""
+    def test_growth_is_more_than_1_5_mm_in_365_25_days(self, days: int, category: str) -> None:
+        """3 mm are more than 1.5 mm a year in less than 730.5 days; slower growth over several years is 4B."""
         ruled = lung_rads_with_prior(solid(7), solid(4), days, Patient(setting="screening"))
         assert ruled["category"] == category
 
-    def test_it_states_what_it_assumes(self) -> None:
+    def test_assumptions_are_stated(self) -> None:
         ruled = lung_rads_with_prior(solid(7.6), solid(6), None, Patient())
         assert "screening assumption" in ruled["assumptions"]
         assert any("interval is unknown" in assumption for assumption in ruled["assumptions"])
 
-    def test_incidental_nodules_have_no_category(self) -> None:
+    def test_incidental_nodules_have_no_lung_rads_category(self) -> None:
         patient = Patient(setting="incidental")
         assert lung_rads_with_prior(solid(7.6), solid(6), 90, patient)["category"] is None
         assert exam_with_prior([], patient, WHOLE)["reason"]
 
-    def test_the_examination_takes_the_highest(self) -> None:
+    def test_the_examination_takes_the_highest_category(self) -> None:
         ruled = [lung_rads_with_prior(solid(size), None, 90, Patient()) for size in (3, 7, 5)]
         assert exam_with_prior(ruled, Patient(prior_ct=True), WHOLE)["category"] == "4A"
 
 
 @functools.cache
 def breathing() -> tuple[Scan, Scan, Breath]:
-    """The coarse chest, and the same after a breath of 18 mm, turned and moved, both with noise."""
+    """The coarse chest, and the same chest after a breath of 18 mm, rotated and moved; both with noise."""
     rng = np.random.default_rng(0)
     scan = chest()[0]
     breath = random_breath(rng, scan, depth=18)
@@ -268,16 +272,18 @@ def registered() -> Registration:
 
 
 class TestRegistration:
-    def test_breath_turn_and_move_are_found(self) -> None:
+    def test_registration_recovers_breathing_rotation_and_translation(self) -> None:
         scan, _, breath = breathing()
         points = lung_places(np.random.default_rng(1), scan, 200, depth=3, gap=8)
         truth = breath.to_second(points)
-        assert np.linalg.norm(truth - points - (truth - points).mean(axis=0), axis=1).max() > 8  # it was worth it
+        assert (
+            np.linalg.norm(truth - points - (truth - points).mean(axis=0), axis=1).max() > 8
+        )  # otherwise there is nothing to find
         errors = np.linalg.norm(registered().to_followup(points) - truth, axis=1)
         assert np.median(errors) < 2
         assert np.percentile(errors, 95) < 4
 
-    def test_its_quality_is_told(self) -> None:
+    def test_the_quality_of_the_registration_is_reported(self) -> None:
         quality = registered().quality
         assert quality["method"] == "deformable"
         assert quality["correlation_deformable"] > quality["correlation_rigid"]
@@ -286,12 +292,12 @@ class TestRegistration:
         assert quality["warnings"] == []
 
     @given(st.floats(-40, 40), st.floats(-40, 40), st.floats(-80, 80))
-    def test_there_and_back_ends_where_it_began(self, x: float, y: float, z: float) -> None:
+    def test_mapping_a_point_forth_and_back_returns_it(self, x: float, y: float, z: float) -> None:
         middle = map_points(RAS_TO_LPS @ breathing()[0].affine, np.array(breathing()[0].shape) / 2)
         point = middle + np.array([x, y, z])
         assert np.allclose(registered().to_baseline(registered().to_followup(point)), point, atol=0.05)
 
-    def test_a_folded_transform_is_not_used(
+    def test_a_folding_transform_is_not_used(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         def folding(fixed: sitk.Image, _moving: sitk.Image) -> sitk.Image:
@@ -318,7 +324,7 @@ def _value(mapping: Any, key: str) -> Any:  # noqa: ANN401 - a value of the JSON
 
 
 def measured(scan: Scan, places: list[tuple[np.ndarray[Any, np.dtype[np.float64]], float]]) -> Exam:
-    """The scan with nodules at LPS points as detections."""
+    """The scan and its nodules at LPS points, measured, as detections."""
     array, affine = canonical(scan.array, scan.affine)
     found = []
     for number, (place, diameter) in enumerate(places):
@@ -336,14 +342,14 @@ class TestComparison:
     def places(self) -> list[tuple[Any, float]]:
         return [(np.array(nodule.coordinates_lps), nodule.diameter_mm) for nodule in chest()[1]]
 
-    def test_every_nodule_is_followed_or_accounted_for(self, tmp_path: Path) -> None:
+    def test_every_nodule_is_followed_or_has_a_reason(self, tmp_path: Path) -> None:
         first, second, breath = breathing()
         moved = [(breath.to_second(place), size) for place, size in self.places]
         baseline, followup = measured(first, self.places[:4]), measured(second, [moved[0], moved[2]])
         interval = Interval(days=90, source="given", reason=None)
         result = compare(baseline, followup, interval, Patient())
         pairs = {_value(one["baseline"], "id"): one for one in result["nodules"]}
-        assert result["summary"]["matched"] >= 3  # the two that were detected, and what a second look finds
+        assert result["summary"]["matched"] >= 3  # the two detected nodules, and the one that the second look finds
         assert _value(pairs[0]["followup"], "id") == 0
         assert _value(pairs[2]["followup"], "id") == 1
         assert pairs[0]["distance_mm"] is not None
@@ -356,7 +362,7 @@ class TestComparison:
         assert all((tmp_path / "out" / one["picture"]).stat().st_size > 10_000 for one in read["nodules"])
         assert "Lung-RADS" in text_table(result)
 
-    def test_what_is_gone_new_or_out_of_view(self) -> None:
+    def test_a_nodule_is_resolved_new_or_out_of_view(self) -> None:
         scan, places = chest()[0], lung_places(np.random.default_rng(5), chest()[0], 40, 12, 25)
         nothing = [place for place in places if all(np.linalg.norm(place - p) > 30 for p, _ in self.places)]
         below = np.argmin([place[2] for place in nothing])
@@ -403,7 +409,7 @@ class TestDates:
         ],
     )
     @pytest.mark.parametrize("packed", [False, True])
-    def test_the_day_of_a_series(
+    def test_the_date_of_a_series(
         self, tmp_path: Path, tags: dict[str, str], expected: date | None, packed: bool
     ) -> None:
         def dated(dataset: Dataset) -> None:
@@ -419,7 +425,7 @@ class TestDates:
 
 @functools.cache
 def half_chests() -> tuple[Scan, Scan]:
-    """The lower half of the synthetic chest, and the same elsewhere with other noise."""
+    """The lower half of the synthetic chest, and the same half at another place with other noise."""
     scan, _ = chest_phantom(spacing=(1.25, 1.25, 1.5))
     cut = scan.array[:, :, 20:110]
     affine = scan.affine.copy()
@@ -454,7 +460,7 @@ class TestCommandLine:
             (["--baseline", "no_detections.json", "--followup", "no.nii.gz"], "cannot read the detections"),
         ],
     )
-    def test_a_mistake_is_told(
+    def test_a_mistake_is_explained(
         self, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         given_paths = [str(tmp_path / one) if one.startswith("no") else one for one in arguments]

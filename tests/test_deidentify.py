@@ -1,4 +1,4 @@
-"""De-identification: nothing of the patient stays, and what belongs together stays together."""
+"""De-identification removes every patient attribute and keeps related objects related."""
 
 import copy
 from pathlib import Path
@@ -49,7 +49,7 @@ SECRETS = {
 }
 TABLE = dicom_anonymization_database_selector("dicomfields_2026c")
 LISTED = [tag for tag in (Tag(*pair) for pair in TABLE["ALL_TAGS"] if len(pair) == 2) if dictionary_has_tag(tag)]
-LISTED = [tag for tag in LISTED if tag.group > 2]  # the others are of the file, which gets new ones
+LISTED = [tag for tag in LISTED if tag.group > 2]  # group 0002 belongs to the file and is written anew
 
 
 def _secret(tag: pydicom.tag.BaseTag) -> object:
@@ -62,7 +62,7 @@ def _secret(tag: pydicom.tag.BaseTag) -> object:
 
 
 def _everything() -> Dataset:
-    """A CT image that has every attribute that the profile lists, at the top and in a sequence of no other meaning."""
+    """A CT image with every attribute that the profile lists, at the top level and inside a sequence."""
     dataset = slice_dataset(CHEST)
     inner = Dataset()
     for tag in LISTED:
@@ -78,7 +78,7 @@ def _everything() -> Dataset:
     return dataset
 
 
-def test_nothing_that_the_profile_lists_stays(tmp_path: Path) -> None:
+def test_every_attribute_of_the_profile_is_removed(tmp_path: Path) -> None:
     dataset = _everything()
     deidentify(dataset, KEY)
     dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
@@ -96,7 +96,7 @@ def test_nothing_that_the_profile_lists_stays(tmp_path: Path) -> None:
     assert np.array_equal(read.pixel_array, slice_dataset(CHEST).pixel_array)
 
 
-def test_what_belongs_together_stays_together() -> None:
+def test_references_between_objects_are_kept() -> None:
     slices = series_of()
     other = series_of()
     for one in other:
@@ -126,7 +126,7 @@ def test_what_belongs_together_stays_together() -> None:
         (change(Modality="OT"), "only CT images"),
     ],
 )
-def test_images_that_may_show_a_name_are_refused(edit: object, reason: str) -> None:
+def test_images_that_may_show_burned_in_text_are_refused(edit: object, reason: str) -> None:
     dataset = slice_dataset(CHEST)
     edit(dataset)  # type: ignore[operator]
     with pytest.raises(BadScan, match=reason):
@@ -140,7 +140,7 @@ def test_derived_images_get_a_warning(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_scan_gets_another_name(tmp_path: Path, name: str) -> None:
+def test_every_scan_is_renamed(tmp_path: Path, name: str) -> None:
     (tmp_path / "SECRET").mkdir()
     path = write(tmp_path / "SECRET", name)
     renamed = path.rename(path.with_name(f"SECRET{path.name.removeprefix('a')}")) if name != "a.mhd" else path
@@ -156,14 +156,14 @@ def test_any_scan_gets_another_name(tmp_path: Path, name: str) -> None:
     assert not copied.exists()
 
 
-def test_what_fails_is_told_of_the_file_that_was_given(tmp_path: Path) -> None:
+def test_an_error_names_the_given_file(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.nii.gz", tmp_path / "missing.zip"):
         with pytest.raises(BadScan) as caught, deidentified(path, KEY) as copied:
             read_scan(copied)
         assert str(caught.value).startswith(f"{path}: there is no such file")
 
 
-def test_the_key_is_made_once_and_is_secret(tmp_path: Path) -> None:
+def test_the_key_is_created_once_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "new" / "key"
     assert load_key(path) == load_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -175,7 +175,7 @@ def test_the_key_is_made_once_and_is_secret(tmp_path: Path) -> None:
         load_key(tmp_path)
 
 
-def test_the_command_line_stores_nothing_of_the_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_stores_no_patient_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uid = generate_uid()
     folder = tmp_path / "SECRET-ID"
     folder.mkdir()
@@ -212,7 +212,7 @@ def test_the_command_line_stores_nothing_of_the_patient(tmp_path: Path, monkeypa
         (["--dicomweb", "http://a"], "--dicomweb and --study go together"),
     ],
 )
-def test_options_that_contradict_each_other(
+def test_contradicting_options_are_refused(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 2

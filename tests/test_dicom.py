@@ -1,4 +1,4 @@
-"""DICOM: which series, in which order, where, in which units, and every way it can be broken."""
+"""DICOM series: choice, slice order, position, units, and refusal of broken series."""
 
 import shutil
 import subprocess
@@ -91,7 +91,7 @@ def test_padding_becomes_air_with_a_note(
                 dataset.add_new(tag, "SS" if padding < 32768 else "US", padding)
 
     write_series(tmp_path, CHEST, edit=edit)
-    if implicit:  # where the sign of the padding value is not in the file
+    if implicit:  # implicit VR: the file does not state the sign of the padding value
         for file in tmp_path.iterdir():
             compress(file, gdcm.TransferSyntax.ImplicitVRLittleEndian)
     scan = read_scan(tmp_path)
@@ -100,7 +100,7 @@ def test_padding_becomes_air_with_a_note(
     assert scan.notes == (f"{3 * CHEST.shape[2]} voxels of padding or below -1024 HU were set to air (-1024 HU)",)
 
 
-def test_padding_that_is_air_already_needs_no_note(tmp_path: Path) -> None:
+def test_padding_stored_as_air_needs_no_note(tmp_path: Path) -> None:
     array = CHEST.copy()
     array[:3, 0] = -1024
     edit = change(PixelRepresentation=0, PixelPaddingValue=0)
@@ -128,9 +128,9 @@ def test_every_lossless_syntax_gives_the_same_volume(tmp_path: Path, uid: str, s
 
 
 @pytest.mark.parametrize("uid", [JPEGLSLossless, RLELossless])
-def test_what_pydicom_compresses_is_read_too(tmp_path: Path, uid: str) -> None:
+def test_slices_compressed_by_pydicom_are_read(tmp_path: Path, uid: str) -> None:
     if uid == JPEGLSLossless:
-        pytest.importorskip("jpeg_ls")  # which pydicom writes it with; it is not installed on Python 3.14
+        pytest.importorskip("jpeg_ls")  # pydicom writes it with this package, which Python 3.14 lacks
     write_series(tmp_path, CHEST, edit=lambda dataset: dataset.compress(uid))
     np.testing.assert_array_equal(read_scan(tmp_path).array, CHEST)
 
@@ -146,7 +146,7 @@ def test_negative_stored_values_survive_compression(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scan(tmp_path).array, CHEST)
 
 
-def test_the_same_slice_twice_is_dropped_with_a_note(tmp_path: Path) -> None:
+def test_a_duplicate_slice_is_dropped_with_a_note(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST)
     slice_dataset(CHEST, z=4).save_as(tmp_path / "again.dcm", enforce_file_format=True)
     scan = read_scan(tmp_path)
@@ -162,7 +162,7 @@ def test_a_series_stored_twice_is_read_once(tmp_path: Path) -> None:
     assert scan.notes[0].endswith("and 7 more")
 
 
-def test_positions_rounded_to_tenths_do_not_add_up(tmp_path: Path) -> None:
+def test_rounded_positions_do_not_accumulate_an_error(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[2, 2] = 0.625
     volume = chest((24, 20, 60))
@@ -209,7 +209,7 @@ def test_the_best_series_is_read_and_the_others_are_named(
     assert scan.notes == (f"left out: {others}",)
 
 
-def test_more_slices_win_between_equals(tmp_path: Path) -> None:
+def test_the_series_with_more_slices_wins_between_equals(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST[..., :8])
     write_series(tmp_path, CHEST, series=2)
     assert read_scan(tmp_path).series_uid == "1.2.3.2"
@@ -223,7 +223,7 @@ def test_reports_and_screenshots_beside_the_series_are_ignored(tmp_path: Path) -
 
 
 def tilted(z: int) -> float:
-    """The shift that a gantry tilt of 20 degrees gives to slices 2.5 mm apart."""
+    """The shift of a slice at `z` by a gantry tilt of 20 degrees, for slices 2.5 mm apart."""
     return z * 2.5 * float(np.tan(np.radians(20)))
 
 
@@ -342,7 +342,7 @@ def test_a_damaged_folder_is_refused_with_its_own_message(
     assert fragment in str(error.value)
 
 
-def test_a_single_slice_asks_for_its_folder(tmp_path: Path) -> None:
+def test_the_error_for_a_single_slice_asks_for_its_folder(tmp_path: Path) -> None:
     file = next(write_series(tmp_path, CHEST).iterdir())
     with pytest.raises(BadScan, match="give the folder of all slices"):
         read_scan(file)
@@ -356,7 +356,7 @@ def test_patient_attributes_are_never_read(tmp_path: Path) -> None:
     assert "SECRET" not in str(header)
 
 
-def test_reading_files_that_bend_the_rules_is_silent(tmp_path: Path, root: Path) -> None:
+def test_slightly_nonconforming_files_are_read_without_warnings(tmp_path: Path, root: Path) -> None:
     def edit(dataset: Dataset) -> None:
         dataset.add_new(0x00080005, "CS", "ISO_IR 999")
         dataset.PixelData += b"more"
@@ -365,12 +365,12 @@ def test_reading_files_that_bend_the_rules_is_silent(tmp_path: Path, root: Path)
         warnings.simplefilter("ignore")
         write_series(tmp_path, CHEST, edit=edit)
     code = f"from src.data.loader import read_scan; read_scan({str(tmp_path)!r})"
-    # In a process of its own, because pytest replaces the filters for warnings.
+    # In a separate process, because pytest replaces the warning filters.
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("", "")
 
 
-def test_a_real_series_is_the_same_by_any_way(tmp_path: Path, shared_data: Path) -> None:
+def test_a_real_series_reads_the_same_from_every_source(tmp_path: Path, shared_data: Path) -> None:
     folder = shared_data / "lidc-idri-0001"
     scan = read_scan(folder)
     assert scan.shape == (512, 512, 133)

@@ -1,4 +1,4 @@
-"""Results as DICOM objects: in the right place, in the right study, valid, and the same when written again."""
+"""Results as DICOM objects: position, study, validity and reproducibility."""
 
 import copy
 import shutil
@@ -49,7 +49,7 @@ PLACES: dict[str, list[tuple[Vec3, float]]] = {  # mm from the first voxel, radi
 
 
 def affine_of(kind: str) -> Affine:
-    """Scan axes in RAS: a plain axial series, one from the head down, one in another plane, an oblique one."""
+    """An affine in RAS: an axial series, one from the head down, one in another plane, or an oblique one."""
     angle = np.radians(20)
     tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     axes = {
@@ -65,7 +65,7 @@ def affine_of(kind: str) -> Affine:
 
 
 def header(dataset: Dataset) -> None:
-    """What a scanner writes, and `slice_dataset` does not."""
+    """Set the attributes that a scanner writes and `slice_dataset` leaves out."""
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.PatientName, dataset.PatientBirthDate, dataset.PatientSex = SECRET, "19501231", "F"
     dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = FRAME, ""
@@ -76,7 +76,7 @@ def header(dataset: Dataset) -> None:
 
 
 def scan_with(balls: list[tuple[Vec3, float]], affine: Affine) -> tuple[Scan, Results]:
-    """A scan of lung with balls of soft tissue, and results that know them."""
+    """A scan of lung with balls of soft tissue, and results that list them."""
     array = np.random.default_rng(5).integers(-900, -800, SHAPE)
     grid = np.moveaxis(np.indices(SHAPE), 0, -1) * SPACING
     heatmap = np.zeros(SHAPE, np.float32)
@@ -148,7 +148,7 @@ def measured(radius: float) -> Properties:
 def written(
     folder: Path, case: str, kind: str = "axial", edit: Callable[[Dataset], object] = header
 ) -> tuple[Results, dict[str, Path]]:
-    """The results of a case, and its objects by the names of their files."""
+    """The results of a case, and its DICOM objects by file name."""
     scan, results = scan_with(PLACES[case], affine_of(kind))
     series = write_series(folder / "series", scan.array, scan.affine, edit=edit)
     (folder / "out").mkdir(exist_ok=True)
@@ -160,7 +160,7 @@ def written(
 
 
 def segment_centres(seg: Any) -> list[np.ndarray]:  # noqa: ANN401 - highdicom's
-    """The centre of each segment in LPS millimetres, by highdicom's own geometry."""
+    """The centre of each segment in LPS millimetres, from highdicom's geometry."""
     centres = []
     for number in seg.segment_numbers:
         volume = seg.get_volume(segment_numbers=[number], combine_segments=True, allow_missing_positions=True)
@@ -176,7 +176,7 @@ def test_points_segments_and_heatmap_lie_where_the_nodules_are(case: str, kind: 
     expected = np.array([found["coordinates_lps"] for found in results["detections"]], dtype=np.float64)
     seg = hd.seg.segread(objects["nodules_seg"])
     for centre, place in zip(segment_centres(seg), expected, strict=True):
-        assert np.linalg.norm(centre - place) < 0.4  # a ball on a coarse grid is not quite centred
+        assert np.linalg.norm(centre - place) < 0.4  # the voxels of a ball on a coarse grid are slightly off its centre
     report = hd.sr.srread(objects["nodules_sr"])
     points = points_of(report)
     np.testing.assert_allclose([point.GraphicData for point in points], expected, atol=0.01)
@@ -213,7 +213,7 @@ def check_heatmap(path: Path, results: Results) -> None:
 
 
 @pytest.mark.parametrize("case", PLACES)
-def test_every_nodule_has_a_group_and_a_segment_that_belong_together(case: str, tmp_path: Path) -> None:
+def test_every_nodule_has_a_measurement_group_that_refers_to_its_segment(case: str, tmp_path: Path) -> None:
     results, objects = written(tmp_path, case)
     report = content_of(objects["nodules_sr"])
     groups = report.get_volumetric_roi_measurement_groups()
@@ -236,7 +236,7 @@ def test_every_nodule_has_a_group_and_a_segment_that_belong_together(case: str, 
         assert reference.referenced_segment_numbers in (number, [number])
 
 
-def test_overlapping_nodules_keep_their_common_voxels(tmp_path: Path) -> None:
+def test_overlapping_segments_both_keep_the_common_voxels(tmp_path: Path) -> None:
     results, objects = written(tmp_path, "2 overlapping")
     seg = hd.seg.segread(objects["nodules_seg"])
     volume = seg.get_volume(combine_segments=False, allow_missing_positions=True).array
@@ -245,7 +245,7 @@ def test_overlapping_nodules_keep_their_common_voxels(tmp_path: Path) -> None:
     assert volume.all(axis=-1).any()
 
 
-def test_the_report_holds_what_the_json_says(tmp_path: Path) -> None:
+def test_the_report_holds_the_values_of_the_json(tmp_path: Path) -> None:
     results, objects = written(tmp_path, "1 nodule")
     (found,) = results["detections"]
     (group,) = content_of(objects["nodules_sr"]).get_volumetric_roi_measurement_groups()
@@ -277,7 +277,7 @@ def test_the_report_holds_what_the_json_says(tmp_path: Path) -> None:
     assert any(text.startswith("Lung-RADS v2022, which assumes: ") for text in comments)
 
 
-def test_what_is_unknown_is_left_out_and_a_nodule_without_boundary_is_a_point(tmp_path: Path) -> None:
+def test_unknown_values_are_left_out_and_a_nodule_without_boundary_is_a_point(tmp_path: Path) -> None:
     scan, results = scan_with(PLACES["3 nodules"], affine_of("axial"))
     first = results["detections"][0]
     empty: Any = dict.fromkeys(first["properties"])
@@ -329,7 +329,7 @@ def test_dcmtk_reads_the_report(case: str, tmp_path: Path) -> None:
     assert "Verification Flag   : UNVERIFIED" in told.stdout
 
 
-def test_all_belong_to_the_study_and_keep_its_patient_but_nothing_private(tmp_path: Path) -> None:
+def test_all_objects_belong_to_the_study_and_copy_its_patient_but_no_private_data(tmp_path: Path) -> None:
     _, objects = written(tmp_path, "3 nodules")
     datasets = [pydicom.dcmread(path) for path in objects.values()]
     kept = {
@@ -367,7 +367,7 @@ def test_all_belong_to_the_study_and_keep_its_patient_but_nothing_private(tmp_pa
     ],
     ids=["Latin 1", "Japanese", "odd", "empty"],
 )
-def test_odd_names_are_copied_as_they_are_and_never_logged(
+def test_unusual_names_are_copied_unchanged_and_never_logged(
     names: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def edit(dataset: Dataset) -> None:
@@ -376,7 +376,7 @@ def test_odd_names_are_copied_as_they_are_and_never_logged(
             dataset.add_new(name, pydicom.datadict.dictionary_VR(name), value)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of what the test itself writes
+        warnings.simplefilter("ignore")  # pydicom warns about the test's own files
         _, objects = written(tmp_path, "1 nodule", edit=edit)
     for path in objects.values():
         dataset = pydicom.dcmread(path)
@@ -385,7 +385,7 @@ def test_odd_names_are_copied_as_they_are_and_never_logged(
     assert "nocaret" not in caplog.text
 
 
-def test_the_pdf_and_the_pictures_come_back_unchanged(tmp_path: Path) -> None:
+def test_the_pdf_and_the_pictures_are_embedded_unchanged(tmp_path: Path) -> None:
     _, objects = written(tmp_path, "3 nodules")
     pdf = pydicom.dcmread(objects["report"])
     content = (tmp_path / "report.pdf").read_bytes()
@@ -399,13 +399,13 @@ def test_the_pdf_and_the_pictures_come_back_unchanged(tmp_path: Path) -> None:
         assert image.InstanceNumber == number
 
 
-def test_the_same_results_give_the_same_bytes_and_others_other_uids(tmp_path: Path) -> None:
+def test_the_same_results_give_the_same_bytes_and_different_results_different_uids(tmp_path: Path) -> None:
     scan, results = scan_with(PLACES["1 nodule"], affine_of("axial"))
     series = write_series(tmp_path / "series", scan.array, scan.affine, edit=header)
     packed = zipped(tmp_path / "series.zip", series)
     once, later, other, version = (copy.deepcopy(results) for _ in range(4))
     later["timestamp"] = "2027-01-01T00:00:00Z"
-    later["detections"][0]["confidence"] += 1e-9  # as another number of threads may
+    later["detections"][0]["confidence"] += 1e-9  # another number of threads may change results this much
     other["detections"][0]["confidence"] -= 0.1
     version["metadata"]["versions"]["pivot"] = "10.0"
     contents, uids, tracks = [], [], []
@@ -439,7 +439,7 @@ def test_the_same_results_give_the_same_bytes_and_others_other_uids(tmp_path: Pa
     ],
     ids=["no frame", "two frames", "other series", "gap", "tilt"],
 )
-def test_series_that_do_not_suit_are_refused(edit: Callable[[Dataset], object], message: str, tmp_path: Path) -> None:
+def test_unsuitable_series_are_refused(edit: Callable[[Dataset], object], message: str, tmp_path: Path) -> None:
     def both(dataset: Dataset) -> None:
         header(dataset)
         edit(dataset)
@@ -465,7 +465,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 @given(st.sampled_from(TURNS), st.tuples(*(st.integers(0, n - 2) for n in (7, 6, 5))), st.data())
-def test_a_box_of_the_straightened_scan_goes_back_to_the_scan(
+def test_a_box_of_the_reoriented_scan_maps_back_to_the_scan(
     turn: tuple[Any, Any], first: tuple[int, int, int], data: st.DataObject
 ) -> None:
     straight = np.arange(7 * 6 * 5).reshape(7, 6, 5)
@@ -491,7 +491,7 @@ def test_masks_cover_the_nodule_on_the_scans_own_grid(turn: tuple[Any, Any]) -> 
     assert np.linalg.norm(centre - found["coordinates"]) < 2
 
 
-def test_the_command_line_adds_them(tmp_path: Path) -> None:
+def test_the_command_line_writes_the_objects(tmp_path: Path) -> None:
     scan, _ = block()
     series = write_series(tmp_path / "chest.1", scan.array.astype(np.int16), scan.affine, edit=header)
     config = tmp_path / "config.yaml"
@@ -508,7 +508,7 @@ def test_the_command_line_adds_them(tmp_path: Path) -> None:
     assert read_scan(series).series_uid == "1.2.3.1"
 
 
-def test_scans_that_are_no_dicom_are_refused_before_any_work(
+def test_scans_that_are_not_dicom_are_refused_before_inference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan, _ = block()

@@ -1,4 +1,4 @@
-"""Which DICOM slices become one scan: split, joined, chosen, repaired with a note, or refused with the attribute."""
+"""Grouping DICOM slices into a scan: splitting, joining, choosing, repair with a note, refusal with the attribute."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def both(*edits: Edit) -> Edit:
 
 
 def later(dataset: Dataset) -> None:
-    """InstanceNumber after those of the first twelve slices."""
+    """Set an InstanceNumber after those of the first twelve slices."""
     dataset.InstanceNumber += 12
 
 
@@ -74,7 +74,7 @@ WOVEN: dict[str, tuple[Edit, Edit]] = {
 
 
 @pytest.mark.parametrize("name", WOVEN)
-def test_two_reconstructions_under_one_series_uid_are_not_woven_together(tmp_path: Path, name: str) -> None:
+def test_two_reconstructions_with_one_series_uid_are_not_interleaved(tmp_path: Path, name: str) -> None:
     first, second = WOVEN[name]
     write_series(tmp_path / "a", CHEST, edit=first)
     write_series(tmp_path / "b", OTHER, edit=second)
@@ -95,9 +95,7 @@ INTERLEAVED: dict[str, Callable[[int], int | None]] = {
 
 @pytest.mark.parametrize("step", [HALF_STEP, 1.1])
 @pytest.mark.parametrize("name", INTERLEAVED)
-def test_reconstructions_that_nothing_but_pixels_tells_apart_are_refused(
-    tmp_path: Path, name: str, step: float
-) -> None:
+def test_reconstructions_that_only_pixels_tell_apart_are_refused(tmp_path: Path, name: str, step: float) -> None:
     number = INTERLEAVED[name]
     for odd, array in enumerate((CHEST, OTHER)):
         edit = both(
@@ -108,7 +106,7 @@ def test_reconstructions_that_nothing_but_pixels_tells_apart_are_refused(
     assert "slices alternate between 2 reconstructions or phases by their pixels" in refusal(tmp_path)
 
 
-def test_an_acquisition_of_many_rotations_stays_whole(tmp_path: Path) -> None:
+def test_slices_of_several_acquisition_numbers_stay_one_scan(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST, edit=lambda one: setattr(one, "AcquisitionNumber", (one.InstanceNumber + 3) // 4))
     same(read_scan(tmp_path))
 
@@ -151,7 +149,7 @@ MIPS = [["ORIGINAL", "SECONDARY", "AXIAL", "MIP"], ["ORIGINAL", "PRIMARY", "MIP"
 
 
 @pytest.mark.parametrize("kind", MIPS)
-def test_a_projection_never_wins(tmp_path: Path, kind: list[str]) -> None:
+def test_a_projection_is_never_chosen(tmp_path: Path, kind: list[str]) -> None:
     write_series(tmp_path / "a", CHEST, edit=change(ImageType=["DERIVED", "SECONDARY", "AXIAL"]))
     fine = AFFINE @ np.diag([1, 1, 0.5, 1])
     write_series(tmp_path / "mip", chest((24, 20, 24)), fine, series=2, edit=change(ImageType=kind))
@@ -159,12 +157,12 @@ def test_a_projection_never_wins(tmp_path: Path, kind: list[str]) -> None:
     assert "only projections through many slices (ImageType" in refusal(tmp_path / "mip")
 
 
-def test_words_that_only_contain_a_projections_are_none(tmp_path: Path) -> None:
+def test_a_word_that_contains_a_projection_name_is_not_a_projection(tmp_path: Path) -> None:
     same(read_scan(write_series(tmp_path, CHEST, edit=change(SeriesDescription="CHEST SHIMIPA, OVRT, Impax"))))
 
 
 @pytest.mark.parametrize("name", ["MAX_IP", "MIN_IP", "VOLUME_RENDER"])
-def test_what_is_calculated_as_a_projection_is_one(tmp_path: Path, name: str) -> None:
+def test_a_series_calculated_as_a_projection_is_one(tmp_path: Path, name: str) -> None:
     write_series(tmp_path, CHEST, edit=change(VolumeBasedCalculationTechnique=name))
     assert "only projections" in refusal(tmp_path)
 
@@ -177,7 +175,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_that_is_named_like_a_slice_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_text_file_named_like_a_slice_is_refused(tmp_path: Path, text: str) -> None:
     folder = named(write_series(tmp_path, CHEST), NAMES[0])
     (folder / "IM0011").write_text(text)
     assert "IM0011 is not a DICOM file, but text" in refusal(folder)
@@ -194,7 +192,9 @@ def test_a_series_called_a_projection_is_one(tmp_path: Path, name: str) -> None:
 def test_the_thinnest_series_that_covers_the_lungs_is_read(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST, edit=change(SliceThickness="2.5"))
     thin = AFFINE @ np.diag([1, 1, 0.2, 1])
-    write_series(tmp_path, chest((24, 20, 20)), thin, series=2, edit=change(SliceThickness="0.5"))  # a part of it
+    write_series(
+        tmp_path, chest((24, 20, 20)), thin, series=2, edit=change(SliceThickness="0.5")
+    )  # covers a part of the lungs
     write_series(tmp_path, OTHER, series=3, edit=change(SliceThickness="5"))
     scan = read_scan(tmp_path)
     same(scan)
@@ -225,7 +225,7 @@ HIDING: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", HIDING)
-def test_a_series_that_is_no_volume_does_not_hide_one_that_is(tmp_path: Path, name: str) -> None:
+def test_a_series_that_is_not_a_volume_does_not_hide_one_that_is(tmp_path: Path, name: str) -> None:
     write_series(tmp_path / "good", CHEST)
     HIDING[name](tmp_path / "bad")
     scan = read_scan(tmp_path)
@@ -245,27 +245,27 @@ UNEVEN: dict[str, tuple[Callable[[int], float], bool]] = {
 
 
 @pytest.mark.parametrize("name", UNEVEN)
-def test_uneven_slices_are_put_where_they_lie(tmp_path: Path, name: str) -> None:
-    move, told = UNEVEN[name]
+def test_unevenly_spaced_slices_are_placed_where_they_lie(tmp_path: Path, name: str) -> None:
+    move, noted = UNEVEN[name]
     heights = -120 + 2.5 * np.arange(12) + [move(z) for z in range(12)]
     ramp = np.broadcast_to(np.rint(-1000 + 10 * (heights + 120)).astype(np.int16), CHEST.shape).copy(order="F")
     noise = np.random.default_rng(1).integers(-60, 60, ramp[:, :7, :1].shape)
-    ramp[:, :7] = 40 + noise  # so that it is a scan
+    ramp[:, :7] = 40 + noise  # so that the slices form a scan
     ramp[0, 0] = 40
     scan = read_scan(write_series(tmp_path, ramp, edit=shift(2, move)))
     planes = scan.affine[2, 3] + scan.affine[2, 2] * np.arange(scan.shape[2])
     assert planes[[0, -1]] == pytest.approx(heights[[0, -1]], abs=1e-6)
-    expected = -1000 + 10 * (planes + 120)  # HU are what the place says, within 1 HU, and 0.5 mm where nothing is told
-    assert np.abs(scan.array[0, -1] - expected).max() <= (1.0 if told else 5.0)
+    expected = -1000 + 10 * (planes + 120)  # to 1 HU, or to 5 HU (0.5 mm) without a note
+    assert np.abs(scan.array[0, -1] - expected).max() <= (1.0 if noted else 5.0)
     assert scan.array[0, 0].tolist() == [40] * scan.shape[2]
-    assert bool(scan.notes) == told
-    if told:
+    assert bool(scan.notes) == noted
+    if noted:
         assert "mm apart by their ImagePositionPatient: resampled to" in scan.notes[0]
         with pytest.raises(BadScan, match="unevenly spaced"):
             check_series(tmp_path)
 
 
-def test_missing_slices_are_no_second_spacing(tmp_path: Path) -> None:
+def test_missing_slices_are_not_a_second_spacing(tmp_path: Path) -> None:
     write_series(tmp_path, chest((24, 20, 30)))
     for file in tmp_path.iterdir():
         number = dcmread(file).InstanceNumber
@@ -302,9 +302,9 @@ STATED: dict[str, tuple[Edit, str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # when it is written
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # set when the file is written
 @pytest.mark.parametrize("name", STATED)
-def test_what_contradicts_itself_is_refused_with_attribute_and_value(tmp_path: Path, name: str) -> None:
+def test_contradicting_attributes_are_refused_with_name_and_value(tmp_path: Path, name: str) -> None:
     edit, fragment = STATED[name]
     assert fragment in refusal(write_series(tmp_path, CHEST, edit=edit))
 
@@ -320,7 +320,7 @@ NOTED: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", NOTED)
-def test_what_is_surely_right_is_used_with_a_note(tmp_path: Path, name: str) -> None:
+def test_an_unambiguous_repair_is_made_with_a_note(tmp_path: Path, name: str) -> None:
     edit, note = NOTED[name]
     scan = read_scan(write_series(tmp_path, CHEST, edit=edit))
     same(scan)
@@ -333,7 +333,7 @@ def test_ct_images_without_a_modality_are_ct(tmp_path: Path, modality: str) -> N
 
 
 def stored(offset: int, kind: str) -> Edit:
-    """Values of HU plus an offset, as that kind of 16-bit number."""
+    """Return an edit that stores HU plus an offset as signed or unsigned 16-bit numbers."""
 
     def edit(dataset: Dataset) -> None:
         values = dataset.pixel_array.astype(np.int32) - 1024 + offset
@@ -362,7 +362,7 @@ def test_unsigned_pixels_that_wrapped_are_negative(tmp_path: Path, offset: int, 
 
 
 @pytest.mark.parametrize(("value", "limit", "hu"), [(1064, None, 40), (0, 1100, 76), (3000, 3005, 1981)])
-def test_padding_above_air_is_distrusted(tmp_path: Path, value: int, limit: int | None, hu: int) -> None:
+def test_padding_above_air_is_kept_with_a_note(tmp_path: Path, value: int, limit: int | None, hu: int) -> None:
     array = CHEST.copy()
     array[0, 0] = hu
 
@@ -376,7 +376,7 @@ def test_padding_above_air_is_distrusted(tmp_path: Path, value: int, limit: int 
     assert scan.notes[0].startswith(f"PixelPaddingValue is {hu} HU, which may be lung or tissue: its ")
 
 
-def test_twelve_bits_with_a_sign_are_extended(tmp_path: Path) -> None:
+def test_signed_12_bit_values_are_sign_extended(tmp_path: Path) -> None:
     def edit(dataset: Dataset) -> None:
         values = dataset.pixel_array - 1024
         dataset.PixelData = (values & 0x0FFF).astype("<u2").tobytes()
@@ -386,7 +386,7 @@ def test_twelve_bits_with_a_sign_are_extended(tmp_path: Path) -> None:
 
 
 def strip(file: Path) -> None:
-    """Take the preamble and the file meta information away."""
+    """Remove the preamble and the file meta information."""
     content = file.read_bytes()
     length = int.from_bytes(content[140:144], "little")
     file.write_bytes(content[144 + length :])
@@ -408,7 +408,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", NAMES)
-def test_no_slice_is_passed_over_whatever_its_name(tmp_path: Path, name: Callable[[int], str], damage: str) -> None:
+def test_no_slice_is_skipped_because_of_its_name(tmp_path: Path, name: Callable[[int], str], damage: str) -> None:
     folder = named(write_series(tmp_path, CHEST), name)
     spoil, fragment = DAMAGES[damage]
     for file in sorted(folder.iterdir())[8:]:
@@ -427,7 +427,7 @@ def test_files_without_a_preamble_are_read(tmp_path: Path, name: Callable[[int],
 
 
 @pytest.mark.parametrize("ending", [".part", ".tmp", ".gz"])
-def test_slices_that_are_packed_or_not_copied_to_their_end_are_refused(tmp_path: Path, ending: str) -> None:
+def test_compressed_or_truncated_slice_files_are_refused(tmp_path: Path, ending: str) -> None:
     for file in sorted(write_series(tmp_path, CHEST).iterdir())[8:]:
         file.write_bytes(file.read_bytes()[:100])
         file.rename(file.with_name(file.name + ending))
@@ -435,12 +435,12 @@ def test_slices_that_are_packed_or_not_copied_to_their_end_are_refused(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["13.dcm", "IM13", "13"])
-def test_a_link_to_a_slice_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_broken_symlink_to_a_slice_is_refused(tmp_path: Path, name: str) -> None:
     (write_series(tmp_path, CHEST) / name).symlink_to(tmp_path / "gone" / "13.dcm")
     assert f"{name} is not a DICOM file, but a link to a file that is not there" in refusal(tmp_path)
 
 
-def test_texts_beside_the_slices_are_no_slices_and_other_files_are_told(tmp_path: Path) -> None:
+def test_text_files_beside_the_slices_are_ignored_and_other_files_are_noted(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST)
     for name in ("README", "report.txt", "checksums.md5"):
         (tmp_path / name).write_text("Grüße, see the report")
@@ -462,7 +462,7 @@ HALVES: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", HALVES)
-def test_what_is_not_searched_is_told_with_how_far_it_reaches(tmp_path: Path, name: str) -> None:
+def test_the_extent_of_slices_left_out_is_noted(tmp_path: Path, name: str) -> None:
     edit, why = HALVES[name]
     write_series(tmp_path, chest((24, 20, 24)), edit=lambda one: edit(one) if one.InstanceNumber > 12 else None)
     scan = read_scan(tmp_path)
@@ -471,7 +471,7 @@ def test_what_is_not_searched_is_told_with_how_far_it_reaches(tmp_path: Path, na
     assert "mm beyond what is read" in scan.notes[0]
 
 
-def test_gaps_between_thin_slices_are_told(tmp_path: Path) -> None:
+def test_gaps_between_thin_slices_are_noted(tmp_path: Path) -> None:
     scan = read_scan(write_series(tmp_path, CHEST, edit=change(SliceThickness="1")))
     assert scan.notes == ("slices of 1 mm (SliceThickness) are 2.5 mm apart: what lies between them is not shown",)
     for file in tmp_path.iterdir():
@@ -479,15 +479,15 @@ def test_gaps_between_thin_slices_are_told(tmp_path: Path) -> None:
     assert read_scan(write_series(tmp_path, CHEST, edit=change(SliceThickness="2"))).notes == ()
 
 
-def test_slices_out_of_line_are_no_tilt(tmp_path: Path) -> None:
+def test_slices_shifted_in_plane_are_not_a_tilt(tmp_path: Path) -> None:
     message = refusal(write_series(tmp_path, CHEST, edit=shift(0, lambda z: 3.0 * (z == 5))))
     assert "slices are shifted in plane by up to 3.0 mm by their ImagePositionPatient: straighten" in message
 
 
-def test_what_lies_above_the_stored_bits_is_no_negative_number(tmp_path: Path) -> None:
+def test_bits_above_the_stored_bits_are_not_a_sign(tmp_path: Path) -> None:
     def edit(dataset: Dataset) -> None:
         values = dataset.pixel_array.astype("<u2")
-        values[::2] |= 0x8000  # an overlay, say
+        values[::2] |= 0x8000  # such as an overlay
         dataset.PixelData = values.tobytes()
         dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
 
@@ -507,7 +507,7 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_dicom_comes_before_a_volume_beside_it(tmp_path: Path, kind: str) -> None:
+def test_dicom_is_read_before_a_volume_beside_it(tmp_path: Path, kind: str) -> None:
     folder = write_series(tmp_path / "study", CHEST)
     nifti(folder / "other.nii.gz", OTHER)
     scan = read_scan(folder if kind == "folder" else zipped(tmp_path / "a.zip", folder))
@@ -516,7 +516,7 @@ def test_dicom_comes_before_a_volume_beside_it(tmp_path: Path, kind: str) -> Non
     assert scan.notes == (f"left out: other.nii.gz: the {what} holds DICOM files too, which are read first",)
 
 
-def test_a_folder_of_another_file_says_which(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_dicom_names_the_volume_in_it(tmp_path: Path) -> None:
     nifti(tmp_path / "other.nii.gz", OTHER)
     assert "holds no DICOM files, but other.nii.gz: give one of these files" in refusal(tmp_path)
 
@@ -536,7 +536,7 @@ IDENTITY: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", IDENTITY)
-def test_identity_is_checked_before_the_search(tmp_path: Path, name: str) -> None:
+def test_inconsistent_identity_is_refused_before_the_search(tmp_path: Path, name: str) -> None:
     edit, fragment = IDENTITY[name]
     write_series(tmp_path, CHEST, edit=both(change(FrameOfReferenceUID="1.2.9"), edit))
     same(read_scan(tmp_path))
@@ -546,7 +546,7 @@ def test_identity_is_checked_before_the_search(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["SliceThickness", "SOPInstanceUID", "PatientName", "BodyPartExamined"])
-def test_what_may_be_left_out_by_the_standard_is_not_asked_for(tmp_path: Path, name: str) -> None:
+def test_attributes_that_the_standard_makes_optional_are_not_required(tmp_path: Path, name: str) -> None:
     def edit(dataset: Dataset) -> None:
         dataset.FrameOfReferenceUID = "1.2.9"
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

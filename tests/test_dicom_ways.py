@@ -1,4 +1,4 @@
-"""One scan written in many ways of DICOM is the same scan; damaged ones are refused, noted, or the same."""
+"""One scan in many DICOM encodings reads the same; damaged ones are refused, noted or read the same."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def compressed(syntax: gdcm.TransferSyntax) -> Callable[[Path], Path]:
 
 
 def written(uid: str, kind: str = "<i2") -> Callable[[Path], Path]:
-    """Slices written by pydicom in another uncompressed syntax."""
+    """Return a maker of slices in another uncompressed transfer syntax."""
 
     def edit(dataset: Dataset) -> None:
         dataset.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(kind).tobytes()
@@ -49,7 +49,7 @@ def split(folder: Path) -> Path:
 
 
 def feet_first(folder: Path) -> Path:
-    """Numbered from the other end, as a patient who lies feet first is."""
+    """Write slices numbered from the other end, as for a patient who lies feet first."""
     return write_series(
         folder / "scan",
         CHEST,
@@ -78,7 +78,7 @@ SAME: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_one_scan_in_many_ways_is_the_same(tmp_path: Path, name: str) -> None:
+def test_one_scan_in_many_encodings_reads_the_same(tmp_path: Path, name: str) -> None:
     scan = read_scan(SAME[name](tmp_path))
     np.testing.assert_array_equal(scan.array, CHEST)
     np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-6)
@@ -87,11 +87,11 @@ def test_one_scan_in_many_ways_is_the_same(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", WAYS)
-def test_no_damaged_scan_is_another_one_without_a_note(tmp_path: Path, name: str) -> None:
+def test_no_damaged_scan_reads_differently_without_a_note(tmp_path: Path, name: str) -> None:
     assert not {seed: worst for seed, path in mutations(name, tmp_path, range(12)) if (worst := differs(path))}
 
 
-def test_what_would_end_the_decoders_process_is_refused(tmp_path: Path) -> None:
+def test_a_frame_that_would_crash_the_decoder_is_refused(tmp_path: Path) -> None:
     folder = compressed(GDCM.JPEGLosslessProcess14_1)(tmp_path)
     file = min(folder.iterdir())
     dataset = dcmread(file)

@@ -1,4 +1,4 @@
-"""Batches on a Ray cluster of separate nodes: the files of a local batch, whatever dies meanwhile."""
+"""Batches on a Ray cluster of several nodes give the files of a local batch, even if processes or nodes die."""
 
 import json
 import os
@@ -30,12 +30,12 @@ from .small_scans import block, save_nifti, tiny_checkpoint
 
 QUICK = {"output": {"save_visualization": False}}
 Events = list[dict[str, Any]]
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # within Ray
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # raised inside Ray
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head without cores and two nodes of one core each, which this process has joined."""
+    """A cluster that this process has joined: a head without cores and two nodes of one core each."""
     ray = pytest.importorskip("ray")
     with local_cluster(2) as nodes:
         ray.init(address="auto", log_to_driver=False)
@@ -44,13 +44,13 @@ def nodes() -> Iterator[Any]:
 
 @pytest.fixture
 def cluster(nodes: Any) -> Iterator[Any]:  # noqa: ANN401
-    """The nodes; a machine that a test killed is forgotten before the next one."""
+    """The cluster; waits afterwards until two machines are alive, so that no killed one still counts."""
     yield nodes
-    until(lambda: len(ray_workers.working()) == 2)
+    until(lambda: len(ray_workers.alive_machines()) == 2)
 
 
 class Job:
-    """Scans, a model and a folder for results; runs them on the cluster and keeps the events."""
+    """Scans, a model and an output folder; runs them on the cluster and records the events."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
@@ -61,7 +61,7 @@ class Job:
     def scans(self, count: int) -> list[Path]:
         return [save_nifti(block()[0], self.folder / "scans" / f"{number}.nii.gz") for number in range(count)]
 
-    def run(self, paths: Any, worker: type[RayWorker] = ray_workers.Noted, **options: Any) -> BatchResults:  # noqa: ANN401
+    def run(self, paths: Any, worker: type[RayWorker] = ray_workers.Recording, **options: Any) -> BatchResults:  # noqa: ANN401
         self.monkeypatch.setattr(distributed, "RayWorker", worker)
         given: dict[str, Any] = {"output_dir": self.out, "config": QUICK, "progress": self.events.append}
         return distributed_inference(self.checkpoint, paths, **{**given, **options})
@@ -76,7 +76,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_results_are_those_of_a_local_batch_and_are_not_made_twice(job: Job, tmp_path: Path) -> None:
+def test_the_results_equal_those_of_a_local_batch_and_are_not_recomputed(job: Job, tmp_path: Path) -> None:
     good = job.scans(5)
     broken = tmp_path / "scans" / "broken.nii.gz"
     broken.write_text("text")
@@ -111,7 +111,7 @@ def _same_content(path: Path, other: Path) -> None:
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_node_that_is_killed_loses_no_scan(job: Job, cluster: Any) -> None:  # noqa: ANN401
+def test_no_scan_is_lost_when_a_node_is_killed(job: Job, cluster: Any) -> None:  # noqa: ANN401
     extra = add_node(cluster)
     killed: list[str] = []
 
@@ -131,7 +131,7 @@ def test_a_node_that_is_killed_loses_no_scan(job: Job, cluster: Any) -> None:  #
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_scan_that_kills_its_process_is_reported_and_costs_no_other(job: Job, tmp_path: Path) -> None:
+def test_a_scan_that_kills_its_process_is_reported_and_the_others_are_processed(job: Job, tmp_path: Path) -> None:
     paths = job.scans(5)
     poison = save_nifti(block()[0], tmp_path / "scans" / "poison.nii.gz")
     done = job.run([poison, *paths], ray_workers.Poisoned)
@@ -141,7 +141,7 @@ def test_a_scan_that_kills_its_process_is_reported_and_costs_no_other(job: Job, 
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_full_disk_ends_the_run_and_leaves_no_half_scan(job: Job) -> None:
+def test_a_full_disk_ends_the_run_and_leaves_no_partial_results(job: Job) -> None:
     with pytest.raises(BadOutput, match=r"cannot write .*out: No space left on device"):
         job.run(job.scans(6), ray_workers.Full)
     assert list(job.out.iterdir()) == []
@@ -150,13 +150,13 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_scan(job: Job) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_full_disk_is_told_even_if_an_actor_dies_after_it(job: Job) -> None:
+def test_a_full_disk_is_reported_even_if_an_actor_dies_afterwards(job: Job) -> None:
     with pytest.raises(BadOutput, match=r"cannot write .*out: No space left on device"):
         job.run(job.scans(2), ray_workers.FullOrDead)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_machine_that_cannot_write_is_left_out(job: Job) -> None:
+def test_a_machine_that_cannot_write_gets_no_more_scans(job: Job) -> None:
     done = job.run(job.scans(6), ray_workers.FullOnOne)
     assert (done["num_scans"], done["failed"]) == (6, {})
     assert len({event["machine"] for event in job.of("finished")}) == 1
@@ -172,7 +172,7 @@ def test_a_slow_machine_gets_fewer_scans(job: Job) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_concerns_every_scan_is_told_before_any_actor_starts(job: Job, tmp_path: Path) -> None:
+def test_an_error_that_concerns_every_scan_is_raised_before_any_actor_starts(job: Job, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"inference\.batch_size"):
         job.run(job.scans(1), batch_size=0)
     job.checkpoint = tmp_path / "none.pth"
@@ -205,10 +205,10 @@ def test_the_command_line_sends_the_code_and_the_weights_of_the_checkout(job: Jo
     reports = {path.relative_to(job.out).as_posix() for path in job.out.rglob("*_detections.json")}
     assert reports == {"0_detections.json", "a/0_detections.json", "b/0_detections.json"}
     ray.shutdown()
-    ray.init(address="auto", log_to_driver=False)  # as the other tests have it
+    ray.init(address="auto", log_to_driver=False)  # the cluster of the other tests
 
 
-def test_the_services_workers_run_on_the_cluster_and_outlive_its_machines(cluster: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_service_workers_run_on_the_cluster_and_survive_lost_nodes(cluster: Any, tmp_path: Path) -> None:  # noqa: ANN401
     extra = add_node(cluster)
     (tmp_path / "ct.nii").write_bytes(nifti())
     (tmp_path / "quick.yaml").write_text("inference: {patch_size: [32, 32, 32]}\noutput: {save_visualization: false}")
@@ -225,11 +225,11 @@ def test_the_services_workers_run_on_the_cluster_and_outlive_its_machines(cluste
     folders = [tmp_path / "data" / "jobs" / number for number in numbers]
     for folder in folders:
         os.utime(folder, (0, 0))
-    with served(tmp_path, None, PIVOT_DEVICES="none"):  # sweeps what the killed ones left
+    with served(tmp_path, None, PIVOT_DEVICES="none"):  # removes what the killed workers left
         until(lambda: [len(list(folder.iterdir())) for folder in folders] == [1] * len(folders))
 
 
-def test_the_services_workers_name_what_they_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_services_workers_name_the_missing_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     nodes = [{"NodeManagerAddress": address} for address in ("192.0.2.1", "192.0.2.2")]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
@@ -242,7 +242,7 @@ def test_the_services_workers_name_what_they_miss(tmp_path: Path, monkeypatch: p
     [
         ({"CPU": 64.0, "GPU": 8.0}, "auto", 8, (1, 1), (8, 1)),
         ({"CPU": 64.0, "GPU": 8.0}, "auto", None, (0.25, 2), (32, 0.25)),
-        ({"CPU": 64.0, "GPU": 2.0}, "cuda", 8, (1, 1), (8, 1)),  # the others come with the autoscaler
+        ({"CPU": 64.0, "GPU": 2.0}, "cuda", 8, (1, 1), (8, 1)),  # the autoscaler adds the others
         ({"CPU": 64.0, "GPU": 8.0}, "cpu", None, (1, 16), (4, 0)),
         ({"CPU": 2.0}, "cuda", 8, (1, 1), (2, 0)),
         ({"CPU": 8.0}, "auto", 3, (1, 2), (3, 0)),
@@ -288,7 +288,7 @@ def test_scans_are_fetched_from_an_object_store_and_do_not_stay(
 
 
 @pytest.mark.parametrize("source", ["memory://bucket/none.nii.gz", "nowhere://bucket/a.nii.gz"])
-def test_what_cannot_be_fetched_is_a_scan_that_failed(source: str) -> None:
+def test_a_scan_that_cannot_be_fetched_fails(source: str) -> None:
     pytest.importorskip("fsspec")
     with pytest.raises(BadScan, match=f"^{source}: cannot be fetched"), local_copy(source):
         pass
@@ -301,7 +301,7 @@ def test_what_cannot_be_fetched_is_a_scan_that_failed(source: str) -> None:
         (["--input-dir", "a", "--distributed", "auto", "--device", "cuda"], "--device goes without --distributed"),
     ],
 )
-def test_the_command_line_refuses_what_has_no_effect(
+def test_the_command_line_refuses_options_without_effect(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2

@@ -1,4 +1,4 @@
-"""Engines: the same answers as PyTorch, kept for the next run, and a clear word where one is missing."""
+"""Engines: answers equal to PyTorch's, graphs cached for the next run, clear errors for missing engines."""
 
 import importlib.util
 import subprocess
@@ -41,7 +41,7 @@ def _answer(tiny: Checkpoint, engine: Engine, x: torch.Tensor, *, mixed: bool) -
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_pytorch_folded_answers_as_the_checkpoint_does(tiny: Checkpoint, mixed: bool) -> None:
+def test_folded_pytorch_gives_the_answers_of_the_checkpoint(tiny: Checkpoint, mixed: bool) -> None:
     x = torch.rand(3, 1, 8, 12, 16)
     answer, network = _answer(tiny, "torch", x, mixed=mixed)
     with torch.inference_mode():
@@ -55,13 +55,13 @@ def test_the_last_layer_is_not_rounded_in_half_precision() -> None:
     last = network.head[-1]
     with torch.inference_mode():
         last.get_parameter("weight").zero_()
-        last.get_parameter("bias").fill_(-4.6732)  # bfloat16 has -4.6875
+        last.get_parameter("bias").fill_(-4.6732)  # -4.6875 in bfloat16
         heat = in_bfloat16(network)(torch.rand(1, 1, 8, 8, 8))[:, 0]
     torch.testing.assert_close(heat, torch.full_like(heat, -4.6732).sigmoid())
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
-def test_a_graph_answers_as_pytorch_does_and_is_made_once(
+def test_a_graph_gives_the_answers_of_pytorch_and_is_built_once(
     kind: GraphKind, tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip(PACKAGES[kind])
@@ -82,7 +82,7 @@ def test_a_graph_answers_as_pytorch_does_and_is_made_once(
 
 
 @pytest.mark.parametrize("engine", ["torch", *GRAPHS])
-def test_two_threads_get_each_the_answer_to_their_own_input(
+def test_each_of_two_threads_gets_the_answer_to_its_own_input(
     engine: GraphKind | Literal["torch"], tiny: Checkpoint
 ) -> None:
     pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
@@ -105,12 +105,12 @@ def test_two_threads_get_each_the_answer_to_their_own_input(
 
 
 @pytest.mark.parametrize("engine", ["torch", *GRAPHS])
-def test_two_threads_of_one_pipeline_get_each_their_own_scans_results(
+def test_each_of_two_threads_of_one_pipeline_gets_the_results_of_its_own_scan(
     engine: GraphKind | Literal["torch"], tiny: Checkpoint, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
     state = dict(tiny.model.state_dict())
-    state["head.2.weight"] = 3000 * state["head.2.weight"]  # as drawn, it answers everything nearly alike
+    state["head.2.weight"] = 3000 * state["head.2.weight"]  # a random network gives nearly the same answer everywhere
     state["head.2.bias"] = torch.tensor([2.0, 2.0, 0.0])
     save_checkpoint(tmp_path / "lively.pth", state, tiny.about)
     looks = {"patch_size": [32, 32, 32], "stride": [32, 32, 32], "region": "everything", "second_look": False}
@@ -131,8 +131,8 @@ def test_two_threads_of_one_pipeline_get_each_their_own_scans_results(
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
-def test_a_kept_graph_that_does_not_open_is_made_anew(kind: GraphKind, tiny: Checkpoint, tmp_path: Path) -> None:
-    """As of OpenVINO on another kind of processor, where machines share a home."""
+def test_a_cached_graph_that_does_not_open_is_rebuilt(kind: GraphKind, tiny: Checkpoint, tmp_path: Path) -> None:
+    """For example OpenVINO's graph for another processor, where machines share a home folder."""
     pytest.importorskip(PACKAGES[kind])
     x = torch.rand(1, 1, 8, 12, 16)
     answer, _ = _answer(tiny, kind, x, mixed=False)
@@ -143,7 +143,7 @@ def test_a_kept_graph_that_does_not_open_is_made_anew(kind: GraphKind, tiny: Che
     torch.testing.assert_close(again, answer)
 
 
-def test_a_graph_serves_one_run_where_the_cache_cannot_be_written(
+def test_a_graph_is_used_for_one_run_if_the_cache_cannot_be_written(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -186,7 +186,7 @@ def test_a_process_that_has_used_openvino_still_handles_signals(tiny: Checkpoint
         ("export", "cpu", True, True, "not for a TorchScript checkpoint"),
     ],
 )
-def test_an_engine_that_cannot_be_had_is_refused(
+def test_an_unavailable_engine_is_refused(
     engine: Engine, device: str, installed: bool, scripted: bool, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
@@ -203,7 +203,7 @@ def test_an_engine_that_cannot_be_had_is_refused(
         (torch.float32, True, True, None),
     ],
 )
-def test_auto_takes_the_fastest_that_is_present(
+def test_auto_chooses_the_fastest_available_engine(
     dtype: torch.dtype, installed: bool, tiled: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "precision", lambda *_, **__: dtype)

@@ -1,4 +1,4 @@
-"""FROC, CPM and intervals: cases worked by hand, and any case against an independent implementation."""
+"""FROC, CPM and confidence intervals: cases worked by hand, and random cases against a reference implementation."""
 
 from collections.abc import Callable
 
@@ -31,12 +31,12 @@ def mark(x: float, probability: float) -> tuple[Point, float]:
 
 
 def crowd(count: int, probability: float) -> Valued:
-    """So many false marks far away, of probability `probability` and, one after the other, a little more."""
+    """False marks far away, with probabilities that rise slightly from `probability`."""
     return [mark(200.0 + 20 * i, probability + i / 10_000) for i in range(count)]
 
 
 def arrays(scans: Scans) -> tuple[MarkTable, FindingTable, FindingTable]:
-    """The same as arrays: marks, nodules and excluded findings."""
+    """The scans as arrays: marks, nodules and excluded findings."""
     marks, nodules, excluded = (_columns(scans, kind) for kind in range(3))
     return MarkTable(*marks), FindingTable(*nodules), FindingTable(*excluded)
 
@@ -125,7 +125,7 @@ def test_cases_worked_by_hand(name: str) -> None:
     assert sensitivities(scans) == pytest.approx(expected, abs=1e-9)
 
 
-def test_every_mark_is_accounted_for() -> None:
+def test_every_mark_is_counted_in_one_group() -> None:
     scans = [
         (
             [mark(0, 0.9), mark(1, 0.8), mark(90, 0.7), mark(50, 0.6), *crowd(98, 0.1)],
@@ -142,7 +142,7 @@ def test_every_mark_is_accounted_for() -> None:
     assert figures["curve_ends_at"] == 97 / 2
 
 
-# A coarse lattice and few values, so that ties, surfaces and overlaps are common.
+# A coarse lattice and few values make ties, points on surfaces and overlaps common.
 lattice = st.tuples(*[st.integers(0, 6).map(float)] * 3)
 probability = st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.9])
 finding = st.tuples(lattice, st.sampled_from([-1.0, 2.0, 4.0, 6.0]))
@@ -156,7 +156,7 @@ scan_lists = st.lists(scan_contents, min_size=1, max_size=8).filter(lambda scans
 
 
 @given(scan_lists)
-def test_any_case_agrees_with_the_reference(scans: Scans) -> None:
+def test_random_cases_agree_with_the_reference(scans: Scans) -> None:
     marks, nodules, excluded = arrays(scans)
     figures = evaluate(marks, nodules, len(scans), excluded, bootstraps=0).figures
     assert list(figures["sensitivity"].values()) == pytest.approx(sensitivities(scans), abs=1e-9)
@@ -176,7 +176,7 @@ def test_a_scan_drawn_twice_counts_as_two_scans(scans: Scans, data: st.DataObjec
 
 
 def half_found(count: int) -> Sweep:
-    """As many scans, a nodule in each, every other one found without a false mark."""
+    """`count` scans with a nodule each; every other nodule is found, without false marks."""
     marks, nodules, _ = arrays([([mark(0, 0.9)] if i % 2 else [], NODULE, []) for i in range(count)])
     return Sweep(match(marks, nodules), count)
 
@@ -192,7 +192,7 @@ def test_intervals_of_a_proportion(draw: Callable[[Sweep, Floats, int, int], Flo
     assert (samples != draw(half_found(100), RATES, 2000, 2)[:, 0]).any()
 
 
-def test_nodules_of_one_patient_are_drawn_together() -> None:
+def test_the_bootstrap_draws_nodules_of_one_patient_together() -> None:
     sweep = half_found(40)
     alone = by_nodules(sweep, RATES, 500, 0)[:, 0].std()
     pairs = by_nodules(sweep, RATES, 500, 0, [i // 2 for i in range(40)])[:, 0]  # one found, one missed
@@ -241,7 +241,7 @@ def test_without_nodules_there_is_no_sensitivity() -> None:
         evaluate(marks, nodules, 1)
 
 
-def test_thresholds_of_rates() -> None:
+def test_the_threshold_of_each_false_positive_rate() -> None:
     marks, nodules, _ = arrays([([mark(0, 0.8), *FALSE, mark(95, 0.7)], NODULE, [])])
     curve = evaluate(marks, nodules, 1, bootstraps=0).curve
     assert [curve.threshold_at(rate) for rate in (0.5, 1, 2)] == [np.inf, 0.8, 0.7]

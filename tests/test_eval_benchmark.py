@@ -1,4 +1,4 @@
-"""Where the detection benchmark puts its nodules."""
+"""Placement of nodules in the detection benchmark."""
 
 from collections import Counter
 
@@ -57,7 +57,7 @@ def copies(background: LungScan) -> list[list[Planted]]:
     return placed
 
 
-def test_nodules_keep_apart_and_half_of_them_touch_the_border(copies: list[list[Planted]]) -> None:
+def test_nodules_are_apart_and_half_of_them_touch_the_border(copies: list[list[Planted]]) -> None:
     for nodules in copies:
         assert Counter(nodule.place for nodule in nodules) == {"anywhere": 2, "border": 2}
         for nodule in nodules:
@@ -70,7 +70,7 @@ def test_nodules_keep_apart_and_half_of_them_touch_the_border(copies: list[list[
                 assert apart > (one.crop.diameter + other.crop.diameter) / 2 + GAP
 
 
-def test_each_nodule_is_mixed_once_in_four_copies_unless_it_is_ground_glass(copies: list[list[Planted]]) -> None:
+def test_each_nodule_is_mixed_in_one_of_four_copies_unless_it_is_ground_glass(copies: list[list[Planted]]) -> None:
     kinds = Counter((nodule.crop.crop_id, nodule.kind) for nodules in copies for nodule in nodules)
     solid = {(f"c{i}", kind): count for i in (1, 2, 3) for kind, count in (("solid", 3), ("ground-glass (mixed)", 1))}
     assert kinds == {("c0", "ground-glass"): 4, **solid}

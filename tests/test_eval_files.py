@@ -1,4 +1,4 @@
-"""The command of the evaluation: its files, and what it says about broken ones."""
+"""The evaluation command: its input and output files, and errors for broken ones."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ GOOD = {
 
 
 def run(folder: Path, **changed: str | bytes | None) -> int:
-    """The exit code of the command on GOOD files, some of them changed; None leaves an option out."""
+    """Run the command on GOOD files with changes and return its exit code; None leaves an option out."""
     arguments = ["--output", str(folder / "out"), "--bootstraps", "20"]
     for name, text in {**GOOD, **changed}.items():
         if text is None:
@@ -83,7 +83,7 @@ BROKEN: dict[str, tuple[str, str | bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_named_and_nothing_is_written(
+def test_a_broken_file_is_named_and_nothing_is_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, text, parts = BROKEN[name]
@@ -94,14 +94,14 @@ def test_broken_files_are_named_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("a file")
     assert run(tmp_path) == 5
     assert "it is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--bootstraps", "-1"], ["--seed", "x"]])
-def test_options_are_whole_numbers(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_must_be_whole_numbers(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"--{name}={tmp_path}" for name in (*GOOD, "output")]
     assert main([*arguments, *option]) == 2
     assert "whole number" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def run_reports(folder: Path, reports: list[Any]) -> int:
     return main([*arguments, "--predictions", str(folder / "predictions"), f"--output={folder / 'out'}"])
 
 
-def test_a_folder_of_reports_is_evaluated_at_its_world_points(
+def test_a_folder_of_reports_is_evaluated_in_world_coordinates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     marks = [([0, 0, 0], 0.9), ([50, 0, 0], 0.5)]
@@ -146,7 +146,7 @@ def test_a_folder_of_reports_is_evaluated_at_its_world_points(
         ([report("056", []), report("x", [], "056")], ["1_detections.json", "0_detections.json", "'056'"]),
     ],
 )
-def test_reports_that_cannot_be_evaluated(
+def test_reports_that_cannot_be_evaluated_are_refused(
     reports: list[Any], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_reports(tmp_path, reports) == 2

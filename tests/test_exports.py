@@ -1,4 +1,4 @@
-"""Files for other programs, each read with its own reader."""
+"""Exports for other programs, each read with an independent reader."""
 
 import json
 from importlib import import_module
@@ -27,7 +27,7 @@ Made = tuple[Scan, Results, dict[str, Path]]
 
 
 def _made(folder: Path, case: str, kind: str = "axial") -> Made:
-    """A scan with balls, its results with every export, and the files by what follows the scan's name."""
+    """A scan with balls, its results with every export, and the files by their suffix after the scan's name."""
     scan, results = scan_with(PLACES[case], affine_of(kind))
     series = write_series(folder / "series", scan.array, scan.affine, edit=header)
     results["metadata"]["timings_seconds"] = {}
@@ -69,7 +69,7 @@ def test_every_export_is_written_and_named(three: Made) -> None:
         assert callable(import_module(f"src.{export.module}").export)
 
 
-def test_an_unknown_export_is_told_before_any_work() -> None:
+def test_an_unknown_export_is_refused_before_inference() -> None:
     with pytest.raises(BadConfig, match="obj is no format: use masks, slicer"):
         load_config({"output": {"formats": {"exports": ["obj"]}}})
     with pytest.raises(BadConfig, match="has a repeated value"):
@@ -100,7 +100,7 @@ def test_labels_are_the_masks_on_the_scans_grid(three: Made) -> None:
     assert table[[2, 3, 4]].drop_duplicates().shape == (4, 3)
 
 
-def test_of_two_that_overlap_the_stronger_keeps_the_common_voxels(tmp_path: Path) -> None:
+def test_the_stronger_of_two_overlapping_nodules_keeps_the_common_voxels(tmp_path: Path) -> None:
     _, results, files = _made(tmp_path, "2 overlapping")
     image: Any = nibabel.load(files["masks.nii.gz"])
     counts = np.bincount(np.asarray(image.dataobj).ravel())
@@ -164,7 +164,7 @@ def test_coco_annotations_are_the_masks_slice_by_slice(three: Made) -> None:
     assert content["categories"][0] == {"id": 1, "name": "nodule"}
 
 
-def test_nndetection_boxes_enclose_the_masks_in_its_own_order(three: Made) -> None:
+def test_nndetection_boxes_enclose_the_masks_in_nndetections_axis_order(three: Made) -> None:
     scan, results, files = three
     content = json.loads(files["boxes.json"].read_text())
     assert content["pred_scores"] == [found["confidence"] for found in results["detections"]]
@@ -193,7 +193,7 @@ def test_fhir_resources_are_valid_and_hold_the_measurements(three: Made) -> None
     assert words["Lung-RADS v2022 category"] == results["detections"][0]["guidelines"]["lung_rads"]["category"]
 
 
-def test_outlines_of_the_structure_set_run_around_the_masks(three: Made) -> None:
+def test_outlines_of_the_structure_set_enclose_the_masks(three: Made) -> None:
     scan, results, files = three
     structures = pydicom.dcmread(files["rtstruct.dcm"])
     assert structures.Modality == "RTSTRUCT"
@@ -237,7 +237,7 @@ def test_segments_have_colours_and_the_report_has_sides(three: Made) -> None:
         assert group.finding_sites[0].laterality.meaning == "Left"
 
 
-def test_without_a_nodule_the_files_say_so(none: Made) -> None:
+def test_files_without_a_nodule_say_so(none: Made) -> None:
     _, _, files = none
     image: Any = nibabel.load(files["masks.nii.gz"])
     assert not np.asarray(image.dataobj).any()

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are written completely or not at all."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ def content(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in folder.iterdir()}
 
 
-def test_a_file_appears_at_the_end_and_only_then(tmp_path: Path) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.nii.gz"
     with whole_file(path) as partial:
         partial.write_text("text")
@@ -25,7 +25,7 @@ def test_a_file_appears_at_the_end_and_only_then(tmp_path: Path) -> None:
     assert content(path.parent) == {"a.nii.gz": "text"}
 
 
-def test_each_of_two_writers_of_one_file_writes_it_whole(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_each_write_it_completely(tmp_path: Path) -> None:
     with ExitStack() as slow:
         one = slow.enter_context(whole_file(tmp_path / "a"))
         one.write_text("one")
@@ -37,8 +37,8 @@ def test_each_of_two_writers_of_one_file_writes_it_whole(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("present", [True, False])
-def test_what_comes_with_an_installed_package_is_its_own(tmp_path: Path, root: Path, *, present: bool) -> None:
-    """Another project's `checkpoints/` lies beside the package where both are installed."""
+def test_an_installed_package_uses_its_own_files(tmp_path: Path, root: Path, *, present: bool) -> None:
+    """Another installed project's `checkpoints/` may lie beside the package."""
     package, foreign = tmp_path / "pivot", tmp_path / "checkpoints" / "best_model.pth"
     package.mkdir()
     for name in ("__init__.py", "errors.py", "files.py"):
@@ -81,7 +81,7 @@ def test_files_appear_together_and_the_last_one_last(tmp_path: Path, monkeypatch
     assert content(tmp_path) == {name: name for name in "abc"}
 
 
-def test_where_one_file_cannot_be_placed_none_is(tmp_path: Path) -> None:
+def test_no_file_is_placed_if_one_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "c").write_text("an older run's")
     with pytest.raises(BadOutput, match="cannot write "), whole_files(tmp_path, last="c") as draft:  # noqa: PT012
@@ -90,7 +90,7 @@ def test_where_one_file_cannot_be_placed_none_is(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
 
-def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "x"
     with pytest.raises(BadOutput, match=r"cannot write .*file/x: Not a directory"):
@@ -100,7 +100,7 @@ def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
             pass
 
 
-def test_a_writable_folder_is_made_and_stays_empty(tmp_path: Path) -> None:
+def test_a_writable_folder_is_created_and_stays_empty(tmp_path: Path) -> None:
     assert list(writable_folder(tmp_path / "a" / "b").iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(BadOutput, match="it is a file, give a folder"):

@@ -51,7 +51,7 @@ def _rows(path: Path, report: dict[str, Any]) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_each_nodule_and_each_mass_has_a_row_with_its_place_in_words(tmp_path: Path) -> None:
+def test_each_nodule_and_mass_has_a_row_with_its_location_in_words(tmp_path: Path) -> None:
     nodule, mass = _rows(tmp_path / "a.csv", {"scan_id": "a,b", "detections": [FOUND], "masses": [UNKNOWN]})
     assert nodule == {
         "scan_id": "a,b", "kind": "nodule", "id": "0", "side": "left", "third": "upper",
@@ -69,7 +69,7 @@ def test_each_nodule_and_each_mass_has_a_row_with_its_place_in_words(tmp_path: P
     }  # fmt: skip
 
 
-def test_a_report_of_an_earlier_version_has_no_words_and_no_category(tmp_path: Path) -> None:
+def test_a_report_of_an_earlier_version_has_no_location_and_no_category(tmp_path: Path) -> None:
     earlier = {key: value for key, value in FOUND.items() if key not in ("location", "guidelines")}
     [row] = _rows(tmp_path / "a.csv", {"scan_id": "a", "detections": [earlier], "masses": []})
     assert tuple(row) == FINDINGS_COLUMNS

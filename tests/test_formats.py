@@ -1,4 +1,4 @@
-"""A file is read by what it holds where its name does not tell."""
+"""The content decides the format of a file if its name does not."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_a_header_without_suffix_finds_its_voxels_beside_it(tmp_path: Path, make
         b"text",
     ],
 )
-def test_what_only_begins_alike_is_no_scan(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_only_begins_like_a_scan_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "scan"
     path.write_bytes(content)
     assert format_of(path) == ""
@@ -61,7 +61,7 @@ def test_what_only_begins_alike_is_no_scan(tmp_path: Path, content: bytes) -> No
         read_scan(path)
 
 
-def test_a_volume_without_suffix_beside_dicom_is_told(tmp_path: Path) -> None:
+def test_a_volume_without_suffix_beside_dicom_is_noted(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "study", CHEST)
     nifti(folder / "a.nii").rename(folder / "other")
     for path in (folder, zipped(tmp_path / "a.zip", folder)):
@@ -87,7 +87,7 @@ def test_a_volume_in_another_file_is_refused_with_the_remedy(tmp_path: Path) -> 
         ("a.nii", "a.ima", "a.ima is not a DICOM file, but a .nii file by its content"),
     ],
 )
-def test_a_file_that_holds_another_format_than_its_name_says_is_refused_with_both(
+def test_a_file_whose_content_contradicts_its_name_is_refused_with_both_formats(
     tmp_path: Path, kind: str, name: str, words: str
 ) -> None:
     path = write(tmp_path, kind).rename(tmp_path / "x").rename(tmp_path / name)
@@ -96,7 +96,7 @@ def test_a_file_that_holds_another_format_than_its_name_says_is_refused_with_bot
     assert words in str(error.value)
 
 
-def test_a_slice_called_a_volume_is_refused(tmp_path: Path) -> None:
+def test_a_slice_named_like_a_volume_is_refused(tmp_path: Path) -> None:
     slice_ = min(write_series(tmp_path / "a", CHEST).iterdir()).rename(tmp_path / "a.nii")
     with pytest.raises(BadScan, match=r"is called .nii, but is a .dcm file by its content"):
         read_scan(slice_)

@@ -1,4 +1,4 @@
-"""docs/guide.md is the acceptance test: somebody reads it from top to bottom and does all of it."""
+"""docs/guide.md as the acceptance test: every block is run from top to bottom."""
 
 import dataclasses
 import json
@@ -30,14 +30,14 @@ from src.types import Scan
 from tests.api_service import free_port, wait_for
 from tests.guide_blocks import FENCE, commands, leaves, spans
 
-PORT = "8000"  # in the guide; the tests take one that is free
+PORT = "8000"  # the guide's port; the tests use a free one
 WIDTH, SPACING = 90.0, (1.5, 1.5, 2.0)  # mm
 Found = tuple[Scan, PhantomNodule]
 
 
 @pytest.fixture(scope="module")
 def blocks() -> list[Found]:
-    """Two parts of a chest as small scans, each with the nodule in its middle."""
+    """Two parts of a chest as small scans, each with a nodule in its middle."""
     scan, truth = chest_phantom(spacing=SPACING)
     return [_cut(scan, truth[0]), _cut(scan, truth[1])]
 
@@ -54,7 +54,7 @@ def _cut(scan: Scan, nodule: PhantomNodule) -> Found:
 
 @pytest.fixture
 def place(tmp_path: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all the files that the guide speaks of, which becomes the current one."""
+    """A folder with all the files that the guide names, set as the current folder."""
     for index, name in [
         (0, "scan.nii.gz"),
         (1, "data/test/patient_001.nii.gz"),
@@ -75,7 +75,7 @@ def place(tmp_path: Path, blocks: list[Found], root: Path, monkeypatch: pytest.M
 
 
 class Reader:
-    """Does what each block of the guide says, in a folder of their own."""
+    """Runs each block of the guide in its own folder."""
 
     def __init__(self, place: Path, root: Path) -> None:
         self.place, self.root = place, root
@@ -87,19 +87,19 @@ class Reader:
         self.reports: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.blocks = 0
-        self.written: dict[str, str] = {}  # the results so far, each with its first line
+        self.written: dict[str, str] = {}  # the first line of each result file so far
 
     def read(self, guide: Path) -> None:
-        """Read and do everything, in order."""
+        """Run all blocks in order."""
         actions = {"bash": self.bash, "python": self.python, "yaml": self.yaml, "json": self.json, "csv": self.csv}
         parsers = [CodeBlockParser(language, action) for language, action in actions.items()]
         for example in Sybil(parsers).parse(guide).examples():
             self.blocks += 1
             example.evaluate()
-            self._take_note()
+            self._record_files()
 
-    def _take_note(self) -> None:
-        """What lies there after a block: a later run of the same scan takes away what it does not write itself."""
+    def _record_files(self) -> None:
+        """Record the result files after a block; a later run of the same scan removes files that it does not write."""
         for path in (self.place / "results").rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
@@ -122,7 +122,7 @@ class Reader:
         uv.chmod(0o755)
         path = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
         subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607 - wherever it is
+            ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607 - bash is found by PATH
             env={**os.environ, "PATH": path, "PYTHONPATH": str(self.root)},
             check=True,
         )
@@ -139,7 +139,7 @@ class Reader:
                 pytest.fail(f"the tests do not know how to run {words}")
 
     def _serve(self, command: list[str]) -> None:
-        """Start the server, as a process of its own that `stop` ends."""
+        """Start the server in a separate process, which `stop` ends."""
         variables = {"PIVOT_DATA": str(self.place / "service"), "PIVOT_FREE_BYTES": "1", "PYTHONPATH": str(self.root)}
         words = [word.replace(PORT, self.port) for word in command]
         with (self.place / "server.log").open("wb") as log:
@@ -149,7 +149,7 @@ class Reader:
         wait_for(f"http://localhost:{self.port}", self.server, self.place / "server.log")
 
     def _curl(self, words: list[str]) -> None:
-        """Ask the server, of a job the one that was made last, until it has more to tell than that it runs."""
+        """Send a request about the latest job until the server no longer answers that it is running."""
         number = self.answers[-1]["job_id"] if self.answers else ""
         command = [word.replace(PORT, self.port).replace("{job_id}", number) for word in words]
         until = time.monotonic() + 300
@@ -169,7 +169,7 @@ class Reader:
 
     def python(self, example: Example) -> None:
         code = "\n" * example.line + example.parsed.replace(f"localhost:{PORT}", f"localhost:{self.port}")
-        exec(compile(code, example.path, "exec"), self.names)  # noqa: S102 - what the guide is tested by
+        exec(compile(code, example.path, "exec"), self.names)  # noqa: S102 - runs the guide's own code
 
     def yaml(self, example: Example) -> None:
         """Check a configuration; a block whose first line names its file becomes that file."""
@@ -186,9 +186,9 @@ class Reader:
         self.headers.append(example.parsed.splitlines()[0])
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # within Ray
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # raised inside Ray
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.load` is deprecated")  # as the guide says
-def test_all_of_the_guide_can_be_done(
+def test_every_block_of_the_guide_runs(
     place: Path,
     blocks: list[Found],
     root: Path,
@@ -219,11 +219,11 @@ def test_all_of_the_guide_can_be_done(
     assert submitted["scan_id"] == "scan"
     _same_keys(answered, report, "the service's results")
     out = capfd.readouterr().out
-    assert "Progress: 100.0%\nDetections: [{" in out  # as the WebSocket tells
+    assert "Progress: 100.0%\nDetections: [{" in out  # printed by the WebSocket example
 
 
 def _check_files(place: Path, text: str, written: dict[str, str]) -> None:
-    """Every result that the guide names was written, and those of each scan in a folder."""
+    """Check that every result that the guide names was written, and the results of each scan in a folder."""
     for name in re.findall(r"results/[\w./]+\.\w+", text):
         assert name in written, name
     scripts = "".join(block for language, block in FENCE.findall(text) if language == "bash")
@@ -235,7 +235,7 @@ def _check_files(place: Path, text: str, written: dict[str, str]) -> None:
 
 
 def _check_contents(place: Path, report: dict[str, Any], headers: list[str], written: dict[str, str]) -> None:
-    """What was written has the documented keys and columns, no fewer and no more."""
+    """Check that the files have exactly the documented keys and columns."""
     for path in (place / "results").rglob("*detections.json"):
         _same_keys(json.loads(path.read_text(encoding="utf-8")), report, str(path))
     tables = [first for name, first in written.items() if name.endswith(".csv")]
@@ -246,7 +246,7 @@ def _same_keys(real: object, documented: object, where: str) -> None:
     match real, documented:
         case dict(), {}:
             absent = documented.keys() - real.keys()
-            assert absent <= {"read", "write", "input_sha256"}, where  # what only the command line tells
+            assert absent <= {"read", "write", "input_sha256"}, where  # only the command line writes these
             assert real.keys() <= documented.keys() or not documented, where  # `{}` is an abbreviation
             for key in documented.keys() - absent:
                 _same_keys(real[key], documented[key], f"{where}: {key}")
@@ -267,7 +267,7 @@ def _settings(root: Path) -> Iterator[str]:
     return (span for span in spans(text) if re.fullmatch(r"[a-z_.]+: [^?]+", span))
 
 
-def test_every_setting_in_the_prose_is_one(root: Path) -> None:
+def test_every_setting_in_the_prose_exists(root: Path) -> None:
     known = [path for path, _ in leaves(Config().model_dump())]
     settings = list(_settings(root))
     for setting in settings:

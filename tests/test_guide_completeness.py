@@ -1,4 +1,4 @@
-"""docs/guide.md keeps every command, call, key, file name and field of the guide that the project was asked for."""
+"""docs/guide.md keeps every command, call, key, file name and field of the required guide."""
 
 from pathlib import Path
 
@@ -26,11 +26,11 @@ def test_nothing_is_missing(contract: str, guide: str) -> None:
 
 
 def _within_spans(contract: str, guide: str) -> set[tuple[str, str]]:
-    """What the contract says in prose may stand anywhere in the guide, in a block too."""
+    """The facts of the contract's prose that are anywhere in the guide, including blocks."""
     return {(kind, fact) for kind, fact in facts(contract) if kind == "text" and fact in guide}
 
 
-def test_the_configuration_file_is_the_documented_one(root: Path, contract: str) -> None:
+def test_the_configuration_file_is_as_documented(root: Path, contract: str) -> None:
     settings = yaml.safe_load((root / "configs" / "inference.yaml").read_text(encoding="utf-8"))
     assert settings in [yaml.safe_load(block) for language, block in FENCE.findall(contract) if language == "yaml"]
 
@@ -49,6 +49,6 @@ def test_the_configuration_file_is_the_documented_one(root: Path, contract: str)
         "`results/scan_heatmap.nii.gz`",
     ],
 )
-def test_a_missing_part_would_be_noticed(part: str, guide: str) -> None:
+def test_a_missing_part_is_noticed(part: str, guide: str) -> None:
     assert part in guide
     assert facts(guide) - facts(guide.replace(part, ""))

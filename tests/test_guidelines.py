@@ -1,4 +1,4 @@
-"""The rules of the guidelines at every boundary, and that each input gives a result or a reason."""
+"""The guidelines at every boundary; each input gives a result or a reason."""
 
 import itertools
 import math
@@ -27,14 +27,14 @@ SMOKER = INCIDENTAL.model_copy(update={"smoking": "former"})
 
 
 def nodule(kind: NoduleType, long_axis: float, short_axis: float | None = None, solid_mm: float = 1) -> SizedNodule:
-    """A nodule whose solid component has the volume of a sphere of `solid_mm`."""
+    """A nodule whose solid component has the volume of a sphere of diameter `solid_mm`."""
     short = long_axis if short_axis is None else short_axis
     volume = math.pi / 6 * max(long_axis, solid_mm) ** 3
     return SizedNodule(kind, long_axis, short, volume, math.pi / 6 * solid_mm**3 / volume)
 
 
 def properties(**changed: Any) -> Properties:  # noqa: ANN401 - also values that are wrong
-    """What was measured of a solid nodule of 7 mm."""
+    """The measurements of a solid nodule of 7 mm."""
     measured: Any = {
         "volume_mm3": 180.0,
         "mean_intensity": 20.0,
@@ -111,7 +111,7 @@ def test_lung_rads_by_size(kind: NoduleType, axes: tuple[float, float], category
 @pytest.mark.parametrize(
     ("total", "solid", "category"),
     [
-        (5.9, 5.9, "2"),  # the whole decides first
+        (5.9, 5.9, "2"),  # the whole diameter decides first
         (6.0, 0.0, "3"),
         (20.0, 5.94, "3"),
         (20.0, 5.951, "4A"),
@@ -122,7 +122,7 @@ def test_lung_rads_by_size(kind: NoduleType, axes: tuple[float, float], category
         (20.0, 20.0, "4B"),
     ],
 )
-def test_lung_rads_of_a_part_solid_nodule_goes_by_its_solid_component(
+def test_lung_rads_of_a_part_solid_nodule_depends_on_its_solid_component(
     total: float, solid: float, category: str
 ) -> None:
     found = lung_rads.lung_rads(nodule("part-solid", total, solid_mm=solid), BASELINE)
@@ -131,8 +131,8 @@ def test_lung_rads_of_a_part_solid_nodule_goes_by_its_solid_component(
     assert lung_rads.SPHERE in found["assumptions"]
 
 
-def test_the_millimetres_are_the_published_volumes() -> None:
-    """Lung-RADS prints its limits in mm3 too."""
+def test_the_limits_in_millimetres_match_the_published_volumes() -> None:
+    """Lung-RADS also gives its limits in mm3."""
     limits = {rule.least_mm for rule in lung_rads.RULES} | {rule.least_solid_mm for rule in lung_rads.RULES}
     assert {round(math.pi / 6 * limit**3) for limit in limits} == {0, 113, 268, 1767, 14137}
 
@@ -144,13 +144,13 @@ def test_the_millimetres_are_the_published_volumes() -> None:
         (Patient(prior_ct=True), "compares with the prior examination"),
     ],
 )
-def test_where_lung_rads_does_not_apply_it_says_why(patient: Patient, reason: str) -> None:
+def test_lung_rads_states_why_it_does_not_apply(patient: Patient, reason: str) -> None:
     for found in (lung_rads.lung_rads(nodule("solid", 9), patient), lung_rads.exam([], patient, WHOLE)):
         assert found["category"] is found["management"] is None
         assert reason in str(found["reason"])
 
 
-def test_lung_rads_says_what_it_assumes_of_the_examination() -> None:
+def test_lung_rads_states_its_assumptions_about_the_examination() -> None:
     for patient in (Patient(), Patient(setting="screening"), Patient(prior_ct=False)):
         assert (
             "screening assumption: baseline, no prior"
@@ -172,7 +172,7 @@ def rated(*categories: Any) -> list[LungRads]:  # noqa: ANN401 - literals
         (("2", "4A", "3"), "4A", None),
         ((None,), None, "1 of 1 nodules without a category; nothing with a category was found"),
         (("3", None), None, "1 of 2 nodules without a category; the highest of what was found is 3"),
-        ((None, "4B"), "4B", None),  # nothing is higher
+        ((None, "4B"), "4B", None),  # no category is higher
     ],
 )
 def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highest: str, reason: str) -> None:
@@ -188,7 +188,7 @@ def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highes
         ((), True, "0"),
         (("2",), True, "0"),
         (("4A",), True, "0"),
-        (("4B", "2"), True, "4B"),  # nothing that is not seen can be higher
+        (("4B", "2"), True, "4B"),  # nothing unseen can raise it
         ((None,), True, None),
         ((), False, None),
         (("3",), False, None),
@@ -209,7 +209,7 @@ def test_lungs_that_cannot_be_judged_are_never_negative(
         assert all(f"the highest of what was found is {category}" in str(found["reason"]) for category in highest)
 
 
-def test_the_exam_assumes_what_its_nodules_do_once_each() -> None:
+def test_the_exam_lists_each_assumption_of_its_nodules_once() -> None:
     nodules = [lung_rads.lung_rads(nodule(kind, 9), Patient()) for kind in ("solid", "part-solid", "part-solid")]
     expected = [lung_rads.BASELINE, lung_rads.NOT_LOOKED_FOR, lung_rads.SPHERE]
     assert lung_rads.exam(nodules, Patient(), WHOLE)["assumptions"] == expected
@@ -261,7 +261,7 @@ def test_fleischner_in_whole_millimetres(row: tuple[NoduleType, fleischner.Numbe
         ({"risk": "low", "smoking": "former"}, (True, False), "as the patient file says"),
     ],
 )
-def test_fleischner_gives_both_where_the_risk_is_not_known(
+def test_fleischner_gives_both_recommendations_if_the_risk_is_unknown(
     changed: dict[str, Any], given: tuple[bool, bool], because: str
 ) -> None:
     patient = INCIDENTAL.model_copy(update=changed)
@@ -282,7 +282,7 @@ def test_fleischner_gives_both_where_the_risk_is_not_known(
         ({"prior_ct": True}, "growth"),
     ],
 )
-def test_where_fleischner_does_not_apply_it_says_why(changed: dict[str, Any], reason: str) -> None:
+def test_fleischner_states_why_it_does_not_apply(changed: dict[str, Any], reason: str) -> None:
     found = fleischner.fleischner(nodule("solid", 7), INCIDENTAL.model_copy(update=changed), "single")
     assert reason in str(found["reason"])
     assert (found["low_risk"], found["high_risk"], found["size_mm"]) == (None, None, None)
@@ -301,7 +301,7 @@ def test_where_fleischner_does_not_apply_it_says_why(changed: dict[str, Any], re
         ("ground-glass", 50.0, 5.0, "CT at 3 months; if it persists"),
     ],
 )
-def test_bts_by_volume_or_the_longest_diameter(
+def test_bts_uses_the_volume_or_the_longest_diameter(
     kind: NoduleType, volume: float, longest: float, management: str
 ) -> None:
     found = bts.bts(SizedNodule(kind, longest, 3.0, volume, 0.5), Patient(age=18, prior_ct=False))
@@ -309,7 +309,7 @@ def test_bts_by_volume_or_the_longest_diameter(
     assert found["assumptions"] == []
 
 
-def test_bts_says_what_it_assumes_and_where_it_does_not_apply() -> None:
+def test_bts_states_its_assumptions_and_why_it_does_not_apply() -> None:
     assert bts.bts(nodule("solid", 7), Patient())["assumptions"] == ["18 years or more", "no prior examination"]
     for patient in (Patient(age=17), Patient(prior_ct=True)):
         found = bts.bts(nodule("solid", 7), patient)
@@ -336,11 +336,11 @@ BROCK = [
 
 
 @pytest.mark.parametrize(("plain", "expected"), BROCK)
-def test_brock_gives_the_known_probabilities(plain: Case, expected: tuple[float, float, float]) -> None:
+def test_brock_gives_the_reference_probabilities(plain: Case, expected: tuple[float, float, float]) -> None:
     spiculated = plain._replace(spiculated=True)
     values = (probability(MODEL_2A, plain), probability(MODEL_2B, plain), probability(MODEL_2B, spiculated))
     assert values == pytest.approx(expected, abs=5.1e-5)
-    assert probability(MODEL_2A, spiculated) == values[0]  # 2a does not know it
+    assert probability(MODEL_2A, spiculated) == values[0]  # model 2a has no spiculation term
 
 
 def test_brock_agrees_with_other_publications() -> None:
@@ -350,7 +350,7 @@ def test_brock_agrees_with_other_publications() -> None:
     assert uncentred == pytest.approx(0.2761, abs=5e-5)
 
 
-def test_brock_of_a_nodule_is_that_of_both_places_it_may_have() -> None:
+def test_brock_is_given_for_the_upper_lobe_and_for_other_lobes() -> None:
     found = brock(nodule("solid", 8), INCIDENTAL.model_copy(update={"age": 62}), 1)
     assert found["2a"] is not None
     assert found["2a"] == {"upper_lobe": 0.0650, "other_lobe": pytest.approx(0.0330, abs=5e-5)}
@@ -359,7 +359,7 @@ def test_brock_of_a_nodule_is_that_of_both_places_it_may_have() -> None:
     assert "nodules in the scan: 1, as found" in found["assumptions"]
 
 
-def test_brock_goes_by_the_longest_diameter() -> None:
+def test_brock_uses_the_longest_diameter() -> None:
     patient = INCIDENTAL.model_copy(update={"age": 62})
     found = [brock(SizedNodule("solid", 8.0, short, 200.0, 1.0), patient, 1)["2a"] for short in (4.0, 6.0, 8.0)]
     assert found[0] == found[1] == found[2] == brock(nodule("solid", 8), patient, 1)["2a"]
@@ -367,20 +367,20 @@ def test_brock_goes_by_the_longest_diameter() -> None:
 
 
 @pytest.mark.parametrize("field", ["age", "sex", "family_history", "emphysema"])
-def test_brock_takes_no_default(field: str) -> None:
+def test_brock_assumes_no_missing_input(field: str) -> None:
     found = brock(nodule("solid", 8), INCIDENTAL.model_copy(update={field: None}), 1)
     assert (found["2a"], found["2b"]) == (None, None)
     assert found["reason"] == f"needs the patient's {field}"
 
 
 @pytest.mark.parametrize(("size", "valid"), [(2.99, False), (3.0, True), (30.0, True), (30.01, False)])
-def test_brock_keeps_to_the_sizes_it_was_made_for(size: float, *, valid: bool) -> None:
+def test_brock_is_valid_only_for_the_sizes_of_its_cohort(size: float, *, valid: bool) -> None:
     found = brock(nodule("solid", size), INCIDENTAL, 1)
     assert (found["2a"] is not None) == valid
     assert valid or "outside 3 to 30 mm" in str(found["reason"])
 
 
-def test_nodules_are_counted_by_kind_for_fleischner_and_all_for_brock() -> None:
+def test_fleischner_counts_nodules_of_one_kind_and_brock_counts_all() -> None:
     kinds = ("solid", "part-solid", "ground-glass", None)
     solid, part_solid, ground_glass, unknown = apply_guidelines(
         [properties(nodule_type=kind) for kind in kinds], INCIDENTAL
@@ -414,7 +414,7 @@ def reasons(found: Guidelines) -> list[str | None]:
         {"long_axis_mm": -1.0},
     ],
 )
-def test_what_is_not_measured_gets_a_reason(broken: dict[str, Any]) -> None:
+def test_a_missing_measurement_gives_a_reason(broken: dict[str, Any]) -> None:
     assert as_nodule(properties(**broken)) is None
     [found] = apply_guidelines([properties(**broken)], SMOKER)
     assert set(reasons(found)) == {NOT_MEASURED}
@@ -462,7 +462,7 @@ sizes = st.floats(0.1, 60)
 
 
 @given(st.sampled_from(TYPES), sizes, sizes, st.floats(0, 1), st.floats(1, 3))
-def test_no_category_falls_when_a_nodule_grows(
+def test_no_category_is_lower_for_a_larger_nodule(
     kind: NoduleType, long_axis: float, short_axis: float, solid: float, factor: float
 ) -> None:
     volume = math.pi / 6 * long_axis * short_axis**2
@@ -489,13 +489,13 @@ def _bts_rank(found: SizedNodule) -> int:
 
 
 @given(st.lists(st.sampled_from(lung_rads.CATEGORIES), min_size=1))
-def test_the_exam_is_never_below_any_nodule(categories: list[str]) -> None:
+def test_the_category_of_the_exam_is_never_below_that_of_a_nodule(categories: list[str]) -> None:
     found = lung_rads.exam(rated(*categories), Patient(), WHOLE)
-    assert found["category"] == max(categories)  # "2" < "3" < "4A" < "4B" as text too
+    assert found["category"] == max(categories)  # text order is the order of categories: "2" < "3" < "4A" < "4B"
 
 
 def test_the_tables_are_complete_and_in_order() -> None:
-    """Every kind starts at 0, and its limits rise."""
+    """The limits of every kind start at 0 and increase."""
     for kind in TYPES:
         limits = [(rule.least_mm, rule.least_solid_mm) for rule in lung_rads.RULES if rule.nodule_type == kind]
         assert limits[0] == (0, 0)

@@ -1,4 +1,4 @@
-"""What is known of a patient: read from YAML, given to the guidelines, and told nowhere else."""
+"""Patient data: read from YAML, used by the guidelines, and written nowhere else."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_a_patient_file_is_read(tmp_path: Path) -> None:
     assert load_patient(file) == load_patient() == Patient()
 
 
-def test_a_printed_patient_tells_nothing() -> None:
+def test_printing_a_patient_shows_no_data() -> None:
     assert repr(Patient(**KNOWN)) == "Patient()"
     assert str(Patient(**KNOWN)) == ""
 
@@ -59,7 +59,7 @@ def test_a_printed_patient_tells_nothing() -> None:
         ("age: \x0077", "is not valid YAML"),
     ],
 )
-def test_a_wrong_patient_file_is_explained_without_its_values(text: str, message: str, tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_patient_file_contains_no_values(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(text)
     with pytest.raises(BadConfig) as caught:
@@ -69,7 +69,7 @@ def test_a_wrong_patient_file_is_explained_without_its_values(text: str, message
     assert "77" not in str(caught.value).replace(str(file), "")
 
 
-def test_a_patient_file_that_is_not_there_is_explained(tmp_path: Path) -> None:
+def test_a_missing_patient_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"cannot read the patient file .*none.yaml: No such file"):
         load_patient(tmp_path / "none.yaml")
 
@@ -78,7 +78,9 @@ def test_a_patient_file_that_is_not_there_is_explained(tmp_path: Path) -> None:
     "arguments",
     [["--input-dir", "scans"], ["--demo"], ["--input", "a.nii", "--resume"]],
 )
-def test_a_patient_file_goes_with_one_scan_alone(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_patient_file_is_accepted_for_a_single_scan_only(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*arguments, "--patient", "patient.yaml"]) == 2
     assert "--patient goes with --input alone" in capsys.readouterr().err
 
@@ -89,7 +91,7 @@ def test_the_command_line_reads_the_patient_before_the_scan(capsys: pytest.Captu
     assert "age: Input should be greater than or equal to 0" in capsys.readouterr().err
 
 
-def test_the_guidelines_know_the_patient_and_the_report_does_not(tmp_path: Path) -> None:
+def test_the_guidelines_use_the_patient_and_the_report_does_not_contain_it(tmp_path: Path) -> None:
     scan = save_nifti(block()[0], tmp_path / "scan.nii.gz")
     (tmp_path / "quick.yaml").write_text(QUICK)
     (tmp_path / "patient.yaml").write_text(json.dumps(KNOWN))  # JSON is YAML
@@ -107,7 +109,7 @@ def test_the_guidelines_know_the_patient_and_the_report_does_not(tmp_path: Path)
 
 
 def _check_unknown(report: dict[str, Any]) -> None:
-    """A 20 mm solid nodule of a patient of whom nothing is known."""
+    """Check the guidelines for a 20 mm solid nodule of an unknown patient."""
     [found] = report["detections"]
     rules = found["guidelines"]
     assert rules["lung_rads"]["category"] == "4B"
@@ -131,14 +133,14 @@ def _check_known(report: dict[str, Any]) -> None:
 
 
 def _rest(report: dict[str, Any]) -> dict[str, Any]:
-    """The report without what the guidelines say and what differs from run to run."""
+    """The report without the guidelines and without values that differ from run to run."""
     metadata = {k: v for k, v in report["metadata"].items() if k not in ("guidelines", "timings_seconds")}
     detections = [{k: v for k, v in found.items() if k != "guidelines"} for found in report["detections"]]
     summary = {k: v for k, v in report["summary"].items() if k not in ("lung_rads", "processing_time_seconds")}
     return {"scan": report["scan_id"], "metadata": metadata, "detections": detections, "summary": summary}
 
 
-def test_a_scan_done_for_a_patient_is_done_again_without_one(
+def test_a_scan_processed_for_a_patient_is_processed_again_without_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan = save_nifti(block()[0], tmp_path / "scan.nii.gz")

@@ -1,4 +1,4 @@
-"""Every supported file gives the same volume in the same place."""
+"""Every supported format gives the same volume at the same place."""
 
 import subprocess
 import sys
@@ -67,7 +67,7 @@ def test_oblique_scans_lie_at_the_same_world_points_in_every_format(
         np.testing.assert_allclose(map_points(scan.affine, corners), map_points(affine, corners), atol=2e-3)
 
 
-def test_nifti_points_are_those_of_nibabel_and_metaimage_points_those_of_itk(tmp_path: Path) -> None:
+def test_points_match_those_of_nibabel_and_itk(tmp_path: Path) -> None:
     path = write(tmp_path, "a.nii")
     np.testing.assert_allclose(read_scan(path).affine, nib.Nifti1Image.from_filename(path).affine)
     image = sitk.ReadImage(str(write(tmp_path, "a.mha")))
@@ -94,7 +94,7 @@ def test_load_scan_gives_a_volume_and_its_spacing(tmp_path: Path) -> None:
         (np.where(CHEST > 90, np.int32(40000), CHEST), np.float32),
     ],
 )
-def test_values_are_int16_where_that_is_exact(tmp_path: Path, array: Voxels, dtype: type) -> None:
+def test_values_are_int16_if_that_is_exact(tmp_path: Path, array: Voxels, dtype: type) -> None:
     scan = read_scan(nifti(tmp_path / "a.nii", array))
     assert scan.array.dtype == dtype
     np.testing.assert_array_equal(scan.array, array)
@@ -109,19 +109,17 @@ def test_the_scaling_of_the_header_is_applied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["<u2", ">u2", "<i2", ">i2", "<i4", "<f4"])
 @pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (2, -1024), (-1, -1024), (0.5, -1024), (1, 30000)])
-def test_whatever_the_stored_type_the_scaling_is_exact(
-    tmp_path: Path, kind: str, slope: float, intercept: float
-) -> None:
+def test_the_scaling_is_exact_for_every_stored_type(tmp_path: Path, kind: str, slope: float, intercept: float) -> None:
     stored = np.round((CHEST.astype(np.float64) - intercept) / slope)
-    if not np.array_equal(stored.astype(kind), stored):  # such a type holds no such values
+    if not np.array_equal(stored.astype(kind), stored):  # the type cannot hold these values
         kind = "<i4"
     path = nifti(tmp_path / "a.nii.gz", stored.astype(kind), scl_slope=slope, scl_inter=intercept)
     np.testing.assert_array_equal(read_scan(path).array, stored * slope + intercept)
 
 
-def test_scaled_values_beyond_sixteen_bits_stay_what_they_are(tmp_path: Path) -> None:
+def test_scaled_values_beyond_16_bits_are_kept(tmp_path: Path) -> None:
     array = CHEST.astype(np.int32)
-    array[0, 0, :2] = 40000, 60000  # metal, say
+    array[0, 0, :2] = 40000, 60000  # such as metal
     stored = (array + 1024).astype(np.uint16)
     scan = read_scan(nifti(tmp_path / "a.nii.gz", stored, scl_slope=1, scl_inter=-1024))
     assert scan.array.dtype == np.float32
@@ -164,13 +162,13 @@ def test_the_qform_places_a_scan_whose_sform_is_unusable(tmp_path: Path, row: tu
     assert scan.notes == ("the sform is not usable, so the qform places the scan",)
 
 
-def test_voxel_sizes_are_used_with_a_note_where_no_orientation_is_stated(tmp_path: Path) -> None:
+def test_voxel_sizes_are_used_with_a_note_if_no_orientation_is_stated(tmp_path: Path) -> None:
     scan = read_scan(nifti(tmp_path / "a.nii", sform_code=0, qform_code=0))
     assert scan.spacing == pytest.approx((1.5, 2, 2.5))
     assert "states no orientation" in scan.notes[0]
 
 
-def test_metres_are_turned_into_millimetres(tmp_path: Path) -> None:
+def test_metres_are_converted_to_millimetres(tmp_path: Path) -> None:
     small = np.diag([0.001, 0.001, 0.001, 1]) @ AFFINE
     assert read_scan(nifti(tmp_path / "a.nii", affine=small, xyzt_units=1)).spacing == pytest.approx((1.5, 2, 2.5))
 
@@ -222,7 +220,7 @@ def test_scan_name_of_a_folder_is_its_name(tmp_path: Path, monkeypatch: pytest.M
     assert scan_name(".") == "patient.nii"
 
 
-def test_find_scans_lists_what_a_batch_runs_on(tmp_path: Path) -> None:
+def test_find_scans_lists_the_scans_of_a_batch(tmp_path: Path) -> None:
     for name in ("b.nii.gz", "a.mhd", "c.nrrd"):
         write(tmp_path, name)
     write_series(tmp_path / "d" / "deep", CHEST)
@@ -241,16 +239,16 @@ def test_find_scans_refuses_two_scans_of_one_name(tmp_path: Path) -> None:
         find_scans(tmp_path)
 
 
-def test_load_scan_tells_how_the_scan_was_read(tmp_path: Path) -> None:
+def test_load_scan_returns_the_notes_of_the_reader(tmp_path: Path) -> None:
     volume, _ = load_scan(nifti(tmp_path / "a.nii", sform_code=0, qform_code=0))
     assert "states no orientation" in volume.notes[0]
-    assert getattr(volume[::-1], "notes") == ()  # noqa: B009 - a part of a Volume is one too
+    assert getattr(volume[::-1], "notes") == ()  # noqa: B009 - a slice of a Volume is a Volume too
 
 
 @pytest.mark.parametrize(
     ("name", "fragment"), [("empty", "holds no scans"), ("none", "no such file"), ("file.nii", "Not a directory")]
 )
-def test_find_scans_refuses_what_holds_none(tmp_path: Path, name: str, fragment: str) -> None:
+def test_find_scans_refuses_a_folder_without_scans(tmp_path: Path, name: str, fragment: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.nii").write_text("not a folder")
     with pytest.raises(BadScan, match=fragment):

@@ -1,4 +1,4 @@
-"""Lung-RADS v2022 at every boundary: as a first examination, new, growing, slowly growing, stable, and as a mass."""
+"""Lung-RADS v2022 at every boundary: baseline, new, growing, slowly growing and stable nodules, and masses."""
 
 import math
 import re
@@ -26,7 +26,7 @@ def _nodule(size: Size) -> SizedNodule:
     return SizedNodule(KINDS[kind], whole, whole, math.pi / 6 * whole**3, share, None if kind == "solid" else core)
 
 
-# On either side of every limit of the table: what a first examination says, and what it says of a nodule that is new.
+# On either side of every limit of the table: the category at baseline, and that of a new nodule.
 SIZES: list[tuple[Size, str, str]] = [
     (("solid", 3.94, 0), "2", "2"),
     (("solid", 3.95, 0), "2", "3"),  # 4.0
@@ -47,7 +47,7 @@ SIZES: list[tuple[Size, str, str]] = [
     (("part", 20.0, 5.95), "4A", "4B"),
     (("part", 20.0, 7.94), "4A", "4B"),
     (("part", 20.0, 7.95), "4B", "4B"),
-    (("part", 45.0, 0), "3", "4A"),  # a mass of ground-glass with a solid part too small to tell
+    (("part", 45.0, 0), "3", "4A"),  # a ground-glass mass with a solid part below the limit
     (("part", 45.0, 20.0), "4B", "4B"),
     (("glass", 5.0, 0), "2", "2"),
     (("glass", 29.94, 0), "2", "2"),
@@ -65,12 +65,12 @@ def test_sizes_at_a_first_examination_and_of_new_nodules(size: Size, first: str,
 
 # Before, now, days between, category.
 FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
-    # Growth is more than 1.5 mm within 12 months.
+    # Growth is an increase of more than 1.5 mm within 12 months.
     (("solid", 5.0, 0), ("solid", 6.5, 0), 365, "3"),
     (("solid", 5.0, 0), ("solid", 6.6, 0), 365, "4A"),
     (("solid", 5.0, 0), ("solid", 6.54, 0), 365, "3"),  # rounded before they are compared
     (("solid", 5.0, 0), ("solid", 6.55, 0), 365, "4A"),
-    (("solid", 2.0, 0), ("solid", 3.6, 0), 365, "4A"),  # growing, however small
+    (("solid", 2.0, 0), ("solid", 3.6, 0), 365, "4A"),  # growing, at any size
     (("solid", 6.3, 0), ("solid", 7.9, 0), 365, "4A"),
     (("solid", 6.4, 0), ("solid", 8.0, 0), 365, "4B"),
     (("solid", 5.0, 0), ("solid", 8.0, 0), None, "4B"),
@@ -92,14 +92,14 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("part", 10.0, 8.0), ("part", 11.6, 8.0), 365, "4B"),
     (("glass", 10.0, 0), ("part", 10.0, 3.9), 365, "4A"),  # the solid part is new
     (("glass", 10.0, 0), ("part", 10.0, 4.0), 365, "4B"),
-    (("solid", 10.0, 0), ("part", 10.0, 4.0), 90, "3"),  # less solid than it was
+    (("solid", 10.0, 0), ("part", 10.0, 4.0), 90, "3"),  # less solid than before
     # Stable for long enough: 3 becomes 2 at six months, 4A becomes 3 at three.
     (("solid", 6.0, 0), ("solid", 6.0, 0), 179, "3"),
     (("solid", 6.0, 0), ("solid", 6.0, 0), 180, "2"),
     (("solid", 6.0, 0), ("solid", 6.0, 0), None, "3"),
     (("solid", 8.0, 0), ("solid", 8.0, 0), 89, "4A"),
     (("solid", 8.0, 0), ("solid", 8.0, 0), 90, "3"),
-    (("solid", 8.0, 0), ("solid", 7.9, 0), 89, "3"),  # smaller, and so by its size
+    (("solid", 8.0, 0), ("solid", 7.9, 0), 89, "3"),  # smaller: by its size
     (("solid", 15.0, 0), ("solid", 15.0, 0), 400, "4B"),
     (("part", 20.0, 5.9), ("part", 20.0, 5.9), 180, "2"),
     (("part", 20.0, 6.0), ("part", 20.0, 6.0), 90, "3"),
@@ -109,7 +109,7 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("solid", 7.9, 0), ("solid", 8.0, 0), 180, "4A"),
     (("solid", 14.9, 0), ("solid", 15.0, 0), 180, "4B"),
     (("part", 20.0, 7.9), ("part", 20.0, 8.0), 180, "4B"),
-    # The same day: no growth, by its size.
+    # The same day: no growth, so by its size.
     (("solid", 5.0, 0), ("solid", 8.0, 0), 0, "4A"),
     (("solid", 40.0, 0), ("solid", 40.0, 0), 400, "4B"),  # a mass
     (("glass", 29.0, 0), ("solid", 31.0, 0), 365, "4B"),
@@ -122,7 +122,7 @@ def test_followed_nodules(before: Size, now: Size, days: int | None, category: s
 
 
 @pytest.mark.parametrize(("small", "large"), list(pairwise(CATEGORIES[1:])))
-def test_the_examination_takes_the_highest_of_nodules_and_masses(small: str, large: str) -> None:
+def test_the_examination_takes_the_highest_category_of_nodules_and_masses(small: str, large: str) -> None:
     ruled = {category: lung_rads(_nodule(size), SCREENED) for size, category, _ in SIZES}
     found = [ruled[small], ruled[large]]
     assert exam(found, SCREENED, WHOLE)["category"] == large
@@ -130,7 +130,7 @@ def test_the_examination_takes_the_highest_of_nodules_and_masses(small: str, lar
 
 
 def _cells(root: Path) -> dict[str, list[str]]:
-    """The table of the conventions: of each category its cells for solid, part-solid and non-solid nodules."""
+    """The table in conventions.md: the cells of each category for solid, part-solid and non-solid nodules."""
     path = root.parent / "shared" / "conventions.md"
     if not path.is_file():
         pytest.skip("needs ../shared/conventions.md")
@@ -140,7 +140,7 @@ def _cells(root: Path) -> dict[str, list[str]]:
 
 
 def test_the_limits_are_those_of_the_conventions(root: Path) -> None:
-    """Where a category begins at a first examination and for new nodules, as the table of the conventions words it."""
+    """The lower limit of each category at baseline and for new nodules matches the table in conventions.md."""
     cells = _cells(root)
     for category in ("3", "4A", "4B"):
         solid, part, glass = cells[category]

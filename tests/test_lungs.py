@@ -1,4 +1,4 @@
-"""The lungs: where they are, what each side is like, and what is searched and reported when in doubt."""
+"""The lungs: place, state of each side, and search and report when they are uncertain."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ REAL = (
 
 
 def _before_the_skin() -> npt.NDArray[np.float64]:
-    """A world point (RAS+) in the air before the chest."""
+    """A world point (RAS+) in the air in front of the chest."""
     array, affine = canonical(chest()[0].array, chest()[0].affine)
     x, _, z = array.shape
     return map_points(affine, (x / 2, 3, z / 2))
@@ -51,7 +51,7 @@ def lungs() -> Lungs:
 
 
 class _Chest:
-    """A chest in coarse voxels, with its lungs, to be filled and cut."""
+    """A chest in coarse voxels with its lungs, which tests fill and cut."""
 
     def __init__(self, scan: Scan) -> None:
         self.hu, self.affine = coarse_means(*canonical(scan.array, scan.affine))
@@ -64,7 +64,7 @@ class _Chest:
         self.air = ndimage.binary_dilation(self.lungs.lung, iterations=2) & (self.hu < -200)
 
     def level(self, share: float) -> float:
-        """The level at a share of the height of the lungs, from their base."""
+        """The level at a fraction of the height of the lungs, from their base."""
         z = self.box[2]
         return float(z.start + share * (z.stop - z.start))
 
@@ -106,7 +106,7 @@ def test_whole_lungs_are_whole_and_certain(any_chest: _Chest) -> None:
     assert found.reason is None
     assert found.certain
     assert 1 < found.litres < 8
-    assert found.right.litres > found.left.litres - 0.1  # the heart takes its room from the left one
+    assert found.right.litres > found.left.litres - 0.1  # the heart makes the left one smaller
 
 
 FILLED: dict[str, tuple[Callable[[_Chest], Mask], set[str]]] = {
@@ -122,7 +122,7 @@ FILLED: dict[str, tuple[Callable[[_Chest], Mask], set[str]]] = {
 
 @pytest.mark.parametrize("hu", [WATER, 60.0, -1000.0])
 @pytest.mark.parametrize("what", FILLED)
-def test_a_lung_that_is_filled_is_told_and_makes_everything_doubtful(any_chest: _Chest, what: str, hu: float) -> None:
+def test_a_filled_lung_is_reported_and_makes_the_lungs_uncertain(any_chest: _Chest, what: str, hu: float) -> None:
     where, sides = FILLED[what]
     found = any_chest.filled(np.broadcast_to(where(any_chest), any_chest.hu.shape), hu)
     assert found.recognised
@@ -145,19 +145,19 @@ def test_without_aerated_lung_none_is_recognised(any_chest: _Chest) -> None:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_points_keep_their_side_whatever_fills_the_other_lung(any_chest: _Chest, side: str) -> None:
-    """As long as bones show the middle of the body; near it no side is told."""
+def test_points_keep_their_side_if_the_other_lung_is_filled(any_chest: _Chest, side: str) -> None:
+    """Bones show the middle of the body; near it no side is stated."""
     right = any_chest.x <= any_chest.middle
     found = any_chest.filled(np.broadcast_to(right if side == "left" else ~right, any_chest.hu.shape))
     own = right if side == "right" else ~right
     places = np.argwhere(any_chest.lungs.lung & own)[::97]
-    told = [found.locate(map_points(any_chest.affine, place))["side"] for place in places]
-    assert set(told) <= {side, "midline"}
-    assert sum(one == side for one in told) > 0.8 * len(told)
+    stated = [found.locate(map_points(any_chest.affine, place))["side"] for place in places]
+    assert set(stated) <= {side, "midline"}
+    assert sum(one == side for one in stated) > 0.8 * len(stated)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_half_a_chest_is_cut_and_names_no_wrong_side(any_chest: _Chest, side: str) -> None:
+def test_half_a_chest_is_cut_and_gives_no_wrong_side(any_chest: _Chest, side: str) -> None:
     width, margin = len(any_chest.hu), 10 / abs(any_chest.affine[0, 0])
     part = (
         slice(0, round(any_chest.middle + margin))
@@ -177,7 +177,7 @@ def test_half_a_chest_is_cut_and_names_no_wrong_side(any_chest: _Chest, side: st
 
 
 @pytest.mark.parametrize("end", ["top", "base", "side"])
-def test_lungs_that_the_field_of_view_cuts_are_told(any_chest: _Chest, end: str) -> None:
+def test_lungs_cut_by_the_field_of_view_are_reported(any_chest: _Chest, end: str) -> None:
     x, _, z = any_chest.box
     height = z.stop - z.start
     parts = {
@@ -190,7 +190,7 @@ def test_lungs_that_the_field_of_view_cuts_are_told(any_chest: _Chest, end: str)
     assert (found.height is None) == (end != "side") or any_chest.lungs.height is None
 
 
-def test_thirds_are_those_of_the_height(synthetic: _Chest) -> None:
+def test_thirds_divide_the_height_of_the_lungs(synthetic: _Chest) -> None:
     low, high = synthetic.lungs.height or (0, 0)
     assert high > low
     for share, third in ((-0.1, "lower"), (0.32, "lower"), (0.35, "middle"), (0.65, "middle"), (0.68, "upper")):
@@ -200,7 +200,7 @@ def test_thirds_are_those_of_the_height(synthetic: _Chest) -> None:
 
 @settings(max_examples=12)
 @given(st.sampled_from(TURNS))
-def test_the_place_of_a_nodule_does_not_depend_on_the_axes(lungs: Lungs, turn: tuple[Any, Any]) -> None:
+def test_the_location_of_a_nodule_does_not_depend_on_the_axes(lungs: Lungs, turn: tuple[Any, Any]) -> None:
     other, _ = turned(chest()[0], *turn)
     again = find_lungs(*canonical(other.array, other.affine))
     assert again.litres == lungs.litres
@@ -233,8 +233,8 @@ def test_the_body_is_filled_to_its_convex_hull_slice_by_slice(tissue: npt.NDArra
 
 
 @given(st.tuples(*[st.floats(0.5, 7)] * 3), st.tuples(*[st.floats(-300, 300)] * 3), st.integers(0, 2))
-def test_coarse_voxels_lie_where_their_mean_is(spacing: Vec3, origin: Vec3, axis: int) -> None:
-    """Of a scan whose HU are a world coordinate, so are those of the coarse voxels."""
+def test_coarse_voxels_lie_at_the_mean_of_their_voxels(spacing: Vec3, origin: Vec3, axis: int) -> None:
+    """If the HU of a scan equal a world coordinate, so do those of its coarse voxels."""
     affine = RAS_TO_LPS @ np.diag([*spacing, 1.0])
     affine[:3, 3] = origin
     places = map_points(affine, np.moveaxis(np.indices((13, 14, 15)), 0, -1))
@@ -270,11 +270,11 @@ def test_a_block_without_lungs_has_none(fill: int) -> None:
 
 
 class TestThePipeline:
-    """What is searched, which marks count, and which category an examination gets."""
+    """The searched region, the marks that count, and the category of an examination."""
 
     @staticmethod
     def marked(monkeypatch: pytest.MonkeyPatch, places: list[Any], **inference: Any) -> InferencePipeline:  # noqa: ANN401
-        """A pipeline whose network marks these world points (RAS+) as 20 mm."""
+        """A pipeline whose network marks these world points (RAS+) as nodules of 20 mm."""
         ready = InferencePipeline(config={"inference": inference}, device="cpu")
 
         def marks(volume: Preprocessed, *_: Any) -> Predictions:  # noqa: ANN401 - a callback
@@ -289,7 +289,7 @@ class TestThePipeline:
         monkeypatch.setattr(ready.network, "maps", marks)
         return ready
 
-    def test_marks_away_from_the_lungs_are_counted_but_not_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_marks_outside_the_lungs_are_counted_but_not_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         scan, truth = chest()
         inside = map_points(RAS_TO_LPS, truth[0].coordinates_lps)
         ready = self.marked(monkeypatch, [inside, _before_the_skin()], region="everything")
@@ -300,7 +300,7 @@ class TestThePipeline:
         assert found["location"]["side"] == "right"
 
     @pytest.mark.parametrize("region", ["lungs", "everything"])
-    def test_a_mark_in_a_lung_that_is_filled_is_reported(self, region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_mark_in_a_filled_lung_is_reported(self, region: str, monkeypatch: pytest.MonkeyPatch) -> None:
         scan, truth = chest()
         world = map_points(RAS_TO_LPS, truth[0].coordinates_lps)
         results = self.marked(monkeypatch, [world], region=region).predict(self.effusion(scan, truth[0].coordinates))
@@ -314,7 +314,7 @@ class TestThePipeline:
 
     @staticmethod
     def effusion(scan: Scan, nodule: Any) -> Scan:  # noqa: ANN401 - a position
-        """The right lung full of water but for what is near the nodule."""
+        """Fill the right lung with water except around the nodule."""
         lungs = find_lungs(*canonical(scan.array, scan.affine))
         grid = np.stack(np.meshgrid(*map(np.arange, scan.shape), indexing="ij"), axis=-1)
         index = np.rint(map_points(np.linalg.inv(lungs.affine) @ scan.affine, grid)).astype(int)
@@ -336,7 +336,7 @@ class TestThePipeline:
             ("whole", "1", "No nodule above the thresholds"),
         ],
     )
-    def test_what_could_not_be_searched_is_not_negative(
+    def test_an_incomplete_search_is_never_negative(
         self,
         what: str,
         category: str | None,
@@ -350,8 +350,8 @@ class TestThePipeline:
         assert (summary["lung_rads"]["reason"] is None) == (what == "whole")
         assert words in summary["conclusion"]
         assert ("No nodule above the thresholds" in summary["conclusion"]) == (category is not None)
-        told = f"this model found {results['metadata']['expected']['sensitivity']:.0%} at a threshold of 0.5"
-        assert (told in summary["conclusion"]) == (category is not None)
+        stated = f"this model found {results['metadata']['expected']['sensitivity']:.0%} at a threshold of 0.5"
+        assert (stated in summary["conclusion"]) == (category is not None)
         assert (what in caplog.text) == (what != "whole") == bool(summary["warnings"])
         report = results["metadata"]["lungs"]
         assert report["evaluable"] == (what == "whole")

@@ -27,7 +27,7 @@ from .small_scans import block, save_nifti, tiny_checkpoint
 
 
 class Block(NamedTuple):
-    """The file of a piece of a chest, the place of the one nodule in it (LPS, mm), and its diameter in mm."""
+    """A scan file of a part of a chest, and its single nodule: centre (LPS, mm) and diameter (mm)."""
 
     path: Path
     place: npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 @pytest.fixture
 def chest(tmp_path: Path, shared_data: Path) -> Block:
-    """About 100 mm of a real chest around its nodule."""
+    """A block of about 100 mm of a real chest around its nodule."""
     scan = read_scan(shared_data / "lidc-idri-0001")
     with (shared_data / "lidc-idri-0001.truth.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
@@ -64,7 +64,7 @@ def test_a_real_nodule_is_the_strongest_mark(chest: Block, tmp_path: Path) -> No
 HEAVY = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "matplotlib", "pydicom", "pydantic", "yaml", "rich")
 
 
-def test_help_is_quick_because_it_loads_nothing_heavy(root: Path) -> None:
+def test_help_imports_no_heavy_library(root: Path) -> None:
     code = f"""
 import sys, time
 from src.inference.main import main
@@ -87,7 +87,7 @@ def test_the_module_runs_as_a_command(root: Path) -> None:
     assert done.stderr == ("error: argument --batch-size: must be a whole number of at least 1, not '0' (see --help)\n")
 
 
-def test_the_guides_names_are_those_of_their_modules() -> None:
+def test_the_guides_names_are_those_of_the_modules_behind_them() -> None:
     assert command_line.InferencePipeline is pipeline.InferencePipeline
     assert command_line.batch_inference is batch.batch_inference
     with pytest.raises(ImportError):
@@ -104,13 +104,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--checkpoint", str(checkpoint), "--input", "scans/scan.nii.gz", "--config", "quick.yaml"]
 
 
-def test_json_progress_is_one_event_a_line_and_nothing_else(
+def test_json_progress_is_one_event_per_line_and_nothing_else(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "--progress", "json", "--batch-size", "3"]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    start, *windows, finished, summary = [json.loads(line) for line in told.out.splitlines()]
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    start, *windows, finished, summary = [json.loads(line) for line in captured.out.splitlines()]
     path = "scans/scan.nii.gz"
     assert start == {"event": "start", "scan": path, "index": 1, "total": 1}
     assert windows == [{"event": "windows", "scan": path, "done": done, "total": 9} for done in range(1, 10)]
@@ -134,21 +134,21 @@ def test_json_progress_is_one_event_a_line_and_nothing_else(
 
 
 @pytest.mark.parametrize(("mode", "shown"), [("bar", True), ("auto", False), ("none", False)])
-def test_bars_go_to_stderr_and_by_default_only_to_a_terminal(
+def test_progress_bars_go_to_stderr_and_by_default_only_to_a_terminal(
     command: list[str], capsys: pytest.CaptureFixture[str], mode: str, *, shown: bool
 ) -> None:
     assert main([*command, "--progress", mode]) == 0
-    told = capsys.readouterr()
-    assert ("9/9" in told.err and "1/1" in told.err) == shown
-    assert bool(told.err) == shown
-    heatmap, report, first, *rest = told.out.splitlines()
+    captured = capsys.readouterr()
+    assert ("9/9" in captured.err and "1/1" in captured.err) == shown
+    assert bool(captured.err) == shown
+    heatmap, report, first, *rest = captured.out.splitlines()
     assert [heatmap, report] == ["file: results/scan_heatmap.nii.gz", "file: results/scan_detections.json"]
     assert first.startswith("1 scan, 0 nodules, ")
     assert first.endswith(" s a scan; results in results")
     assert [line.split(": ")[1:3] for line in rest] == [["warning", "no lungs are recognised"]]
 
 
-def test_an_interruption_is_no_error(
+def test_an_interruption_exits_without_a_traceback(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
@@ -168,7 +168,7 @@ def test_the_log_level_comes_from_the_environment(
     assert "PIVOT_LOG is 'loud': use one of debug, info, warning, error" in capsys.readouterr().err
 
 
-def test_the_demo_shows_the_truth_beside_what_was_found(
+def test_the_demo_lists_the_true_nodules_beside_the_findings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan, nodule = block()
@@ -196,11 +196,11 @@ def test_the_demo_shows_the_truth_beside_what_was_found(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "levels"),
     [([], {"WARNING", "ERROR"}), (["--quiet"], {"ERROR"}), (["--verbose"], {"DEBUG", "WARNING", "ERROR"})],
 )
-def test_a_command_tells_as_much_as_it_is_asked_to(
-    flags: list[str], told: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_log_options_set_the_level(
+    flags: list[str], levels: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("PIVOT_LOG", raising=False)
     log = logging.getLogger("pivot")
@@ -210,7 +210,7 @@ def test_a_command_tells_as_much_as_it_is_asked_to(
     try:
         show_log(parser.parse_args(flags).log)
         for name in ("DEBUG", "WARNING", "ERROR"):
-            log.log(logging.getLevelName(name), "told")
+            log.log(logging.getLevelName(name), "levels")
     finally:
         log.setLevel(level)
-    assert {record.levelname for record in caplog.records} == told
+    assert {record.levelname for record in caplog.records} == levels

@@ -1,4 +1,4 @@
-"""One scan written in many ways has the same voxels at the same places; one that is damaged is refused or noted."""
+"""One scan in many encodings reads the same; a damaged one is refused or noted."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ CODES = (0, 1, 2, 4)
 
 
 def ways() -> Iterator[tuple[str, Way]]:
-    """The volume files of one scan; a qform and an sform have every pair of codes but 0 and 0, which place nothing."""
+    """Volume files of one scan, with every pair of qform and sform codes except 0 and 0, which give no position."""
     for sform, qform, suffix in product(CODES, CODES, (".nii", ".nii.gz")):
         if sform or qform:
             yield (
@@ -59,11 +59,11 @@ angles, lengths = st.floats(-180, 180), st.floats(1.8, 4.0)
     mirrored=st.booleans(),
 )
 @settings(max_examples=6)
-def test_a_scan_written_in_any_way_has_the_same_voxels_at_the_same_places(
+def test_every_encoding_of_a_scan_has_the_same_voxels_at_the_same_points(
     turn: tuple[float, ...], spacing: tuple[float, ...], origin: tuple[float, ...], *, mirrored: bool
 ) -> None:
     rotation = Rotation.from_euler("xyz", turn, degrees=True)
-    # A qform leaves out the quaternion's real part. Almost at half a turn, three numbers of 32 bits do not tell it.
+    # A qform omits the quaternion's real part; near half a turn, three 32-bit numbers do not determine it.
     assume(not 1e-7 < abs(rotation.as_quat()[3]) < 0.005)
     affine = np.eye(4)
     affine[:3, :3] = rotation.as_matrix() * spacing * (1, 1, -1 if mirrored else 1)
@@ -137,7 +137,7 @@ def test_a_nifti_header_that_contradicts_itself_is_refused_with_both_statements(
         ({"scl_slope": np.nan}, None),
     ],
 )
-def test_a_nifti_header_that_is_right_in_what_counts_is_read(
+def test_a_nifti_header_with_a_harmless_contradiction_is_read(
     tmp_path: Path, fields: dict[str, Any], note: str | None
 ) -> None:
     scan = read_scan(nifti(tmp_path / "a.nii", **fields))
@@ -159,9 +159,7 @@ ASSUMED = "right and left are assumed"
         (lambda folder: nrrd(folder, space="3D-right-handed"), ASSUMED),
     ],
 )
-def test_what_a_header_does_not_say_of_its_place_is_noted(
-    tmp_path: Path, make: Callable[[Path], Path], note: str
-) -> None:
+def test_a_position_missing_from_the_header_is_noted(tmp_path: Path, make: Callable[[Path], Path], note: str) -> None:
     scan = read_scan(make(tmp_path))
     np.testing.assert_allclose(scan.spacing, (1.5, 2, 2.5))
     assert [note in told for told in scan.notes] == [True]
@@ -196,11 +194,11 @@ def test_a_text_header_that_misplaces_its_volume_is_refused(
 
 
 @pytest.mark.parametrize("letters", ["RAI", "LPS", "???"])
-def test_an_orientation_by_either_habit_is_believed(tmp_path: Path, letters: str) -> None:
+def test_an_orientation_in_either_convention_is_accepted(tmp_path: Path, letters: str) -> None:
     assert read_scan(metaimage(tmp_path, AnatomicalOrientation=letters)).notes == ()
 
 
-def test_lengths_in_centimetres_become_millimetres(tmp_path: Path) -> None:
+def test_centimetres_are_converted_to_millimetres(tmp_path: Path) -> None:
     spacing, origin = np.array([1.5, 2, 2.5]) / 10, np.array([-30, -35, -120]) / 10
     words = [" ".join(map(str, values)) for values in (spacing, origin)]
     scan = read_scan(metaimage(tmp_path, DistanceUnits="cm", ElementSpacing=words[0], Offset=words[1]))
@@ -208,6 +206,6 @@ def test_lengths_in_centimetres_become_millimetres(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_no_damage_is_read_as_another_scan_without_a_note(name: str, tmp_path: Path) -> None:
+def test_no_damaged_scan_reads_differently_without_a_note(name: str, tmp_path: Path) -> None:
     for seed, path in mutations(name, tmp_path, range(25)):
         assert not differs(path), f"python -m benchmarks.mutations --only '{name}' --first {seed} --count 1"

@@ -1,4 +1,4 @@
-"""From marks to findings: each body once, where its centre lies, as sure as the heatmap shows it."""
+"""From marks to findings: each body is reported once, at its centre, with the confidence of the heatmap."""
 
 from pathlib import Path
 from typing import cast
@@ -33,13 +33,13 @@ def _found(x: float, diameter: float, confidence: float) -> Detection:
 @pytest.mark.parametrize(
     ("found", "nodules", "masses"),
     [
-        ([(0, 42, 0.95), (10, 24, 0.6)], [], [42]),  # a mark within a mass is no nodule of its own
+        ([(0, 42, 0.95), (10, 24, 0.6)], [], [42]),  # a mark within a mass is not another nodule
         ([(0, 25, 0.95), (8, 8, 0.6)], [25], []),
         ([(0, 8, 0.95), (8, 25, 0.6)], [8], []),
         ([(0, 10, 0.9), (11, 10, 0.8)], [10, 10], []),
-        ([(0, 10, 0.9), (9, 10, 0.8)], [10, 10], []),  # they touch
+        ([(0, 10, 0.9), (9, 10, 0.8)], [10, 10], []),  # the spheres touch
         ([(0, 10, 0.9), (3, 10, 0.8)], [10], []),
-        ([(0, 2.5, 0.9), (1, 5, 0.8)], [5], []),  # what is too small to be reported hides nothing
+        ([(0, 2.5, 0.9), (1, 5, 0.8)], [5], []),  # a mark below the size limit suppresses nothing
         ([(0, 5, 0.2), (1, 6, 0.1)], [], []),
         ([(0, 5, 0.4), (30, 6, 0.5)], [6, 5], []),
         ([], [], []),
@@ -53,7 +53,7 @@ def test_a_body_is_reported_once(
     assert [[one["diameter_mm"] for one in group] for group in groups] == [nodules, masses]
 
 
-def test_without_suppression_every_mark_stays() -> None:
+def test_without_suppression_every_mark_is_kept() -> None:
     rules = PostProcessing.model_validate({"nms": {"enabled": False}})
     assert len(filter_detections([_found(0, 10, 0.9), _found(0, 10, 0.8)], rules)[0]) == 2
 
@@ -72,24 +72,24 @@ def _cuboid(origin: tuple[int, int, int], shape: tuple[int, int, int]) -> Nodule
         (_cuboid((4, 4, 4), (3, 3, 3)), 1),  # within
         (_cuboid((8, 0, 0), (3, 10, 10)), 1),  # most of the smaller
         (_cuboid((9, 0, 0), (3, 10, 10)), 2),
-        (None, 1),  # without a mask the spheres decide
+        (None, 1),  # the spheres decide if a mask is missing
     ],
 )
-def test_masks_decide_what_is_one_body(other: NoduleMask | None, kept: int) -> None:
+def test_masks_decide_which_marks_are_one_body(other: NoduleMask | None, kept: int) -> None:
     detections = [_found(0, 12, 0.9), _found(0, 12, 0.8)]
-    for order in (1, -1):  # the order in which they are given does not matter
+    for order in (1, -1):  # the order of the marks does not matter
         masks = [_cuboid((0, 0, 0), (10, 10, 10)), other][::order]
         assert len(filter_detections(detections[::order], RULES, masks)[0]) == kept
 
 
 def _tissue(distance: Points) -> npt.NDArray[np.float32]:
-    """Soft tissue in lung where the distance in mm is negative; the edge is a millimetre wide."""
+    """Lung with soft tissue where the distance in mm is negative; the edge is 1 mm wide."""
     share = (0.5 - distance).clip(0, 1)
     return (-860 + 890 * share).astype(np.float32)
 
 
 def _places(shape: tuple[int, int, int]) -> Points:
-    """Where the voxels lie, in mm: (X, Y, Z, 3)."""
+    """The positions of the voxels in mm: (X, Y, Z, 3)."""
     places: Points = np.moveaxis(np.indices(shape), 0, -1) * np.array(SPACING)
     return places
 
@@ -129,7 +129,7 @@ def test_a_bodys_centre_is_found_from_a_mark_beside_it(off: Vec3, diameter: floa
 
 
 def _thick(scan: Scan) -> Scan:
-    """The scan as if its slices were twice as thick."""
+    """The scan with slices of twice the thickness."""
     array = scan.array[:, :, : scan.array.shape[2] // 2 * 2].reshape(*scan.array.shape[:2], -1, 2).mean(axis=3)
     shift = np.diag([1.0, 1.0, 2.0, 1.0])
     shift[2, 3] = 0.5
@@ -137,8 +137,8 @@ def _thick(scan: Scan) -> Scan:
 
 
 @pytest.mark.parametrize("slices", ["2.5 mm", "5 mm"])
-def test_the_heatmap_shows_what_is_reported(slices: str, tmp_path: Path) -> None:
-    """At the peak it has the nodule's confidence, and its peaks are the pipeline's."""
+def test_the_heatmap_matches_the_reported_confidence(slices: str, tmp_path: Path) -> None:
+    """Its peaks are those of the pipeline, with the confidence of the nodule."""
     scan, truth = block(0)
     scan = scan if slices == "2.5 mm" else _thick(scan)
     ready = InferencePipeline()
@@ -157,23 +157,23 @@ def test_the_heatmap_shows_what_is_reported(slices: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("threshold", "asked", "sensitivity"),
+    ("threshold", "used", "sensitivity"),
     [(0.5, 0.5, 0.8), (0.45, 0.5, 0.8), (0.1, 0.2, 0.9), (0.2, 0.2, 0.9), (0.5001, 0.7, 0.4), (0.7001, None, None)],
 )
-def test_what_to_expect_is_read_at_the_next_threshold(
-    threshold: float, asked: float | None, sensitivity: float | None
+def test_the_expected_sensitivity_is_that_of_the_next_listed_threshold(
+    threshold: float, used: float | None, sensitivity: float | None
 ) -> None:
     points = [
         {"threshold": t, "sensitivity": s, "sensitivity_ci95": [0.0, 1.0], "false_marks_per_scan": 1.0}
         for t, s in ((0.7, 0.4), (0.2, 0.9), (0.5, 0.8))
     ]
     expected = expected_at({"detection": {"of": "nodules", "points": points}}, threshold)
-    assert (expected and expected["threshold"], expected and expected["sensitivity"]) == (asked, sensitivity)
+    assert (expected and expected["threshold"], expected and expected["sensitivity"]) == (used, sensitivity)
     assert expected_at({}, threshold) is None
 
 
 class TestCandidates:
-    """What lies below the threshold is listed and not measured."""
+    """Marks below the threshold are listed and not measured."""
 
     def test_a_mark_below_the_threshold_is_a_candidate(self, tmp_path: Path) -> None:
         scan, _ = block()

@@ -1,4 +1,4 @@
-"""Distances in masks, which are looked for no farther than they count, against SciPy's."""
+"""Distances in masks, which are computed up to a limit, compared with SciPy."""
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +33,14 @@ def test_depth_is_the_distance_to_the_nearest_voxel_outside(mask: Mask, step: fl
 
 
 @given(masks(), st.floats(0.0, 9.0))
-def test_a_reach_changes_no_distance_within_it(mask: Mask, reach: float) -> None:
+def test_a_limit_changes_no_distance_below_it(mask: Mask, reach: float) -> None:
     exact, near = depth_of(mask, 0.7), depth_of(mask, 0.7, reach)
     np.testing.assert_array_equal(near[exact <= reach], exact[exact <= reach])
     assert (near[exact > reach] > reach).all()
 
 
 @given(masks(), st.floats(0.0, 9.0))
-def test_what_is_within_a_reach(mask: Mask, reach: float) -> None:
+def test_the_voxels_within_a_distance(mask: Mask, reach: float) -> None:
     if mask.any():
         np.testing.assert_array_equal(within(mask, reach, 0.7), depth_of(~mask, 0.7) <= reach)
 
@@ -51,7 +51,7 @@ def test_distances_are_exact_in_arrays_of_any_size() -> None:
     assert depth_of(line, 1.0)[1, 2, 399] == pytest.approx(np.sqrt(1 + 4 + 399**2))
 
 
-def test_a_rim_ends_where_something_else_is_nearer() -> None:
+def test_a_rim_ends_where_another_body_is_nearer() -> None:
     body, other = np.zeros((2, 21, 21, 21), dtype=bool)
     body[10, 10, 4] = other[10, 10, 10] = True
     rim = rim_distance(body, other, 0.5, 3.0)
@@ -61,7 +61,7 @@ def test_a_rim_ends_where_something_else_is_nearer() -> None:
     assert np.isinf(rim[10, 17, 4])  # beyond the reach
 
 
-def test_boxes_end_where_the_array_ends() -> None:
+def test_boxes_are_clipped_to_the_array() -> None:
     mask = np.zeros((9, 9, 9), dtype=bool)
     mask[1:3, 4, 8] = True
     assert box_around(mask, 1.0, 0.5) == (slice(0, 5), slice(2, 7), slice(6, 11))

@@ -1,4 +1,4 @@
-"""A detection's own coordinates and diameter give its own values again."""
+"""Measuring at a detection's coordinates and diameter gives its values again."""
 
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,9 @@ def test_measuring_is_a_fixed_point(seed: int, setting: Any, hu: float, diameter
 
 
 @pytest.mark.parametrize("turn", ["standard", "turned"])
-def test_every_detection_measured_again_is_itself(tmp_path: Path, turn: str) -> None:
+def test_measuring_a_detection_again_gives_its_values(tmp_path: Path, turn: str) -> None:
     scan, _ = block(0)
-    if turn == "turned":  # heads up, axes in another order, two of them backwards
+    if turn == "turned":  # slices from the feet, axes in another order, two of them reversed
         array = scan.array.transpose(2, 0, 1)[::-1, :, ::-1]
         step = np.zeros((4, 4))
         step[2, 0], step[0, 1], step[1, 2], step[3, 3] = -1, 1, -1, 1

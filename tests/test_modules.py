@@ -1,4 +1,4 @@
-"""What holds for every module and every command of the package."""
+"""Rules for every module and every command of the package."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ COMMANDS = (
 )
 
 
-def test_no_module_is_too_long_to_be_read_at_once(root: Path) -> None:
+def test_no_module_is_too_long(root: Path) -> None:
     lines = {
         str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines())
         for path in root.glob("src/**/*.py")
@@ -48,13 +48,13 @@ def test_importing_changes_nothing_in_the_host(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_can_be_told_how_much_to_say(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_the_log_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         import_module(name).main(["--help"])
     assert {"--quiet", "--verbose"} <= set(capsys.readouterr().out.replace("]", " ").replace("[", " ").split())
 
 
-def test_the_list_of_commands_is_whole(root: Path) -> None:
+def test_the_list_of_commands_is_complete(root: Path) -> None:
     found = {
         ".".join(path.relative_to(root).with_suffix("").parts)
         for path in root.glob("src/**/*.py")
@@ -63,8 +63,8 @@ def test_the_list_of_commands_is_whole(root: Path) -> None:
     assert found == set(COMMANDS)
 
 
-def test_libraries_are_quiet_while_they_work_for_us_and_the_host_gets_its_own_settings_back() -> None:
-    """Whichever of several threads ends last; what the host set meanwhile beside it stays."""
+def test_libraries_are_quiet_during_our_calls_and_the_hosts_settings_are_restored() -> None:
+    """This holds whichever thread ends last; other settings that the host changes meanwhile stay."""
     pydicom = logging.getLogger("pydicom.anything")
     opened, close = threading.Event(), threading.Event()
 
@@ -74,9 +74,9 @@ def test_libraries_are_quiet_while_they_work_for_us_and_the_host_gets_its_own_se
             close.wait(10)
 
     def warned() -> int:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as shown:
             warnings.warn_explicit("an odd value", UserWarning, "values.py", 1, module="pydicom.values")
-        return len(told)
+        return len(shown)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")

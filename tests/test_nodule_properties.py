@@ -55,7 +55,7 @@ def test_isolated_balls_have_their_diameter(case: Case, tolerance: float) -> Non
     assert found["effective_diameter_mm"] == pytest.approx(case.diameter, rel=tolerance)
 
 
-def test_diameter_is_that_of_the_ball_of_the_volume() -> None:
+def test_diameter_is_that_of_a_ball_of_the_same_volume() -> None:
     found, _ = _measure(NODULE)
     assert found["volume_mm3"] is not None
     assert found["effective_diameter_mm"] == pytest.approx((6 * found["volume_mm3"] / np.pi) ** (1 / 3))
@@ -111,16 +111,16 @@ def test_sphericity_of_an_ellipsoid() -> None:
         (-550.0, 0.6, "part-solid", 0.12, 0.32),
     ],
 )
-def test_density_decides_the_type(hu: float, core: float, kind: str, low: float, high: float) -> None:
+def test_density_determines_the_type(hu: float, core: float, kind: str, low: float, high: float) -> None:
     found, volume = _measure(replace(NODULE, diameter=16.0, nodule_hu=hu, core=core))
     assert found["nodule_type"] == kind
     assert found["solid_fraction"] is not None
-    assert low <= found["solid_fraction"] <= high  # of a core of 0.6 diameters: 0.22
+    assert low <= found["solid_fraction"] <= high  # a core of 0.6 diameters has 0.22 of the volume
     assert found["volume_mm3"] == pytest.approx(volume, rel=0.12)
 
 
 @pytest.mark.parametrize(("hu", "solid"), [(-330.0, 0.0), (-270.0, 1.0)])
-def test_tissue_is_solid_from_minus_300_hu_on(hu: float, solid: float) -> None:
+def test_tissue_is_solid_from_minus_300_hu(hu: float, solid: float) -> None:
     found, _ = _measure(replace(NODULE, diameter=18.0, nodule_hu=hu, noise_sd=0.0))
     assert found["solid_fraction"] == pytest.approx(solid, abs=0.03)
 
@@ -129,7 +129,7 @@ def test_tissue_is_solid_from_minus_300_hu_on(hu: float, solid: float) -> None:
     ("solid", "kind"),
     [(0.0599, "ground-glass"), (0.06, "part-solid"), (0.8, "part-solid"), (0.8001, "solid")],
 )
-def test_a_nodule_of_which_6_to_80_percent_are_solid_is_part_solid(solid: float, kind: str) -> None:
+def test_a_nodule_with_6_to_80_percent_solid_volume_is_part_solid(solid: float, kind: str) -> None:
     assert _nodule_type(solid, 0.0) == kind
 
 
@@ -144,7 +144,7 @@ def test_statistics_are_those_of_the_nodule() -> None:
     assert low is not None
     assert mean is not None
     assert high is not None
-    assert -620 < low < -300  # the boundary is half-way to lung
+    assert -620 < low < -300  # the boundary lies halfway to lung
     assert -120 < mean < 30
     assert 30 < high < 150
 
@@ -155,7 +155,7 @@ def test_statistics_are_those_of_the_nodule() -> None:
     order=st.sampled_from(list(permutations(range(3)))),
     flips=st.tuples(*[st.booleans()] * 3),
 )
-def test_axes_in_any_order_give_the_same_nodule(
+def test_the_order_of_axes_does_not_change_the_measurements(
     setting: Setting, order: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> None:
     case = replace(NODULE, setting=setting, spacing=(0.6, 0.8, 1.5))
@@ -175,7 +175,7 @@ def test_axes_in_any_order_give_the_same_nodule(
     assert after["nodule_type"] == before["nodule_type"]
 
 
-def test_without_a_nodule_only_the_ball_is_described() -> None:
+def test_without_a_nodule_only_the_intensities_of_the_ball_are_measured() -> None:
     lung = np.full((40, 40, 40), -850, dtype=np.int16)
     lung[20, 20, 20] = -800
     found = extract_properties(lung, (20.0, 20.0, 20.0), 2.0, (1.0, 1.0, 1.0))
@@ -189,11 +189,11 @@ def test_without_a_nodule_only_the_ball_is_described() -> None:
     }
 
 
-def test_outside_the_scan_nothing_is_known() -> None:
+def test_nothing_is_measured_outside_the_scan() -> None:
     found = extract_properties(np.zeros((20, 20, 20), np.int16), (90.0, 5.0, 5.0), 6.0, (1.0, 1.0, 1.0))
     assert found["nodule_type"] is None
     assert all(np.isnan(value) for value in found.values() if isinstance(value, float))
-    assert f"{found['sphericity']:.2f}" == "nan"  # as the guide prints it
+    assert f"{found['sphericity']:.2f}" == "nan"  # the guide prints it so
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.float32])

@@ -1,4 +1,4 @@
-"""What a DICOMweb server answers is read within bounds, over a real connection."""
+"""Answers of a DICOMweb server are read within bounds, over a real connection."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ JSON, PARTS = "application/dicom+json", 'multipart/related; type="application/di
 
 
 class Answer(NamedTuple):
-    """What is sent: pieces, so that none needs to be whole; `encoding` is that of the content."""
+    """An answer, sent in pieces so that it may be endless; `encoding` is its Content-Encoding."""
 
     pieces: Iterator[bytes]
     kind: str = JSON
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 @contextmanager
 def server(slices: list[Dataset], changed: Callable[[str], Answer | None] = lambda _: None) -> Iterator[str]:
-    """The address of a DICOMweb server with one series; `changed` may answer a path in another way."""
+    """The address of a DICOMweb server with one series; `changed` may replace the answer for a path."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -56,7 +56,7 @@ def server(slices: list[Dataset], changed: Callable[[str], Answer | None] = lamb
             try:
                 for piece in answer.pieces:
                     self.wfile.write(piece)
-            except OSError:  # the client has had enough
+            except OSError:  # the client closed the connection
                 pass
 
     serving = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -69,7 +69,7 @@ def server(slices: list[Dataset], changed: Callable[[str], Answer | None] = lamb
 
 
 def ordinary(path: str, slices: list[Dataset]) -> Answer:
-    """What a good server answers."""
+    """The answer of a correct server."""
     if path == "series":
         said: list[dict[str, Any]] = [
             {
@@ -127,7 +127,7 @@ def test_a_series_arrives_as_it_is_stored(tmp_path: Path, edit: Callable[[Datase
         ("pixels", lambda: Answer(iter([gzip.compress(b"--B\r\n" + bytes(2**24))]), PARTS, "gzip")),
     ],
 )
-def test_no_answer_is_read_further_than_it_may_be_long(
+def test_no_answer_is_read_beyond_its_maximum_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, answer: Callable[[], Answer]
 ) -> None:
     monkeypatch.setattr(answers, "MOST_JSON", 2**22)
@@ -144,7 +144,9 @@ def test_no_answer_is_read_further_than_it_may_be_long(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_bound_is_that_of_an_instance_not_of_the_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_applies_to_each_instance_and_not_to_the_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slices = series_of(study=STUDY)
     size = len(encoded(slices[0]))
     monkeypatch.setattr(answers, "MOST_INSTANCE", 4 * size)
@@ -153,7 +155,7 @@ def test_the_bound_is_that_of_an_instance_not_of_the_series(tmp_path: Path, monk
         assert len(list(pull_study(url, STUDY, tmp_path, rules=RULES).iterdir())) == len(slices) > 4
 
 
-def test_an_instance_that_inflates_to_any_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instance_that_inflates_beyond_its_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part10, "HEADER", 2**16)
     slices = series_of(study=STUDY, edit=deflated)
     slices[0].add_new(0x00091010, "OB", bytes(2**21))
@@ -175,7 +177,7 @@ def test_an_instance_that_inflates_to_any_size_is_refused(tmp_path: Path, monkey
         ("metadata", b'[{"00280010": {"vr": "US", "Value": ["x"]}}]'),
     ],
 )
-def test_answers_of_something_else_are_one_sentence(tmp_path: Path, asked: str, body: bytes) -> None:
+def test_an_unexpected_answer_gives_one_sentence(tmp_path: Path, asked: str, body: bytes) -> None:
     slices = series_of(study=STUDY)
     changed = server(slices, lambda path: Answer(iter([body])) if path == asked else None)
     with changed as url, pytest.raises(PivotError) as caught:

@@ -1,4 +1,4 @@
-"""What a peer may send the listener: how long, how much at once, how slowly; and what the spool holds."""
+"""Bounds of the listener on the length, volume and speed of transfers, and of the spool on its size."""
 
 import errno
 import io
@@ -49,7 +49,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     receiver.stop()
 
 
-def test_an_instance_that_is_too_long_is_refused_and_the_next_is_taken(place: Place) -> None:
+def test_an_instance_that_is_too_long_is_refused_and_the_next_is_accepted(place: Place) -> None:
     long, *others = series_of()
     long.PixelData = bytes(3 * MIB)
     with transfer(place.port) as association:
@@ -69,11 +69,11 @@ def test_an_instance_that_is_too_long_is_refused_and_the_next_is_taken(place: Pl
     ],
     ids=["a part of 4 GB", "a part above the bound", "a command without end"],
 )
-def test_who_sends_more_than_he_may_is_cut_off_alone(place: Place, sent: bytes) -> None:
+def test_only_a_peer_that_exceeds_its_bound_is_aborted(place: Place, sent: bytes) -> None:
     first, other, *_ = series_of()
     with transfer(place.port) as association, transfer(place.port) as bystander:
         assert association.send_c_store(first).Status == SUCCESS
-        with closing(raw(association)) as connection:  # pynetdicom leaves it open after a reset
+        with closing(raw(association)) as connection:  # pynetdicom leaves the socket open after a reset
             connection.sendall(sent)
             until(lambda: not association.is_established, 10)
         assert association.is_aborted
@@ -81,26 +81,26 @@ def test_who_sends_more_than_he_may_is_cut_off_alone(place: Place, sent: bytes) 
     assert "transfer interrupted" in place.refusals()
 
 
-def test_a_request_for_an_association_has_a_bound_of_its_own(place: Place) -> None:
+def test_an_association_request_has_its_own_bound(place: Place) -> None:
     with closing(socket.create_connection(("127.0.0.1", place.port), 10)) as caller:
         caller.sendall(b"\x01\0" + struct.pack(">I", 10 * MIB))
         assert caller.recv(10)[:1] == b"\x07"  # A-ABORT
         assert caller.recv(1) == b""
 
 
-def test_a_part_that_does_not_end_holds_its_place_for_the_time_limit(place: Place) -> None:
+def test_an_unfinished_message_is_ended_after_the_time_limit(place: Place) -> None:
     with transfer(place.port) as association:
         start = time.monotonic()
         with closing(raw(association)) as connection:
             connection.sendall(b"\x04\0\0\0\x10\0")
-            while association.is_established:  # a byte now and then, so that the connection is never silent
+            while association.is_established:  # sends a byte now and then to keep the connection active
                 assert time.monotonic() < start + 7
                 with suppress(OSError):
                     connection.sendall(b"\0")
                 time.sleep(0.2)
 
 
-def test_what_comes_at_once_is_bounded_for_all(place: Place) -> None:
+def test_the_total_of_all_simultaneous_transfers_is_bounded(place: Place) -> None:
     bounds = Bounds(Listen(max_instance_mb=1))
     coming = [io.BytesIO() for _ in range(AT_ONCE + 1)]
     for one in coming[:-1]:
@@ -113,8 +113,8 @@ def test_what_comes_at_once_is_bounded_for_all(place: Place) -> None:
     assert place
 
 
-def test_a_dataset_does_not_choose_its_own_syntax(place: Place) -> None:
-    """A group 0002 in it would count as the file's, and have it inflated: 60 kB to 60 MB."""
+def test_a_data_set_cannot_choose_its_transfer_syntax(place: Place) -> None:
+    """A group 0002 in the data set would be read as the file's and inflate 60 kB to 60 MB."""
     one = series_of()[0]
     name = DeflatedExplicitVRLittleEndian.encode()
     start = b"\x02\0\x10\0UI" + struct.pack("<H", len(name) + len(name) % 2) + name + b"\0" * (len(name) % 2)
@@ -126,7 +126,7 @@ def test_a_dataset_does_not_choose_its_own_syntax(place: Place) -> None:
     assert "begins with the header of a file" in place.refusals()
 
 
-def test_a_header_that_takes_minutes_to_read_is_not_read_to_its_end(place: Place) -> None:
+def test_a_header_that_is_too_long_is_refused(place: Place) -> None:
     one = series_of()[0]
     content = encode(one, is_implicit_vr=False, is_little_endian=True) or b""
     pixels = content.index(b"\xe0\x7f\x10\0OW")
@@ -147,17 +147,17 @@ def raw(association: Association) -> socket.socket:
     return connection.socket
 
 
-def test_the_spool_holds_no_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_the_spool_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spools, "MEASURING", 0.0)
     spool = Spool(tmp_path, most=250)
     spool.add(bytes(100), "1.1", "1", "1", "x")
-    spool.add(bytes(100), "1.1", "1", "1", "x")  # the same again takes no more
+    spool.add(bytes(100), "1.1", "1", "1", "x")  # the same instance again takes no more room
     spool.add(bytes(100), "1.2", "1", "1", "x")
     with pytest.raises(OSError, match="max_spool_gb") as full:
         spool.add(bytes(100), "1.3", "1", "1", "x")
     assert full.value.errno == errno.EDQUOT
     with pytest.raises(OSError, match="max_spool_gb"):
-        Spool(tmp_path, most=250).add(bytes(100), "1.3", "1", "1", "x")  # after a restart, too
+        Spool(tmp_path, most=250).add(bytes(100), "1.3", "1", "1", "x")  # also after a restart
     aside = spool.set_aside(spool.take("1.2"))
     with pytest.raises(OSError, match="max_spool_gb"):
         spool.add(bytes(100), "1.3", "1", "1", "x")
@@ -167,7 +167,7 @@ def test_the_spool_holds_no_more_than_it_may(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "incoming/1.1").exists()
 
 
-def test_room_is_left_for_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_for_results_is_kept_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool, usage = Spool(tmp_path), shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30 - 1))
     with pytest.raises(OSError, match="the disk is full"):
@@ -188,7 +188,7 @@ def test_the_service_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.M
         Spool(tmp_path / "none")
 
 
-def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_line_does_not_damage_the_next(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(tmp_path, root, keep_results=tmp_path / "results", audit=tmp_path / "audit.jsonl")
     (tmp_path / "audit.jsonl").write_text('{"event": "sta')
     audit = Audit(tmp_path / "audit.jsonl")

@@ -1,4 +1,4 @@
-"""The PACS service on poisonous objects, full disks and damaged folders: one study never costs another."""
+"""The PACS service with malformed objects, full disks and damaged folders: no study affects another."""
 
 import errno
 import io
@@ -44,14 +44,14 @@ def encoded(one: Dataset) -> bytes:
 
 
 def poisoned(one: Dataset, text: bytes = b"1e999 ") -> bytes:
-    """The instance with a NumberOfStudyRelatedInstances that is no number."""
+    """The encoded instance with a NumberOfStudyRelatedInstances that is not a number."""
     content = encoded(one)
     rows = content.index(b"\x28\x00\x02\x00US")
     return content[:rows] + b"\x20\x00\x06\x12IS" + struct.pack("<H", len(text)) + text + content[rows:]
 
 
 class Service:
-    """A processor whose runs take no network, but whatever `run` does."""
+    """A processor with a replaceable `run` instead of the network."""
 
     def __init__(self, folder: Path, root: Path, **more: Any) -> None:  # noqa: ANN401 - any of `PacsConfig`
         more = {"keep_results": folder / "results", "completeness": {"quiet_seconds": 0}, **more}
@@ -67,7 +67,7 @@ class Service:
         return str(slices[0].StudyInstanceUID)
 
     def work_again(self) -> None:
-        self.processor._pauses.clear()  # noqa: SLF001 - as if the time had come
+        self.processor._pauses.clear()  # noqa: SLF001 - as if the waiting time had passed
         self.processor.work()
 
     def events(self, study: str) -> list[str]:
@@ -85,7 +85,7 @@ def service(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.mark.parametrize("text", [b"1e999 ", b"-5", b"1\\2 ", b"\xff\xfe", b"9" * 12, b"0x10"])
-def test_a_number_that_is_none_costs_no_other_study(service: Service, text: bytes) -> None:
+def test_an_invalid_number_affects_no_other_study(service: Service, text: bytes) -> None:
     bad = service.receive(series_of(), lambda one: poisoned(one, text))
     good = service.receive(series_of())
     assert arrivals(service.spool.incoming / bad)[0].stated_in_study in (None, 999999999999)
@@ -94,7 +94,7 @@ def test_a_number_that_is_none_costs_no_other_study(service: Service, text: byte
     assert not audit_of(service.config, "error")
 
 
-def test_whatever_happens_to_one_study_the_others_go_on(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_study_does_not_stop_the_others(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = service.receive(series_of()), service.receive(series_of())
 
     def look(study: Path) -> Any:  # noqa: ANN401 - as `arrivals`
@@ -106,7 +106,7 @@ def test_whatever_happens_to_one_study_the_others_go_on(service: Service, monkey
     for _ in range(3):
         service.processor.work()
     assert "run finished" in service.events(good)
-    assert service.events(bad) == ["study waits"]  # told once
+    assert service.events(bad) == ["study waits"]  # reported once
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -135,7 +135,7 @@ STAGES: dict[str, tuple[Callable[[Service], object], str]] = {
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("error", [FULL, caused(FULL), OSError(errno.EMFILE, "Too many open files")])
-def test_a_full_disk_is_never_the_study_s_fault(
+def test_a_full_disk_is_not_blamed_on_the_study(
     service: Service, monkeypatch: pytest.MonkeyPatch, stage: str, error: Exception
 ) -> None:
     study = service.receive(series_of())
@@ -147,7 +147,7 @@ def test_a_full_disk_is_never_the_study_s_fault(
         assert "study refused" not in service.events(study)
         assert len(list(service.config.spool.glob(f"*/{study}/*/*.dcm"))) == len(series_of())
         before = len(service.events(study))
-        service.processor.work()  # within the pause nothing is done, and nothing told
+        service.processor.work()  # nothing is done or reported during the pause
         assert len(service.events(study)) == before
     service.work_again()
     assert service.events(study)[-1] in ("run finished", "duplicate")
@@ -155,7 +155,7 @@ def test_a_full_disk_is_never_the_study_s_fault(
     assert len(list(service.spool.outbox.iterdir())) <= 1
 
 
-def test_other_errors_of_a_run_are_the_study_s(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_a_run_are_attributed_to_the_study(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     for error in (PivotError("no lungs"), KeyError("x"), FileNotFoundError(errno.ENOENT, "gone")):
         monkeypatch.setattr(processing, "_run", raising(error))
         study = service.receive(series_of())
@@ -163,7 +163,7 @@ def test_other_errors_of_a_run_are_the_study_s(service: Service, monkeypatch: py
         assert service.events(study)[-1] == "study refused"
 
 
-def test_damaged_folders_stop_nobody(tmp_path: Path) -> None:
+def test_damaged_folders_stop_no_other_study(tmp_path: Path) -> None:
     root = tmp_path / "spool"
     spool = Spool(root)
     (root / "partial" / "left").mkdir()
@@ -187,18 +187,18 @@ def test_damaged_folders_stop_nobody(tmp_path: Path) -> None:
     assert spool.was_run(series)
 
 
-def test_a_study_goes_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_study_leaves_the_queue_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path)
     study = tmp_path / "work" / "1.2"
     (study / "3.4").mkdir(parents=True)
     (study / "3.4" / "5.6.dcm").touch()
-    monkeypatch.setattr("shutil.rmtree", lambda *_arguments, **_options: None)  # killed before it did anything
+    monkeypatch.setattr("shutil.rmtree", lambda *_arguments, **_options: None)  # killed before it removed anything
     spool.finish(study)
     assert spool.taken() == []
 
 
 class Disk:
-    """`os.write` on a disk with so much room."""
+    """`os.write` on a disk with `room` bytes left."""
 
     def __init__(self, room: int) -> None:
         self.room, self._write = room, os.write
@@ -226,7 +226,7 @@ def test_an_audit_that_cannot_be_written_waits_and_loses_no_line(
     assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == [0, 1, 2, 3]
 
 
-def test_nothing_is_run_that_cannot_be_audited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_study_is_run_without_an_audit_line(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     study = service.receive(series_of())
     with monkeypatch.context() as full:
         full.setattr(service.audit, "works", lambda: False)
@@ -257,7 +257,7 @@ def receiver(tmp_path: Path) -> Iterator[tuple[Receiver, int]]:
         ("_content", raising(RecursionError()), MISFIT),
     ],
 )
-def test_the_sender_is_told_whose_fault_it_is(
+def test_the_status_tells_the_sender_whether_to_retry(
     receiver: tuple[Receiver, int],
     monkeypatch: pytest.MonkeyPatch,
     part: str,
@@ -283,32 +283,32 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", b"\x01", b"GET / HTTP/1.0\r\n\r\n", b"\x01\0" + struct.pack(">I", 2**32 - 1)])
-def test_those_who_connect_and_leave_hold_no_place(
+def test_closed_connections_hold_no_place(
     receiver: tuple[Receiver, int], monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     listening, port = receiver
     server: Any = listening._server  # noqa: SLF001
-    monkeypatch.setattr(server.ae, "acse_timeout", 10 * PATIENCE)  # so that no time limit frees a place
+    monkeypatch.setattr(server.ae, "acse_timeout", 10 * PATIENCE)  # no time limit may free a place
     for _ in range(6):  # twice as many as there are places
         with closing(socket.create_connection(("127.0.0.1", port))) as caller:
             caller.sendall(said)
     until(lambda: answers(port))
 
 
-def test_those_who_say_nothing_hold_a_place_for_seconds(
+def test_a_silent_connection_holds_a_place_only_for_seconds(
     receiver: tuple[Receiver, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening, port = receiver
     server: Any = listening._server  # noqa: SLF001
     assert server.ae.acse_timeout == SILENCE < 5
-    monkeypatch.setattr(server.ae, "network_timeout", 10 * PATIENCE)  # so that no other time limit frees a place
+    monkeypatch.setattr(server.ae, "network_timeout", 10 * PATIENCE)  # no other time limit may free a place
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
     until(lambda: answers(port))
     for one in silent:
         one.close()
 
 
-def test_what_unpacks_to_any_size_is_not_taken(receiver: tuple[Receiver, int]) -> None:
+def test_a_data_set_that_inflates_beyond_its_bound_is_refused(receiver: tuple[Receiver, int]) -> None:
     entity = AE("CT1")
     entity.add_requested_context(CTImageStorage, DeflatedExplicitVRLittleEndian)
     association = entity.associate("127.0.0.1", receiver[1], ae_title="PIVOT")
@@ -316,7 +316,7 @@ def test_what_unpacks_to_any_size_is_not_taken(receiver: tuple[Receiver, int]) -
     association.abort()
 
 
-def test_a_damaged_way_stops_no_other_result(tmp_path: Path, root: Path) -> None:
+def test_a_damaged_delivery_stops_no_other_result(tmp_path: Path, root: Path) -> None:
     config = settings(tmp_path, root, keep_results=tmp_path / "results")
     outbox = Outbox(tmp_path / "outbox", config, Audit(config.spool / "audit.jsonl"))
     file = tmp_path / "one.dcm"
@@ -326,14 +326,16 @@ def test_a_damaged_way_stops_no_other_result(tmp_path: Path, root: Path) -> None
         outbox.put("1.2", [file], run)
     assert sorted(path.name for path in outbox.folder.iterdir()) == ["a", "b"]
     (outbox.folder / "a" / STATE).write_text("{")
-    outbox.send_due()  # to nobody, so that what is sent is gone
+    outbox.send_due()  # without destinations, so results leave the queue
     outbox.send_due()
     assert [path.name for path in outbox.folder.iterdir()] == ["a"]
     assert (outbox.folder / "a" / "one.dcm").read_bytes() == b"one"
     assert len(audit_of(config, "results stay")) == 1
 
 
-def test_sending_ends_after_the_result_at_hand(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_ends_sending_after_the_current_result(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = settings(tmp_path, root, keep_results=tmp_path / "results")
     outbox = Outbox(tmp_path / "outbox", config, Audit(config.spool / "audit.jsonl"))
     (tmp_path / "one.dcm").write_bytes(b"one")
@@ -351,7 +353,7 @@ def test_sending_ends_after_the_result_at_hand(tmp_path: Path, root: Path, monke
 
 
 class Stop:
-    """An event that comes after some waits, which it keeps."""
+    """An event that is set after `count` waits and records them."""
 
     def __init__(self, count: int) -> None:
         self.waits: list[float] = []
@@ -362,7 +364,7 @@ class Stop:
         return len(self.waits) > self.count
 
 
-def test_an_error_that_stays_is_told_once_and_tried_less_often(tmp_path: Path) -> None:
+def test_a_persistent_error_is_logged_once_and_retried_less_often(tmp_path: Path) -> None:
     stop = Stop(12)
     _repeat(raising(ValueError("x")), stop, Audit(tmp_path / "audit.jsonl"))  # type: ignore[arg-type]
     assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 1
@@ -371,7 +373,7 @@ def test_an_error_that_stays_is_told_once_and_tried_less_often(tmp_path: Path) -
 
 
 class Server:
-    """A DICOMweb server that states a series and sends these instances."""
+    """A DICOMweb server that lists a series and sends these instances."""
 
     def __init__(self, slices: list[Dataset], *, stated: int | None = None, series: str | None = None) -> None:
         self.slices, self.stated = slices, len(slices) if stated is None else stated
@@ -406,7 +408,7 @@ class Server:
         (lambda slices: Server(slices, stated=len(slices) - 1), "more than 11"),
     ],
 )
-def test_a_server_that_sends_something_else_writes_nothing(
+def test_unexpected_instances_are_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[list[Dataset]], Server], reason: str
 ) -> None:
     slices = series_of(study="1.2.3.4")
@@ -418,7 +420,7 @@ def test_a_server_that_sends_something_else_writes_nothing(
 
 
 @pytest.mark.parametrize("study", ["..", ".", "../..", "1..2", "", "1.2/../3", "1" * 65])
-def test_only_a_uid_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: str) -> None:
+def test_only_valid_uids_are_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: str) -> None:
     server = Server(series_of())
     monkeypatch.setattr("src.pacs.web.open_web", lambda *_: server)
     with pytest.raises(BadScan, match="malformed"):
@@ -427,6 +429,6 @@ def test_only_a_uid_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def renamed(one: Dataset, name: str, uid: str) -> Dataset:
-    """With a UID that may be none."""
+    """The instance with a UID that may be invalid."""
     one.add(DataElement(one[name].tag, "UI", uid, validation_mode=config.IGNORE))
     return one

@@ -1,4 +1,4 @@
-"""The PACS service is killed, its runs end their process or hang, the machine lacks something: no study is lost."""
+"""No study is lost if the PACS service is killed, a run crashes or hangs, or resources run out."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ LACKS = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOSPC, "No
 
 
 @pytest.mark.parametrize("cut", [1, 3, MOST_CUT - 1])
-def test_kills_of_the_listener_are_not_the_study_s_fault(service: Service, cut: int) -> None:
+def test_kills_of_the_listener_are_not_blamed_on_the_study(service: Service, cut: int) -> None:
     study = service.spool.take(service.receive(series_of()))
     for _ in range(cut):
         service.spool.begin(study)  # and the listener is killed
@@ -44,7 +44,7 @@ def test_kills_of_the_listener_are_not_the_study_s_fault(service: Service, cut: 
     assert not list(service.spool.work.iterdir())
 
 
-def test_a_study_with_which_the_listener_always_ends_is_kept_and_can_be_run_later(service: Service) -> None:
+def test_a_study_that_always_ends_the_listener_is_set_aside_and_can_be_run_later(service: Service) -> None:
     slices = series_of()
     study = service.spool.take(service.receive(slices))
     for _ in range(MOST_CUT):
@@ -56,13 +56,13 @@ def test_a_study_with_which_the_listener_always_ends_is_kept_and_can_be_run_late
     assert "the listener ended in 10 of its runs" in line["reason"]
     kept = service.config.spool / line["place"]
     assert len(list(kept.glob("*/*.dcm"))) == len(slices)
-    kept.rename(service.spool.incoming / study.name)  # as the operator is told to
+    kept.rename(service.spool.incoming / study.name)  # as the documentation tells the operator
     service.processor.work()
     assert service.events(study.name)[-1] == "run finished"
 
 
 @pytest.mark.parametrize("error", [BrokenProcessPool(), MemoryError(), BadOutput("no"), BadConfig("no")])
-def test_what_a_run_fails_for_other_than_its_content_sets_the_study_aside(
+def test_a_failure_that_is_not_due_to_the_content_sets_the_study_aside(
     service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     bad = service.receive(series_of())
@@ -78,7 +78,7 @@ def test_what_a_run_fails_for_other_than_its_content_sets_the_study_aside(
     service.work_again()
     others = [service.receive(series_of()) for _ in range(2)]
     service.work_again()
-    assert set(order[1:3]) == set(others)  # it does not hold up the others
+    assert set(order[1:3]) == set(others)  # it does not delay the others
     for _ in range(MOST_FAILED):
         service.work_again()
     assert order.count(bad) == MOST_FAILED
@@ -88,7 +88,7 @@ def test_what_a_run_fails_for_other_than_its_content_sets_the_study_aside(
     assert len(list(service.spool.aside.glob(f"{bad}/*/*.dcm"))) == len(series_of())
 
 
-def test_the_rest_of_a_series_is_not_run_as_if_it_were_the_whole(service: Service) -> None:
+def test_late_slices_of_a_series_are_not_run_as_a_whole_series(service: Service) -> None:
     slices = series_of()
     service.config = service.processor.config = service.config.model_copy(
         update={"completeness": Completeness(quiet_seconds=0, interrupted_seconds=0)}
@@ -114,7 +114,7 @@ def test_two_studies_of_one_uid_are_both_kept(tmp_path: Path) -> None:
     assert {file.read_bytes() for file in tmp_path.glob("aside/*/3/4.dcm")} == {b"one", b"other"}
 
 
-def test_memory_that_ran_out_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def caused(cause: Exception) -> PivotError:
         error = PivotError("not enough memory for this scan")
         error.__cause__ = cause
@@ -137,8 +137,8 @@ def test_memory_that_ran_out_is_told_as_such(tmp_path: Path, monkeypatch: pytest
     assert lacking(ValueError("other")) is None
 
 
-def test_a_series_is_read_where_nothing_else_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the listener nor its worker reads it, but the process that also reads uploads (`test_sandbox`)."""
+def test_a_series_is_read_in_the_confined_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that reads uploads also reads the series, not the listener or its worker (see `test_sandbox`)."""
     slices, series, results = series_of(), tmp_path / "series", tmp_path / "results"
     series.mkdir()
     for number, one in enumerate(slices):
@@ -152,7 +152,7 @@ def test_a_series_is_read_where_nothing_else_can_be_opened(tmp_path: Path, monke
     assert dcmread(outcome.objects[0]).StudyInstanceUID == slices[0].StudyInstanceUID
 
 
-def test_a_process_that_died_before_a_run_is_not_the_study_s_fault(
+def test_a_process_that_died_before_a_run_is_not_blamed_on_the_study(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = iter([True, False, False, False])
@@ -168,7 +168,7 @@ def test_a_process_that_died_before_a_run_is_not_the_study_s_fault(
     assert not audit_of(service.config, "worker died")
 
 
-def test_a_model_that_cannot_be_loaded_is_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_studies_wait_until_the_model_can_be_loaded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     study = service.receive(series_of())
     with monkeypatch.context() as gone:
         gone.setattr(processing, "_load", raising(BadConfig("the model is gone")))
@@ -179,8 +179,8 @@ def test_a_model_that_cannot_be_loaded_is_waited_for(service: Service, monkeypat
     assert (set(waits), choice, started, finished) == ({"study waits"}, "series choice", "run started", "run finished")
 
 
-def test_the_listener_s_own_process_stays_small(root: Path) -> None:
-    """What comes back from the process that runs must not have the listener import the network."""
+def test_the_listeners_process_does_not_import_the_network(root: Path) -> None:
+    """Unpickling the outcome of a run must not import the network in the listener."""
     code = (
         "import pickle, sys, src.pacs.listener; from src.pacs.processing import Outcome; "
         "pickle.loads(pickle.dumps(Outcome(1, []))); print('torch' in sys.modules, Outcome.__module__)"
@@ -189,7 +189,7 @@ def test_the_listener_s_own_process_stays_small(root: Path) -> None:
     assert done.stdout.split() == ["False", "src.pacs.processing"]
 
 
-def test_it_ends_after_the_run_at_hand(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_ends_after_the_current_run(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object) -> Outcome:
         service.processor.stopping.set()
         return Outcome(0, [])
@@ -201,7 +201,7 @@ def test_it_ends_after_the_run_at_hand(service: Service, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("lack", LACKS)
-def test_a_lack_while_looking_at_a_study_is_not_its_fault(
+def test_a_lack_of_resources_while_examining_a_study_is_not_blamed_on_it(
     service: Service, monkeypatch: pytest.MonkeyPatch, lack: Exception
 ) -> None:
     study = service.receive(series_of())
@@ -219,13 +219,13 @@ def test_a_lack_while_looking_at_a_study_is_not_its_fault(
         poor.setattr(os, "scandir", raising(lack))
         for look in (service.spool.was_run, service.spool.run_name, service.spool.record_run):
             with pytest.raises(type(lack)):
-                look(series)  # rather than take the folder for empty, and so for run
+                look(series)  # raises instead of treating the folder as empty, and so as run
     service.work_again()
     assert service.events(study)[-1] == "run finished"
     assert "study refused" not in service.events(study)
 
 
-def test_a_clock_that_is_put_back_delays_nobody(tmp_path: Path) -> None:
+def test_a_clock_that_is_set_back_delays_no_study(tmp_path: Path) -> None:
     Spool(tmp_path).add(b"", "1.2", "3", "4", "x")
     [series] = (tmp_path / "incoming/1.2").iterdir()
     os.utime(series, (time.time() + 86400,) * 2)
@@ -234,10 +234,10 @@ def test_a_clock_that_is_put_back_delays_nobody(tmp_path: Path) -> None:
     assert has_arrived(arrivals(series.parent), rules, now + 6)
 
 
-def test_a_run_that_hangs_is_ended_and_the_next_study_is_run(
+def test_a_hanging_run_is_ended_and_the_next_study_is_run(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also: a SIGTERM to all processes of the service does not end the one that runs."""
+    """Also, a SIGTERM to all processes of the service does not end the run."""
     running = Service(
         tmp_path,
         root,
@@ -255,7 +255,7 @@ def test_a_run_that_hangs_is_ended_and_the_next_study_is_run(
         os.kill(pid, signal.SIGTERM)
         hanging = running.spool.take(running.receive(series_of()))
         [series] = hanging.iterdir()
-        os.mkfifo(series / "9.dcm")  # reading it never ends
+        os.mkfifo(series / "9.dcm")  # reading it blocks forever
         short = running.config.inference.model_copy(update={"time_limit": 2})
         monkeypatch.setattr(processor, "config", running.config.model_copy(update={"inference": short}))
         (tmp_path / "out").mkdir()
@@ -281,7 +281,7 @@ def quick(folder: Path) -> Path:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """The signals' handlers as they were."""
+    """Restores the signal handlers afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     descriptor = signal.set_wakeup_fd(-1)
     yield

@@ -1,4 +1,4 @@
-"""The PACS service among senders and archives that behave, break off, vanish, repeat themselves or send rubbish."""
+"""The PACS service with senders and archives that behave, abort, vanish, repeat themselves or send rubbish."""
 
 import re
 import shutil
@@ -47,12 +47,12 @@ class Place(NamedTuple):
     port: int
     config: PacsConfig
     archive: Archive
-    acknowledged: str  # the study that was sent before the service was killed and started again
+    acknowledged: str  # the study sent before the service was killed and restarted
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Place]:
-    """The service, started again after its process was killed, and an archive that takes its results."""
+    """The service, restarted after its process was killed, and an archive that takes its results."""
     folder, port = tmp_path_factory.mktemp("pacs"), free_port()
     with archive() as kept:
         config = settings(
@@ -83,7 +83,7 @@ def _peer(kept: Archive) -> dict[str, object]:
 
 @contextmanager
 def _service(file: Path, root: Path, config: PacsConfig) -> Iterator[subprocess.Popen[bytes]]:
-    """The service in a process of its own, once it listens."""
+    """Start the service in a separate process and wait until it listens."""
     before = len(audit_of(config, "started"))
     process = subprocess.Popen([sys.executable, "-m", "src.pacs.listener", "--config", str(file)], cwd=root)
     try:
@@ -94,12 +94,12 @@ def _service(file: Path, root: Path, config: PacsConfig) -> Iterator[subprocess.
         process.wait()
 
 
-def test_what_was_acknowledged_survives_the_end_of_the_process(place: Place) -> None:
+def test_acknowledged_instances_survive_a_kill(place: Place) -> None:
     until(lambda: len(place.archive.of(place.acknowledged)) == 2)
     assert len(audit_of(place.config, "run finished", study=place.acknowledged)) == 1
 
 
-def test_only_known_peers_are_heard(place: Place) -> None:
+def test_only_known_peers_are_accepted(place: Place) -> None:
     with transfer(place.port) as known:
         assert known.send_c_echo().Status == 0
     for called, calling in (("PIVOT", "STRANGER"), ("OTHER", "CT1")):
@@ -157,7 +157,7 @@ def test_an_archive_that_vanishes_gets_its_results_later(place: Place) -> None:
         ),
     ],
 )
-def test_results_that_nobody_takes_are_told_and_left(
+def test_undeliverable_results_are_reported_and_kept(
     tmp_path: Path, root: Path, status: int, change_of: dict[str, object], event: str, reason: str
 ) -> None:
     file = tmp_path / "one.dcm"
@@ -174,7 +174,7 @@ def test_results_that_nobody_takes_are_told_and_left(
     assert not list(outbox.folder.iterdir())
 
 
-def test_the_waits_grow_to_a_limit() -> None:
+def test_retry_waits_grow_to_a_limit() -> None:
     retry = Retry(first_seconds=5, most_seconds=60)
     assert [wait_before(attempt, retry) for attempt in (1, 2, 3, 4, 5, 1000)] == [5, 10, 20, 40, 60, 60]
 
@@ -183,17 +183,17 @@ Edit = Callable[[Dataset], Any]
 
 
 def _pixels(values: np.ndarray[Any, Any]) -> Edit:
-    """Every slice has these stored values."""
+    """Return an edit that sets the stored values of every slice."""
     return change(PixelData=values.astype("<i2").tobytes())
 
 
 def _uid(name: str, value: str) -> Edit:
-    """A UID that is none, as some senders write it."""
+    """Return an edit that sets an invalid UID, as some senders do."""
     return lambda one: one.add(DataElement(one[name].tag, "UI", value, validation_mode=pydicom.config.IGNORE))
 
 
 def _halves(**values: object) -> Edit:
-    """Half of the slices have these values."""
+    """Return an edit that sets these values in half of the slices."""
     return lambda one: change(**values)(one) if one.InstanceNumber > 6 else None
 
 
@@ -241,7 +241,7 @@ def test_faulty_studies_are_refused_with_a_reason(place: Place) -> None:
     until(lambda: not list((place.config.spool / "work").iterdir()))
 
 
-def test_files_that_are_no_images_are_refused_too(place: Place) -> None:
+def test_files_that_are_not_images_are_refused(place: Place) -> None:
     for sop_class, modality in ((SecondaryCaptureImageStorage, "OT"), (EncapsulatedPDFStorage, "DOC")):
         one = file_dataset(sop_class, modality=modality)
         one.StudyInstanceUID = generate_uid()
@@ -252,7 +252,7 @@ def test_files_that_are_no_images_are_refused_too(place: Place) -> None:
         assert f"modality {modality} is not CT" in refusal["reason"]
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # which the service ignores too
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # the service ignores it too
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
@@ -265,7 +265,7 @@ def test_files_that_are_no_images_are_refused_too(place: Place) -> None:
 def test_faulty_instances_are_refused_at_once(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Edit, reason: str
 ) -> None:
-    monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)  # sends files as they are
+    monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)  # sends files unchanged
     one = series_of()[0]
     announced = one.SOPInstanceUID
     edit(one)
@@ -280,7 +280,7 @@ def test_rubbish_is_refused_at_once(place: Place, tmp_path: Path, monkeypatch: p
         assert _send_raw(association, b"\xff" * 300, generate_uid(), tmp_path) == MISFIT
 
 
-def test_with_deidentification_nothing_else_is_ever_stored(tmp_path: Path) -> None:
+def test_with_deidentification_only_deidentified_files_are_stored(tmp_path: Path) -> None:
     spool, audit = Spool(tmp_path / "spool"), Audit(tmp_path / "audit.jsonl")
     receiver = Receiver(Listen(port=0), spool, audit, b"key of 16 bytes.")
     slices, marked = series_of(), series_of(edit=change(BurnedInAnnotation="YES"))
@@ -298,7 +298,7 @@ def test_with_deidentification_nothing_else_is_ever_stored(tmp_path: Path) -> No
             assert secret not in str(file)
 
 
-def test_tls_lets_in_those_with_a_certificate(tmp_path: Path) -> None:
+def test_tls_requires_a_client_certificate(tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs openssl")
@@ -317,7 +317,7 @@ def test_tls_lets_in_those_with_a_certificate(tmp_path: Path) -> None:
         with transfer(port, tls_args=(context, "127.0.0.1")) as known:
             assert known.send_c_echo().Status == 0
         with closing(socket.create_connection(("127.0.0.1", port))) as silent:
-            with transfer(port, tls_args=(context, "127.0.0.1")) as other:  # not kept waiting
+            with transfer(port, tls_args=(context, "127.0.0.1")) as other:  # not delayed
                 assert other.send_c_echo().Status == 0
             silent.sendall(b"\1\0\0\0\0\4plain")
             with suppress(ConnectionError):
@@ -344,7 +344,7 @@ def test_tls_lets_in_those_with_a_certificate(tmp_path: Path) -> None:
         ("destinations: [{kind: dicomweb, name: web, url: 'http://web', login_from: PIVOT_NO}]", "PIVOT_NO"),
     ],
 )
-def test_settings_that_cannot_work_are_told_at_once(
+def test_settings_that_cannot_work_are_refused_at_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -372,7 +372,7 @@ def _encoded(dataset: Dataset) -> bytes:
 
 
 def _send_raw(association: Association, content: bytes, announced: str, folder: Path) -> int:
-    """Send bytes as a CT image, whatever they are; returns the status."""
+    """Send any bytes as a CT image; returns the status."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, UID(announced)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

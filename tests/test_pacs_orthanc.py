@@ -1,4 +1,4 @@
-"""The PACS service beside a real Orthanc: studies go out, results come back into the same study."""
+"""The PACS service with a real Orthanc: studies are sent, and results return into the same study."""
 
 import io
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Place]:
-    """An Orthanc, and the service that sends its results there."""
+    """An Orthanc and a service that sends its results there."""
     folder = tmp_path_factory.mktemp("pacs")
     with orthanc(folder / "orthanc") as pacs:
         peer = {"name": "pacs", "kind": "dicom", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": pacs.dicom_port}
@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Plac
             yield Place(pacs, config, folder)
 
 
-def test_a_study_goes_out_and_its_results_come_back(place: Place) -> None:
+def test_the_results_of_a_study_return_to_its_study(place: Place) -> None:
     slices = series_of(block()[0])
     study = place.pacs.push(slices, place.folder / "round")
     place.pacs.send(study)
@@ -66,12 +66,12 @@ def test_a_study_goes_out_and_its_results_come_back(place: Place) -> None:
     assert _references(made["SEG"]) <= sources
     assert not any("secret" in line.lower() for line in _lines(place.config))
 
-    place.pacs.send(study)  # with the results in it
+    place.pacs.send(study)  # including the results
     until(lambda: audit_of(place.config, "duplicate", study=uid))
     assert len(audit_of(place.config, "run started", study=uid)) == 1
 
 
-def test_two_studies_at_once(place: Place) -> None:
+def test_two_simultaneous_studies(place: Place) -> None:
     pushed = {}
     for name in ("one", "other"):
         slices = series_of()
@@ -109,14 +109,14 @@ def test_a_study_is_fetched_by_dicomweb(place: Place, tmp_path: Path) -> None:
         ("nothing", "1.2.3", BadConfig, "not the URL"),
     ],
 )
-def test_what_cannot_be_fetched_is_told(
+def test_a_study_that_cannot_be_fetched_is_an_error(
     place: Place, tmp_path: Path, url: str | None, study: str, kind: type[PivotError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         pull_study(url or _web(place), study, tmp_path)
 
 
-def test_the_command_line_fetches_and_hides(place: Place, tmp_path: Path, root: Path) -> None:
+def test_the_command_line_fetches_and_deidentifies(place: Place, tmp_path: Path, root: Path) -> None:
     slices = series_of(block()[0])
     place.pacs.push(slices, place.folder / "cli")
     uid, output = slices[0].StudyInstanceUID, tmp_path / "results"
@@ -149,7 +149,7 @@ def test_the_service_fetches_a_study_and_makes_its_objects(place: Place, tmp_pat
     assert pydicom.dcmread(paths[f"{uid}_dicom.nodules_sr.dcm"]).StudyInstanceUID == uid
 
 
-def test_results_go_out_by_stow_too(place: Place, root: Path, tmp_path: Path) -> None:
+def test_results_are_sent_by_stow(place: Place, root: Path, tmp_path: Path) -> None:
     config = settings(tmp_path, root, destinations=[{"name": "web", "kind": "dicomweb", "url": _web(place)}])
     first, *others = series_of()
     study = place.pacs.push(others, tmp_path / "stow")

@@ -1,4 +1,4 @@
-"""When a study has arrived, which series is run, and what the spool keeps."""
+"""Completeness of a study, choice of the series, and the content of the spool."""
 
 import os
 import time
@@ -81,7 +81,7 @@ def test_a_study_has_arrived(
         ({"slices": 5001}, {}, "5001 slices"),
     ],
 )
-def test_the_rules_refuse(change_of: dict[str, Any], rules: dict[str, Any], reason: str | None) -> None:
+def test_unsuitable_series_are_refused(change_of: dict[str, Any], rules: dict[str, Any], reason: str | None) -> None:
     found = verdict(GOOD._replace(**change_of), SeriesRules.model_validate(rules))
     assert found is None if reason is None else reason in str(found)
 
@@ -110,7 +110,7 @@ def test_the_better_series_is_chosen(better: dict[str, Any], worse: dict[str, An
         assert [line["chosen"] for line in said] == [True, False]
 
 
-def test_damaged_files_cost_their_series_alone(tmp_path: Path) -> None:
+def test_damaged_files_affect_only_their_series(tmp_path: Path) -> None:
     for name in ("1.1", "1.2"):
         (tmp_path / name).mkdir()
         for one in series_of():
@@ -121,7 +121,7 @@ def test_damaged_files_cost_their_series_alone(tmp_path: Path) -> None:
     assert "damaged" in said[-1]["refused"]
 
 
-def test_the_spool_survives_a_restart_and_knows_what_was_run(tmp_path: Path) -> None:
+def test_the_spool_survives_a_restart_and_remembers_which_series_were_run(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for number in range(3):
         spool.add(b"content", "1.2", "1.2.1", f"1.2.1.{number}", "x")
@@ -141,13 +141,13 @@ def test_the_spool_survives_a_restart_and_knows_what_was_run(tmp_path: Path) -> 
     again.record_run(taken / "1.2.1")
     assert again.was_run(taken / "1.2.1")
     spool.add(b"content", "1.2", "1.2.1", "1.2.1.9", "y")
-    assert not again.waiting()  # as long as the study is being run
+    assert not again.waiting()  # while the study is being run
     again.finish(taken)
     [late] = again.waiting()
     assert not again.was_run(late / "1.2.1")
 
 
-def test_an_association_makes_up_for_those_that_broke_off_alone(tmp_path: Path) -> None:
+def test_a_complete_association_replaces_only_aborted_ones(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for association in ("broken", "live", "good"):
         spool.add(b"content", "1.2", "1.2.1", "1.2.1.1", association)
@@ -156,7 +156,7 @@ def test_an_association_makes_up_for_those_that_broke_off_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("uid", ["", "..", "1.2/3", "a", "1..2", "1." * 40, "1.2\n"])
-def test_no_name_leaves_the_spool(tmp_path: Path, uid: str) -> None:
+def test_no_uid_names_a_path_outside_the_spool(tmp_path: Path, uid: str) -> None:
     with pytest.raises(BadScan, match="malformed"):
         Spool(tmp_path).add(b"content", uid, "1.2", "1.2", "x")
     assert not list((tmp_path / "incoming").iterdir())

@@ -1,4 +1,4 @@
-"""What is given together belongs together, or is refused."""
+"""Arguments that belong to different scans are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,21 @@ def _moved(x: float) -> Affine:
 
 
 @pytest.mark.parametrize(("moved", "same"), [(0.0, True), (0.4, True), (0.6, False), (100.0, False)])
-def test_grids_are_the_same_to_half_a_millimetre(moved: float, *, same: bool) -> None:
+def test_grids_are_equal_to_within_half_a_millimetre(moved: float, *, same: bool) -> None:
     assert is_same_grid(SHAPE, AFFINE, SHAPE, _moved(moved)) is same
     assert not is_same_grid(SHAPE, AFFINE, (40, 30, 21), AFFINE)
 
 
 @pytest.mark.parametrize(("moved", "share"), [(0.0, 1.0), (20.0, 1 / 3), (-20.0, 1 / 3), (40.0, 0.0), (400.0, 0.0)])
-def test_how_much_two_grids_share(moved: float, share: float) -> None:
+def test_the_overlap_of_two_grids(moved: float, share: float) -> None:
     assert overlap(SHAPE, AFFINE, SHAPE, _moved(moved)) == pytest.approx(share)
     coarse = AFFINE @ np.array([[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1]])
     assert overlap(SHAPE, AFFINE, (20, 15, 10), coarse) == pytest.approx(1)
 
 
-def test_a_spacing_must_be_the_arrays_own() -> None:
+def test_a_spacing_must_match_the_array() -> None:
     check_spacing(Volume(np.zeros(SHAPE), AFFINE), (1.0, 1.0, 2.0))
-    check_spacing(np.zeros(SHAPE), (9.0, 9.0, 9.0))  # a plain array has none
+    check_spacing(np.zeros(SHAPE), (9.0, 9.0, 9.0))  # a plain array has no spacing
     with pytest.raises(BadScan, match=r"the spacing \[1.0, 1.0, 1.0\] contradicts the scan's own \[1.0, 1.0, 2.0\]"):
         check_spacing(Volume(np.zeros(SHAPE), AFFINE), (1.0, 1.0, 1.0))
 
@@ -84,7 +84,7 @@ def test_detections_of_another_scan_are_refused(kind: str, what: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_other_pairs_are_refused_too(tmp_path: Path) -> None:
+def test_other_mismatched_pairs_are_refused(tmp_path: Path) -> None:
     scan, truth = block(0)
     volume, heatmap = Volume(scan.array, scan.affine), Volume(np.zeros(scan.shape, np.float32), _elsewhere(scan))
     with pytest.raises(BadConfig, match="the heatmap is of another scan"):

@@ -1,4 +1,4 @@
-"""DICOM files are inflated within bounds, to their end, and in the syntax that they state first."""
+"""Deflated DICOM files are inflated within bounds, completely, and in the transfer syntax stated first."""
 
 import zlib
 from io import BytesIO
@@ -22,17 +22,17 @@ PIXELS = 24 * 20 * 2  # bytes of a slice
 
 
 def meta_end(content: bytes) -> int:
-    return 144 + int.from_bytes(content[140:144], "little")  # behind (0002,0000), which tells the length of the rest
+    return 144 + int.from_bytes(content[140:144], "little")  # after (0002,0000), which holds the length of the rest
 
 
 def broken(content: bytes) -> bytes:
-    """With a block of a kind that deflate has not."""
+    """The file with an invalid deflate block type."""
     place = meta_end(content)
     return content[:place] + bytes([content[place] | 6]) + content[place + 1 :]
 
 
 def deflated(dataset: Dataset | None = None, behind: bytes = b"", cut: int = 0) -> bytes:
-    """A deflated file, with something behind the data set, or without its last bytes."""
+    """A deflated file, with bytes after the data set or without its last bytes."""
     dataset = dataset or slice_dataset(CHEST)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     buffer = BytesIO()
@@ -42,7 +42,7 @@ def deflated(dataset: Dataset | None = None, behind: bytes = b"", cut: int = 0) 
 
 
 def padded(size: int) -> bytes:
-    """A deflated file with so many zeros in a private element."""
+    """A deflated file with `size` zeros in a private element."""
     dataset = slice_dataset(CHEST)
     dataset.private_block(0x29, "PIVOT", create=True).add_new(1, "OB", b"\0" * size)
     return deflated(dataset)
@@ -59,7 +59,7 @@ def test_a_deflated_file_is_read_as_pydicom_reads_it() -> None:
     assert few.Rows == 20
 
 
-def test_nothing_inflates_beyond_what_its_header_can_need(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_inflates_to_no_more_than_its_header_can_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part10, "HEADER", 2**20)
     read_dicom(BytesIO(padded(2**20 - 4096)))
     with pytest.raises(BadScan, match=f"inflates to more than the {2**20 + PIXELS} bytes that its header can need"):
@@ -91,21 +91,21 @@ def test_no_header_can_need_more_than_the_largest_scan(monkeypatch: pytest.Monke
         (broken(deflated()), "is damaged"),
     ],
 )
-def test_a_deflated_data_set_is_whole_and_all_that_is_there(tmp_path: Path, content: bytes, why: str) -> None:
+def test_a_deflated_data_set_must_be_complete_and_nothing_may_follow(tmp_path: Path, content: bytes, why: str) -> None:
     file = write_series(tmp_path / "scan", CHEST) / "1-0003.dcm"
     file.write_bytes(content)
     with pytest.raises(BadScan, match=rf"1-0003\.dcm is a damaged DICOM file \({why}.*copy it again"):
         read_scan(tmp_path / "scan")
 
 
-def test_a_zero_that_makes_the_length_even_belongs_to_it() -> None:
+def test_a_padding_zero_after_a_deflated_data_set_is_accepted() -> None:
     content = deflated()
     assert read_dicom(BytesIO(content + b"\0")) == read_dicom(BytesIO(content))
 
 
 @pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian])
-def test_a_data_set_states_no_syntax_of_its_own(tmp_path: Path, syntax: UID) -> None:
-    """As a peer would send it: what stands first in its data set is written behind the file meta information."""
+def test_a_data_set_may_not_state_another_transfer_syntax(tmp_path: Path, syntax: UID) -> None:
+    """A peer can send this: the start of its data set is written after the file meta information."""
     file = write_series(tmp_path / "scan", CHEST, edit=change()) / "1-0003.dcm"
     content, other = file.read_bytes(), BytesIO()
     dataset = dcmread(file)
@@ -119,7 +119,7 @@ def test_a_data_set_states_no_syntax_of_its_own(tmp_path: Path, syntax: UID) -> 
         read_scan(tmp_path / "scan")
 
 
-def test_other_files_are_left_to_pydicom(tmp_path: Path) -> None:
+def test_other_files_are_read_by_pydicom(tmp_path: Path) -> None:
     file = write_series(tmp_path / "scan", CHEST) / "1-0003.dcm"
     dataset = read_dicom(file)
     assert dataset == dcmread(file)
@@ -127,7 +127,7 @@ def test_other_files_are_left_to_pydicom(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.pixel_array, dcmread(file).pixel_array)
 
 
-def test_a_damaged_file_stops_no_survey(tmp_path: Path) -> None:
+def test_a_damaged_file_does_not_stop_a_survey(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "study" / "series", CHEST)
     (folder / "1-0003.dcm").write_bytes(deflated(cut=9))
     write_series(tmp_path / "study" / "other", CHEST, series=2)

@@ -16,13 +16,13 @@ Method = Literal["local_maxima", "nms"]
 
 
 def _bump(centre: Vec3, spacing: Vec3) -> npt.NDArray[np.float64]:
-    """A Gaussian of 4 mm deviation and height 1."""
+    """A Gaussian of height 1 with a standard deviation of 4 mm."""
     x, y, z = np.ix_(*((np.arange(n) * s - c) ** 2 for n, s, c in zip((30, 30, 20), spacing, centre, strict=True)))
     return np.asarray(np.exp(-(x + y + z) / 32))
 
 
 @given(st.tuples(st.floats(6, 15), st.floats(6, 15), st.floats(8, 24)))
-def test_a_peak_is_found_below_the_voxel_on_an_anisotropic_grid(centre: Vec3) -> None:
+def test_a_peak_is_located_to_sub_voxel_accuracy_on_an_anisotropic_grid(centre: Vec3) -> None:
     spacing = (0.8, 0.8, 2.0)
     (peak,) = detect_peaks(_bump(centre, spacing), 0.5, 10, spacing)
     np.testing.assert_allclose(peak["coordinates"], centre, atol=0.02)
@@ -38,7 +38,7 @@ def test_peaks_keep_their_distance_and_order(method: Method) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 8), st.sampled_from(["local_maxima", "nms"]))
-def test_no_two_peaks_are_nearer_than_asked(seed: int, distance: float, method: Method) -> None:
+def test_no_two_peaks_are_closer_than_the_minimum_distance(seed: int, distance: float, method: Method) -> None:
     heat = np.random.default_rng(seed).random((9, 8, 7)) ** 3
     spacing = (0.7, 0.9, 2.0)
     places = np.array([p["coordinates_voxel"] for p in detect_peaks(heat, 0.3, distance, spacing, method)]) * spacing
@@ -46,7 +46,7 @@ def test_no_two_peaks_are_nearer_than_asked(seed: int, distance: float, method: 
     assert gaps.min(initial=np.inf) >= distance - 1e-9
 
 
-def test_a_plateau_counts_once() -> None:
+def test_a_plateau_is_one_peak() -> None:
     heat = np.zeros((9, 9, 9))
     heat[2:7, 4, 4] = 0.8
     (peak,) = detect_peaks(heat, 0.5, 0)

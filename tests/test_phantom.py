@@ -1,4 +1,4 @@
-"""The synthetic chest: reproducible, placed as a DICOM would be, and true about its nodules."""
+"""The synthetic chest: reproducible, in DICOM orientation, with correct nodules."""
 
 import time
 
@@ -32,7 +32,7 @@ def ball(scan: Scan, nodule: PhantomNodule, factor: float) -> np.ndarray:
     return np.sqrt(sum(np.ix_(*distance))) < factor * nodule.diameter_mm / 2
 
 
-def test_same_seed_gives_same_bytes_and_another_seed_another_patient() -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_patient() -> None:
     spacing = (4.0, 4.0, 4.0)
     (first, truth), (again, truth_again) = chest_phantom(5, spacing), chest_phantom(5, spacing)
     other, other_truth = chest_phantom(6, spacing)
@@ -43,7 +43,7 @@ def test_same_seed_gives_same_bytes_and_another_seed_another_patient() -> None:
 
 
 @pytest.mark.parametrize(("spacing", "shape"), [((2.5, 2.5, 3.0), (128, 96, 93)), ((4.0, 5.0, 7.0), (80, 48, 40))])
-def test_a_coarse_phantom_is_small_and_quick(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> None:
+def test_a_coarse_phantom_is_small(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> None:
     start = time.process_time()
     scan, _ = chest_phantom(spacing=spacing)
     assert time.process_time() - start < 4
@@ -62,7 +62,7 @@ def test_affine_is_that_of_a_dicom_series(coarse: tuple[Scan, list[PhantomNodule
         assert np.abs(index - nodule.coordinates_voxel).max() <= 0.5
 
 
-def test_the_default_nodules_are_those_asked_for_and_apart(coarse: tuple[Scan, list[PhantomNodule]]) -> None:
+def test_the_default_nodules_are_as_documented_and_apart(coarse: tuple[Scan, list[PhantomNodule]]) -> None:
     _, truth = coarse
     assert [(n.diameter_mm, n.nodule_type, n.place) for n in truth] == [tuple(lesion) for lesion in LESIONS]
     for i, one in enumerate(truth):

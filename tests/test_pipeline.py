@@ -1,4 +1,4 @@
-"""The loaded model on small blocks of the synthetic chest, with the shipped weights."""
+"""The pipeline with the shipped weights on small blocks of the synthetic chest."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def off(found: Detection, number: int = 0) -> float:
-    """The distance to the drawn nodule in mm."""
+    """The distance of the finding to the true nodule in mm."""
     return float(np.linalg.norm(np.subtract(found["coordinates"], block(number)[1].coordinates)))
 
 
@@ -50,7 +50,7 @@ def test_every_mode_finds_and_measures_the_nodule(name: str) -> None:
     assert first["diameter_mm"] == pytest.approx(20, abs=1)
     assert first["diameter_source"] == "segmentation"
     windows = results["metadata"]["windows"]
-    assert windows == {"small patches": 8, "linear": 8}.get(name, 1) + 1  # and the second look's
+    assert windows == {"small patches": 8, "linear": 8}.get(name, 1) + 1  # and those of the second look
     assert {total for _, total in steps} == {windows}
     assert [done for done, _ in steps] == sorted({done for done, _ in steps})
     assert steps[-1][0] == windows
@@ -69,7 +69,7 @@ def test_augmentation_changes_the_heatmap_a_little() -> None:
 
 
 class Overflowing(torch.nn.Module):
-    """Adds what is 0 in float32, and NaN in float16, which ends at 65,504."""
+    """Adds a term that is 0 in float32 and NaN in float16, whose maximum is 65,504."""
 
     output_stride = 2
 
@@ -83,7 +83,7 @@ class Overflowing(torch.nn.Module):
         return maps.float() + 0 * torch.mm(large, large).float().sum()
 
 
-def test_what_overflows_in_half_precision_is_repeated_and_counted(
+def test_windows_that_overflow_in_half_precision_are_repeated_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = {"inference": {"patch_size": [48, 48, 48], "batch_size": 3}}
@@ -100,7 +100,7 @@ def test_what_overflows_in_half_precision_is_repeated_and_counted(
 
 
 @pytest.mark.parametrize("order", [[[0, 1], [1, 1], [2, 1]], [[2, -1], [0, 1], [1, -1]], [[1, 1], [0, -1], [2, -1]]])
-def test_outputs_lie_on_the_scan_whatever_its_axes(order: list[list[int]], tmp_path: Path) -> None:
+def test_outputs_lie_on_the_scan_for_any_axis_order(order: list[list[int]], tmp_path: Path) -> None:
     scan, nodule = block()
     image = nibabel.Nifti1Image(scan.array, scan.affine).as_reoriented(order)
     turned = Scan(np.asarray(image.dataobj), image.affine, "turned")
@@ -151,7 +151,7 @@ def test_a_plain_array_is_placed_by_its_spacing_alone() -> None:
     assert results["detections"][0]["coordinates_lps"] is None
 
 
-def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_report_states_its_provenance(tmp_path: Path) -> None:
     scan, _ = block()
     ready = InferencePipeline(config={"output": {"formats": {"detections": "both"}}, "inference": {"batch_size": 2}})
     files = write_outputs(scan, ready.predict(scan), ready.config, tmp_path, seconds_to_read=1.5)
@@ -206,13 +206,13 @@ def test_the_report_says_where_it_comes_from(tmp_path: Path) -> None:
         (Volume(np.zeros((30, 30, 30)), np.eye(4)), (1, 1, 2), r"\[1.0, 1.0, 2.0\] contradicts the scan's own"),
     ],
 )
-def test_an_array_that_is_no_scan_is_refused(scan: Any, spacing: Any, message: str, tmp_path: Path) -> None:  # noqa: ANN401
+def test_an_array_that_is_not_a_scan_is_refused(scan: Any, spacing: Any, message: str, tmp_path: Path) -> None:  # noqa: ANN401
     with pytest.raises(BadScan, match=message):
         InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan, spacing)
 
 
 @pytest.mark.parametrize("part", ["HEAD", "HEADNECK", "ABDOMEN", "ABDOMENPELVIS", "LSPINE", "KNEE"])
-def test_another_part_of_the_body_without_lungs_is_refused(part: str, tmp_path: Path) -> None:
+def test_a_scan_of_another_body_part_without_lungs_is_refused(part: str, tmp_path: Path) -> None:
     scan = dataclasses.replace(block()[0], body_part=part)
     message = f"no lungs are recognised: .* and BodyPartExamined is {part}: give a CT of the chest"
     with pytest.raises(BadScan, match=message):
@@ -222,14 +222,14 @@ def test_another_part_of_the_body_without_lungs_is_refused(part: str, tmp_path: 
 @pytest.mark.parametrize(
     "part", ["", "CHEST", "CHEST TO PELVIS", "CHESTABDOMEN", "THORAX", "WHOLEBODY", "HEART", "NECKTOABDOMEN", "PHARMA"]
 )
-def test_what_may_be_a_chest_is_searched_even_without_lungs(part: str, tmp_path: Path) -> None:
+def test_a_scan_that_may_be_a_chest_is_searched_even_without_lungs(part: str, tmp_path: Path) -> None:
     scan = dataclasses.replace(block()[0], body_part=part)
     results = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth")).predict(scan)
     assert results["metadata"]["lungs"]["recognised"] is False
     assert results["summary"]["lung_rads"]["category"] is None
 
 
-def test_lungs_that_are_seen_count_for_more_than_the_name_of_the_part() -> None:
+def test_recognised_lungs_outweigh_the_stated_body_part() -> None:
     lungs = find_lungs(*canonical(chest()[0].array, chest()[0].affine))
     check_chest("HEAD", lungs)
 
@@ -248,17 +248,17 @@ def test_a_config_that_contradicts_the_model_is_refused(wanted: dict[str, Any], 
         InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), {"input": wanted})
 
 
-def test_a_model_that_was_trained_on_other_intensities_is_given_those(tmp_path: Path) -> None:
+def test_a_model_gets_the_intensities_and_spacing_it_was_trained_with(tmp_path: Path) -> None:
     zscore = tiny_checkpoint(tmp_path / "z.pth", preprocessing={"normalization_method": "zscore", "spacing": (2, 2, 2)})
     ready = InferencePipeline(zscore, {"input": {"normalization_method": "zscore", "spacing": [2, 2, 2]}})
     seen: list[torch.Tensor] = []
     ready.network.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     ready.predict(block()[0])
-    assert seen[0].shape[2:] == (32, 32, 36)  # of 2 mm, and multiples of 4
+    assert seen[0].shape[2:] == (32, 32, 36)  # voxels of 2 mm; multiples of 4
     assert abs(float(seen[0].mean())) < 0.1
 
 
-def test_another_device_than_there_is_becomes_the_cpu_with_a_warning(
+def test_a_missing_device_is_replaced_by_the_cpu_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "pivot"):
@@ -266,7 +266,7 @@ def test_another_device_than_there_is_becomes_the_cpu_with_a_warning(
     assert "cuda:99 is not available" in caplog.text
 
 
-def test_a_pipeline_leaves_the_hosts_settings_alone(tmp_path: Path) -> None:
+def test_a_pipeline_restores_the_hosts_settings(tmp_path: Path) -> None:
     seen: list[bool] = []
     before = torch.backends.cudnn.benchmark
     ready = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"), {"inference": {"cudnn_benchmark": not before}})

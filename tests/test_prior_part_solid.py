@@ -44,7 +44,7 @@ def test_a_solid_part_that_is_new_in_ground_glass(then: float, now: float, categ
     assert ruled["category"] == category if category != "2" else ruled["category"] in ("2", "3")
 
 
-def test_solid_that_is_larger_on_the_same_day_goes_by_its_size() -> None:
+def test_a_larger_solid_nodule_on_the_same_day_is_rated_by_its_size() -> None:
     solid = [SizedNodule("solid", d, d, math.pi / 6 * d**3, 1.0) for d in (7.0, 9.0)]
     ruled = lung_rads_with_prior(solid[1], solid[0], 0, SCREENED)
     assert ruled["category"] == "4A"

@@ -1,4 +1,4 @@
-"""Processes that work for another one end with it."""
+"""Helper processes end with their parent."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ def test_helper_processes_wait_without_spinning(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_stops_whatever_the_process_does_at_that_moment(name: str) -> None:
+def test_a_signal_stops_the_process_at_any_moment(name: str) -> None:
     command = [sys.executable, "-c", WAITS.format(signal=name)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "stopped\n"

@@ -1,4 +1,4 @@
-"""The documented modules and names: what users import stays where it is."""
+"""The documented modules and names that users import."""
 
 import ast
 import subprocess
@@ -33,7 +33,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize("module", PUBLIC)
-def test_a_documented_module_lists_its_names_literally_and_has_them(module: str, root: Path) -> None:
+def test_a_documented_module_lists_its_names_in_a_literal_and_defines_them(module: str, root: Path) -> None:
     tree = ast.parse((root / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
     assigned = [node.value for node in tree.body if isinstance(node, ast.Assign) and _targets(node) == ["__all__"]]
     names = ast.literal_eval(assigned[0])
@@ -48,11 +48,11 @@ def _targets(node: ast.Assign) -> list[str]:
     return [ast.unparse(target) for target in node.targets]
 
 
-def test_the_guide_imports_what_is_public_and_nothing_else(root: Path) -> None:
+def test_the_guide_imports_public_names_only(root: Path) -> None:
     found = facts((root / "docs" / "guide.md").read_text(encoding="utf-8"))
     imported = {fact.removeprefix("import ") for kind, fact in found if kind == "python" and "import src." in fact}
     public = {f"{module}.{name}" for module, names in PUBLIC.items() for name in names}
-    assert imported == public - {"src.api.app.app"}  # which uvicorn imports
+    assert imported == public - {"src.api.app.app"}  # uvicorn imports it
 
 
 def test_the_client_loads_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""Reading ahead: in order, bounded, and no further than it saves time."""
+"""Reading ahead: ordered, bounded, and only as far as it saves time."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from src.runs.read_ahead import executor, read_ahead
 
 
 class Reader:
-    """Counts what is read but not yet taken."""
+    """Counts the scans read."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.lock = seconds, threading.Lock()
@@ -30,7 +30,7 @@ class Reader:
 
 
 @given(st.integers(0, 9), st.integers(0, 3), st.integers(1, 4))
-def test_everything_comes_in_order_and_never_more_than_the_limit_is_ahead(
+def test_results_come_in_order_and_reading_is_never_ahead_by_more_than_the_limit(
     count: int, workers: int, prefetch: int
 ) -> None:
     reader, most = Reader(), workers * prefetch
@@ -42,7 +42,7 @@ def test_everything_comes_in_order_and_never_more_than_the_limit_is_ahead(
 
 
 class ByHand(Executor):
-    """Nothing is done before `finish`."""
+    """Does nothing before `finish`."""
 
     def __init__(self) -> None:
         self.futures: list[Future[Any]] = []
@@ -60,7 +60,7 @@ class ByHand(Executor):
 @pytest.mark.parametrize(
     ("reading_is_fast", "ahead"), [(True, [1, 1, 1, 1, 1, 1, 1, 0]), (False, [1, 2, 3, 3, 3, 2, 1, 0])]
 )
-def test_only_slow_reads_are_given_a_longer_lead(*, reading_is_fast: bool, ahead: list[int]) -> None:
+def test_only_slow_reads_are_started_further_ahead(*, reading_is_fast: bool, ahead: list[int]) -> None:
     pool, seen = ByHand(), []
     for taken, (_, future) in enumerate(read_ahead(pool, Reader(), range(8), 3)):
         pool.finish(pool.futures if reading_is_fast else [future])
@@ -68,7 +68,7 @@ def test_only_slow_reads_are_given_a_longer_lead(*, reading_is_fast: bool, ahead
     assert seen == ahead
 
 
-def test_without_workers_all_happens_in_turn_in_this_thread() -> None:
+def test_without_workers_scans_are_read_one_by_one_in_this_thread() -> None:
     reader = Reader()
     with executor(0) as pool:
         for taken, (_, future) in enumerate(read_ahead(pool, reader, range(4), 0)):
@@ -77,7 +77,7 @@ def test_without_workers_all_happens_in_turn_in_this_thread() -> None:
     assert reader.threads == {threading.get_ident()}
 
 
-def test_a_failed_read_fails_when_it_is_taken_and_the_rest_goes_on() -> None:
+def test_a_failed_read_raises_when_its_result_is_taken_and_the_others_continue() -> None:
     def read(number: int) -> float:
         return 1 / number
 
@@ -88,7 +88,7 @@ def test_a_failed_read_fails_when_it_is_taken_and_the_rest_goes_on() -> None:
     assert futures[1].result() == 1
 
 
-def test_what_was_read_ahead_in_vain_is_cancelled() -> None:
+def test_unused_reads_are_cancelled() -> None:
     reader = Reader(0.02)
     with executor(1) as pool, closing(read_ahead(pool, reader, range(50), 40)) as items:
         for taken, (_, future) in enumerate(items):

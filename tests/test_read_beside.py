@@ -1,4 +1,4 @@
-"""The scan that is read in a process of its own while torch is imported."""
+"""Reading the scan in a separate process while torch is imported."""
 
 import os
 import sys
@@ -31,38 +31,38 @@ def _without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
 
 
-def test_with_torch_at_hand_the_scan_is_read_here(scan: Path) -> None:
+def test_the_scan_is_read_in_this_process_if_torch_is_imported(scan: Path) -> None:
     with read_beside(scan) as read:
         assert read is read_timed
 
 
 @pytest.mark.usefixtures("_without_torch")
-def test_the_scan_and_its_lungs_arrive_as_they_were_read(scan: Path) -> None:
+def test_the_scan_and_its_lungs_arrive_unchanged(scan: Path) -> None:
     with read_beside(scan) as read:
-        there, here = read(scan), read_timed(scan)
+        beside, here = read(scan), read_timed(scan)
     assert read is not read_timed
-    np.testing.assert_array_equal(there.scan.array, here.scan.array)
-    np.testing.assert_array_equal(there.scan.affine, here.scan.affine)
-    assert (there.scan.scan_id, there.scan.notes) == (here.scan.scan_id, here.scan.notes)
-    assert there.scan.array.strides == here.scan.array.strides
-    assert there.lungs is not None
+    np.testing.assert_array_equal(beside.scan.array, here.scan.array)
+    np.testing.assert_array_equal(beside.scan.affine, here.scan.affine)
+    assert (beside.scan.scan_id, beside.scan.notes) == (here.scan.scan_id, here.scan.notes)
+    assert beside.scan.array.strides == here.scan.array.strides
+    assert beside.lungs is not None
     assert here.lungs is not None
-    np.testing.assert_array_equal(there.lungs.around, here.lungs.around)
-    assert there.seconds > 0
+    np.testing.assert_array_equal(beside.lungs.around, here.lungs.around)
+    assert beside.seconds > 0
 
 
 @pytest.mark.usefixtures("_without_torch")
-def test_what_is_wrong_with_the_scan_arrives(scan: Path) -> None:
+def test_an_error_of_the_reader_is_raised_here(scan: Path) -> None:
     scan.write_bytes(b"no scan")
     with read_beside(scan) as read, pytest.raises(BadScan, match=r"scan\.nii\.gz: is not gzip data"):
         read(scan)
 
 
 def _die(_voxels: Path, _path: Path) -> None:
-    os._exit(9)  # as the kernel ends it when memory runs out
+    os._exit(9)  # as if the kernel killed it for lack of memory
 
 
-def test_the_end_of_that_process_is_told(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_death_of_the_reader_is_reported(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"))
     monkeypatch.setattr("src.runs.read_beside._read_to", _die)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The 3D page: everything at its place in the world, one file without a network, and what a browser makes of it."""
+"""The 3D page: positions in world coordinates, a single self-contained file, and its display in a browser."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ from src.viz.slices import mark, stage
 
 from .small_scans import TURNS, block, save_nifti, tiny_checkpoint, turned
 
-LUNGS = ((-103.5, -232.0, -351.0), (118.5, -76.0))  # LPS mm: from the shape that `src.data.anatomy` draws
+LUNGS = ((-103.5, -232.0, -351.0), (118.5, -76.0))  # LPS mm: from the shape in `src.data.anatomy`
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
     "--headless",
@@ -51,7 +51,7 @@ def chest() -> tuple[Scan, list[PhantomNodule]]:
 
 
 def found(scan: Scan, back: Any, nodule: PhantomNodule, spacing: Vec3, risk: str = "high") -> Any:  # noqa: ANN401
-    """A Detection of the drawn nodule on a turned scan."""
+    """A Detection of the synthetic nodule on a reoriented scan."""
     index = np.linalg.inv(back) @ [*np.divide(nodule.coordinates, spacing), 1]
     place = tuple(index[:3] * scan.spacing)
     more = {"id": 7, "confidence": 0.9, "triage": {"risk_category": risk}}
@@ -59,14 +59,14 @@ def found(scan: Scan, back: Any, nodule: PhantomNodule, spacing: Vec3, risk: str
 
 
 def corners(trace: Any) -> np.ndarray:  # noqa: ANN401 - plotly's
-    """The least and the largest x, y, z, of shape (2, 3)."""
+    """The minimum and maximum of x, y, z, of shape (2, 3)."""
     points = np.array([trace.x, trace.y, trace.z])
     return np.array([points.min(axis=1), points.max(axis=1)])
 
 
 @settings(max_examples=10)
 @given(st.sampled_from(TURNS))
-def test_everything_is_at_its_place_whatever_the_axes(
+def test_everything_is_at_its_place_for_any_axis_order(
     chest: tuple[Scan, list[PhantomNodule]], turn: tuple[Any, Any]
 ) -> None:
     scan, truth = chest
@@ -81,7 +81,7 @@ def test_everything_is_at_its_place_whatever_the_axes(
     surface = lung_trace(*lung_surface(on.array, on.affine))
     low, high = corners(surface)
     np.testing.assert_allclose(low, LUNGS[0], atol=4)
-    np.testing.assert_allclose(high[:2], LUNGS[1], atol=4)  # above the lungs the windpipe goes on
+    np.testing.assert_allclose(high[:2], LUNGS[1], atol=4)  # the windpipe continues above the lungs
     marks = letters([surface])
     where = dict(zip(marks.text, zip(marks.x, marks.y, marks.z, strict=True), strict=True))
     assert where["L"][0] > high[0] > low[0] > where["R"][0]
@@ -101,12 +101,12 @@ def test_an_oblique_scan_is_drawn_oblique(chest: tuple[Scan, list[PhantomNodule]
     np.testing.assert_allclose(corners(ball).mean(axis=0), ras[:3] * (-1, -1, 1), atol=0.3)
 
 
-def test_heat_is_drawn_where_its_own_affine_says() -> None:
+def test_the_heatmap_is_drawn_at_the_place_of_its_own_affine() -> None:
     affine = np.diag([2.0, 2.0, 2.5, 1.0])
     affine[:3, 3] = (-50, 20, -300)
     heatmap = np.zeros((40, 44, 36), np.float32)
     heatmap[20:26, 10:16, 8:14] = 0.5  # centre at index 22.5, 12.5, 10.5
-    (trace,) = heat_traces(heatmap, affine)  # reaches the lower level alone
+    (trace,) = heat_traces(heatmap, affine)  # reaches only the lower level
     np.testing.assert_allclose(corners(trace).mean(axis=0), (5, -45, -273.75), atol=2.0)
     assert not list(heat_traces(heatmap * 0.5, affine))
 
@@ -129,7 +129,7 @@ def files(chest: tuple[Scan, list[PhantomNodule]], tmp_path: Path) -> dict[str, 
     }
 
 
-def test_the_page_is_one_file_that_needs_nothing_else(files: dict[str, Any]) -> None:
+def test_the_page_is_one_self_contained_file(files: dict[str, Any]) -> None:
     render_3d_volume(**files, interactive=True)
     page = files["output_path"].read_text(encoding="utf-8")
     assert [file.name for file in files["output_path"].parent.iterdir()] == ["3d.html"]
@@ -142,7 +142,7 @@ def test_the_page_is_one_file_that_needs_nothing_else(files: dict[str, Any]) -> 
     assert again.read_text(encoding="utf-8") == page
 
 
-def test_a_still_page_cannot_be_turned(files: dict[str, Any]) -> None:
+def test_a_static_page_cannot_be_rotated(files: dict[str, Any]) -> None:
     render_3d_volume(**files, interactive=False)
     page = files["output_path"].read_text(encoding="utf-8")
     assert '"staticPlot": true' in page
@@ -157,7 +157,7 @@ def test_a_hundred_nodules_keep_the_page_small(chest: tuple[Scan, list[PhantomNo
     assert "100: 10.0 mm" in (tmp_path / "3d.html").read_text(encoding="utf-8")
 
 
-def test_a_crop_without_lungs_shows_its_nodules_alone(tmp_path: Path) -> None:
+def test_a_crop_without_lungs_shows_only_its_nodules(tmp_path: Path) -> None:
     scan, truth = block()
     render_3d_volume(
         Volume(scan.array, scan.affine),
@@ -202,7 +202,7 @@ def test_heatmaps_are_read_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "content"), [("h.nii.gz", b"text"), ("h.npy", b"text"), ("h.npy", b"")])
-def test_other_files_are_no_heatmaps(name: str, content: bytes, tmp_path: Path) -> None:
+def test_other_files_are_refused_as_heatmaps(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadOutput, match=re.escape(name)):
         load_heatmap(tmp_path / name)
@@ -225,7 +225,7 @@ def test_the_pipeline_writes_the_page_with_the_other_outputs(tmp_path: Path) -> 
 def test_a_browser_shows_the_nodule_on_the_patients_side(files: dict[str, Any], tmp_path: Path) -> None:
     render_3d_volume(**files)
     picture = tmp_path / "page.png"
-    subprocess.run(  # with no network: every name leads nowhere
+    subprocess.run(  # without a network: no host name resolves
         [
             str(CHROMIUM),
             *FLAGS,

@@ -1,4 +1,4 @@
-"""The report: what it says, that every page warns, that it is reproducible, and that it fails cleanly."""
+"""The report: its content, the warning on every page, reproducibility and errors."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from .small_scans import block, save_nifti, tiny_checkpoint
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    """What the shipped model says of a block of the synthetic chest; JSON cannot hold the heatmap and the masks."""
+    """The results of the shipped model on a block of the synthetic chest, without heatmap and masks as in JSON."""
     results = InferencePipeline().predict(block()[0])
     return {key: value for key, value in results.items() if key not in ("heatmap", "masks")}
 
@@ -45,7 +45,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text)
 
 
-def test_the_report_says_what_was_found_and_how(report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_lists_the_findings_and_the_method(report: dict[str, Any], tmp_path: Path) -> None:
     scan = save_nifti(block()[0], tmp_path / "scan.nii.gz")
     save_json(report, tmp_path / "scan_detections.json")
     generate_report(
@@ -80,7 +80,7 @@ def test_the_report_says_what_was_found_and_how(report: dict[str, Any], tmp_path
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["report.pdf"]
 
 
-def test_the_text_says_the_same_without_pictures(report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_text_report_has_the_same_content_without_pictures(report: dict[str, Any], tmp_path: Path) -> None:
     for name in ("r.pdf", "r.md", "r.txt"):
         write_report(block()[0], report, tmp_path / name)
     markdown = (tmp_path / "r.md").read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def test_the_text_says_the_same_without_pictures(report: dict[str, Any], tmp_pat
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 1), (1, 2), (7, 4)])
-def test_every_page_carries_the_line_and_its_number(count: int, expected: int, tmp_path: Path) -> None:
+def test_every_page_has_the_warning_and_its_page_number(count: int, expected: int, tmp_path: Path) -> None:
     write_report(block()[0], [nodule(number) for number in range(count)], tmp_path / "r.pdf")
     found = pages(tmp_path / "r.pdf")
     assert len(found) == expected
@@ -102,11 +102,13 @@ def test_every_page_carries_the_line_and_its_number(count: int, expected: int, t
     assert ("No nodule above the thresholds" in found[0]) == (count == 0)
 
 
-def test_a_hundred_nodules_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hundred_nodules_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan, _ = block()
     on = stage(Volume(scan.array, scan.affine), scan.spacing)
     picture = nodule_views(on, mark(on, [nodule()])[0], nodule(), None)
-    monkeypatch.setattr("src.viz.report_nodule.nodule_views", lambda *_: picture)  # each takes a quarter of a second
+    monkeypatch.setattr(
+        "src.viz.report_nodule.nodule_views", lambda *_: picture
+    )  # each picture takes a quarter of a second
     write_report(scan, [nodule(number) for number in range(100)], tmp_path / "r.pdf")
     found = pages(tmp_path / "r.pdf")
     assert len(found) < 40
@@ -124,14 +126,14 @@ def test_the_same_input_gives_the_same_bytes(
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
 
-def test_a_plain_list_is_enough_and_the_model_unknown(report: dict[str, Any], tmp_path: Path) -> None:
+def test_a_plain_list_of_detections_is_enough_and_the_model_is_unknown(report: dict[str, Any], tmp_path: Path) -> None:
     write_report(block()[0], report["detections"], tmp_path / "r.md")
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
     assert "Model: not known" in text
     assert "given without their report, which names the model" in text
 
 
-def test_what_was_not_measured_or_scored_is_said_to_be_so(tmp_path: Path) -> None:
+def test_missing_measurements_and_scores_are_stated(tmp_path: Path) -> None:
     bare = nodule(3, properties={"volume_mm3": None}, triage={"malignancy_score": None, "reason": "too <large> & odd"})
     write_report(block()[0], [bare], tmp_path / "r.pdf")
     text = " ".join(pages(tmp_path / "r.pdf"))
@@ -147,7 +149,7 @@ def test_names_in_other_scripts_are_written(name: str, tmp_path: Path) -> None:
     assert f"Name {name}" in pages(tmp_path / f"{name}.pdf")[0]
 
 
-def test_letters_that_cannot_be_shown_do_no_harm(tmp_path: Path) -> None:
+def test_unprintable_characters_do_no_harm(tmp_path: Path) -> None:
     scan = Scan(block()[0].array, block()[0].affine, "a\udcff\n\x00b")
     for name in ("r.pdf", "r.md"):
         write_report(scan, [], tmp_path / name)
@@ -155,7 +157,7 @@ def test_letters_that_cannot_be_shown_do_no_harm(tmp_path: Path) -> None:
     assert "Name a???b" in pages(tmp_path / "r.pdf")[0]
 
 
-def test_patient_data_stay_out(tmp_path: Path) -> None:
+def test_patient_data_stay_out_of_the_report(tmp_path: Path) -> None:
     def secret(dataset: Any) -> None:  # noqa: ANN401 - a pydicom dataset
         dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "Topsecret^Jane", "ID4711", "19500102"
 
@@ -199,7 +201,7 @@ def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
         write_report(block()[0], [], tmp_path / "file" / "r.pdf")
 
 
-def test_the_card_is_that_of_the_shipped_weights_only(report: dict[str, Any], root: Path) -> None:
+def test_the_model_card_is_cited_for_the_shipped_weights_only(report: dict[str, Any], root: Path) -> None:
     checkpoint = report["metadata"]["checkpoint"]
     card = (root / "checkpoints" / "MODEL_CARD.md").read_text(encoding="utf-8")
     parts = card.split("\n\n")[1:]
@@ -226,7 +228,7 @@ def test_the_views_show_the_nodule_in_the_middle(tmp_path: Path) -> None:
         part = picture[y - height // 3 : y + height // 3, x - height // 3 : x + height // 3]
         ring = np.argwhere((part[..., 2] > 150) & (part[..., 0] < 130))  # no score: blue
         middle, reach = (ring.min(axis=0) + ring.max(axis=0)) / 2, len(part) / 2
-        assert np.abs(middle - reach).max() < 0.2 * reach  # the number beside it counts too
+        assert np.abs(middle - reach).max() < 0.2 * reach  # the number beside it is blue too
         assert picture[y - 5 : y + 5, x - 5 : x + 5].mean() > picture[:, x - height // 2 : x + height // 2].mean() + 30
 
 

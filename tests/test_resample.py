@@ -1,4 +1,4 @@
-"""Resampling keeps what a scan shows where it is, and shows no pattern that the new grid is too coarse for."""
+"""Resampling keeps positions and adds no aliasing."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import pytest
 from src.data.resample import resample
 from src.types import FloatArray, Vec3
 
-FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
+FWHM = 2 * np.sqrt(2 * np.log(2))  # full width at half maximum of a Gaussian, in standard deviations
 
 
 def _blob(sigma: float) -> FloatArray:
-    """A Gaussian of `sigma` voxels in the middle of 61 voxels a side, HU above air."""
+    """A Gaussian of `sigma` voxels in the middle of 61 x 61 x 61 voxels, in HU above air."""
     squares = sum(axis**2 for axis in np.ogrid[-30:31, -30:31, -30:31])
     return np.asarray(1000 * np.exp(-squares / (2 * sigma**2)) - 1000, np.float32)
 
@@ -33,13 +33,13 @@ def test_stripes_too_fine_for_the_new_grid_vanish() -> None:
 
 
 @pytest.mark.parametrize("level", [-1000, 40, 300])
-def test_beyond_the_last_voxel_lies_the_lowest_value_of_the_scan(level: int) -> None:
+def test_points_beyond_the_last_voxel_get_the_lowest_value_of_the_scan(level: int) -> None:
     new, _ = resample(np.full((4, 4, 4), level, np.int16), np.eye(4), (2.5, 2.5, 2.5))
-    assert new.shape == (3, 3, 3)  # at 0, 2.5 and 5 mm, the last beyond the last voxel, 3.5 mm
+    assert new.shape == (3, 3, 3)  # at 0, 2.5 and 5 mm; 5 mm lies beyond the last voxel at 3.5 mm
     np.testing.assert_allclose(new, level)
 
 
-def test_the_scan_itself_ends_half_a_voxel_beyond_its_last_centre() -> None:
+def test_the_scan_ends_half_a_voxel_beyond_its_last_centre() -> None:
     ramp = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
     finer, _ = resample(ramp, np.eye(4), (0.4, 1.0, 1.0))
     np.testing.assert_allclose(finer[:, 0, 0], np.minimum(np.arange(9) * 0.4, 3.0), atol=1e-6)

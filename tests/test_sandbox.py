@@ -1,4 +1,4 @@
-"""What reads an upload can open nothing else: shown with a reader that would."""
+"""The process that reads an upload can open no other file, even if the reader tries to."""
 
 import errno
 import json
@@ -27,8 +27,8 @@ from .api_service import ROOT, nifti
 from .dicom_files import CHEST, change, write_series, zipped
 
 needs_landlock = pytest.mark.skipif(not can_confine(), reason="needs Landlock (Linux 5.13)")
-# The reader of before: ITK followed whatever a header named, wherever that was.
-HOLE = """
+# A vulnerable reader: ITK opens any file that a header names.
+VULNERABLE = """
 import json, os, sys
 from pathlib import Path
 from src.runs import confined
@@ -62,11 +62,11 @@ HEADER = (
 )
 
 
-def _found_by_the_hole(folder: Path, others: list[Path], how: str) -> dict[str, str]:
+def _read_by_vulnerable_reader(folder: Path, others: list[Path], how: str) -> dict[str, str]:
     upload, scratch = folder / "a" / "scan.mhd", folder / "a" / "scratch"
     scratch.mkdir(parents=True)
     upload.write_text(HEADER)
-    command = [sys.executable, "-c", HOLE, ",".join(map(str, others)), how]
+    command = [sys.executable, "-c", VULNERABLE, ",".join(map(str, others)), how]
     command += ["read", str(upload), "--folder", str(scratch)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -75,15 +75,15 @@ def _found_by_the_hole(folder: Path, others: list[Path], how: str) -> dict[str, 
 
 
 @needs_landlock
-def test_a_reader_with_a_hole_reads_nothing_of_others(tmp_path: Path) -> None:
+def test_a_vulnerable_reader_cannot_open_other_files(tmp_path: Path) -> None:
     anothers = tmp_path / "b" / "report.json"
     anothers.parent.mkdir()
     anothers.write_text("{}")
     secrets = [Path("/etc/passwd"), Path("/proc/self/environ"), anothers]
-    free = _found_by_the_hole(tmp_path / "free", secrets, "free")
-    assert {free[str(path)] for path in secrets} == {"read"}  # so the hole is one
+    free = _read_by_vulnerable_reader(tmp_path / "free", secrets, "free")
+    assert {free[str(path)] for path in secrets} == {"read"}  # without confinement the reader does open them
     assert free["by ITK"] == "root"
-    closed = _found_by_the_hole(tmp_path / "confined", secrets, "confined")
+    closed = _read_by_vulnerable_reader(tmp_path / "confined", secrets, "confined")
     assert {closed[str(path)] for path in secrets} == {"PermissionError"}
     assert closed["by ITK"] == "RuntimeError"
 
@@ -139,7 +139,7 @@ def test_the_process_imports_only_what_it_needs(tmp_path: Path, task: str) -> No
     assert ("highdicom" in loaded) == (task == "export")
 
 
-def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_gets_no_secret_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIVOT_DATABASE_URL", "postgresql+psycopg://user:hunter2@host/jobs")
     seen = dict[str, str]()
     start = subprocess.Popen
@@ -157,7 +157,7 @@ def test_the_process_knows_no_settings(tmp_path: Path, monkeypatch: pytest.Monke
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 
 
-def test_what_dicom_states_of_its_slices_comes_back(tmp_path: Path) -> None:
+def test_the_acquisition_of_a_dicom_series_comes_back(tmp_path: Path) -> None:
     series = write_series(tmp_path / "scan", CHEST, edit=change(BodyPartExamined="CHEST", ConvolutionKernel="B30f"))
     path = zipped(tmp_path / "scan.zip", series)
     scan, _ = confined.read(path, Config(), Bounds(tmp_path, None, lambda: None))
@@ -166,23 +166,23 @@ def test_what_dicom_states_of_its_slices_comes_back(tmp_path: Path) -> None:
     assert (scan.body_part, scan.acquisition) == (read_scan(path).body_part, read_scan(path).acquisition)
 
 
-def test_what_is_wrong_with_a_scan_comes_back(tmp_path: Path) -> None:
+def test_an_error_about_the_scan_comes_back(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti()[:400])
     with pytest.raises(BadScan, match=r"scan\.nii: is cut short"):
         confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
-def test_a_scan_that_takes_too_much_memory_is_told_so(tmp_path: Path) -> None:
-    """A quarter of a megabyte that unpacks to a gigabyte."""
+def test_a_scan_that_needs_too_much_memory_is_refused_with_that_reason(tmp_path: Path) -> None:
+    """A quarter of a megabyte that decompresses to half a gigabyte."""
     path = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((1024, 1024, 256), np.int16), np.diag([0.4, 0.4, 1, 1])), path)
     with pytest.raises(PivotError, match="memory") as caught:
         confined.read(path, Config(), Bounds(tmp_path, 300_000_000, lambda: None))
-    assert isinstance(lacking(caught.value), MemoryError)  # so that the listener keeps the study
+    assert isinstance(lacking(caught.value), MemoryError)  # the listener then keeps the study
 
 
-def test_what_the_machine_lacks_comes_back_as_that() -> None:
+def test_a_lack_of_memory_or_disk_comes_back_as_such() -> None:
     for error in (MemoryError(), OSError(errno.ENOSPC, "No space left on device"), ValueError("x")):
         lack = confined._lack(confined._failure(error, None))  # noqa: SLF001 - as below
         assert (type(lack), getattr(lack, "errno", None)) == (
@@ -190,8 +190,8 @@ def test_what_the_machine_lacks_comes_back_as_that() -> None:
         )
 
 
-def test_a_reader_that_dies_is_not_the_scan_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confined, "PACKAGES", tmp_path)  # where there is none
+def test_a_reader_that_dies_is_not_blamed_on_the_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "PACKAGES", tmp_path)  # contains no packages
     (tmp_path / "scan.nii").write_bytes(nifti())
     with pytest.raises(PivotError, match="died") as caught:
         confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
@@ -217,13 +217,13 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (KeyError("Secret^Name"), "PivotError", "unexpected KeyError"),
     ],
 )
-def test_a_scan_is_blamed_for_its_own_faults_alone(error: Exception, kind: str, message: str) -> None:
-    answer = confined._failure(error, 500_000_000)  # noqa: SLF001 - in a process of its own, nothing can be made to fail
+def test_a_scan_is_blamed_for_its_own_faults_only(error: Exception, kind: str, message: str) -> None:
+    answer = confined._failure(error, 500_000_000)  # noqa: SLF001 - a separate process cannot be patched
     assert (answer["error"], message in answer["message"]) == (kind, True)
     assert "Secret" not in str(answer)
 
 
-def test_reading_ends_when_the_job_does(tmp_path: Path) -> None:
+def test_reading_ends_with_the_job(tmp_path: Path) -> None:
     class Over(Exception):
         pass
 
@@ -238,7 +238,7 @@ def test_reading_ends_when_the_job_does(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 
 
-def test_a_worker_has_a_limit_of_memory() -> None:
+def test_a_worker_has_a_memory_limit() -> None:
     code = "from src.processes import limit_memory; limit_memory(500_000_000); bytearray(700_000_000)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "MemoryError" in done.stderr

@@ -1,4 +1,4 @@
-"""Where the network looks: around the lungs, without losing weight, and everywhere when in doubt."""
+"""The searched region: around the lungs, with full blending weight, and the whole scan if the lungs are uncertain."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 class Twice(nn.Module):
-    """Every second voxel, doubled in windows that start at 0, so that a window left out shows."""
+    """Returns every second voxel, doubled in windows that start at 0, so that a missing window shows."""
 
     output_stride = multiple = 2
 
@@ -59,7 +59,7 @@ def test_every_nodule_and_the_middle_between_the_lungs_are_searched(grid: tuple[
 
 def _lungs(litres: float, *, doubtful: bool = False) -> Lungs:
     lung = np.zeros((10, 10, 10), bool)
-    lung[:, :, : round(litres / 0.3)] = True  # 100 voxels of 3 ml a level
+    lung[:, :, : round(litres / 0.3)] = True  # 100 voxels of 3 ml per level
     around = (~lung).astype(np.float32)
     side = Lung(litres / 2, "whole")
     return Lungs(lung, around, np.diag([10.0, 10.0, 30.0, 1.0]), (4, 5), (0, 9), side, side, doubtful)
@@ -69,7 +69,7 @@ def _lungs(litres: float, *, doubtful: bool = False) -> Lungs:
     ("lungs", "certain"),
     [(_lungs(1.2), True), (_lungs(0.9), False), (_lungs(1.2, doubtful=True), False), (_lungs(0), False)],
 )
-def test_in_doubt_everything_is_searched(lungs: Lungs, certain: bool) -> None:
+def test_the_whole_scan_is_searched_if_the_lungs_are_uncertain(lungs: Lungs, certain: bool) -> None:
     region = search_region(lungs, (20, 20, 20), np.diag([5.0, 5.0, 15.0, 1.0]), 15)
     assert (region is not None) == certain
 
@@ -95,7 +95,7 @@ def test_the_box_holds_the_region_and_its_surroundings(region: npt.NDArray[np.bo
         assert min(2 * region.shape[axis], inside[-1] + 2 + 4) <= side.stop <= 2 * region.shape[axis]
 
 
-def test_the_network_sees_8_voxels_around_the_region_unless_told_otherwise() -> None:
+def test_the_network_sees_8_voxels_around_the_region_by_default() -> None:
     region = np.zeros((60, 60, 60), bool)
     region[20:30, 20:30, 20:30] = True
     tile, _ = plan_tiles(region, (120, 120, 120), 0, scale=2, multiple=2)
@@ -105,7 +105,7 @@ def test_the_network_sees_8_voxels_around_the_region_unless_told_otherwise() -> 
 
 
 @given(regions(), st.sampled_from(["gaussian", "linear", "average"]))
-def test_what_is_left_out_holds_little_weight(region: npt.NDArray[np.bool_], blending: Any) -> None:  # noqa: ANN401
+def test_omitted_windows_have_little_weight(region: npt.NDArray[np.bool_], blending: Any) -> None:  # noqa: ANN401
     volume = np.random.default_rng(0).random([2 * size for size in region.shape], dtype=np.float32)
     options: dict[str, Any] = {"batch_size": 4, "device": CPU, "blending": blending}
     whole = predict_windows(Twice(), volume, (16, 16, 16), (8, 8, 8), **options)
@@ -116,7 +116,7 @@ def test_what_is_left_out_holds_little_weight(region: npt.NDArray[np.bool_], ble
 
 
 @given(st.tuples(*[st.integers(40, 500)] * 3), st.sampled_from([48, 96]))
-def test_tiles_cover_what_is_needed_and_stay_small(shape: Shape3, overlap: int) -> None:
+def test_tiles_cover_the_region_and_stay_small(shape: Shape3, overlap: int) -> None:
     region = np.ones([-(-size // 2) for size in shape], bool)
     tile, stride = plan_tiles(region, shape, overlap, scale=2, multiple=16)
     assert np.prod(tile) <= LARGEST
@@ -130,7 +130,7 @@ millimetres = st.tuples(*[st.floats(0.4, 6).map(lambda size: round(size, 3))] * 
 
 
 @given(st.tuples(*[st.integers(1, 40)] * 3), millimetres, millimetres)
-def test_a_new_grid_reaches_from_the_first_voxel_to_the_last(shape: Shape3, old: Vec3, spacing: Vec3) -> None:
+def test_a_new_grid_spans_from_the_first_voxel_to_the_last(shape: Shape3, old: Vec3, spacing: Vec3) -> None:
     affine = RAS_TO_LPS @ np.diag([*old, 1.0])
     affine[:3, 3] = (-120, 40, 7)
     new, grid = new_grid(shape, affine, spacing)
@@ -158,12 +158,12 @@ def test_resampling_agrees_with_simpleitk(spacing: tuple[float, float, float]) -
         )
     ).transpose(2, 1, 0)  # fmt: skip
     difference = np.abs(new - expected)
-    assert difference.max() < 25  # HU; the recursive filter is an approximation itself
+    assert difference.max() < 25  # HU; the recursive filter is itself an approximation
     assert difference.mean() < 1
 
 
 @pytest.mark.parametrize("method", ["minmax", "zscore", None])
-def test_a_box_is_a_part_of_the_whole(method: Any) -> None:  # noqa: ANN401
+def test_a_resampled_box_equals_that_part_of_the_resampled_scan(method: Any) -> None:  # noqa: ANN401
     scan, _ = block()
     box = (slice(4, 40), slice(8, 30), slice(0, 21))
     whole, affine = preprocess(scan, (1.0, 1.0, 1.0), (-1000, 400), method)
@@ -221,8 +221,8 @@ def test_auto_takes_tiles_unless_windows_are_described(given: dict[str, Any], sp
 
 
 @pytest.mark.parametrize("speed", ["accurate", "balanced"])
-def test_looking_at_the_lungs_alone_gives_the_same_there(speed: str, tmp_path: Path) -> None:
-    """The heatmap near the lungs, with windows or tiles, is that of all windows."""
+def test_searching_only_the_lungs_gives_the_same_heatmap_there(speed: str, tmp_path: Path) -> None:
+    """Near the lungs, the heatmap of windows or tiles equals that of all windows."""
     scan = chest()[0]
     checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
     common = {"mixed_precision": False}
@@ -237,7 +237,9 @@ def test_looking_at_the_lungs_alone_gives_the_same_there(speed: str, tmp_path: P
     seen = np.asarray(part["heatmap"]) > 0
     assert 0.1 < seen.mean() < 0.9
     array, affine = canonical(small.array, small.affine)
-    region = search_region(find_lungs(array, affine), small.shape, affine, reach=12)  # mm: where marks are reported
+    region = search_region(
+        find_lungs(array, affine), small.shape, affine, reach=12
+    )  # mm around the lungs, where marks are reported
     assert region is not None
     turned = (canonical(np.asarray(one["heatmap"]), small.affine)[0] for one in (part, whole))
     kept, full = (one.astype(np.float64)[region] for one in turned)

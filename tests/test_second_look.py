@@ -1,4 +1,4 @@
-"""A second look at half the resolution: what it sees, and what is taken from it."""
+"""The second look at half the resolution: its input, and the findings taken from it."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ SIDES = st.tuples(*[st.integers(1, 9)] * 3)
 
 
 @given(SIDES, st.integers(0, 2**32 - 1))
-def test_every_other_voxel_is_kept_smoothed(shape: tuple[int, int, int], seed: int) -> None:
+def test_every_second_voxel_of_the_smoothed_volume_is_kept(shape: tuple[int, int, int], seed: int) -> None:
     volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
     expected: npt.NDArray[np.float64] = volume.astype(np.float64)
     for axis in range(3):
@@ -37,7 +37,9 @@ def test_every_other_voxel_is_kept_smoothed(shape: tuple[int, int, int], seed: i
 
 
 @given(SIDES, st.sampled_from([0.0, 0.25, 0.5]))
-def test_the_second_looks_voxels_lie_on_every_other_of_the_first(shape: tuple[int, int, int], offset: float) -> None:
+def test_the_voxels_of_the_second_look_lie_on_every_second_voxel_of_the_first(
+    shape: tuple[int, int, int], offset: float
+) -> None:
     first = np.zeros((3, *shape), np.float32)
     grid = np.indices([-(-side // 2) for side in shape], dtype=np.float32)
     second = np.stack([0.1 + grid.sum(0) / 40, np.full(grid.shape[1:], LEAST, np.float32), grid[0]])
@@ -53,12 +55,14 @@ def test_the_second_looks_voxels_lie_on_every_other_of_the_first(shape: tuple[in
     ("first", "second", "taken"),
     [
         ((0.2, 20.0), (0.7, 15.0), True),  # a mass
-        ((0.8, 20.0), (0.7, 15.0), False),  # the first look is surer
+        ((0.8, 20.0), (0.7, 15.0), False),  # the first look has the higher confidence
         ((0.2, 4.0), (0.7, LEAST / 2), True),
-        ((0.2, 4.0), (0.7, LEAST / 2 - 0.1), False),  # small nodules are the first look's
+        ((0.2, 4.0), (0.7, LEAST / 2 - 0.1), False),  # small nodules come from the first look
     ],
 )
-def test_what_is_taken(first: tuple[float, float], second: tuple[float, float], *, taken: bool) -> None:
+def test_the_second_look_replaces_the_first_only_for_large_and_more_confident_findings(
+    first: tuple[float, float], second: tuple[float, float], *, taken: bool
+) -> None:
     one, other = (
         np.tile(np.array([*maps, 0.5], np.float32)[:, None, None, None], (1, 3, 3, 3)) for maps in (first, second)
     )
@@ -68,13 +72,13 @@ def test_what_is_taken(first: tuple[float, float], second: tuple[float, float], 
 
 
 @pytest.mark.parametrize("start", [16, 24])
-def test_a_part_of_the_scan_is_answered_as_the_whole(start: int) -> None:
-    """Where a part begins does not move the answer on the network's lattice; 64 voxels on, its edge is out of view."""
+def test_a_part_of_the_scan_gets_the_same_answers_as_the_whole(start: int) -> None:
+    """The start of a part does not shift the network's lattice; 64 voxels from its edge, the edge has no effect."""
     volume = preprocess(chest()[0], (1, 1, 1), (-1000, 400), "minmax").array[:192, :64, :64]
     ready = InferencePipeline().network
 
     def look(seen: FloatArray, box: Box | None) -> FloatArray:
-        """What the second look adds, which can hardly be told from the first look's answers."""
+        """The heatmap of the second look alone, because the merged one hides it."""
         halved, before = ready._halved(seen, box)  # noqa: SLF001
         plan = SearchPlan(*ready._second_look_tiles(halved.shape))  # noqa: SLF001
         heat = ready._predict(ready.any_shape, halved, plan, "linear").maps[HEATMAP]  # noqa: SLF001
@@ -89,13 +93,15 @@ def test_a_part_of_the_scan_is_answered_as_the_whole(start: int) -> None:
 
 
 @pytest.mark.parametrize(("looks", "sizes"), [(1, []), (2, [50])])
-def test_a_mass_takes_the_second_look(looks: int, sizes: list[float]) -> None:
+def test_only_the_second_look_finds_a_mass(looks: int, sizes: list[float]) -> None:
     config = {"inference": {"second_look": looks == 2}, "post_processing": {"size_filter": {"max_diameter": 100}}}
     found = InferencePipeline(config=config).predict(mass())["detections"]
     assert [nodule["diameter_mm"] for nodule in found] == pytest.approx(sizes, abs=3)
 
 
-def test_what_is_too_large_for_a_nodule_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finding_too_large_for_a_nodule_is_reported_as_a_mass(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     results = InferencePipeline().predict(mass())
     assert results["detections"] == []
     (large,) = results["masses"]

@@ -1,4 +1,4 @@
-"""The second stage: what it is shown, and what the heatmap takes from it."""
+"""The second stage: its input cubes, and its effect on the heatmap."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ FUSION = Fusion(bias=-1.0, detector=0.5, nodule=2.0)
 
 
 class Middle(nn.Module):
-    """A second stage whose logit of a nodule is the cube's middle voxel; it keeps what it was shown."""
+    """A second stage whose logit is the cube's middle voxel; it records its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ def volume(*bright: tuple[tuple[int, int, int], float]) -> npt.NDArray[np.float3
     ("heat", "logit", "confidence"),
     [(0.5, 0.5, 0.5), (0.5, 0.0, 0.268941), (0.9, 0.5, 0.75), (1.0, 0.5, 0.990099), (0.1, -1.0, 0.016325)],
 )
-def test_both_stages_make_one_confidence(heat: float, logit: float, confidence: float) -> None:
+def test_the_confidences_of_both_stages_are_fused(heat: float, logit: float, confidence: float) -> None:
     assert FUSION.confidence([heat], [logit])[0] == pytest.approx(confidence, abs=1e-5)
 
 
-def test_each_hill_takes_the_height_that_both_stages_believe() -> None:
+def test_each_peak_gets_the_fused_confidence() -> None:
     places = [(8, 8, 8), (20, 8, 8), (14, 22, 25)]
     heights = [0.9, 0.3, 0.6]
     middles = [0.0, 1.0, 0.4]
@@ -69,12 +69,12 @@ def test_each_hill_takes_the_height_that_both_stages_believe() -> None:
     found = {
         peak["coordinates_voxel"]: peak["confidence"] for peak in detect_peaks(maps[HEATMAP], 0.05, 6.0, (2, 2, 2))
     }
-    believed = FUSION.confidence(heights, middles)
-    assert found == {place: pytest.approx(float(c), abs=1e-4) for place, c in zip(places, believed, strict=True)}
+    fused = FUSION.confidence(heights, middles)
+    assert found == {place: pytest.approx(float(c), abs=1e-4) for place, c in zip(places, fused, strict=True)}
     assert (maps[DIAMETER] == 8).all()
 
 
-def test_the_second_stage_is_asked_about_candidates_alone() -> None:
+def test_the_second_stage_sees_candidates_only() -> None:
     network, maps = Middle(), hills(((8, 8, 8), 0.04))
     before = maps.copy()
     apply_second_stage(maps, volume(), network, FUSION, CPU, mixed=False)  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def test_the_second_stage_is_asked_about_candidates_alone() -> None:
 
 
 @pytest.mark.parametrize(("diameter", "side"), [(LARGE - 1, 12), (LARGE, 6)])
-def test_what_is_large_is_shown_at_half_the_resolution(diameter: float, side: int) -> None:
+def test_large_candidates_are_shown_at_half_the_resolution(diameter: float, side: int) -> None:
     voxels = np.full((60, 60, 60), 0.1, np.float32)
     voxels[24:36, 24:36, 24:36] = 1.0
     network = Middle()
@@ -93,7 +93,7 @@ def test_what_is_large_is_shown_at_half_the_resolution(diameter: float, side: in
 
 @given(st.tuples(*[st.integers(-3, 42)] * 3), st.tuples(*[st.integers(5, 40)] * 3))
 @settings(max_examples=40)
-def test_a_cube_shows_what_is_around_its_point_and_air_beyond(
+def test_a_cube_holds_the_surroundings_of_its_point_and_air_beyond_the_scan(
     point: tuple[int, int, int], shape: tuple[int, int, int]
 ) -> None:
     point = tuple(min(p, n + 2) for p, n in zip(point, shape, strict=True))  # type: ignore[assignment]
@@ -106,7 +106,7 @@ def test_a_cube_shows_what_is_around_its_point_and_air_beyond(
 
 
 def test_each_candidate_has_its_own_logit() -> None:
-    cubes = np.zeros((20, SIDE, SIDE, SIDE), np.float32)  # more than a batch
+    cubes = np.zeros((20, SIDE, SIDE, SIDE), np.float32)  # more than one batch
     cubes[3] = 2.0
     logits = nodule_logits(Middle(), cubes, CPU, mixed=False)  # type: ignore[arg-type]
     assert logits.tolist() == [0, 0, 0, 2] + [0] * 16

@@ -1,4 +1,4 @@
-"""Nodules of known place and shape must be found, separated and cut out of the scan."""
+"""Segmentation of nodules of known place and shape."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ NODULE = Case(8.0, nodule_hu=30.0, noise_sd=20.0, seed=3)
 
 
 class Counted(np.ndarray[tuple[int, ...], np.dtype[np.int16]]):
-    """An array that remembers how many voxels were asked of it at once."""
+    """An array that records the largest number of voxels read at once."""
 
     most = 0
 
@@ -55,7 +55,7 @@ def test_mask_and_fine_body_have_the_same_volume() -> None:
 
 
 @pytest.mark.parametrize("guess", [8 / 3, 8, 24])
-def test_a_guess_three_times_off_changes_little(guess: float) -> None:
+def test_a_diameter_guess_off_by_a_factor_of_three_changes_little(guess: float) -> None:
     scan, centre, _ = draw_case(NODULE)
     found = segment_nodule(scan, centre, guess, NODULE.spacing)
     assert found is not None
@@ -80,13 +80,13 @@ def test_a_nodule_is_at_least_100_hu_denser_than_lung(contrast: float, *, found:
 
 
 @pytest.mark.parametrize(("lung", "found"), [(-530.0, True), (-470.0, False)])
-def test_what_is_denser_than_minus_500_hu_is_no_lung(lung: float, *, found: bool) -> None:
+def test_tissue_denser_than_minus_500_hu_is_not_lung(lung: float, *, found: bool) -> None:
     case = replace(NODULE, lung_hu=lung, noise_sd=0.0)
     scan, centre, _ = draw_case(case)
     assert (segment_nodule(scan, centre, case.diameter, case.spacing) is not None) == found
 
 
-def test_a_large_ground_glass_nodule_is_no_wall() -> None:
+def test_a_large_ground_glass_nodule_is_not_taken_for_a_wall() -> None:
     case = replace(NODULE, diameter=24.0, nodule_hu=-450.0)
     scan, centre, _ = draw_case(case)
     found = segment_nodule(scan, centre, 8.0, case.spacing)
@@ -94,7 +94,7 @@ def test_a_large_ground_glass_nodule_is_no_wall() -> None:
     assert (6 / np.pi * found.body.sum()) ** (1 / 3) * found.step == pytest.approx(24, rel=0.06)
 
 
-def test_the_boundary_lies_half_way_between_lung_and_nodule() -> None:
+def test_the_boundary_lies_at_the_mean_of_lung_and_nodule() -> None:
     scan, centre, _ = draw_case(replace(NODULE, diameter=16.0, nodule_hu=-400.0, noise_sd=0.0))
     found = segment_nodule(scan, centre, 16.0, NODULE.spacing)
     assert found is not None
@@ -139,7 +139,7 @@ def test_only_a_crop_of_the_scan_is_read() -> None:
 
 
 @pytest.mark.parametrize(("hu", "whole"), [(-430.0, True), (-370.0, False)])
-def test_what_goes_on_beyond_the_reach_is_left_out_from_minus_400_hu_on(hu: float, *, whole: bool) -> None:
+def test_structures_that_continue_beyond_the_reach_are_left_out_from_minus_400_hu(hu: float, *, whole: bool) -> None:
     case = replace(NODULE, diameter=24.0, nodule_hu=hu, noise_sd=0.0)
     scan, centre, _ = draw_case(case)
     found = segment_nodule(scan, centre, case.diameter, case.spacing, reach=8.0)

@@ -1,4 +1,4 @@
-"""Splitting a folder among commands that know nothing of each other, and the manifest of a cluster."""
+"""Splitting a folder among independent commands, and the Kubernetes manifest."""
 
 import json
 import subprocess
@@ -27,12 +27,12 @@ def test_every_scan_is_in_exactly_one_part_and_the_parts_are_even(names: list[st
 
 
 @pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
-def test_there_is_no_such_part(index: int, count: int) -> None:
+def test_a_part_that_does_not_exist_is_refused(index: int, count: int) -> None:
     with pytest.raises(BadConfig, match=f"no part {index} of {count}"):
         shard_of(["a"], index, count)
 
 
-def test_the_parts_of_a_folder_do_all_of_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parts_of_a_folder_process_every_scan_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "abc":
         save_nifti(block()[0], tmp_path / "scans" / f"{name}.nii.gz")
     checkpoint, config = tiny_checkpoint(tmp_path / "tiny.pth"), tmp_path / "quick.yaml"
@@ -69,7 +69,7 @@ def test_options_that_contradict_each_other_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_the_manifest_is_clean_and_says_what_the_text_says(root: Path) -> None:
+def test_the_manifest_is_valid_and_matches_the_documentation(root: Path) -> None:
     path = root / "deploy" / "kuberay.yaml"
     rules = "{extends: default, rules: {line-length: {max: 120}, braces: {max-spaces-inside: 0}}}"
     subprocess.run([sys.executable, "-m", "yamllint", "--strict", "-d", rules, path], check=True)

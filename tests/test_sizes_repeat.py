@@ -1,4 +1,4 @@
-"""The same nodule, sliced otherwise: its size, type and trend must be the same."""
+"""Size, type and trend of a nodule do not depend on how it is sliced."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ THICK = Case(14.0, nodule_hu=30.0, noise_sd=15.0, spacing=(0.7, 0.7, 2.5), seed=
 
 
 def _overlapping(case: Case, step: float) -> tuple[npt.NDArray[np.int16], Properties]:
-    """A case with slices interpolated every `step` mm, as overlapping reconstructions are, and its measures."""
+    """A case with slices interpolated every `step` mm, as in overlapping reconstructions, and its measurements."""
     scan, centre, _ = draw_case(case)
     at = np.arange(int((scan.shape[2] - 1) * case.spacing[2] / step) + 1) * step / case.spacing[2]
     below = np.minimum(at.astype(int), scan.shape[2] - 2)
@@ -42,7 +42,7 @@ def test_overlapping_slices_change_neither_size_nor_type(hu: float) -> None:
 
 
 @pytest.mark.parametrize(("whole", "core"), [(16.0, 6.0), (24.0, 9.0), (20.0, 4.0)])
-def test_a_solid_core_makes_a_nodule_part_solid_whatever_its_share(whole: float, core: float) -> None:
+def test_a_solid_core_makes_a_nodule_part_solid_at_any_fraction(whole: float, core: float) -> None:
     case = Case(whole, nodule_hu=-600.0, core=core / whole, noise_sd=15.0, spacing=(0.7, 0.7, 1.0), seed=2)
     scan, centre, _ = draw_case(case)
     found = extract_properties(scan, centre, whole, case.spacing)
@@ -50,7 +50,7 @@ def test_a_solid_core_makes_a_nodule_part_solid_whatever_its_share(whole: float,
     assert found["solid_mm"] == pytest.approx(core, abs=0.4)
 
 
-def test_a_wall_is_not_the_nodule_of_a_mark_in_faint_ground_glass() -> None:
+def test_a_mark_in_faint_ground_glass_does_not_measure_the_wall() -> None:
     x, y, z = np.ogrid[:64.0, :64.0, :64.0]
     scan = np.full((64, 64, 64), -860.0)
     scan[np.sqrt((x - 32) ** 2 + (y - 32) ** 2 + (z - 32) ** 2) <= 9] = -700  # too faint to have a boundary
@@ -63,7 +63,7 @@ def test_a_wall_is_not_the_nodule_of_a_mark_in_faint_ground_glass() -> None:
     assert (found["effective_diameter_mm"] or 0) <= 32
 
 
-def test_trends_that_cannot_be_told_say_why() -> None:
+def test_an_undetermined_trend_has_a_reason() -> None:
     def ball(diameter: float, kind: NoduleType = "solid") -> Properties:
         base = extract_properties(np.full((9, 9, 9), -850), (4.0, 4.0, 4.0), 4.0, (1.0, 1.0, 1.0))
         volume = float(np.pi / 6 * diameter**3)
@@ -93,7 +93,7 @@ def test_trends_that_cannot_be_told_say_why() -> None:
     stated = [
         (Acquisition(1.0, "B"), Acquisition(1.0, "B"), "growing", None),
         (Acquisition(1.0, "B"), Acquisition(), "growing", None),  # nothing stated
-        (Acquisition(1.0, "B"), Acquisition(99.0, "B"), "growing", None),  # a mistake
+        (Acquisition(1.0, "B"), Acquisition(99.0, "B"), "growing", None),  # an error in the header
         (Acquisition(1.0, "B"), Acquisition(5.0, "B"), None, "slices or kernels that differ"),  # overlapping slices
         (Acquisition(1.0, "B"), Acquisition(7.0, "B"), None, "as thick as the nodule"),
     ]
@@ -110,7 +110,7 @@ def test_trends_that_cannot_be_told_say_why() -> None:
 
 
 @pytest.mark.parametrize(("thickness", "kernel"), [("2.5", "B31F"), (None, None)])
-def test_a_scan_keeps_what_dicom_states_of_its_slices(
+def test_a_scan_keeps_the_slice_thickness_and_kernel_of_dicom(
     tmp_path: Path, thickness: str | None, kernel: str | None
 ) -> None:
     def edit(dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Windows, blending and views: every voxel is seen, and nothing is moved or weighed wrongly."""
+"""Windows, blending and views: every voxel is covered, at the right place and with the right weight."""
 
 import math
 from itertools import product
@@ -39,7 +39,7 @@ class Constant(nn.Module):
 
 
 class Halving(nn.Module):
-    """Every second voxel: a network without weights that answers at half the resolution."""
+    """A network without weights that returns every second voxel."""
 
     output_stride = multiple = 2
 
@@ -48,7 +48,7 @@ class Halving(nn.Module):
 
 
 class Sampling(nn.Module):
-    """What lies on voxel `stride * j + offset`, in the middle between two voxels where that is a half."""
+    """Returns voxel `stride * j + offset`, interpolated between two voxels for half offsets."""
 
     multiple = 4
 
@@ -66,7 +66,7 @@ class Sampling(nn.Module):
 
 
 class Pooling(nn.Module):
-    """The largest of each 4 x 4 x 4 voxels: what it answers at a voxel depends on where its window starts."""
+    """Returns the maximum of each 4 x 4 x 4 voxels, so its answer at a voxel depends on where the window starts."""
 
     multiple = 4
 
@@ -75,7 +75,7 @@ class Pooling(nn.Module):
 
 
 class Lowest(nn.Module):
-    """The lowest value that a window shows, everywhere in it."""
+    """Returns the lowest value of a window everywhere in it."""
 
     multiple = 4
 
@@ -84,7 +84,7 @@ class Lowest(nn.Module):
 
 
 class Overflowing(nn.Module):
-    """NaN in half precision where a patch holds a voxel above 1, and in any precision above 2."""
+    """Returns NaN in half precision for a patch with a voxel above 1, and in any precision above 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         limit = 1 if torch.is_autocast_enabled("cpu") else 2
@@ -109,9 +109,7 @@ def _volume(shape: Shape3) -> FloatArray:
 @given(tilings(), methods)
 @example(((3, 4, 5), (16, 16, 16), (8, 8, 8)), "gaussian")
 @example(((24, 1, 7), (8, 8, 8), (8, 8, 8)), "linear")
-def test_a_network_that_changes_nothing_gives_the_volume_back(
-    tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod
-) -> None:
+def test_the_identity_network_returns_the_volume(tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod) -> None:
     shape, patch, stride = tiling
     volume = _volume(shape)
     maps = sliding_window_inference(nn.Identity(), volume, patch, stride, 4, "cpu", method)
@@ -121,7 +119,7 @@ def test_a_network_that_changes_nothing_gives_the_volume_back(
 
 @given(tilings(multiple=2), methods)
 @example(((5, 3, 1), (16, 16, 16), (8, 8, 8)), "gaussian")
-def test_a_coarser_answer_keeps_its_place(tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod) -> None:
+def test_a_coarser_output_keeps_its_place(tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod) -> None:
     shape, patch, stride = tiling
     volume = _volume(shape)
     maps = sliding_window_inference(Halving(), volume, patch, stride, 4, "cpu", method)
@@ -143,7 +141,7 @@ def test_windows_start_on_the_lattice_of_the_network(
 
 
 @given(tilings(), methods, st.floats(0.02, 10))
-def test_a_constant_answer_stays_constant(
+def test_a_constant_output_stays_constant(
     tiling: tuple[Shape3, Shape3, Shape3], method: BlendMethod, sigma: float
 ) -> None:
     shape, patch, stride = tiling
@@ -152,9 +150,7 @@ def test_a_constant_answer_stays_constant(
 
 
 @given(tilings(multiple=4), st.floats(-5, 5))
-def test_beyond_its_end_a_volume_is_as_light_as_its_lightest_voxel(
-    tiling: tuple[Shape3, Shape3, Shape3], level: float
-) -> None:
+def test_padding_beyond_the_volume_has_its_lowest_value(tiling: tuple[Shape3, Shape3, Shape3], level: float) -> None:
     shape, patch, stride = tiling
     maps = sliding_window_inference(Lowest(), _volume(shape) + np.float32(level), patch, stride, 4, "cpu")
     assert maps.min() >= np.float32(level) - 1e-5
@@ -196,7 +192,7 @@ def test_weights_are_symmetric_and_never_zero(shape: Shape3, method: BlendMethod
     st.lists(st.sampled_from(AUGMENTATIONS), min_size=1, max_size=6, unique=True),
     st.tuples(*[st.integers(1, 6)] * 3),
 )
-def test_every_view_inverts_and_all_differ(count: int, augmentations: list[Augmentation], shape: Shape3) -> None:
+def test_every_view_is_invertible_and_all_differ(count: int, augmentations: list[Augmentation], shape: Shape3) -> None:
     cube, probe = torch.rand(2, 1, *shape), torch.arange(27).reshape(3, 3, 3)
     some = views(count, augmentations)
     assert some[0].name == "identity"
@@ -206,12 +202,12 @@ def test_every_view_inverts_and_all_differ(count: int, augmentations: list[Augme
 
 
 @pytest.mark.parametrize(("augmentations", "number"), [(AUGMENTATIONS, 48), (("flip_x",), 2), (("rotate_90_xy",), 4)])
-def test_augmentations_give_all_views_that_they_can_make(augmentations: tuple[Augmentation, ...], number: int) -> None:
+def test_augmentations_give_every_view_they_generate(augmentations: tuple[Augmentation, ...], number: int) -> None:
     assert len(views(48, augmentations)) == number
 
 
 @pytest.mark.parametrize("number", [1, 8, 48])
-def test_the_mean_over_views_is_in_the_place_of_the_scan(number: int) -> None:
+def test_the_mean_over_views_is_aligned_with_the_scan(number: int) -> None:
     volume = _volume((9, 7, 8))
     maps = _predict(nn.Identity(), volume, some=views(number)).maps
     np.testing.assert_allclose(maps[0], volume, atol=1e-5)
@@ -221,14 +217,14 @@ def test_the_mean_over_views_is_in_the_place_of_the_scan(number: int) -> None:
     ("stride", "offset"), [(1, 0.0), (2, 0.0), (2, 0.5), (2, 1.0), (4, 0.0), (4, 1.5), (4, 3.0), (4, 0.5)]
 )
 @pytest.mark.parametrize("view", views(48), ids=lambda view: view.name)
-def test_every_view_of_any_network_answers_on_the_same_voxels(view: View, stride: int, offset: float) -> None:
-    """Whatever the stride, and wherever in it the network's answer lies: a mirrored patch is cut where it fits."""
+def test_every_view_of_any_network_gives_output_on_the_same_voxels(view: View, stride: int, offset: float) -> None:
+    """This holds for any stride and offset of the network: a mirrored patch is shifted to match."""
     volume, model = _volume((16, 12, 20)), Sampling(stride, offset)
     plain, seen = (
         predict_windows(model, volume, (8, 8, 8), (4, 4, 4), batch_size=3, device=CPU, views=[one]).maps[0]
         for one in (IDENTITY, view)
     )
-    inside = (slice(1, -1), slice(1, -1), slice(1, -1))  # at the volume's ends, views see what is laid around it
+    inside = (slice(1, -1), slice(1, -1), slice(1, -1))  # at the ends of the volume, views see padding
     np.testing.assert_allclose(seen[inside], plain[inside], atol=1e-5)
     grid = output_grid(model)
     places = [grid.matrix[axis, axis] * np.arange(1, plain.shape[axis] - 1) + grid.matrix[axis, 3] for axis in range(3)]
@@ -237,14 +233,14 @@ def test_every_view_of_any_network_answers_on_the_same_voxels(view: View, stride
 
 
 @pytest.mark.parametrize("name", ["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"])
-def test_a_move_does_what_its_name_says(name: Augmentation) -> None:
+def test_each_augmentation_matches_its_name(name: Augmentation) -> None:
     x = torch.rand(2, 3, 4, 5)
     axes = ["xyz".index(letter) - 3 for letter in name.rsplit("_", 1)[1]]
     expected = x.flip(axes) if len(axes) == 1 else torch.rot90(x, 1, axes)
     torch.testing.assert_close(views(2, [name])[1].forward(x), expected)
 
 
-def test_the_shipped_networks_views_find_a_nodule_in_one_place() -> None:
+def test_all_views_of_the_shipped_network_find_a_nodule_at_one_place() -> None:
     scan, truth = block(2)
     volume = preprocess(scan, (1.0, 1.0, 1.0), (-1000, 400), "minmax").array
     model = load_model().model
@@ -278,7 +274,7 @@ def _predict(
 
 @pytest.fixture
 def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor that computes in bfloat16 where it is asked to."""
+    """A CPU that uses bfloat16 for mixed precision."""
     kinds = {True: torch.bfloat16, False: torch.float32}
     monkeypatch.setattr(sliding_window, "precision", lambda _, mixed: kinds[mixed])
 
@@ -295,7 +291,7 @@ def test_overflows_in_half_precision_are_repeated_and_counted() -> None:
 
 @pytest.mark.usefixtures("half_precision")
 @pytest.mark.parametrize("precision", ["half", "full"])
-def test_a_network_that_answers_nan_is_refused(precision: Literal["half", "full"]) -> None:
+def test_a_network_that_returns_nan_is_refused(precision: Literal["half", "full"]) -> None:
     with pytest.raises(BadCheckpoint, match="NaN"):
         _predict(Overflowing(), np.full((6, 6, 6), 3, np.float32), precision=precision)
 
@@ -306,7 +302,7 @@ def test_raw_values_are_refused(value: float) -> None:
         sliding_window_inference(nn.Identity(), np.full((6, 6, 6), value), (6, 6, 6), (6, 6, 6), device="cpu")
 
 
-def test_more_windows_than_anybody_could_wait_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_windows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadConfig, match=rf"stride \[1, 1, 1\] means {481**3} windows on this scan, more than 100000"):
         plan_windows((512, 512, 512), (32, 32, 32), (1, 1, 1))
     monkeypatch.setattr("src.detection.windows.MOST_WINDOWS", 3**3)

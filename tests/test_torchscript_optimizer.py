@@ -1,4 +1,4 @@
-"""TorchScript: the same answers as the checkpoint it came from, whatever the patch."""
+"""TorchScript: the same outputs as the original checkpoint for any patch."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ SHAPE = (1, 1, 16, 16, 16)
 
 
 def _save_network(path: Path, *, damaged: bool = False) -> Path:
-    """A small network whose batch norms are not the identity, in a checkpoint."""
+    """Save a checkpoint of a small network whose batch norms are not the identity."""
     torch.manual_seed(0)
     model = UNet(features=(4, 8)).train()
     for _ in range(3):
         model(3 * torch.rand(2, 1, 16, 16, 16) - 1)
     state = model.state_dict()
     if damaged:
-        state["stem.1.bias"].fill_(torch.finfo(torch.float32).max)  # what follows overflows
+        state["stem.1.bias"].fill_(torch.finfo(torch.float32).max)  # the next layers overflow
     save_checkpoint(path, state, About(hyperparameters=model.hyperparameters, name="small"))
     return path
 
@@ -51,7 +51,7 @@ def test_the_file_describes_itself_as_the_checkpoint_does(original: Path, optimi
 
 @pytest.mark.parametrize("shape", [SHAPE, (3, 1, 4, 8, 12), (1, 1, 32, 20, 24)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_answers_are_the_same_for_any_patch(
+def test_outputs_are_the_same_for_any_patch(
     shape: tuple[int, ...], dtype: torch.dtype, original: Path, optimized: Path
 ) -> None:
     with legacy_jit():
@@ -64,7 +64,7 @@ def test_answers_are_the_same_for_any_patch(
     torch.testing.assert_close(other, one, rtol=rtol, atol=atol)
 
 
-def test_it_moves_over_a_volume_like_the_original(original: Path, optimized: Path) -> None:
+def test_sliding_over_a_volume_gives_the_output_of_the_original(original: Path, optimized: Path) -> None:
     scan = np.random.default_rng(0).random((21, 30, 17), dtype=np.float32)
     one, other = (
         sliding_window_inference(load_model(path).model, scan, (16, 16, 16), (8, 8, 8), device="cpu")
@@ -77,13 +77,13 @@ def test_it_moves_over_a_volume_like_the_original(original: Path, optimized: Pat
 @pytest.mark.parametrize(
     "shape", [(128, 128, 128), (1, 3, 16, 16, 16), (1, 1, 16, 16, 15), (1, 1, 0, 16, 16), (0, 1, 16, 16, 16), ()]
 )
-def test_a_shape_that_does_not_suit_is_refused(shape: tuple[int, ...], original: Path, tmp_path: Path) -> None:
+def test_an_unsuitable_shape_is_refused(shape: tuple[int, ...], original: Path, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"example_input_shape \(.*multiples of 4"):
         optimize_model(original, tmp_path / "out.pt", shape)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_answers_differently_is_not_written(tmp_path: Path) -> None:
+def test_a_model_with_different_outputs_is_not_written(tmp_path: Path) -> None:
     damaged = _save_network(tmp_path / "damaged.pth", damaged=True)
     with pytest.raises(BadCheckpoint, match="changes once optimized"):
         optimize_model(damaged, tmp_path / "out.pt", SHAPE)
@@ -95,7 +95,7 @@ def test_torchscript_is_not_optimized_again(optimized: Path, tmp_path: Path) -> 
         optimize_model(optimized, tmp_path / "out.pt", SHAPE)
 
 
-def test_a_place_that_cannot_be_written_to(original: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_an_error(original: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadOutput, match=r"file/out\.pt"):
         optimize_model(original, tmp_path / "file" / "out.pt", SHAPE)

@@ -1,4 +1,4 @@
-"""The cubes of LUNA16's nodules: what is where, who is held out, and what the second stage is shown."""
+"""The cubes of LUNA16's nodules: content, held-out patients, and the input of the second stage."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def cube(tmp_path: Path) -> Crop:
     return load_cubes(tmp_path)[0]
 
 
-def test_a_cube_has_x_first_and_its_own_hu_ratings_and_lookalikes(cube: Crop) -> None:
+def test_a_cube_has_x_first_and_its_hu_ratings_and_false_positives(cube: Crop) -> None:
     assert np.allclose(cube.centre, [23, 24, 25])
     assert [int(cube.hu[23, 24, 25]), int(cube.hu[2, 2, 2]), int(cube.hu[23, 24, 10])] == [40, -848, -544]
     assert (cube.diameter, cube.luna_diameter, cube.texture, cube.malignancy) == (10.0, 9.0, 4.5, 3.5)
@@ -35,7 +35,7 @@ def test_a_cube_has_x_first_and_its_own_hu_ratings_and_lookalikes(cube: Crop) ->
     assert cube.other[40, 24, 25]
     assert not cube.other[23, 24, 25]
     assert cube.lookalikes is not None
-    assert cube.lookalikes.tolist() == [[23, 24, 10]]  # not the one in the nodule, nor the other nodule
+    assert cube.lookalikes.tolist() == [[23, 24, 10]]  # neither the one in the nodule nor the other nodule
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_only_a_mark_in_the_cube_and_3_mm_off_every_outline_is_false(
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "luna16_nodules.csv").unlink(), "must hold luna16_nodules.csv"),
         (lambda folder: (folder / "luna16_nodules_hu8_1.npy.xz").write_bytes(b"no"), "are damaged"),
@@ -67,10 +67,10 @@ def test_only_a_mark_in_the_cube_and_3_mm_off_every_outline_is_false(
         (lambda folder: copy(folder / VOXELS[0], folder / LABELS), "do not match"),
     ],
 )
-def test_what_is_missing_or_broken_is_told(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
+def test_missing_or_damaged_files_are_named(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
     write_cubes(tmp_path)
     damage(tmp_path)
-    with pytest.raises(BadConfig, match=said):
+    with pytest.raises(BadConfig, match=message):
         load_cubes(tmp_path)
 
 
@@ -80,7 +80,7 @@ def write_table(folder: Path, old: str, new: str) -> None:
 
 
 def both(folder: Path, **changes: object) -> TrainConfig:
-    """Crops of a to e, of whom one is held out, and cubes of a and x, y in the subsets 0, 0 and 8."""
+    """A run on crops of patients a to e, one of them held out, and cubes of a, x and y in subsets 0, 0 and 8."""
     write_crops(folder / "data")
     write_cubes(folder / "data", ("a", "x", "y"), (0, 0, 8))
     data = folder / "data"
@@ -90,7 +90,7 @@ def both(folder: Path, **changes: object) -> TrainConfig:
     )
 
 
-def test_who_is_held_out_in_one_source_is_held_out_in_all_and_cubes_replace_crops(tmp_path: Path) -> None:
+def test_a_patient_held_out_in_one_source_is_held_out_in_all_and_cubes_replace_crops(tmp_path: Path) -> None:
     sources = load_sources(both(tmp_path), Workers(torch.device("cpu")))
     learnt, held_out = (
         {(crop.patient, crop.subset is not None) for crop in crops}
@@ -120,7 +120,7 @@ def false_mark(point: tuple[float, float, float], *, ends: bool = True) -> False
 
 
 @pytest.mark.parametrize("point", [(5.0, 24.0, 44.0), (23.0, 24.0, 25.0), (48.0, 1.0, 25.0)])
-def test_the_end_of_a_cube_does_not_tell_a_nodule_from_a_false_mark(cube: Crop, point: tuple[float, ...]) -> None:
+def test_the_border_of_a_cube_does_not_reveal_a_nodule(cube: Crop, point: tuple[float, ...]) -> None:
     mark = false_mark(point)  # type: ignore[arg-type]
     hu, centre = _trimmed_like(cube, mark)
     assert hu[tuple(np.round(centre).astype(int))] == 40
@@ -130,7 +130,7 @@ def test_the_end_of_a_cube_does_not_tell_a_nodule_from_a_false_mark(cube: Crop, 
     assert np.abs(np.array(hu.shape) - 1 - centre - beyond).max() < 1
 
 
-def test_a_batch_shows_nodules_in_the_middle_and_knows_their_ratings_only(cube: Crop) -> None:
+def test_a_batch_shows_nodules_in_the_middle_with_only_their_known_ratings(cube: Crop) -> None:
     found = Candidates([cube], [false_mark((10, 10, 10))], [])
     cubes, wanted, known = CandidateBatches(found, range(3), (-1000.0, 400.0), 0, 40)[1]
     assert cubes.shape == (40, 1, SIDE, SIDE, SIDE)
@@ -150,7 +150,7 @@ def test_a_batch_shows_nodules_in_the_middle_and_knows_their_ratings_only(cube: 
 
 
 class Marks(torch.nn.Module):
-    """A detector that is sure of what is dense."""
+    """A detector with high confidence in dense voxels."""
 
     output_stride, multiple = 2, 16
 
@@ -163,7 +163,7 @@ class Marks(torch.nn.Module):
         return torch.cat([heat, torch.full_like(heat, 8.0), heat], dim=1)
 
 
-def test_false_marks_are_what_the_detector_marks_beside_the_nodule(cube: Crop) -> None:
+def test_false_marks_are_the_detectors_marks_outside_the_nodule(cube: Crop) -> None:
     hu = cube.hu.copy()
     hu[5:10, 5:10, 5:10] = 300
     found = collect(Marks(), [Crop(**{**vars(cube), "hu": hu})], [], (-1000.0, 400.0))
@@ -173,7 +173,7 @@ def test_false_marks_are_what_the_detector_marks_beside_the_nodule(cube: Crop) -
     assert all(cube.certainly_false(mark.point[None])[0] for mark in found.beside)
 
 
-def test_unknown_answers_cost_nothing() -> None:
+def test_unknown_ratings_add_no_loss() -> None:
     wanted = torch.tensor([[1.0, 0.5, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
     known = torch.tensor([[True] * 4, [True, False, False, False]])
     right = torch.tensor([[9.0, 0.0, 9.0, 2.0], [-9.0, 5.0, 5.0, 5.0]])
@@ -184,7 +184,7 @@ def test_unknown_answers_cost_nothing() -> None:
     assert float(second_stage_loss(wrong, wanted, known)) > float(second_stage_loss(right, wanted, known)) + 4
 
 
-def test_the_network_answers_each_cube_alone() -> None:
+def test_the_output_for_a_cube_does_not_depend_on_its_batch() -> None:
     model = CandidateNet((8, 8, 8)).eval()
     cubes = torch.rand((3, 1, SIDE, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What training minimises: values that can be worked out by hand."""
+"""Training losses: values worked out by hand."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_the_focal_loss_is_the_cross_entropy_times_the_squared_distance(
     assert float(found) == pytest.approx(loss, abs=1e-6)
 
 
-def test_it_is_counted_per_unit_of_target_and_where_something_is_known() -> None:
+def test_the_focal_loss_is_per_unit_of_target_and_ignores_unknown_voxels() -> None:
     logits, target = _voxels(0.0, 0.0, 0.0, 0.0), _voxels(1.0, 1.0, 0.0, 0.0)
     one = 0.25 * math.log(2)
     assert float(quality_focal_loss(logits, target, torch.ones_like(target))) == pytest.approx(4 * one / 2)
@@ -39,7 +39,7 @@ def test_it_is_counted_per_unit_of_target_and_where_something_is_known() -> None
     assert float(quality_focal_loss(logits, _voxels(0, 0, 0, 0), _voxels(0, 0, 1.0, 1.0))) == pytest.approx(2 * one)
 
 
-def test_the_diameter_counts_in_the_inner_half_of_a_bump_alone() -> None:
+def test_the_diameter_loss_covers_only_the_inner_half_of_a_bump() -> None:
     heat = _voxels(0.2, 0.5, 0.51, 0.9)
     answer = torch.stack([torch.zeros(1, 4, 1, 1), _voxels(9.0, 9.0, 2.0, 3.0)], dim=1)
     losses = detection_loss(answer, heat, _voxels(0.0, 0.0, 1.0, 5.0), torch.ones_like(heat))
@@ -47,12 +47,12 @@ def test_the_diameter_counts_in_the_inner_half_of_a_bump_alone() -> None:
     assert float(losses["heatmap"]) == pytest.approx(float(quality_focal_loss(_voxels(0, 0, 0, 0), heat, heat * 0 + 1)))
 
 
-def test_without_a_nodule_there_is_no_error_of_the_diameter() -> None:
+def test_the_diameter_loss_is_zero_without_a_nodule() -> None:
     zeros = torch.zeros(2, 3, 3, 3)
     assert float(detection_loss(torch.ones(2, 2, 3, 3, 3), zeros, zeros, zeros + 1)["diameter"]) == 0
 
 
-def test_the_error_of_a_single_voxel_counts_in_full() -> None:
+def test_the_error_of_a_single_voxel_is_not_averaged_away() -> None:
     one = _voxels(0.9)
     answer = torch.stack([_voxels(0.0), _voxels(4.0)], dim=1)
     assert float(detection_loss(answer, one, _voxels(1.0), one)["diameter"]) == 3

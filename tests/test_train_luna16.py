@@ -1,4 +1,4 @@
-"""Scans in LUNA16's layout: found, prepared once, and with their nodules in the right voxels."""
+"""Scans in LUNA16's layout: search, preparation, and nodules at the right voxels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +45,13 @@ def test_nodules_lie_where_the_tables_say_in_scans_at_1_mm(scans: list[LungScan]
         assert [truth.diameter for truth in scan.excluded] == [10.0]
 
 
-def test_the_way_a_file_stores_its_axes_makes_no_difference(scans: list[LungScan]) -> None:
+def test_the_stored_axis_order_makes_no_difference(scans: list[LungScan]) -> None:
     upright, upside_down, _ = scans
     np.testing.assert_allclose(upright.hu, upside_down.hu, atol=1)
     np.testing.assert_allclose(upright.affine, upside_down.affine, atol=1e-6)
 
 
-def test_places_lie_in_the_lung(scans: list[LungScan]) -> None:
+def test_sampled_places_lie_in_the_lung(scans: list[LungScan]) -> None:
     scan = scans[0]
     assert 1000 < len(scan.lung) <= 20_000
     assert scan.lung.dtype == np.int16
@@ -73,7 +73,7 @@ def test_preparation_is_done_once_and_again_when_a_scan_changes(tmp_path: Path) 
     first = written()
     assert len(first) == 2
     assert written() == first
-    (cache / f"{path.stem}.npz").unlink()  # as if it had been cut off before the end
+    (cache / f"{path.stem}.npz").unlink()  # as if it had been interrupted
     second = written()
     assert second != first
     path.touch()
@@ -94,7 +94,7 @@ def test_subsets_are_held_out(folder: Path) -> None:
     assert [path.stem for path in found.held_out] == ["1.2.826.0.2"]
 
 
-def test_a_plain_folder_of_scans_holds_out_each_tenth(tmp_path: Path) -> None:
+def test_a_plain_folder_of_scans_holds_out_every_tenth(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"scan{number:02}.mha").touch()
     found = list_scans(tmp_path, 1)

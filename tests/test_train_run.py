@@ -1,4 +1,4 @@
-"""Training runs on tiny data: they end with a checkpoint, go on after a stop, and agree between processes."""
+"""Training runs on tiny data: checkpoints, resuming, and agreement between processes."""
 
 import copy
 import json
@@ -62,7 +62,7 @@ def lines(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(config(data, tmp_path / "whole"), CPU)
@@ -89,7 +89,7 @@ def test_a_run_cut_off_goes_on_as_if_nothing_had_happened(
     assert {"luna16_at_1", "luna16_at_4", "score"} <= about.results.keys()
 
 
-def test_cut_off_before_mining_and_validation_it_does_both(
+def test_a_run_interrupted_before_mining_and_validation_does_both_when_resumed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = config(data, tmp_path, steps=4, mine_every=2, validate_every=2)
@@ -136,7 +136,7 @@ def test_frozen_norms_keep_their_statistics_and_learn_on(
 def test_norms_freeze_at_their_running_average(data: Path, tmp_path: Path) -> None:
     run = Run(config(data, tmp_path, freeze_norms=0.0), CPU, [])
     image, zeros = torch.rand(2, 1, 16, 16, 16), torch.zeros(2, 8, 8, 8)
-    for variance in (2.5, 3.5):  # it freezes once
+    for variance in (2.5, 3.5):  # the norms freeze once
         run.average.get_buffer("stem.1.running_var").fill_(variance)
         run.train_step([image, zeros, zeros, zeros + 1])
         assert run.model.get_buffer("stem.1.running_var").unique().tolist() == [2.5]
@@ -165,7 +165,7 @@ def test_crops_and_backgrounds_alone_train_from_given_weights(data: Path, tmp_pa
         Run(other, CPU, ["one"])
 
 
-def test_places_that_look_like_nodules_count_neither_way(data: Path, tmp_path: Path) -> None:
+def test_excluded_places_count_as_neither_true_nor_false(data: Path, tmp_path: Path) -> None:
     affine, voxel = chest()[0].affine, np.array([20.0, 30.0, 40.0])
     point = (RAS_TO_LPS @ affine @ [*voxel, 1])[:3]
     table = tmp_path / "unsure.csv"
@@ -177,7 +177,7 @@ def test_places_that_look_like_nodules_count_neither_way(data: Path, tmp_path: P
     assert centre == pytest.approx(voxel * np.linalg.norm(affine[:3, :3], axis=0), abs=1)
 
 
-def test_the_confidence_shift_is_in_what_is_validated_and_exported_alone(
+def test_the_confidence_shift_applies_only_to_validated_and_exported_models(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[UNet] = []
@@ -340,7 +340,7 @@ def test_the_shipped_configurations_are_valid(root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no state", b""])
-def test_a_state_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_mismatched_state_is_an_error(data: Path, tmp_path: Path, content: bytes) -> None:
     chosen = config(data, tmp_path)
     run = Run(chosen, CPU, ["a"])
     chosen.run.mkdir()
@@ -362,7 +362,7 @@ def test_a_state_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, conte
         (lambda folder: (folder / "lidc_nodule_crops.csv").unlink(), "must hold"),
     ],
 )
-def test_spoilt_crops_are_an_error(tmp_path: Path, spoil: Any, message: str) -> None:  # noqa: ANN401
+def test_damaged_crops_are_an_error(tmp_path: Path, spoil: Any, message: str) -> None:  # noqa: ANN401
     from src.train.crops import load_crops  # noqa: PLC0415
 
     write_crops(tmp_path)
@@ -402,9 +402,9 @@ def test_the_average_follows_fast_at_first_and_then_as_configured(
         torch.testing.assert_close(average, kept * earlier + (1 - kept) * model)
 
 
-def test_a_large_gradient_is_cut_to_a_norm_of_ten(data: Path, tmp_path: Path) -> None:
+def test_a_large_gradient_is_clipped_to_a_norm_of_10(data: Path, tmp_path: Path) -> None:
     run = Run(config(data, tmp_path), CPU, [])
     run.train_step(batch(weight=1e6))
     first = run.optimizer.state_dict()["state"].values()
     norm = float(torch.stack([state["exp_avg"].norm() for state in first]).norm())
-    assert norm / 0.1 == pytest.approx(10, rel=1e-3)  # after a step Adam holds a tenth of the gradient
+    assert norm / 0.1 == pytest.approx(10, rel=1e-3)  # after one step Adam holds a tenth of the gradient

@@ -1,4 +1,4 @@
-"""Training samples: the nodules are where the targets say, whatever is done to the patch."""
+"""Training samples: nodules and targets agree after every augmentation."""
 
 import hashlib
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def batches(scans: list[LungScan], known: list[Crop], seed: int = 3, numbers: ra
 @pytest.mark.parametrize("make", [procedural_nodule, lambda rng, diameter: real_nodule(rng, crops()[4], diameter)])
 @given(SEEDS, st.floats(4, 30))
 @settings(max_examples=8)
-def test_an_inserted_nodule_is_where_and_as_large_as_the_truth_says(
+def test_an_inserted_nodule_has_the_place_and_size_of_its_truth(
     make: Callable[[np.random.Generator, float], NoduleToInsert], seed: int, diameter: float
 ) -> None:
     nodule = make(np.random.default_rng(seed), diameter)
@@ -62,12 +62,12 @@ def test_an_inserted_nodule_is_where_and_as_large_as_the_truth_says(
     insert(volume, nodule, centre)
     change = volume - LUNG_HU
     assert change.min() >= 0
-    assert np.linalg.norm(ndimage.center_of_mass(change) - centre) < 1 + diameter / 4  # lumps make it lopsided
-    measured = np.cbrt((nodule.weight > 0.5).sum() * 6 / np.pi)  # of the sphere of the same volume
+    assert np.linalg.norm(ndimage.center_of_mass(change) - centre) < 1 + diameter / 4  # lumps make it asymmetric
+    measured = np.cbrt((nodule.weight > 0.5).sum() * 6 / np.pi)  # diameter of the sphere of the same volume
     assert measured == pytest.approx(diameter, rel=0.25, abs=1.1)
 
 
-def test_what_is_denser_than_a_nodule_stays_and_borders_cut_it() -> None:
+def test_denser_structures_stay_and_borders_cut_an_inserted_nodule() -> None:
     nodule = procedural_nodule(np.random.default_rng(0), 12)
     bone = np.full((20, 20, 20), 700, np.float32)
     insert(bone, nodule, np.array([10, 10, 10]))
@@ -79,7 +79,7 @@ def test_what_is_denser_than_a_nodule_stays_and_borders_cut_it() -> None:
 
 
 @pytest.mark.parametrize(("surroundings", "is_seen"), [(LUNG_HU, True), (-400, True), (0, False), (700, False)])
-def test_a_nodule_that_nobody_could_see_is_not_put_in(surroundings: int, is_seen: bool) -> None:
+def test_an_invisible_nodule_is_not_inserted(surroundings: int, is_seen: bool) -> None:
     ball = np.linalg.norm(np.indices((15, 15, 15)) - 7, axis=0) < 4
     place = np.full((32, 32, 32), surroundings, np.float32)
     nodule = NoduleToInsert(np.full(ball.shape, 40, np.float32), ball.astype(np.float32), 8)
@@ -121,7 +121,7 @@ def test_all_orientations_keep_truths_and_unknown_parts_right(seed: int, voxel: 
     assert turned.ignore.sum() == 1
 
 
-def test_turning_reaches_all_48_orientations() -> None:
+def test_random_turns_reach_all_48_orientations() -> None:
     patch = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
     rng = np.random.default_rng(0)
     assert len({turn(rng, Sample(patch, [])).hu.tobytes() for _ in range(3000)}) == 48
@@ -136,14 +136,14 @@ def test_rotations_are_orthogonal(seed: int) -> None:
 
 @given(SEEDS, st.floats(0.8, 1.4), st.tuples(*[st.floats(-7, 7)] * 3).map(np.array))
 @settings(max_examples=20)
-def test_the_nodule_is_the_centre_of_its_crop_however_it_is_moved(seed: int, scale: float, shift: np.ndarray) -> None:
+def test_the_nodule_moves_and_scales_with_its_crop(seed: int, scale: float, shift: np.ndarray) -> None:
     crop = crops("abcd")[3]
     _, mask = resample_crop(crop, rotation(np.random.default_rng(seed)) / scale, shift, 48)
     assert np.abs(ndimage.center_of_mass(mask) - (23.5 + shift)).max() < 0.2
     assert np.cbrt(mask.sum() * 6 / np.pi) == pytest.approx(crop.diameter * scale, rel=0.06)
 
 
-def test_crops_are_read_with_their_nodules_where_the_outline_lies(tmp_path: Path) -> None:
+def test_crops_are_read_with_their_nodule_at_its_outline(tmp_path: Path) -> None:
     write_crops(tmp_path)
     read = load_crops(tmp_path)
     assert [crop.patient for crop in read] == ["a", "a", "b", "c", "d", "e"]
@@ -154,7 +154,7 @@ def test_crops_are_read_with_their_nodules_where_the_outline_lies(tmp_path: Path
 
 @given(SEEDS)
 @settings(max_examples=20)
-def test_another_scanner_keeps_the_grid_and_the_place(seed: int) -> None:
+def test_simulating_another_scanner_keeps_the_grid_and_the_place(seed: int) -> None:
     hu = np.full((32, 32, 32), LUNG_HU, np.float32)
     hu[12:21, 12:21, 12:21] = 100
     seen = degrade(np.random.default_rng(seed), hu)
@@ -164,7 +164,7 @@ def test_another_scanner_keeps_the_grid_and_the_place(seed: int) -> None:
     assert np.abs(ndimage.center_of_mass(dense) - np.full(3, 16)).max() < 1.5
 
 
-def test_a_batch_depends_on_seed_and_number_alone() -> None:
+def test_a_batch_depends_only_on_seed_and_number() -> None:
     scans, known = [lung()], crops()
     first, later = batches(scans, known), batches(scans, known, numbers=range(4, 8))
 
@@ -199,7 +199,7 @@ def test_every_patch_of_an_annotated_scan_carries_its_nodules(monkeypatch: pytes
 
 
 @given(SEEDS, st.sampled_from(SIZES))
-@example(7172, 96)  # the blur of a nodule that lies wholly outside
+@example(7172, 96)  # the blur of a nodule that lies entirely outside
 @settings(max_examples=30)
 def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: int) -> None:
     crop = crops("abcd")[3]
@@ -209,7 +209,7 @@ def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: in
     for centre, diameter in sample.truths:
         assert sample.hu[tuple(np.round(centre).astype(int))] > -300
         known |= np.linalg.norm(np.indices(known.shape).transpose(1, 2, 3, 0) - centre, axis=-1) < diameter / 2 + 2
-    inner = (slice(4, -4),) * 3  # nodules outside are blurred, too
+    inner = (slice(4, -4),) * 3  # nodules outside are blurred too
     assert (sample.hu[inner][~known[inner]] < -300).all()
 
 
@@ -217,10 +217,10 @@ def test_a_crop_s_nodule_lies_anywhere_in_the_patch() -> None:
     rng, crop = np.random.default_rng(0), crops("a")[0]
     nearest = [truth.centre for _ in range(200) for truth in _from_crop(rng, crop, 48, 36.0, NOWHERE).truths]
     assert np.mean(nearest, axis=0) == pytest.approx([23.5] * 3, abs=3)
-    assert np.std(nearest, axis=0).min() > 10  # 12.1 if it is uniform
+    assert np.std(nearest, axis=0).min() > 10  # 12.1 for a uniform distribution
 
 
-def test_crops_and_annotated_nodules_are_drawn_alike() -> None:
+def test_crops_and_annotated_nodules_are_drawn_equally_often() -> None:
     scan = lung((80, 80, 80), tuple(Truth(np.full(3, 30.0 + 10 * i), 6.0 + i) for i in range(3)))
     data = batches([scan], crops("a"))
     rng = np.random.default_rng(0)
@@ -251,7 +251,7 @@ def test_a_false_mark_of_a_crop_may_lie_anywhere_in_the_patch_and_the_nodule_sta
     assert np.ptp(shown, axis=0).min() > 30
 
 
-def test_another_reader_s_nodule_in_a_crop_teaches_nothing() -> None:
+def test_another_readers_nodule_in_a_crop_is_ignored() -> None:
     crop = crops()[0]
     other = np.roll(crop.mask, 15, axis=0)
     hu = np.where(other, 150, crop.hu)
@@ -260,7 +260,7 @@ def test_another_reader_s_nodule_in_a_crop_teaches_nothing() -> None:
     assert sample.ignore[sample.hu > 100].all()
 
 
-def test_unsure_parts_of_a_scan_teach_nothing() -> None:
+def test_uncertain_parts_of_a_scan_are_ignored() -> None:
     excluded = (Truth(np.array([30.0, 30, 30]), 10.0),)
     cut_off = Truth(np.array([30.0, 58, 30]), 20.0)
     scan = lung((60, 60, 60), (cut_off,), excluded=excluded)
@@ -276,7 +276,7 @@ def test_unsure_parts_of_a_scan_teach_nothing() -> None:
     assert weight[5, 5, 5] == 1
 
 
-def test_a_patch_reaches_beyond_a_small_scan_as_air() -> None:
+def test_a_patch_beyond_a_small_scan_is_filled_with_air() -> None:
     hu, ignore, truths = lung((30, 60, 60)).patch(np.array([0, 4, 4]), 48)
     assert hu.shape == (48, 48, 48)
     assert (hu[30:] == -1000).all()
@@ -284,7 +284,7 @@ def test_a_patch_reaches_beyond_a_small_scan_as_air() -> None:
     assert truths == []
 
 
-def test_marks_on_findings_teach_nothing() -> None:
+def test_marks_on_excluded_findings_are_ignored() -> None:
     nodule, excluded = Truth(np.array([30.0, 30, 30]), 10.0), Truth(np.array([10.0, 50, 50]), 10.0)
     points = np.array([[30.0, 30, 34], [30, 30, 45], [10, 50, 47], [10, 30, 50]])
     scan = lung((60, 60, 60), (nodule,), excluded=(excluded,))
@@ -295,7 +295,7 @@ def test_marks_on_findings_teach_nothing() -> None:
 
 @given(st.lists(st.sampled_from("abcdefghij"), min_size=5, max_size=30).filter(lambda names: len(set(names)) >= 3))
 @settings(max_examples=50)
-def test_no_patient_is_on_both_sides(patients: list[str]) -> None:
+def test_no_patient_is_in_both_training_and_validation(patients: list[str]) -> None:
     voxel = np.zeros((1, 1, 1), np.float32)
     known = [Crop(str(i), p, voxel, voxel > 0, np.zeros(3), 5.0 + i, 5, 3) for i, p in enumerate(patients)]
     training, held_out = split_by_patient(known)
@@ -309,7 +309,7 @@ def test_too_few_patients_are_an_error() -> None:
         split_by_patient(crops("ab"))
 
 
-def test_a_known_bump_counts_where_all_else_is_unknown() -> None:
+def test_a_known_bump_counts_within_an_unknown_region() -> None:
     nodule = Truth(np.array([24.0, 22, 20]), 12.0)
     sample = Sample(np.full((48, 48, 48), LUNG_HU, np.float32), [nodule], np.ones((48, 48, 48), bool))
     _, heat, _, weight = batches([lung()], [], numbers=range(1))._arrays(np.random.default_rng(0), sample)  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""What is counted as found and as false, in validation and in the search for hard negatives."""
+"""Hits and false marks in validation and in hard-negative mining."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ STRAY = Truth(np.array([60.0, 24, 60]), 12.0)
 
 
 class Bright(nn.Module):
-    """Takes for a nodule what is bright."""
+    """Marks bright voxels as nodules."""
 
     output_stride, multiple = 2, 2
 
@@ -66,13 +66,13 @@ def test_marks_lie_on_the_balls_strongest_first() -> None:
 @pytest.mark.parametrize(
     ("truths", "excluded", "at_1", "at_4"),
     [
-        ((NODULE,), (EXCLUDED,), 1, 1),  # one false mark, which is stronger
-        ((NODULE,), (), 0, 1),  # two
+        ((NODULE,), (EXCLUDED,), 1, 1),  # one stronger false mark
+        ((NODULE,), (), 0, 1),  # two false marks
         ((STRAY,), (EXCLUDED,), 1, 1),
-        ((NODULE, Truth(np.array([60.0, 60, 60]), 6.0)), (EXCLUDED,), 0.5, 0.5),  # one that nothing marks
+        ((NODULE, Truth(np.array([60.0, 60, 60]), 6.0)), (EXCLUDED,), 0.5, 0.5),  # a nodule without a mark
     ],
 )
-def test_annotated_scans_are_judged_as_luna16_does(
+def test_annotated_scans_are_evaluated_by_the_rules_of_luna16(
     truths: tuple[Truth, ...], excluded: tuple[Truth, ...], at_1: float, at_4: float
 ) -> None:
     held_out = scan(*BALLS, truths=truths, excluded=excluded)
@@ -82,7 +82,7 @@ def test_annotated_scans_are_judged_as_luna16_does(
     assert figures["score"] == pytest.approx((at_1 + at_4) / 2)
 
 
-def test_planted_nodules_and_crops_are_judged_by_the_marks_of_the_bare_scan() -> None:
+def test_planted_nodules_and_crops_are_evaluated_against_the_marks_of_the_plain_scan() -> None:
     background = scan((NODULE, 30), size=130)
     held_out = crops("abc")
     planted = plant(held_out, background, copies=2)
@@ -100,7 +100,7 @@ def test_planted_nodules_and_crops_are_judged_by_the_marks_of_the_bare_scan() ->
     )
 
 
-def test_a_mark_on_what_may_be_a_nodule_of_the_bare_scan_is_not_false() -> None:
+def test_a_mark_on_a_possible_nodule_of_the_plain_scan_is_not_false() -> None:
     held_out = crops("abc")
     for excluded, marks in (((), 2), ((EXCLUDED,), 1)):
         background = scan(*BALLS[:2], excluded=excluded, size=130)
@@ -115,7 +115,7 @@ def test_lungs_without_room_for_the_nodules_are_an_error(monkeypatch: pytest.Mon
         plant(crops("abcde"), scan(size=20), copies=1)
 
 
-def test_mining_returns_no_nodule_and_no_excluded_finding(tmp_path: Path) -> None:
+def test_mining_returns_neither_nodules_nor_excluded_findings(tmp_path: Path) -> None:
     run = Run(tiny_config(tmp_path), CPU, ["scan"])
     run.average = Bright()  # type: ignore[assignment]
     bare = _false_marks(run, scan(*BALLS))

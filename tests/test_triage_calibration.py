@@ -1,4 +1,4 @@
-"""Calibrated scores: order, nulls, damaged files, and the fitted maps."""
+"""Calibrated scores: monotonicity, nulls, damaged files, and fitted maps."""
 
 import copy
 import json
@@ -109,13 +109,13 @@ def test_a_broken_file_is_refused(tmp_path: Path, changes: dict[str, object], wo
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"slope": ', "\x00"])
-def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_calibration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(BadConfig, match=r"c\.json"):
         load_calibration(tmp_path / "c.json")
 
 
-def test_bytes_that_are_no_text_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+def test_a_binary_file_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
     for path, words in ((tmp_path / "c.json", "not JSON"), (tmp_path / "none.json", "fit")):
         with pytest.raises(BadConfig, match=words):
@@ -140,7 +140,7 @@ def test_detections_without_a_score_are_refused(tmp_path: Path, change: Callable
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_fitted_map_repairs_overconfident_scores(method: str) -> None:
+def test_a_fitted_map_corrects_overconfident_scores(method: str) -> None:
     rng = np.random.default_rng(5)
     odds = rng.normal(scale=1.5, size=4000)
     labels = rng.random(4000) < 1 / (1 + np.exp(-odds))
@@ -161,7 +161,7 @@ def test_temperature_is_recovered() -> None:
 
 
 @given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=30))
-def test_isotonic_fits_any_data(cases: list[tuple[float, bool]]) -> None:
+def test_isotonic_regression_fits_any_data(cases: list[tuple[float, bool]]) -> None:
     scores, labels = (np.array(column) for column in zip(*cases, strict=True))
     mapping = fit_mapping("isotonic", scores, labels)
-    assert mapping.apply(scores).mean() == pytest.approx(labels.mean())  # pooled means keep the total
+    assert mapping.apply(scores).mean() == pytest.approx(labels.mean())  # pooling keeps the sum

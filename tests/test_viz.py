@@ -1,4 +1,4 @@
-"""Pictures: radiological orientation whatever the array's axes, circles where the nodules are."""
+"""Pictures: radiological orientation for any array axes, circles at the nodules."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ from src.viz.source import read_detections
 
 SHAPE = (40, 50, 30)
 SPACING = (1.5, 1.0, 2.5)
-LPS: Affine = np.diag([-1.5, -1.0, 2.5, 1.0])  # RAS+, as of a DICOM series
+LPS: Affine = np.diag([-1.5, -1.0, 2.5, 1.0])  # RAS+, as for a DICOM series
 LPS[:3, 3] = (70, 40, -300)
 ORIENTATIONS = [*product(permutations(range(3)), product((False, True), repeat=3))]
 
@@ -49,7 +49,7 @@ def detection(coordinates: Vec3, diameter: float, confidence: float = 0.9, **mor
 
 
 def report_of(found: list[Any]) -> dict[str, Any]:
-    """A whole report with these detections."""
+    """A complete report with these detections."""
     return {
         "scan_id": "scan",
         "model": "m",
@@ -61,7 +61,7 @@ def report_of(found: list[Any]) -> dict[str, Any]:
 
 
 def reoriented(array: np.ndarray, order: tuple[int, ...], flips: tuple[bool, ...]) -> tuple[Volume, Vec3, Affine]:
-    """The same scan with other axes, its spacing, and the matrix from its indices to those of `array`."""
+    """The scan with other axes, its spacing, and the matrix from its indices to those of `array`."""
     back = np.zeros((4, 4))
     back[3, 3] = 1
     for axis, (source, flip) in enumerate(zip(order, flips, strict=True)):
@@ -151,7 +151,9 @@ def test_a_circle_has_the_radius_of_the_nodule_in_the_slice(distance: float, rad
 
 
 @given(st.integers(1, 60), st.integers(1, 25), st.data())
-def test_axial_slices_are_distinct_and_start_with_the_wanted(depth: int, count: int, data: st.DataObject) -> None:
+def test_axial_slices_are_distinct_and_start_with_those_of_the_nodules(
+    depth: int, count: int, data: st.DataObject
+) -> None:
     wanted = data.draw(st.lists(st.integers(0, depth - 1), max_size=30))
     chosen = axial_slices(wanted, depth, count)
     assert len(chosen) == len(set(chosen)) == min(count, depth)
@@ -165,7 +167,7 @@ def test_slices_without_detections_are_evenly_spread() -> None:
 
 @pytest.mark.parametrize("orientation", [ORIENTATIONS[0], ORIENTATIONS[27]])
 @pytest.mark.parametrize("plane", NORMAL)
-def test_a_coarser_heatmap_is_laid_where_its_affine_says(plane: Plane, orientation: tuple[Any, Any]) -> None:
+def test_a_coarser_heatmap_is_placed_by_its_affine(plane: Plane, orientation: tuple[Any, Any]) -> None:
     turned, spacing, _ = reoriented(np.zeros(SHAPE, np.int16), *orientation)
     on = stage(turned, spacing)
     centre = on.lps((24.0, 20.0, 30.0)) * np.array([-1, -1, 1])
@@ -230,7 +232,7 @@ def test_the_guides_call_draws_the_circle_around_the_nodule(chest: Volume, tmp_p
 
 
 @pytest.mark.parametrize("orientation", [ORIENTATIONS[0], ORIENTATIONS[29]])
-def test_the_outline_is_that_of_the_largest_section(orientation: tuple[Any, Any]) -> None:
+def test_the_outline_is_drawn_at_the_largest_section(orientation: tuple[Any, Any]) -> None:
     centre, radius = (31.2, 22.7, 33.9), 9.0
     turned, spacing, back = reoriented(ball(centre, radius), *orientation)
     there = np.linalg.inv(back) @ [*np.divide(centre, SPACING), 1]
@@ -253,7 +255,7 @@ def test_the_outline_is_that_of_the_largest_section(orientation: tuple[Any, Any]
     assert np.ptp(masked.line, axis=0) == pytest.approx(2 * radius, abs=2)
 
 
-def test_masks_go_with_their_detections_when_others_are_left_out() -> None:
+def test_masks_stay_with_their_detections_when_others_are_omitted() -> None:
     found = [
         detection((1.0, 2.0, 3.0), 9.0, confidence, id=number) for number, confidence in enumerate((0.9, 0.8, 0.7))
     ]
@@ -277,7 +279,7 @@ def test_every_nodule_has_a_close_view(chest: Volume, tmp_path: Path) -> None:
     assert heights[4] == heights[3]  # the strongest 15
 
 
-def test_path_mapping_and_list_give_the_same_picture(chest: Volume, tmp_path: Path) -> None:
+def test_a_path_a_mapping_and_a_list_give_the_same_picture(chest: Volume, tmp_path: Path) -> None:
     report = report_of([detection((31.2, 22.7, 33.9), 22.0)])
     save_json(report, tmp_path / "d.json")
     sources: list[Any] = [report, report["detections"], tmp_path / "d.json", str(tmp_path / "d.json")]
@@ -295,7 +297,7 @@ def test_a_turned_scan_gives_the_same_picture(chest: Volume, tmp_path: Path) -> 
     assert np.abs(pixels(tmp_path / "a.png") - pixels(tmp_path / "b.png")).mean() < 0.01
 
 
-def test_the_heatmap_vanishes_where_it_is_zero_and_shows_where_it_is_not(chest: Volume, tmp_path: Path) -> None:
+def test_the_heatmap_is_invisible_where_it_is_zero(chest: Volume, tmp_path: Path) -> None:
     heatmap = np.zeros(SHAPE, np.float32)
     pictures = []
     for name, value in (("none", None), ("zero", 0), ("one", 1)):
@@ -310,7 +312,7 @@ def test_the_heatmap_vanishes_where_it_is_zero_and_shows_where_it_is_not(chest: 
     assert np.median(one[changed][:, 0] - one[changed][:, 1]) > 80
 
 
-def test_no_detections_still_give_a_picture_that_says_so(chest: Volume, tmp_path: Path) -> None:
+def test_a_scan_without_detections_gives_a_picture_that_says_so(chest: Volume, tmp_path: Path) -> None:
     found = [detection((31.2, 22.7, 33.9), 22.0)]
     visualize_detections(chest, [], SPACING, tmp_path / "none.png")
     visualize_detections(chest, found, SPACING, tmp_path / "one.png")
@@ -360,14 +362,14 @@ def test_an_unwritable_folder_is_an_error(draw: Callable[..., None], tmp_path: P
         json.dumps({**report_of([]), **change}) for change in ({"detections": 3}, {"detections": "no"}, {"metadata": 1})
     ],
 )
-def test_other_files_are_not_detections(content: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_as_detections(content: str, tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     path.write_text(content, encoding="latin-1")
     with pytest.raises(BadOutput, match=r"d\.json"):
         read_detections(path)
 
 
-def test_detections_come_strongest_first() -> None:
+def test_detections_are_sorted_by_confidence() -> None:
     found = read_detections([detection((1, 1, 1), 5, confidence) for confidence in (0.4, 0.9, 0.6)])
     assert [nodule["confidence"] for nodule in found.detections] == [0.9, 0.6, 0.4]
 
@@ -394,7 +396,7 @@ def test_many_nodules_get_a_histogram(count: int, panels: int, tmp_path: Path) -
     assert (pixels(path).shape[0] > 700) == (panels == 2)
 
 
-def test_pictures_need_no_gui_and_no_torch(root: Path) -> None:
+def test_drawing_imports_neither_a_gui_nor_torch(root: Path) -> None:
     code = "import sys, src.viz.overlay, src.viz.confidence; print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -412,5 +414,5 @@ def test_a_real_scan_with_many_slices_stays_small(shared_data: Path, tmp_path: P
     ("value", "text"),
     [(0, "0.00"), (0.004, "<0.01"), (0.5, "0.50"), (0.994, "0.99"), (0.9955, ">0.99"), (1, "1.00")],
 )
-def test_only_certainty_is_called_certain(value: float, text: str) -> None:
+def test_only_a_confidence_of_1_is_shown_as_1_00(value: float, text: str) -> None:
     assert share(value) == text

@@ -1,4 +1,4 @@
-"""Reconstructions that alternate are told from one that does not, by pixels."""
+"""Alternating reconstructions are detected by their pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ Voxels = npt.NDArray[Any]
 
 
 def every(array: Voxels, count: int, change: Callable[[Voxels, int], Voxels]) -> Voxels:
-    """Every `count`-th slice changed, in the second way, the third and so on."""
+    """Interleave `count` reconstructions: slice i is changed in the (i modulo count)-th way."""
     array = array.astype(np.float64)
     for which in range(1, count):
         array[..., which::count] = change(array[..., which::count], which)
@@ -46,7 +46,7 @@ def scan(noise: float = 30) -> Voxels:
         (lambda: scan(150), 1),
         (lambda: scan()[..., ::5], 1),
         (lambda: scan()[..., :9], 1),
-        (lambda: every(scan(), 2, breath)[..., :9], 1),  # too few to tell
+        (lambda: every(scan(), 2, breath)[..., :9], 1),  # too few slices
         (lambda: every(scan(), 2, lambda part, _: part), 1),
         (lambda: every(scan(), 2, noisy(20)), 1),
         (lambda: every(scan(), 2, noisy(120)), 2),
@@ -55,16 +55,16 @@ def scan(noise: float = 30) -> Voxels:
         (lambda: every(scan(), 3, breath), 3),
     ],
 )
-def test_what_alternates_is_counted(array: Callable[[], Voxels], count: int) -> None:
+def test_alternating_reconstructions_are_counted(array: Callable[[], Voxels], count: int) -> None:
     assert woven(array()) == count
 
 
-def test_slices_that_were_interpolated_in_between_are_one_reconstruction() -> None:
+def test_interpolated_slices_are_one_reconstruction() -> None:
     array = scan(60)[..., ::2]
     assert woven(ndimage.zoom(array, (1, 1, (2 * array.shape[2] - 1) / array.shape[2]), order=1)) == 1
 
 
-def test_real_scans_are_one_reconstruction_and_two_phases_of_them_are_not(shared_data: Any) -> None:  # noqa: ANN401
+def test_a_real_scan_is_one_reconstruction_and_two_phases_of_it_are_not(shared_data: Any) -> None:  # noqa: ANN401
     for path in real_scans(shared_data):
         array = read_scan(path).array
         assert woven(array) == 1

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that a nodule is found from an installation of it, far from the checkout."""
+"""The wheel: its content, and that an installation finds a nodule without the checkout."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pivot(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command of an environment that holds the wheel, and borrows the dependencies of this one."""
+    """The `pivot` command of an environment with the wheel and the dependencies of this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
@@ -51,7 +51,7 @@ def pivot(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Vec3]:
-    """The surroundings of the largest nodule of the phantom, and the nodule's place in world millimetres."""
+    """A block around the phantom's largest nodule, and the nodule's centre in world millimetres."""
     scan, (nodule, *_) = chest_phantom(spacing=(1.5, 1.5, 1.5))
     low = np.maximum(np.subtract(nodule.coordinates_voxel, 32), 0)
     block = scan.array[tuple(slice(first, first + 64) for first in low)]
@@ -84,7 +84,7 @@ def test_the_wheel_holds_the_page(wheel: Path, root: Path) -> None:
     assert {name.removeprefix("pivot/") for name in names if name.startswith("pivot/api/static/")} == built
 
 
-def test_help_needs_nothing_from_the_checkout(pivot: Path, tmp_path: Path) -> None:
+def test_help_works_without_the_checkout(pivot: Path, tmp_path: Path) -> None:
     assert "--demo" in _run(pivot, "--help", folder=tmp_path)
 
 
@@ -98,8 +98,10 @@ def test_the_installed_command_finds_a_nodule(pivot: Path, chest: tuple[Path, Ve
     assert (tmp_path / "results" / "block_visualization.png").is_file()
 
 
-def test_the_installed_service_does_what_the_images_run(pivot: Path, chest: tuple[Path, Vec3], tmp_path: Path) -> None:
-    """Server and worker by the commands of `deploy/`."""
+def test_the_installed_service_runs_the_commands_of_the_images(
+    pivot: Path, chest: tuple[Path, Vec3], tmp_path: Path
+) -> None:
+    """Starts server and worker with the commands in `deploy/`."""
     python, port, log = pivot.with_name("python"), free_port(), tmp_path / "log"
     variables = {"PIVOT_DATA": str(tmp_path / "data"), "PIVOT_DEVICES": "none", "PIVOT_FREE_BYTES": "1"}
     options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, **variables}}

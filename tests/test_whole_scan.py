@@ -1,4 +1,4 @@
-"""The main job on a whole real scan that no training saw, from every kind of file."""
+"""Detection on a whole real scan that was not used in training, from every file format."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from src.data.loader import read_scan
 from src.inference.main import main
 
 Point = npt.NDArray[np.float64]
-OTHER_MARKS = 1  # at most, above the default threshold
+OTHER_MARKS = 1  # at most this many marks above the default threshold
 SAME_PLACE = 0.5  # mm
 
 
@@ -34,7 +34,7 @@ def _marks(scan: Path, output: Path) -> list[Point]:
 
 @pytest.fixture(scope="module")
 def marks(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
-    """What is found in the DICOM series, strongest first."""
+    """The findings in the DICOM series, strongest first."""
     return _marks(shared_data / "lidc-idri-0001", tmp_path_factory.mktemp("dicom"))
 
 
@@ -45,7 +45,7 @@ def test_the_nodule_is_the_strongest_of_few_marks(marks: list[Point], truth: tup
 
 
 @pytest.mark.parametrize("kind", ["mhd", "turned nifti"])
-def test_other_files_of_the_scan_give_the_same_place(
+def test_other_formats_of_the_scan_give_the_same_place(
     kind: str, marks: list[Point], shared_data: Path, tmp_path: Path
 ) -> None:
     scan = read_scan(shared_data / "lidc-idri-0001")

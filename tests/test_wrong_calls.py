@@ -1,4 +1,4 @@
-"""Every documented function takes what its siblings take; anything else is one sentence of PIVOT's own errors."""
+"""Documented functions accept the same kinds of arguments; anything else is a one-sentence PIVOT error."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from src.viz.rendering_3d import render_3d_volume
 from src.viz.report import generate_report
 from tests.small_scans import block, save_nifti, tiny_checkpoint
 
-LONGEST = 420  # characters of a message
+LONGEST = 420  # maximum characters of a message
 CALIBRATION = "calibration/triage_calibration.json"
 
 
@@ -50,7 +50,7 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ANN401 - a bag
     small = {"inference": {"patch_size": [32, 32, 32]}}
     pipeline = InferencePipeline(loaded, small, torch.device("cpu"))
     results = pipeline.predict(path)
-    results["detections"], results["masks"] = [_detection(scan, nodule)], [None]  # which the small network misses
+    results["detections"], results["masks"] = [_detection(scan, nodule)], [None]  # the small network misses it
     pipeline.save_detections(results, folder / "report.json")
     pipeline.save_heatmap(results, folder / "heatmap.nii.gz")
     array, spacing = load_scan(path)
@@ -73,7 +73,7 @@ CALLED = (
 
 
 def _detection(scan: Scan, nodule: PhantomNodule) -> Any:  # noqa: ANN401 - TypedDicts
-    """What a network would have made of the drawn nodule."""
+    """A detection of the synthetic nodule as a network gives it."""
     properties = extract_properties(scan, nodule.coordinates, nodule.diameter_mm)
     index = np.divide(nodule.coordinates, scan.spacing)
     place = tuple(to_lps(scan.affine, index).tolist())
@@ -138,7 +138,7 @@ WRONG: list[tuple[str, Call]] = [
     ("it lacks scan_id", lambda at: at.pipeline.save_detections({}, at.folder / "a.json")),
     ("heatmap is an array of numbers of shape", lambda at: at.pipeline.save_heatmap(5, at.folder / "a.nii.gz")),
     ("the heatmap must be an array", lambda at: at.pipeline.save_heatmap(None, at.folder / "a.nii.gz")),
-    # one step after the other
+    # the single steps
     ("the scan is not prepared", lambda at: at.sliding_window_inference(at.model, at.array, device="cpu")),
     ("the scan is not prepared", lambda at: at.sliding_window_inference(at.model, at.path)),
     (
@@ -231,7 +231,7 @@ WRONG: list[tuple[str, Call]] = [
 
 
 @pytest.mark.parametrize(("words", "call"), WRONG, ids=[f"{n}: {words[:40]}" for n, (words, _) in enumerate(WRONG)])
-def test_a_wrong_call_is_one_plain_sentence(at: Any, words: str, call: Call) -> None:  # noqa: ANN401
+def test_a_wrong_call_raises_one_plain_sentence(at: Any, words: str, call: Call) -> None:  # noqa: ANN401
     with pytest.raises(PivotError, match=words) as caught:
         call(at)
     message = str(caught.value)
@@ -244,7 +244,7 @@ def test_there_are_enough_wrong_calls() -> None:
     assert len(WRONG) >= 60
 
 
-def test_whatever_one_function_takes_its_siblings_take(at: Any) -> None:  # noqa: ANN401
+def test_functions_accept_the_same_kinds_of_arguments(at: Any) -> None:  # noqa: ANN401
     """Paths, arrays, tensors, devices, models, reports and lists of detections."""
     tensor = torch.from_numpy(np.array(at.array))
     names = [at.pipeline.predict(one, at.spacing)["scan_id"] for one in (at.path, str(at.path), at.array, tensor)]
@@ -261,7 +261,7 @@ def test_whatever_one_function_takes_its_siblings_take(at: Any) -> None:  # noqa
 
     heatmaps = (at.results, at.results["heatmap"], torch.from_numpy(np.array(at.results["heatmap"])))
     peaks = [detect_peaks(one, 0.3, spacing=at.spacing) for one in heatmaps]
-    assert peaks[0] == peaks[1] == peaks[2] == detect_peaks(at.results, 0.3)  # the heatmap knows its own spacing
+    assert peaks[0] == peaks[1] == peaks[2] == detect_peaks(at.results, 0.3)  # the heatmap has its own spacing
     assert len(detect_peaks(at.heatmap, 0.3)) == len(peaks[0])
 
     for given in (at.results, at.found, at.report, str(at.report), json.loads(at.report.read_text())):
@@ -282,7 +282,7 @@ def test_whatever_one_function_takes_its_siblings_take(at: Any) -> None:  # noqa
     optimize_model(at.loaded, at.folder / "fast.pt", (1, 1, 32, 32, 32))
 
 
-def test_the_guides_steps_follow_each_other_from_peaks_alone() -> None:
+def test_the_guides_steps_work_in_sequence_from_plain_peaks() -> None:
     scan, nodule = block()
     heatmap = np.zeros(scan.shape, np.float32)
     centre = tuple(round(c / s) for c, s in zip(nodule.coordinates, scan.spacing, strict=True))
@@ -310,14 +310,14 @@ def test_the_guides_steps_follow_each_other_from_peaks_alone() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_peak_is_measured_as_the_nodule_is_whose_size_is_known(number: int) -> None:
+def test_a_peak_is_measured_like_a_nodule_of_known_size(number: int) -> None:
     scan, nodule = block(number)
     known, unknown = (extract_properties(scan, nodule.coordinates, size) for size in (nodule.diameter_mm, None))
     assert unknown["effective_diameter_mm"] == pytest.approx(known["effective_diameter_mm"], rel=0.1)
 
 
 @pytest.mark.parametrize("value", [25.0, -1000.0])
-def test_a_network_of_another_make_is_protected_too(value: float) -> None:
+def test_a_users_own_network_is_protected_too(value: float) -> None:
     with pytest.raises(PivotError, match="not prepared"):
         sliding_window_inference(nn.Identity(), np.full((9, 9, 9), value), (6, 6, 6), (6, 6, 6), device="cpu")
 

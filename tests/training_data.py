@@ -20,9 +20,9 @@ from src.types import Scan
 
 __all__ = ["CROP_CENTRE", "chest", "tiny_config", "tiny_crops", "write_crops", "write_cubes", "write_luna16"]
 
-SHRINK = 0.4  # a whole chest at 1 mm would take half a minute to prepare
+SHRINK = 0.4  # preparing a whole chest at 1 mm would take half a minute
 LESIONS = (Lesion(25), Lesion(20), Lesion(16))
-CROP_CENTRE = (27, 26, 24)  # z, y, x: not quite the middle, as in the real crops
+CROP_CENTRE = (27, 26, 24)  # z, y, x: slightly off the middle, as in the real crops
 FLIPPED = np.diag([-1.0, 1.0, -1.0])
 
 
@@ -36,7 +36,7 @@ def chest() -> tuple[Scan, list[tuple[npt.NDArray[np.float64], float]]]:
 
 
 def write_luna16(folder: Path, subsets: Sequence[str] = ("subset0", "subset0", "subset9")) -> list[str]:
-    """A scan in each named subfolder; every second one is stored upside down. Returns the names.
+    """Write a scan into each named subfolder, every second one upside down. Returns the names.
 
     The first two nodules of the chest are annotated, the third one is excluded.
     """
@@ -84,7 +84,7 @@ def tiny_crops(count: int = 6) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bo
 
 
 def write_crops(folder: Path, patients: Sequence[str] = ("a", "a", "b", "c", "d", "e")) -> None:
-    """The files that `data` names: crops, their table, and backgrounds `one` and `two`."""
+    """Write the files that `data` names: crops, their table, and backgrounds `one` and `two`."""
     hu, masks, diameters = tiny_crops(len(patients))
     ids = [f"crop{i}" for i in range(len(patients))]
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def write_crops(folder: Path, patients: Sequence[str] = ("a", "a", "b", "c", "d"
 
 
 def tiny_config(folder: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - whatever the configuration holds
-    """A run of six steps on the LUNA16 layout in `folder`, on one CPU thread."""
+    """The configuration of a six-step run on the LUNA16 layout in `folder`, on one CPU thread."""
     values: dict[str, Any] = {
         "luna16": folder / "luna16",
         "luna16_validation_subset": 9,
@@ -121,7 +121,7 @@ def tiny_config(folder: Path, **changes: Any) -> TrainConfig:  # noqa: ANN401 - 
 
 
 def write_cubes(folder: Path, patients: Sequence[str] = ("a", "b"), subsets: Sequence[int] = (0, 8)) -> None:
-    """LUNA16's nodules as cubes: balls of 10 mm at (z 25, y 24, x 23) with another at x 40, and two look-alikes."""
+    """Write LUNA16 nodule cubes: balls of 10 mm at (z 25, y 24, x 23), another at x 40, and two false positives."""
     folder.mkdir(parents=True, exist_ok=True)
     z, y, x = np.indices((50, 50, 50))
     ball, other = ((x - at) ** 2 + (y - 24) ** 2 + (z - 25) ** 2 < 25 for at in (23, 40))

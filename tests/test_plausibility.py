@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import ndimage
 
+from src.data.geometry import canonical
 from src.data.loader import read_scan
+from src.data.lung_finder import find_lungs
 from src.data.plausibility import check_hounsfield
 from src.errors import BadScan
 
@@ -79,8 +82,10 @@ def test_synthetic_scans_are_plausible(scan: Callable[[], Any], border: float | 
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-@pytest.mark.parametrize("offset", [-200, -150, 150, 200])
-def test_an_offset_of_a_whole_chest_is_told_by_its_air(shared_data: Path, offset: int, *, clipped: bool) -> None:
+@pytest.mark.parametrize("offset", [-200, -150, -100, -75, 100, 150, 200])
+def test_an_offset_of_a_whole_chest_is_told_by_its_air_or_by_fat_and_muscle(
+    shared_data: Path, offset: int, *, clipped: bool
+) -> None:
     for path in real_scans(shared_data)[-2:]:
         values = read_scan(path).array[::4, ::4, ::4].astype(np.int32) + offset
         with pytest.raises(BadScan, match="not Hounsfield units"):
@@ -135,6 +140,68 @@ def test_a_piece_of_nothing_but_lung_is_plausible_and_the_same_of_air_is_not() -
     for air in (rng.normal(-1000, 5, lung.shape), np.full(lung.shape, -870.0) + rng.normal(0, 5, lung.shape)):
         with pytest.raises(BadScan, match=r"nothing but air|no voxel is denser"):
             check_hounsfield(air)
+
+
+def drawn(lung: float = -850, air: float = -1000, body: float = 40, noise: float = 0, step: float = 2.5) -> Voxels:
+    """A digital phantom: a body with two lungs, a spine and nodules, each of one value."""
+    x, y, z = np.ogrid[-160:160:step, -115:115:step, -140:140:step]
+    hu = np.full(np.broadcast_shapes(x.shape, y.shape, z.shape), air)
+    hu[np.broadcast_to((x / 150) ** 2 + (y / 105) ** 2 < 1, hu.shape)] = body
+    for side in (-70, 70):
+        hu[((x - side) / 55) ** 2 + (y / 80) ** 2 + (z / 125) ** 2 < 1] = lung
+        hu[(x - side) ** 2 + y**2 + z**2 < 8**2] = body
+    hu[np.broadcast_to(x**2 + (y - 80) ** 2 < 15**2, hu.shape)] = 400
+    return hu + np.random.default_rng(0).normal(0, noise, hu.shape)
+
+
+PHANTOMS: dict[str, Voxels] = {
+    "sharp": drawn(),
+    "thin lung": drawn(lung=-700),
+    "air as padding": drawn(air=-1024),
+    "blurred": ndimage.gaussian_filter(drawn(step=2), 0.6),
+    "water": drawn(body=0),
+}
+
+
+@pytest.mark.parametrize("name", PHANTOMS)
+def test_a_phantom_without_noise_is_read_and_cannot_be_judged(tmp_path: Path, name: str) -> None:
+    affine = np.diag([-2.5, -2.5, 2.5, 1])
+    scan = read_scan(nifti(tmp_path / "a.nii", PHANTOMS[name].astype(np.int16), affine))
+    assert scan.notes[-1] == "lung and tissue have no noise: read as a digital phantom"
+    report = find_lungs(*canonical(scan.array, scan.affine)).report()
+    assert report["recognised"]
+    assert "as in a digital phantom" in (report["reason"] or "")
+
+
+def test_a_phantom_with_noise_is_judged_like_a_scan(tmp_path: Path) -> None:
+    affine = np.diag([-2.5, -2.5, 2.5, 1])
+    scan = read_scan(nifti(tmp_path / "a.nii", drawn(noise=5).astype(np.int16), affine))
+    assert not scan.notes
+    assert find_lungs(*canonical(scan.array, scan.affine)).report()["evaluable"]
+
+
+LUNG = (drawn() == -850) & (drawn(lung=-700) == -700)
+WRONG_PHANTOMS: dict[str, tuple[Voxels, str]] = {
+    "HU + 1024": (drawn() + 1024, "give the original scan"),
+    "HU + 50": (drawn() + 50, "as thin as air or lung, below -980 HU"),
+    "HU - 50": (drawn() - 50, "lies at -1060 HU"),
+    "HU - 100, clipped": (np.maximum(drawn() - 100, -1024), "most tissue lies at -"),
+    "times 2": (drawn() * 2, "give the original scan"),
+    "8 bit": (((drawn() + 1350) / 1500).clip(0, 1) * 255, "8-bit"),
+    "labels": (np.select([drawn() < -900, LUNG], [0, 1], 2), "normalised"),
+    "mask in HU": (np.where(LUNG, -850, 40), "as thin as air or lung"),
+    "mask and air": (np.where(LUNG, -850, -1000), "give the original scan"),
+    "scan in a drawn body": (np.where(LUNG, drawn(noise=20), drawn()), "has the one value -1000"),
+    "drawn lungs in a scan": (np.where(LUNG, -850, drawn(noise=3)), "have the value -850"),
+    "little noise": (drawn(noise=0.5).round(), "a phantom needs noise"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PHANTOMS)
+def test_what_is_no_phantom_is_refused(name: str) -> None:
+    values, words = WRONG_PHANTOMS[name]
+    with pytest.raises(BadScan, match=words):
+        check_hounsfield(values, whole=True)
 
 
 @pytest.mark.parametrize("value", [62512, 61536, 64512])

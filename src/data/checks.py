@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ..errors import BadScan
 from ..types import Affine, Shape3
 from .geometry import spacing_of
-from .plausibility import AIR, check_hounsfield
+from .plausibility import AIR, check_hounsfield, is_drawn
 
 __all__ = ["AIR", "LARGEST_SHIFT", "as_hounsfield", "check_extent", "check_shape", "nearest_orthogonal"]
 
@@ -89,10 +89,11 @@ def as_hounsfield(array: Voxels, affine: Affine) -> tuple[Voxels, tuple[str, ...
         raise BadScan(msg)
     array, wrapped = _without_wrapped(array, float(high))
     check_hounsfield(array, whole=sorted(np.multiply(array.shape, spacing_of(affine)))[1] >= WHOLE)
+    phantom = ("lung and tissue have no noise: read as a digital phantom",) if is_drawn(array) else ()
     padding = int(np.count_nonzero(array < AIR))
     if padding:
         array = np.maximum(array, AIR)
-    return _narrow(array, float(array.max())), (*wrapped, *padding_note(padding))
+    return _narrow(array, float(array.max())), (*wrapped, *padding_note(padding), *phantom)
 
 
 def _without_wrapped(array: Voxels, high: float) -> tuple[Voxels, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from .coarse import BODY, coarse_means, distance_to, hulls_of, inside_body
 from .geometry import spacing_of
 from .lungs import Lung, Lungs, Mask
 from .midline import Midline, find_midline
+from .plausibility import is_drawn
 
 __all__ = ["find_lungs", "lung_surface"]
 
@@ -63,7 +64,7 @@ def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> Lungs:
     levels = np.flatnonzero(lung.any(axis=(0, 1)))
     middle = find_midline(coarse[:, :, levels[0] : levels[-1] + 1], spacing) if levels.size else None
     if middle is None:
-        return Lungs(lung, around, wide, None, None, None, None, doubtful=True)
+        return Lungs(lung, around, wide, None, None, None, None, doubtful=True, drawn=is_drawn(array))
     air = lung & _near_open_air(coarse)
     right, left = _halves(lung, air, inside, middle, spacing)
     filled = [
@@ -82,6 +83,7 @@ def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> Lungs:
         right=Lung(right.litres, states[0]),
         left=Lung(left.litres, states[1]),
         doubtful=any(filled),
+        drawn=is_drawn(array),
     )
 
 

@@ -55,7 +55,7 @@ class Lungs:
     slice, so that hila and masses that indent a lung belong to it. `midline` is the lowest and the highest estimate
     of the body's middle along x, `height` the lowest and the highest level of the lungs, all in voxels of the grid;
     None where they are not sure. `right` and `left` are None without a midline. `doubtful` says that lung may lie
-    where none is seen: a side is filled, or the midline is not sure.
+    where none is seen: a side is filled, or the midline is not sure. `drawn` says that they are a digital phantom's.
     """
 
     lung: Mask
@@ -66,6 +66,7 @@ class Lungs:
     right: Lung | None
     left: Lung | None
     doubtful: bool
+    drawn: bool = False
 
     @cached_property
     def litres(self) -> float:
@@ -88,6 +89,10 @@ class Lungs:
         if not self.recognised:
             return (
                 f"no lungs are recognised: {self.litres:.1f} litres of aerated lung, and not {LEAST_LITRES:g} or more"
+            )
+        if self.drawn:
+            return (
+                "lung and tissue are even, as in a digital phantom, and have no noise, which the model knows from scans"
             )
         if self.right is None or self.left is None:
             return "the middle of the body is not found, so that both lungs may not be shown"

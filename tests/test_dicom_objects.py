@@ -267,6 +267,9 @@ def test_the_report_holds_the_values_of_the_json(tmp_path: Path) -> None:
     }
     assert len(expected) == 11
     assert "111047" not in values  # "Probability of cancer"
+    (score,) = (item.name for item in group.get_measurements() if item.name.value == "reader-suspicion")
+    assert score.scheme_designator == "99PIVOT"
+    assert score.meaning == "Probability that readers suspect malignancy, not of cancer"
     assert set(values) == set(expected)
     for code, (value, unit) in expected.items():
         assert values[code] == (pytest.approx(value, abs=0.006), unit)

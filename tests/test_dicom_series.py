@@ -291,6 +291,16 @@ STATED: dict[str, tuple[Edit, str]] = {
         both(change(SOPClassUID=SecondaryCaptureImageStorage), without("ImageOrientationPatient")),
         "12 files are Secondary Capture Image Storage (SOPClassUID) without ImageOrientationPatient",
     ),
+    "intercept of one": (
+        only(4, change(RescaleIntercept="0")),
+        "instances 4 and 5 fit one another only with the same RescaleSlope and RescaleIntercept, and have 1 and -1024 and 1 and 0",
+    ),
+    "intercept of the last": (only(11, change(RescaleIntercept="1000")), "instances 11 and 12 fit one another only"),
+    "slope of one": (only(6, change(RescaleSlope="3")), "instances 6 and 7 fit one another only with the same"),
+    "intercepts of half": (
+        lambda one: setattr(one, "RescaleIntercept", str(-500 * (one.InstanceNumber > 6))),
+        "instances 6 and 7 fit one another only with the same",
+    ),
     "patients": (
         lambda one: setattr(one, "PatientID", f"SECRET{one.InstanceNumber > 6}"),
         "holds CT of 2 patients (by PatientID)",

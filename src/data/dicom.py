@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from .formats import DICOM, VOLUMES, content_of, format_of
 from .geometry import RAS_TO_LPS
 from .headers import Header, is_dicom, read_header
 from .pixels import Repairs, read_pixels
+from .plausibility import AIR
 from .series import Chosen, choose
 from .slices import Slice
 from .stacks import Stack, heights_of, on_grid
@@ -28,6 +30,7 @@ __all__ = ["Series", "files_in", "holds_dicom", "read_series", "series_slices"]
 THREADS = 4
 UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart", ".gz", ".bz2", ".xz", ".zst")
 TEXT = bytes(range(32, 127)) + b"\t\n\r\f\x1b" + bytes(range(128, 256))  # of plain text, in any common encoding
+EVERY, FITS = 2, 0.5  # pixels; the share of the difference between two slices
 SAMPLE = 1024  # bytes that tell text from what is damaged
 
 Voxels = npt.NDArray[Any]
@@ -62,6 +65,7 @@ def read_series(path: Path) -> Series:
     stack = chosen.stack
     array, repairs = _decode(stack.slices)
     _check_one(array, stack.slices)
+    _check_rescaling(array, stack.slices)
     if stack.resampled:
         array = on_grid(array, heights_of(stack.slices), stack.grid)
     about = stack.slices[0].about
@@ -193,6 +197,21 @@ def _check_one(array: Voxels, slices: list[Slice]) -> None:
         what = f"slices alternate between {count} reconstructions or phases by their pixels, beginning with instances"
         msg = f"{what} {names}, and no attribute tells them apart: put each of them into a folder of its own"
         raise BadScan(msg)
+
+
+def _check_rescaling(array: Voxels, slices: list[Slice]) -> None:
+    """Refuse neighbours of different rescaling that fit one another much better if both have the same."""
+    for k, (one, other) in enumerate(pairwise(slices)):
+        if (one.slope, one.intercept) == (other.slope, other.intercept):
+            continue
+        here, there = (array[::EVERY, ::EVERY, z].astype(np.float64) for z in (k, k + 1))
+        alike = (there - other.intercept) / other.slope * one.slope + one.intercept
+        told = there > AIR
+        if np.abs(alike - here)[told].sum() < FITS * np.abs(there - here)[told].sum():
+            what = f"instances {one.number} and {other.number} fit one another only with the same RescaleSlope and"
+            ways = " and ".join(f"{each.slope:g} and {each.intercept:g}" for each in (one, other))
+            msg = f"{what} RescaleIntercept, and have {ways}: export the series again"
+            raise BadScan(msg)
 
 
 def _highest(one: Slice) -> float:

@@ -22,6 +22,7 @@ GZIP = b"\x1f\x8b"
 CHUNK = 2**18  # bytes decoded at once
 MAX_DEFLATE = 1032  # the most that deflate can shrink (https://zlib.net/zlib_tech.html); no scan comes near it
 REMEDY = "copy it again, or save it anew"
+FIRST: dict[Encoding, bytes] = {"gzip": GZIP, "bzip2": b"BZh"}  # of each stream, of which there may be several
 DECODERS: dict[Encoding, Callable[[], Any]] = {
     "gzip": lambda: isal_zlib.decompressobj(wbits=31),
     "zlib": lambda: isal_zlib.decompressobj(wbits=15),
@@ -233,7 +234,9 @@ class Stream:
         data = data.lstrip(padding)
         while not data and (more := self.file.read(CHUNK)):
             data = more.lstrip(padding)
-        if data and encoding in ("zlib", "deflate"):
+        if 0 < len(data) < len(FIRST.get(encoding, b"")):
+            data += self.file.read(CHUNK)
+        if data and not (encoding in FIRST and data.startswith(FIRST[encoding])):
             msg = f"holds more than its {encoding} data: {REMEDY}"
             raise BadScan(msg)
         return data

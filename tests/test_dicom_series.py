@@ -293,7 +293,7 @@ STATED: dict[str, tuple[Edit, str]] = {
     ),
     "intercept of one": (
         only(4, change(RescaleIntercept="0")),
-        "instances 4 and 5 fit one another only with the same RescaleSlope and RescaleIntercept, and have 1 and -1024 and 1 and 0",
+        "instances 4 and 5 fit one another only with the same RescaleSlope and RescaleIntercept, and have 1 and -1024",
     ),
     "intercept of the last": (only(11, change(RescaleIntercept="1000")), "instances 11 and 12 fit one another only"),
     "slope of one": (only(6, change(RescaleSlope="3")), "instances 6 and 7 fit one another only with the same"),

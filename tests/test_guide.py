@@ -1,4 +1,4 @@
-"""docs/guide.md as the acceptance test: every block is run from top to bottom."""
+"""docs/guide.md as the acceptance test: every block is run from top to bottom. So are the tutorials."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import yaml
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
@@ -25,6 +26,7 @@ from src.data.loader import scan_name
 from src.data.phantom import PhantomNodule, chest_phantom
 from src.data.survey import find_scans
 from src.inference.main import main
+from src.pacs.settings import load_pacs
 from src.results.output_formatter import load_detections
 from src.types import Scan
 from tests.api_service import free_port, wait_for
@@ -178,6 +180,8 @@ class Reader:
             (self.place / named[1]).write_text(example.parsed, encoding="utf-8")
         else:
             load_config(yaml.safe_load(example.parsed))
+        if named and named[1] == "pacs.yaml":
+            load_pacs(self.place / named[1])
 
     def json(self, example: Example) -> None:
         self.reports.append(json.loads(example.parsed))
@@ -220,6 +224,39 @@ def test_every_block_of_the_guide_runs(
     _same_keys(answered, report, "the service's results")
     out = capfd.readouterr().out
     assert "Progress: 100.0%\nDetections: [{" in out  # printed by the WebSocket example
+
+
+@pytest.mark.parametrize("name", ["first_scan", "folder", "followup", "luna16", "pacs"])
+def test_all_of_a_tutorial_can_be_done(
+    name: str, place: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, nodule = blocks[0]
+    monkeypatch.setattr("src.data.phantom.chest_phantom", lambda: (scan, [nodule]))
+    for copy in ("before.nii.gz", "after.nii.gz"):
+        shutil.copy(place / "scan.nii.gz", place / copy)
+    _write_luna16(place, scan, nodule)
+    tutorial = root / "docs" / "tutorials" / f"{name}.md"
+    reader = Reader(place, root)
+
+    reader.read(tutorial)
+
+    text = tutorial.read_text(encoding="utf-8")
+    assert reader.blocks == sum(language in {"bash", "python", "yaml"} for language, _ in FENCE.findall(text)) > 0
+    named = re.findall(r"results/[\w./]+\.\w+", text)
+    assert not [path for path in named if not (place / path).is_file()]
+    if name == "luna16":
+        assert json.loads((place / "results/froc/froc.json").read_text())["cpm"] == 1.0
+
+
+def _write_luna16(place: Path, scan: Scan, nodule: PhantomNodule) -> None:
+    """A scan with one nodule, as LUNA16 has them."""
+    (place / "luna16").mkdir()
+    image = sitk.GetImageFromArray(scan.array.transpose(2, 1, 0))
+    image.SetSpacing(SPACING)
+    sitk.WriteImage(image, place / "luna16" / "1.2.3.mhd")
+    point = ",".join(str(value) for value in nodule.coordinates)  # its origin is the first voxel
+    row = f"1.2.3,{point},{nodule.diameter_mm}"
+    (place / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{row}\n")
 
 
 def _check_files(place: Path, text: str, written: dict[str, str]) -> None:

@@ -1,0 +1,65 @@
+"""The documentation as a site: it builds strictly, holds every page, and asks no other server for anything."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASKED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)", re.DOTALL)
+STYLED = re.compile(r"(?:url\(|@import\s)\s*[\"']?((?:https?:)?//[^\"')\s]+)")
+
+
+@pytest.fixture(scope="module")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=root,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not included in the" not in done.stderr  # pages that the navigation leaves out
+    return folder
+
+
+def test_every_page_of_the_documentation_is_in_the_site(site: Path, root: Path) -> None:
+    pages = [path.relative_to(root / "docs").with_suffix("") for path in (root / "docs").rglob("*.md")]
+    assert not [page for page in pages if not (site / page / "index.html").is_file()]
+    assert (site / "model_card" / "index.html").is_file()
+
+
+def test_the_site_asks_no_other_server(site: Path) -> None:
+    asked = {
+        f"{path.relative_to(site)}: {url}"
+        for path in site.rglob("*.html")
+        for url in ASKED.findall(path.read_text(encoding="utf-8"))
+    }
+    asked |= {url for path in site.rglob("*.css") for url in STYLED.findall(path.read_text(encoding="utf-8"))}
+    assert not asked
+
+
+def test_the_search_knows_the_pages_and_the_docstrings(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    texts = {entry["location"]: entry["text"] for entry in index["docs"]}
+    assert any("quiet_seconds" in text for place, text in texts.items() if place.startswith("pacs/"))
+    for name in ("inference.peak_detection.detect_peaks", "detection.pipeline.InferencePipeline.predict"):
+        assert f"reference/python/#src.{name}" in texts
+
+
+def test_links_of_the_repository_lead_to_files(root: Path) -> None:
+    """Relative links of all documents, which are also read where they lie."""
+    documents = [*(root / "docs").rglob("*.md"), *root.glob("*.md"), root / "checkpoints" / "MODEL_CARD.md"]
+    links = [
+        (document, target)
+        for document in documents
+        for target in re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", re.sub(r"(?ms)^```.*?^```$", "", document.read_text()))
+    ]
+    assert len(links) > 100
+    assert not [f"{document.name}: {target}" for document, target in links if not (document.parent / target).exists()]

@@ -22,6 +22,7 @@ EXPORTS = {
     "slicer": Export("viz.slicer", ("_nodules.mrk.json",)),
     "findings": Export("results.findings_table", ("_findings.csv",)),
     "luna16": Export("results.luna16", ("_luna16.csv",)),
+    "grand_challenge": Export("results.grand_challenge", ("_points.json",)),
     "coco": Export("results.coco", ("_coco.json",)),
     "nndetection": Export("results.nndetection", ("_boxes.json",)),
     "fhir": Export("results.fhir", ("_fhir.json",)),

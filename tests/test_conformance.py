@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.pixels import get_decoder
-from pydicom.uid import UID, UID_dictionary
+from pydicom._uid_dict import UID_dictionary
+from pydicom.pixels.decoders import get_decoder
+from pydicom.uid import UID
 from pynetdicom import AllStoragePresentationContexts
 
 from src.data.headers import CT_CLASSES
@@ -28,7 +29,8 @@ def _section(root: Path, title: str) -> str:
 
 def _listed(root: Path, title: str) -> dict[str, str]:
     """UID to name, as a table of the page has them."""
-    return {uid: name for name, uid in re.findall(r"^\| ([^|]+?) \| (1\.2\.840[\d.]+) \|", _section(root, title), re.M)}
+    rows = re.findall(r"^\| ([^|]+?) \| (1\.2\.840[\d.]+) \|", _section(root, title), re.MULTILINE)
+    return {uid: name for name, uid in rows}
 
 
 def test_the_classes_that_are_read(root: Path) -> None:
@@ -69,7 +71,7 @@ def test_the_classes_that_are_written(root: Path, tmp_path: Path) -> None:
 def test_what_the_listener_accepts_and_answers(root: Path) -> None:
     section = _section(root, "Association: the listener")
     statuses = {receiver.SUCCESS, receiver.OUT_OF_RESOURCES, receiver.CANNOT_UNDERSTAND}
-    assert {int(status, 16) for status in re.findall(r"^\| ([0-9A-F]{4}) \|", section, re.M)} == statuses
+    assert {int(status, 16) for status in re.findall(r"^\| ([0-9A-F]{4}) \|", section, re.MULTILINE)} == statuses
     assert f"({len(AllStoragePresentationContexts)} in version" in section
     assert f"`listen.max_associations`, {Listen().max_associations} " in section
     assert f"`listen.max_pdu_kb`, {Listen().max_pdu_kb} KiB" in section

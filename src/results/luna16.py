@@ -4,24 +4,37 @@ from pathlib import Path
 
 from ..errors import BadScan
 from ..files import write_csv
-from ..types import Results, Scan
+from ..types import Results, Scan, Vec3
 
-__all__ = ["export"]
+__all__ = ["export", "placed_marks"]
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
     """Write a row a mark: seriesuid, world coordinates in mm (LPS), probability (the confidence).
 
-    Candidates below the threshold are rows too, since FROC counts at every threshold. A scan that is no DICOM series
-    goes by its name, which in LUNA16 is the series UID.
+    A scan that is no DICOM series goes by its name, which in LUNA16 is the series UID.
 
     Raises:
         BadScan: the scan's place in the world is not known.
     """
-    marks = [*results["detections"], *results["masses"], *results["candidates"]]
-    rows = [(mark["coordinates_lps"], mark["confidence"]) for mark in marks]
-    if any(place is None for place, _ in rows):
-        msg = f"{scan.scan_id}: a LUNA16 table needs world coordinates, and the scan's place in the world is not known"
-        raise BadScan(msg)
-    table = ([scan.series_uid or scan.scan_id, *(place or ()), share] for place, share in rows)
+    name = scan.series_uid or scan.scan_id
+    table = ([name, *place, confidence] for place, confidence in placed_marks(scan, results))
     write_csv(("seriesuid", "coordX", "coordY", "coordZ", "probability"), table, path)
+
+
+def placed_marks(scan: Scan, results: Results) -> list[tuple[Vec3, float]]:
+    """The place in the world, mm (LPS), and the confidence of each mark.
+
+    Candidates below the threshold are marks too, since FROC counts at every threshold.
+
+    Raises:
+        BadScan: the scan's place in the world is not known.
+    """
+    placed = []
+    for mark in [*results["detections"], *results["masses"], *results["candidates"]]:
+        place = mark["coordinates_lps"]
+        if place is None:
+            msg = f"{scan.scan_id}: this format needs world coordinates, and the scan's place in the world is not known"
+            raise BadScan(msg)
+        placed.append((place, mark["confidence"]))
+    return placed

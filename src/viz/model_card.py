@@ -26,7 +26,7 @@ def model_card(checkpoint: Mapping[str, Any]) -> list[Block]:
     ours = there and hashlib.sha256(weights.read_bytes()).hexdigest() == checkpoint.get("sha256")
     if not ours:
         return [Text(name), Text("This is not PIVOT's shipped model. Its performance is not known.")]
-    extract = _extract(list(_blocks(_without_commands(card.read_text(encoding="utf-8")))))
+    extract = _extract(list(_blocks(_for_reading(card.read_text(encoding="utf-8")))))
     return [Text(name), *extract, Text("An extract; the whole model card comes with PIVOT.")]
 
 
@@ -58,6 +58,7 @@ def _plain(line: str) -> str:
     return line.replace("**", "").replace("`", "")
 
 
-def _without_commands(text: str) -> str:
-    """The text without the commands for its figures, which are for developers."""
+def _for_reading(text: str) -> str:
+    """The text without its front matter, and without the commands for its figures, which are for developers."""
+    text = re.sub(r"\A---\n.*?^---\n", "", text, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r" by `uv run [^`]*`", "", text)

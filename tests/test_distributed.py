@@ -80,9 +80,10 @@ def test_the_results_equal_those_of_a_local_batch_and_are_not_recomputed(job: Jo
     good = job.scans(5)
     broken = tmp_path / "scans" / "broken.nii.gz"
     broken.write_text("text")
-    local = batch_inference(job.checkpoint, tmp_path / "scans", tmp_path / "local", QUICK, device="cpu")
+    config = {"output": {"save_visualization": False, "formats": {"detections": "both"}}}
+    local = batch_inference(job.checkpoint, tmp_path / "scans", tmp_path / "local", config, device="cpu")
     paths = [broken, *good[1:], f"file://{good[0]}", tmp_path / "other" / "1.nii.gz"]
-    done = job.run(iter(paths), batch_size=4)
+    done = job.run(iter(paths), batch_size=4, config=config)
 
     assert (done["num_scans"], done["total_detections"]) == (5, local["total_detections"])
     assert done["failed"][str(broken)] == local["failed"][str(broken)]
@@ -94,9 +95,11 @@ def test_the_results_equal_those_of_a_local_batch_and_are_not_recomputed(job: Jo
     assert job.events[-1] == {"event": "summary", **done}
 
     (job.out / "3_heatmap.nii.gz").unlink()
-    again = job.run(good, resume=True, num_gpus=1)
+    (job.out / "findings.csv").unlink()
+    again = job.run(good, resume=True, num_gpus=1, config=config)
     assert again["num_scans"] == 1
     assert sorted(again["skipped"]) == [str(path) for path in good if path.name != "3.nii.gz"]
+    _same_content(job.out / "findings.csv", tmp_path / "local" / "findings.csv")  # of the skipped scans too
 
 
 def _same_content(path: Path, other: Path) -> None:
@@ -106,6 +109,10 @@ def _same_content(path: Path, other: Path) -> None:
             del report["timestamp"], report["metadata"]["timings_seconds"]
             del report["summary"]["processing_time_seconds"]
         assert one == two
+    elif path.suffix == ".csv":
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert sorted(lines) == sorted(other.read_text(encoding="utf-8").splitlines())
+        assert len(lines) > 1 or path.name != "findings.csv"
     else:
         one, two = (np.asarray(nibabel.load(file).dataobj) for file in (path, other))  # type: ignore[attr-defined]
         np.testing.assert_array_equal(one, two)

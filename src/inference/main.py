@@ -147,6 +147,7 @@ def _on_cluster(
         output_dir=options.output,
         config=config,
         base=options.input_dir if options.recursive else None,
+        shard=shard,
         **shared,
     )
     return {**done, "passed_over": found.passed_over}

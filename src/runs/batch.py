@@ -192,11 +192,9 @@ class _Run:
 
     def table(self, paths: Sequence[Path], shard: tuple[int, int]) -> None:
         """Write the findings of all scans into one table, those of earlier runs too; each shard has its own."""
-        index, count = shard
-        name = f"findings_{index}_of_{count}.csv" if count > 1 else "findings.csv"
         complete = {*self.finished, *self.skipped}
         done = [path for path in paths if str(path) in complete]
-        write_batch_table(done, self.pipeline.config, self._place, self.folder / name)
+        write_batch_table(done, self.pipeline.config, self._place, self.folder, shard)
 
     def _skip(self, path: Path) -> bool:
         complete = is_complete(path, self.pipeline.config, self._place(path), self.pipeline.origin)

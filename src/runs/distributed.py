@@ -1,12 +1,13 @@
 """Many scans on many machines, with Ray. Actors get paths, write the results, and return counts.
 
-No volume passes through Ray. For each scan this process keeps a hash of its name only, because two scans of one name
-would overwrite each other. It also keeps the paths that failed or were skipped.
+No volume passes through Ray. For each scan this process keeps its path, and a hash of its name, because two scans of
+one name would overwrite each other.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from ..data.loader import scan_name
 from ..errors import BadConfig, BadOutput
 from ..given import path_of, words_for
 from .batch import BatchResults, open_pipeline
+from .outputs import write_batch_table
 from .progress import Event, Listener, silent
 from .ray_worker import RayWorker
 from .settings import with_options
+from .sharding import place_of
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
@@ -65,6 +68,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
     resume: bool = False,
     progress: Listener = silent,
     base: str | Path | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> BatchResults:
     """Run over scans on the Ray cluster that this process has joined. Failures are reported in `failed`.
 
@@ -82,6 +86,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
             fetched for the comparison.
         progress: is called with the events of `runs.progress`, except `windows`.
         base: a folder above all of `input_paths`. Results go into folders with the paths below it.
+        shard: which part of how many the paths are, for the name of the table of all findings.
 
     Raises:
         BadConfig: Ray is not installed or not joined, or the configuration is wrong.
@@ -110,7 +115,11 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
     )
     above = None if base is None else os.path.abspath(base)  # noqa: PTH100 - as above
     start = _starter(actors, model, (settings, "cuda" if gpus else "cpu", folder, resume, above))
-    return _Tally(input_paths, progress, above).run(start, size, slots)
+    tally = _Tally(input_paths, progress, above)
+    results = tally.run(start, size, slots)
+    places = partial(place_of, output_dir=Path(folder), base=None if above is None else Path(above))
+    write_batch_table(sorted(tally.done), settings, places, Path(folder), shard)
+    return results
 
 
 def _ray() -> ModuleType:
@@ -147,6 +156,11 @@ def _starter(actors: Any, model: Path, arguments: tuple[Any, ...]) -> Callable[[
     return start
 
 
+def _source(given: str) -> str:
+    """A path or URL as the actors open it."""
+    return given if "://" in given else os.path.abspath(given)  # noqa: PTH100 - as for the output folder
+
+
 class _Tally:
     """Sends scans to the actors, and counts the results."""
 
@@ -154,6 +168,7 @@ class _Tally:
         self.paths: Iterable[str | Path] = [paths] if isinstance(paths, str | Path) else paths
         self.total = len(self.paths) if isinstance(self.paths, Sized) else None
         self.notify, self.base = notify, base
+        self.done: list[Path] = []  # scans that are complete, as the actors open them
         self.begun = 0
         self.seconds = 0.0
         self.results = BatchResults(
@@ -176,7 +191,7 @@ class _Tally:
         """Each path as given, and as the actors open it."""
         names: set[int] = set()
         for given in map(str, self.paths):
-            source = given if "://" in given else os.path.abspath(given)  # noqa: PTH100 - as for the output folder
+            source = _source(given)
             name = hash((None if self.base is None else os.path.dirname(source), scan_name(given)))  # noqa: PTH120 - URLs too
             if name in names:
                 message = f"an earlier scan of this run is also called {scan_name(given)}: rename one of them"
@@ -201,4 +216,6 @@ class _Tally:
                 self.results["failed"][given] = event["message"]
             case _:
                 self.results["skipped"].append(given)
+        if event["event"] != "failed":
+            self.done.append(Path(_source(given)))
         self.notify({**event, "scan": given})

@@ -176,8 +176,15 @@ def write_outputs(
     return [Path(folder, name) for name in names]
 
 
-def write_batch_table(scans: Iterable[Path], config: Config, folder_of: Callable[[Path], Path], path: Path) -> None:
-    """Write the findings of all complete scans into one table, or remove an earlier one if none is wanted."""
+def write_batch_table(
+    scans: Iterable[Path], config: Config, folder_of: Callable[[Path], Path], folder: Path, shard: tuple[int, int]
+) -> None:
+    """Write the findings of all complete scans into one table, or remove an earlier one if none is wanted.
+
+    Each part of a folder (`shard`: which of how many) has a table of its own.
+    """
+    index, count = shard
+    path = folder / (f"findings_{index}_of_{count}.csv" if count > 1 else "findings.csv")
     if not any(name.endswith(FINDINGS) for name in output_names("", config)):
         if is_findings_table(path):
             path.unlink()

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom._uid_dict import UID_dictionary
-from pydicom.pixels.decoders import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 from pynetdicom import AllStoragePresentationContexts
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from src.inference import compare
+from tests.guide_blocks import commands
+
 ASKED = re.compile(
     r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)", re.DOTALL
 )
@@ -65,3 +68,13 @@ def test_links_of_the_repository_lead_to_files(root: Path) -> None:
     ]
     assert len(links) > 100
     assert not [f"{document.name}: {target}" for document, target in links if not (document.parent / target).exists()]
+
+
+def test_the_comparisons_of_the_tutorial_have_options_that_exist(root: Path) -> None:
+    """They need two whole chests, so no test runs them as they are."""
+    page = (root / "docs" / "tutorials" / "followup.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```$", page)
+    for words in commands("".join(blocks)):
+        assert words[:6] == ["uv", "run", "python", "-m", "src.inference.main", "compare"]
+        assert compare._parser().parse_args(words[6:]).interval_days == 180  # noqa: SLF001
+    assert len(blocks) == 2

@@ -20,6 +20,7 @@ COMMANDS = (
     "src.eval.main",
     "src.inference.compare",
     "src.inference.export",
+    "src.inference.grand_challenge",
     "src.inference.main",
     "src.inference.serve",
     "src.pacs.listener",

@@ -22,6 +22,7 @@ COMMANDS = (
     "src.inference.export",
     "src.inference.grand_challenge",
     "src.inference.main",
+    "src.inference.models",
     "src.inference.serve",
     "src.pacs.listener",
     "src.train.main",

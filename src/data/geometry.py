@@ -40,12 +40,16 @@ def to_lps(affine: Affine, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return map_points(RAS_TO_LPS @ affine, index)
 
 
-def canonical(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.NDArray[np.generic], Affine]:
+def canonical(
+    array: npt.NDArray[np.generic], affine: Affine, axes: str = "LPS"
+) -> tuple[npt.NDArray[np.generic], Affine]:
     """The same volume with its axes permuted and flipped to run closest to left, posterior, superior.
 
-    A view of `array`, no resampling; the affine still places every voxel where it was.
+    A view of `array`, no resampling; the affine still places every voxel where it was. Other `axes` are named by
+    their ends: R or L, then A or P, then S or I.
     """
-    order, flips = _closest_axes(RAS_TO_LPS[:3, :3] @ affine[:3, :3])
+    towards = np.diag([1.0 if end in "RAS" else -1.0 for end in axes])
+    order, flips = _closest_axes(towards @ affine[:3, :3])
     step = np.zeros((4, 4))
     step[3, 3] = 1
     for axis, (source, flip) in enumerate(zip(order, flips, strict=True)):

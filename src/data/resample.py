@@ -23,12 +23,17 @@ SLAB = 8  # rows or slices at a time in each thread, so that no copy of the whol
 Box = tuple[slice, slice, slice]
 
 
-def new_grid(shape: Shape3, affine: Affine, spacing: Vec3) -> tuple[Shape3, Affine]:
+def new_grid(shape: Shape3, affine: Affine, spacing: Vec3, *, plain: bool = False) -> tuple[Shape3, Affine]:
     """The grid of `spacing` millimetres along the same axes, from the old one's first voxel to its last.
 
-    MONAI's `Spacing` begins there, too, so that the network sees the same voxels.
+    MONAI's `Spacing` begins there, too, so that the network sees the same voxels. With `plain` the grid is MONAI's: its
+    last voxel is the nearest one to the old one's, and an axis whose spacing is almost right stays as it is.
     """
     old = spacing_of(affine)
+    if plain:
+        steps = [a if abs(a - b) < SAME else b for a, b in zip(old, spacing, strict=True)]
+        x, y, z = (round((n - 1) * a / b + 1) for n, a, b in zip(shape, old, steps, strict=True))
+        return (x, y, z), affine @ np.diag([*np.divide(steps, old), 1.0])
     if all(abs(a - b) < SAME for a, b in zip(old, spacing, strict=True)):
         return shape, affine
     x, y, z = (math.ceil((n - 1) * a / b - SAME) + 1 for n, a, b in zip(shape, old, spacing, strict=True))
@@ -36,19 +41,20 @@ def new_grid(shape: Shape3, affine: Affine, spacing: Vec3) -> tuple[Shape3, Affi
 
 
 def resample(
-    array: npt.NDArray[np.generic], affine: Affine, spacing: Vec3, box: Box | None = None
+    array: npt.NDArray[np.generic], affine: Affine, spacing: Vec3, box: Box | None = None, *, plain: bool = False
 ) -> tuple[FloatArray, Affine]:
     """An (X, Y, Z) volume on its `new_grid` of `spacing` millimetres, or on a `box` of it, by linear interpolation.
 
     Where voxels grow, a Gaussian first removes what the coarser grid cannot show; its width makes up the
     difference between the two voxel sizes, taken as the full width at half maximum (Cardoso et al., MICCAI 2015).
-    Beyond the old grid lies its minimum.
+    Beyond the old grid lies its minimum. With `plain` there is no Gaussian, and the last voxel is repeated beyond the
+    old grid, as by MONAI's `Spacing` with `mode="bilinear"` and `padding_mode="border"`.
 
     Raises:
         BadScan: that is more than memory is set aside for (`check_size`).
     """
     x, y, z = array.shape
-    shape, grid = new_grid((x, y, z), affine, spacing)
+    shape, grid = new_grid((x, y, z), affine, spacing, plain=plain)
     box = box or (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
     start = [side.start for side in box]
     moved = grid.copy()
@@ -56,8 +62,8 @@ def resample(
     if grid is affine:
         return np.asarray(array[box], dtype=np.float32), moved
     to_x, to_y, to_z = (
-        _interpolation(array.shape[axis], shape[axis], a, b)[box[axis]]
-        for axis, (a, b) in enumerate(zip(spacing_of(affine), spacing, strict=True))
+        _interpolation(array.shape[axis], shape[axis], a, b, plain=plain)[box[axis]]
+        for axis, (a, b) in enumerate(zip(spacing_of(affine), spacing_of(grid) if plain else spacing, strict=True))
     )
     check_size((to_x.shape[0], to_y.shape[0], max(z, to_z.shape[0])), spacing)
     air = float(array.min())
@@ -122,8 +128,10 @@ def _by_slabs(work: Callable[[slice], None], size: int) -> None:
             done.result()
 
 
-def _interpolation(old: int, new: int, a: float, b: float) -> sparse.csr_array:
+def _interpolation(old: int, new: int, a: float, b: float, *, plain: bool = False) -> sparse.csr_array:
     """From `old` samples `a` mm apart to `new` samples `b` mm apart with the same first one: (new, old)."""
+    if plain:
+        return _linear(old, (np.arange(new) * b / a).clip(0, old - 1))
     linear = _linear(old, np.arange(new) * b / a)
     return linear @ _gaussian(old, math.sqrt(b**2 - a**2) * FWHM_TO_SIGMA / a) if b > a + SAME else linear
 

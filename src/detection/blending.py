@@ -13,17 +13,20 @@ BlendMethod = Literal["gaussian", "linear", "average"]
 FLOOR = 1e-3  # of the largest weight; zero weights would divide zero by zero at the volume's corners
 
 
-def blend_weights(shape: Shape3, method: BlendMethod = "gaussian", sigma: float = 0.125) -> FloatArray:
+def blend_weights(
+    shape: Shape3, method: BlendMethod = "gaussian", sigma: float = 0.125, *, plain: bool = False
+) -> FloatArray:
     """Weights of shape (X, Y, Z) in 0.001..1, symmetric, largest in the middle.
 
     Args:
         shape: the patch in voxels.
         method: `gaussian` is a normal density, `linear` a tent, `average` constant.
         sigma: standard deviation of the Gaussian as a share of the patch size.
+        plain: as in MONAI's `compute_importance_map`, where the largest weight may lie just below 1.
     """
     x, y, z = (_profile(size, method, sigma) for size in shape)
     weights = x[:, None, None] * y[:, None] * z
-    floored: FloatArray = np.maximum(weights / weights.max(), FLOOR).astype(np.float32)
+    floored: FloatArray = np.maximum(weights / (1 if plain else weights.max()), FLOOR).astype(np.float32)
     return floored
 
 

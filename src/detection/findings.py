@@ -20,6 +20,7 @@ from ..types import (
     Candidate,
     Detection,
     FloatArray,
+    Found,
     LeftOut,
     Location,
     NoduleMask,
@@ -32,7 +33,7 @@ from ..types import (
 from .post_processing import common_voxels, filter_detections
 from .search_plan import BESIDE_LUNG
 
-__all__ = ["Findings", "PlacedPeak", "describe_peaks", "draw_heatmap", "find_peaks"]
+__all__ = ["Findings", "PlacedPeak", "WorldPoint", "describe_peaks", "draw_heatmap", "find_peaks", "least_confidence"]
 
 WorldPoint: TypeAlias = npt.NDArray[np.float64]  # (3,) mm, RAS+
 CANDIDATES_FROM = 0.1  # a peak below the threshold is listed from this confidence on
@@ -40,10 +41,12 @@ MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
 
 
 class PlacedPeak(NamedTuple):
-    """A peak of the heatmap, and its place in the world."""
+    """A detector's mark: a peak of its heatmap, the peak's place in the world, and the diameter that it gives."""
 
     peak: Peak
     world: WorldPoint
+    diameter: float  # mm
+    detectors: tuple[Found, ...] = ()  # which of several gave it
 
 
 class Findings(NamedTuple):
@@ -64,13 +67,28 @@ class Findings(NamedTuple):
         return self._replace(detections=assessed[:nodules], masses=assessed[nodules:])
 
 
-def find_peaks(heatmap: FloatArray, affine: Affine, rules: PeakDetection) -> list[PlacedPeak]:
-    """The peaks of a heatmap (X, Y, Z) with the `affine` (RAS+), including candidates, strongest first."""
+def find_peaks(heatmap: FloatArray, affine: Affine, rules: PeakDetection, diameters: FloatArray) -> list[PlacedPeak]:
+    """The peaks of a heatmap (X, Y, Z) with the `affine` (RAS+), including candidates, strongest first.
+
+    `diameters` are in mm, on the heatmap's grid.
+    """
     from .peak_detection import detect_peaks  # noqa: PLC0415 - slow, see `load_writers`
 
     spacing = spacing_of(affine)
-    peaks = detect_peaks(heatmap, min(CANDIDATES_FROM, rules.threshold), rules.min_distance, spacing, rules.method)
-    return [PlacedPeak(peak, map_points(affine, np.array(peak["coordinates"]) / spacing)) for peak in peaks]
+    peaks = detect_peaks(heatmap, least_confidence(rules), rules.min_distance, spacing, rules.method)
+    return [
+        PlacedPeak(
+            peak,
+            map_points(affine, np.array(peak["coordinates"]) / spacing),
+            float(diameters[peak["coordinates_voxel"]]),
+        )
+        for peak in peaks
+    ]
+
+
+def least_confidence(rules: PeakDetection) -> float:
+    """The confidence from which a mark is at least a candidate."""
+    return min(CANDIDATES_FROM, rules.threshold)
 
 
 def describe_peaks(
@@ -78,7 +96,6 @@ def describe_peaks(
     *,
     scan: Scan,
     lungs: Lungs,
-    diameters: FloatArray,
     rules: PostProcessing,
     placed: bool,
 ) -> Findings:
@@ -87,10 +104,9 @@ def describe_peaks(
     If the lungs are not certain, all peaks are used.
 
     Args:
-        peaks: the heatmap's peaks.
+        peaks: the detector's marks.
         scan: the scan as read from its file.
         lungs: the scan's lungs.
-        diameters: the network's diameters in mm, (X, Y, Z) on the heatmap's own grid.
         rules: which findings are reported.
         placed: whether the scan's place in the world is known. If not, world coordinates are null.
     """
@@ -99,44 +115,44 @@ def describe_peaks(
     array, affine = canonical(scan.array, scan.affine)  # measurements need the third axis from feet to head
     to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)
 
-    def estimate(peak: Peak) -> float:
-        return float(diameters[peak["coordinates_voxel"]])
-
     def describe(marked: PlacedPeak) -> tuple[Detection, NoduleMask | None]:
-        peak, world = marked
+        peak, world, diameter, detectors = marked
         here = map_points(to_voxels, world) * spacing_of(affine)
-        properties, body = segment_and_measure(array, _vec3(here), estimate(peak), spacing_of(affine))
+        properties, body = segment_and_measure(array, _vec3(here), diameter, spacing_of(affine))
         centre = world if body is None else map_points(affine, np.divide(body.centre, spacing_of(affine)))
         location = lungs.locate(centre) if placed else Location(side=None, third=None)
-        nodule = _detection(scan, peak, (world, centre), estimate(peak), properties, placed=placed)
+        nodule = _detection(scan, peak, (world, centre), diameter, properties, placed=placed)
+        if detectors:
+            nodule["detectors"] = list(detectors)
         return {**nodule, "location": location}, None if body is None else body.on_grid(to_input)
 
     sure = [one for one in peaks if one.peak["confidence"] >= rules.threshold]
     beside = [
-        one
-        for one in peaks
-        if not lungs.certain or lungs.distance_to(one.world) <= estimate(one.peak) / 2 + BESIDE_LUNG
+        one for one in peaks if not lungs.certain or lungs.distance_to(one.world) <= one.diameter / 2 + BESIDE_LUNG
     ]
     with ThreadPoolExecutor(MEASURED_AT_ONCE) as pool:
         described = list(pool.map(describe, (one for one in beside if one.peak["confidence"] >= rules.threshold)))
     small = sum(nodule["diameter_mm"] < rules.size_filter.min_diameter for nodule, _ in described)
     found = _filtered(described, rules, LeftOut(away_from_lungs=len(sure) - len(described), too_small=small))
     unsure = (
-        _candidate(scan, one, estimate(one.peak), placed=placed)
+        _candidate(scan, one, placed=placed)
         for one in beside
         if one.peak["confidence"] < rules.threshold and not _is_inside(scan, one.world, found.masks)
     )
     return found._replace(candidates=list(unsure))
 
 
-def _candidate(scan: Scan, marked: PlacedPeak, diameter: float, *, placed: bool) -> Candidate:
+def _candidate(scan: Scan, marked: PlacedPeak, *, placed: bool) -> Candidate:
     index = _index(scan, marked.world)
-    return Candidate(
+    candidate = Candidate(
         coordinates=_vec3(index * scan.spacing),
         coordinates_lps=_vec3(to_lps(scan.affine, index)) if placed else None,
         confidence=round(marked.peak["confidence"], 4),
-        diameter_mm=round(diameter, 2),
+        diameter_mm=round(marked.diameter, 2),
     )
+    if marked.detectors:
+        candidate["detectors"] = list(marked.detectors)
+    return candidate
 
 
 def _is_inside(scan: Scan, world: WorldPoint, masks: Sequence[NoduleMask | None]) -> bool:
@@ -169,7 +185,7 @@ def draw_heatmap(heat: FloatArray, affine: Affine, scan: Scan, peaks: Sequence[P
     Interpolation alone would lower a peak, and more so in thick slices.
     """
     drawn = to_grid(heat.clip(0, 1), affine, scan.shape, scan.affine)
-    for peak, world in peaks:
+    for peak, world, *_ in peaks:
         voxel = _voxel(scan, _index(scan, world))
         drawn[voxel] = max(float(drawn[voxel]), peak["confidence"])
     return drawn

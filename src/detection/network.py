@@ -5,16 +5,19 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..config import Config
+from ..config import Config, PeakDetection
+from ..data.geometry import canonical
 from ..data.lungs import Lungs
 from ..data.preprocessing import preprocess
 from ..data.resample import Box, new_grid
 from ..model.checkpoint import Checkpoint
 from ..model.device import cudnn_benchmark, precision
 from ..model.engines import open_engine
-from ..model.unet import HEATMAP, OutputGrid, output_grid, strides_of
-from ..types import Affine, FloatArray, Preprocessed, Scan, Shape3
+from ..model.unet import DIAMETER, HEATMAP, OutputGrid, output_grid, strides_of
+from ..types import FloatArray, Preprocessed, Scan, Shape3
 from .blending import BlendMethod
+from .detector import Answer, Search
+from .findings import find_peaks
 from .search_plan import TILES, SearchPlan, plan_search
 from .second_look import add_large, halve
 from .sliding_window import Predictions, Progress, count_windows, predict_windows
@@ -56,10 +59,24 @@ class Network:
         """The engine that computes the network."""
         return str(getattr(self.model, "engine", "torch"))
 
-    def plan(self, shape: Shape3, affine: Affine, lungs: Lungs) -> SearchPlan:
-        """Where to look in a scan of this shape and affine (RAS+). Its axes run to the left, back and head."""
-        spacing = self.checkpoint.about.preprocessing.spacing
-        return plan_search(*new_grid(shape, affine, spacing), lungs, self.model, self.options)
+    def prepare(self, scan: Scan, lungs: Lungs) -> Search:
+        """See `Detector`."""
+        plan = self.plan(scan, lungs)
+        volume = self.preprocess(scan, plan.box)
+
+        def search(rules: PeakDetection, progress: Progress | None) -> Answer:
+            found = self.maps(volume, plan, progress)
+            heat, affine = found.maps[HEATMAP], volume.affine @ self.grid.matrix
+            peaks = find_peaks(heat, affine, rules, found.maps[DIAMETER])
+            return Answer(peaks, heat, affine, found.windows, found.retried, everywhere=plan.region is None)
+
+        return search
+
+    def plan(self, scan: Scan, lungs: Lungs) -> SearchPlan:
+        """Where to look in a scan."""
+        array, affine = canonical(scan.array, scan.affine)
+        grid = new_grid(array.shape, affine, self.checkpoint.about.preprocessing.spacing)
+        return plan_search(*grid, lungs, self.model, self.options)
 
     def preprocess(self, scan: Scan, box: Box | None) -> Preprocessed:
         """The scan, or its part in the `box` of the resampled grid, preprocessed as in the model's training."""

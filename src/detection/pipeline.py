@@ -18,22 +18,24 @@ from ..config import Config, load_config
 from ..data.arrays import GivenScan, as_scan
 from ..data.geometry import canonical
 from ..data.lungs import Lungs, check_chest
+from ..detectors.opening import GivenModel, open_model
+from ..detectors.recipe import Together
 from ..errors import OUT_OF_MEMORY, BadConfig, BadOutput, PivotError
 from ..given import path_of
 from ..guidelines.apply import SOURCES
 from ..guidelines.lung_rads import exam
 from ..guidelines.patient import Patient, load_patient
-from ..model.checkpoint import Checkpoint, open_checkpoint
+from ..model.checkpoint import Checkpoint
 from ..model.device import pick_device
-from ..model.unet import DIAMETER, HEATMAP
 from ..results.conclusion import conclude, expected_at, warnings_of
 from ..results.output_formatter import GivenHeatmap, as_report, heatmap_of, save_csv, save_heatmap, save_json
 from ..triage.model import default_model
-from ..types import Affine, Detection, Expected, FloatArray, Results, Scan, Vec3, Volume
-from .findings import Findings, describe_peaks, draw_heatmap, find_peaks
+from ..types import Detection, Expected, FloatArray, Results, Scan, Vec3, Volume
+from .detector import Answer
+from .findings import Findings, describe_peaks, draw_heatmap
 from .network import Network
-from .search_plan import SearchPlan
-from .sliding_window import Predictions, Progress
+from .opened import open_detector
+from .sliding_window import Progress
 
 __all__ = ["InferencePipeline"]
 
@@ -60,7 +62,8 @@ class InferencePipeline:
     another, and it needs the memory of all calls.
 
     Args:
-        checkpoint: a model file or a loaded model. Default: `model.checkpoint` of the config, else the shipped weights.
+        checkpoint: a model's path, a loaded model, or a list of them, which search together (docs/detectors.md).
+            Default: `model.checkpoint` of the config, else the shipped weights.
         config: a YAML file, a mapping or a `Config`.
         device: overrides `model.device`.
 
@@ -71,16 +74,16 @@ class InferencePipeline:
 
     def __init__(
         self,
-        checkpoint: Checkpoint | str | Path | None = None,
+        checkpoint: GivenModel = None,
         config: Config | dict[str, Any] | str | Path | None = None,
         device: str | torch.device | None = None,
     ) -> None:
         config = load_config(config)
         self.device = pick_device(config.model.device if device is None else device)
-        self.checkpoint = open_checkpoint(config.model.checkpoint if checkpoint is None else checkpoint)
+        self.checkpoint = open_model(config.model.checkpoint if checkpoint is None else checkpoint)
         _check_input(config, self.checkpoint)
         self.config = config
-        self.network = Network(self.checkpoint, config, self.device)
+        self.detector = open_detector(self.checkpoint, config, self.device)
 
     def with_config(self, config: Config | dict[str, Any] | str | Path | None) -> Self:
         """The same loaded weights, on the same device, under another configuration.
@@ -89,6 +92,12 @@ class InferencePipeline:
             BadConfig: the configuration is wrong, or contradicts the model's preprocessing.
         """
         return type(self)(self.checkpoint, config, str(self.device))
+
+    @property
+    def network(self) -> Network:
+        """The detector of a PIVOT checkpoint."""
+        assert isinstance(self.detector, Network)  # noqa: S101 - for those who know their checkpoint
+        return self.detector
 
     @_enough_memory()
     def predict(
@@ -130,27 +139,25 @@ class InferencePipeline:
         self, scan: Scan, lungs: Lungs, progress: Progress | None, patient: Patient, start: float, *, placed: bool
     ) -> Results:
         check_chest(scan.body_part, lungs)
-        array, affine = canonical(scan.array, scan.affine)
-        plan = self.network.plan(array.shape, affine, lungs)
-        volume = self.network.preprocess(scan, plan.box)
+        search = self.detector.prepare(scan, lungs)
         ready = time.perf_counter()
-        predictions = self.network.maps(volume, plan, progress)
-        if predictions.retried:
-            named.warning(OVERFLOWED, scan.scan_id, predictions.retried)
+        answer = search(self.config.post_processing.peak_detection, progress)
+        if answer.retried:
+            named.warning(OVERFLOWED, scan.scan_id, answer.retried)
         inferred = time.perf_counter()
-        heatmap, found = self._find(scan, lungs, predictions, volume.affine @ self.network.grid.matrix, placed=placed)
+        heatmap, found = self._find(scan, lungs, answer, placed=placed)
         found = found.with_guidelines(patient)
         for warning in warnings_of(found.masses, lungs.report()):
             named.warning("%s: %s", scan.scan_id, warning)
         summary = self._summary(found, lungs, patient)
         end = time.perf_counter()
         timings = {"preprocess": ready - start, "inference": inferred - ready, "postprocess": end - inferred}
-        search = _about_search(plan, lungs, predictions, found)
+        searched = _about_search(lungs, answer, found)
         return Results(
             scan_id=scan.scan_id,
             model=self.checkpoint.about.name,
             timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            metadata=self._metadata(scan, search, timings, patient),
+            metadata=self._metadata(scan, searched, timings, patient),
             detections=found.detections,
             masses=found.masses,
             candidates=found.candidates,
@@ -159,16 +166,12 @@ class InferencePipeline:
             masks=found.masks,
         )
 
-    def _find(
-        self, scan: Scan, lungs: Lungs, predictions: Predictions, affine: Affine, *, placed: bool
-    ) -> tuple[FloatArray, Findings]:
-        """The heatmap on the scan's grid, and the findings. `affine` (RAS+) is that of the predictions."""
-        rules, heat = self.config.post_processing, predictions.maps[HEATMAP]
-        peaks = find_peaks(heat, affine, rules.peak_detection)
+    def _find(self, scan: Scan, lungs: Lungs, answer: Answer, *, placed: bool) -> tuple[FloatArray, Findings]:
+        """The heatmap on the scan's grid, and the findings."""
+        rules, peaks = self.config.post_processing, answer.peaks
         with ThreadPoolExecutor(1) as beside:
-            drawn = beside.submit(draw_heatmap, heat, affine, scan, peaks)
-            diameters = predictions.maps[DIAMETER]
-            found = describe_peaks(peaks, scan=scan, lungs=lungs, diameters=diameters, rules=rules, placed=placed)
+            drawn = beside.submit(draw_heatmap, answer.heat, answer.affine, scan, peaks)
+            found = describe_peaks(peaks, scan=scan, lungs=lungs, rules=rules, placed=placed)
             return drawn.result(), found
 
     def _summary(self, found: Findings, lungs: Lungs, patient: Patient) -> dict[str, Any]:
@@ -207,9 +210,8 @@ class InferencePipeline:
     @property
     def origin(self) -> dict[str, Any]:
         """Everything but the scan that results depend on: the model, the configuration and the versions."""
-        about = self.checkpoint.about
         return {
-            "checkpoint": {"name": about.name, "version": about.version, "sha256": self.checkpoint.sha256},
+            "checkpoint": self.checkpoint.identity,
             "triage": {"model": default_model().name, "score": default_model().label},
             "guidelines": {**SOURCES, "patient": False},
             "config": self.config.model_dump(mode="json"),
@@ -222,7 +224,7 @@ class InferencePipeline:
         }
 
     def _metadata(
-        self, scan: Scan, search: dict[str, Any], timings: dict[str, float], patient: Patient
+        self, scan: Scan, searched: dict[str, Any], timings: dict[str, float], patient: Patient
     ) -> dict[str, Any]:
         return {
             "spacing": [round(v, 6) for v in scan.spacing],
@@ -234,27 +236,31 @@ class InferencePipeline:
             "guidelines": {**SOURCES, "patient": patient != Patient()},  # only whether anything is known
             "expected": self.expected,
             "device": str(self.device),
-            "precision": self.network.precision,
-            "engine": self.network.engine,
-            **search,
+            "precision": self.detector.precision,
+            "engine": self.detector.engine,
+            **searched,
             "timings_seconds": {stage: round(seconds, 3) for stage, seconds in timings.items()},
         }
 
 
-def _about_search(plan: SearchPlan, lungs: Lungs, predictions: Predictions, found: Findings) -> dict[str, Any]:
+def _about_search(lungs: Lungs, answer: Answer, found: Findings) -> dict[str, Any]:
     """The report's metadata about the search."""
     return {
-        "searched": "everything" if plan.region is None else "lungs",
+        "searched": "everything" if answer.everywhere else "lungs",
         "lung_litres": lungs.litres if lungs.recognised else None,
         "lungs": lungs.report(),
         "left_out": found.left_out,
-        "windows": predictions.windows,
-        "windows_retried": predictions.retried,
+        "windows": answer.windows,
+        "windows_retried": answer.retried,
     }
 
 
 def _check_input(config: Config, checkpoint: Checkpoint) -> None:
     """Raise `BadConfig` if the configuration contradicts the model's preprocessing."""
+    if isinstance(checkpoint, Together):
+        for member in checkpoint.members:
+            _check_input(config, member)
+        return
     trained = checkpoint.about.preprocessing.model_dump()
     for key, wanted in config.input.model_dump(exclude_none=True).items():
         if wanted != trained[key]:

@@ -19,12 +19,13 @@ from ..model.device import pick_device, precision
 from ..model.unet import strides_of
 from ..types import FloatArray, Scan, Shape3
 from .blending import BlendMethod, blend_weights
-from .tta import IDENTITY, View, ViewedNetwork
+from .tta import IDENTITY, Box, View, ViewedNetwork
 from .windows import Region, as_shape, coarser, needed_windows, plan_windows
 
 __all__ = [
     "Predictions",
     "Progress",
+    "blend_windows",
     "count_windows",
     "predict_windows",
     "sliding_window_inference",
@@ -144,14 +145,40 @@ def predict_windows(  # noqa: PLR0913 - by name
     # strides in every window, and gets almost the same output.
     lattice = math.lcm(scale, math.gcd(multiple, *stride))
     # The volume goes to the device once, and the maps come back once. Windows are cut and blended there.
-    padded, weights = _pad(volume, patch, lattice), torch.from_numpy(blend).to(device)
+    padded = _pad(volume, patch, lattice)
     windows = plan_windows(padded.shape, patch, stride, lattice)
     if region is not None:
         windows = needed_windows(windows, blend, region, scale)
     network = ViewedNetwork(model, device, precision(device, mixed=mixed_precision), views)
+    blended = blend_windows(
+        network, padded, windows, blend, scale=scale, batch_size=batch_size, clear_cache=clear_cache, progress=progress
+    )
+    x, y, z = (math.ceil(size / scale) for size in volume.shape)
+    maps = blended.cpu().numpy()[:, :x, :y, :z]
+    if region is not None:
+        maps[0] *= region
+    return Predictions(maps, len(windows), network.retried)
+
+
+def blend_windows(
+    network: ViewedNetwork,
+    volume: Tensor,
+    windows: Sequence[Box],
+    blend: FloatArray,
+    *,
+    batch_size: int,
+    scale: int = 1,
+    clear_cache: bool = False,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The network's maps of a volume (X, Y, Z), (C, X/scale, Y/scale, Z/scale), on its device.
+
+    They are the averages over all windows, weighted by `blend`, and 0 where no window lies.
+    """
+    device, weights = network.device, torch.from_numpy(blend).to(network.device)
     total: Tensor | None = None
-    norm = torch.zeros(_divide(padded.shape, scale), device=device)
-    padded = network.widened(padded).to(device)
+    norm = torch.zeros(_divide(volume.shape, scale), device=device)
+    padded = network.widened(volume).to(device)
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         outputs = network(torch.stack([padded[network.wider(window)][None] for window in batch]))
@@ -166,11 +193,7 @@ def predict_windows(  # noqa: PLR0913 - by name
         if progress is not None:
             progress(first + len(batch), len(windows))
     assert total is not None  # noqa: S101 - a volume has at least one window
-    x, y, z = (math.ceil(size / scale) for size in volume.shape)
-    maps = total.div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny)).cpu().numpy()[:, :x, :y, :z]
-    if region is not None:
-        maps[0] *= region
-    return Predictions(maps, len(windows), network.retried)
+    return total.div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny))
 
 
 def count_windows(model: torch.nn.Module, shape: Shape3, patch_size: Shape3, stride: Shape3) -> int:

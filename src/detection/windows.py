@@ -11,7 +11,17 @@ from ..errors import BadConfig
 from ..types import FloatArray, Shape3
 from .tta import Box
 
-__all__ = ["CONTEXT", "Region", "as_shape", "coarser", "needed_windows", "plan_box", "plan_tiles", "plan_windows"]
+__all__ = [
+    "CONTEXT",
+    "Region",
+    "as_shape",
+    "coarser",
+    "needed_windows",
+    "plan_box",
+    "plan_tiles",
+    "plan_windows",
+    "regular_windows",
+]
 
 Region = npt.NDArray[np.bool_]
 CONTEXT = 8  # voxels that the network sees around the region, at least; the region reaches beyond the lungs
@@ -39,6 +49,25 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[in
         msg = f"stride {list(stride)} means {count} windows on this scan, more than {MOST_WINDOWS}: make it larger"
         raise BadConfig(msg)
     return list(product(*spans))
+
+
+def regular_windows(shape: Shape3, patch: Shape3, overlap: float) -> list[Box]:
+    """Windows as MONAI's `SlidingWindowInferer` lays them: in equal steps, the last one back at the volume's end.
+
+    `overlap` is a share of the patch, which is no larger than the volume.
+
+    Raises:
+        BadConfig: there are more than `MOST_WINDOWS`.
+    """
+    spans: list[list[slice]] = []
+    for size, window in zip(shape, patch, strict=True):
+        step = max(1, int(window * (1 - overlap)))
+        starts = [*range(0, size - window, step), size - window]
+        spans.append([slice(start, start + window) for start in starts])
+    if (count := math.prod(map(len, spans))) > MOST_WINDOWS:
+        msg = f"the detector's windows are {count} on this scan, more than {MOST_WINDOWS}: crop it to the chest"
+        raise BadConfig(msg)
+    return [(x, y, z) for x, y, z in product(*spans)]
 
 
 def plan_box(

@@ -14,6 +14,7 @@ COMMANDS = {  # each with the module whose `main` it is, and what it does
     "detect": ("inference.main", "find nodules; what pivot does without a command"),
     "demo": ("inference.main", "find the nodules of a synthetic chest"),
     "compare": ("inference.compare", "compare the nodules of two examinations"),
+    "models": ("inference.models", "list public detectors, and pull one"),
     "export": ("inference.export", "write the results of an earlier run for other programs"),
     "evaluate": ("eval.main", "measure detections against known nodules (FROC)"),
     "train": ("train.main", "train a detector"),
@@ -40,7 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--patient", type=path, help="YAML file about the patient of --input, for the guidelines; never written out")
     add("--deidentify", action="store_true", help="store nothing that tells who the patient is (DICOM PS3.15)")
     add = parser.add_argument_group("the model").add_argument
-    add("--checkpoint", type=path, help="model file (default: model.checkpoint of the config, or the shipped one)")
+    add(
+        "--checkpoint",
+        type=path,
+        action="append",
+        help="model: a file, folder, zip or hf://owner/name (default: model.checkpoint of the config, or the shipped "
+        "one); several, each after its own --checkpoint, search together",
+    )
     add("--config", type=path, help="YAML file, such as configs/inference.yaml")
     add("--threshold", type=share, help="confidence from which a mark is reported, 0 to 1 (default: 0.5)")
     add("--device", help="auto, cpu, cuda, cuda:1 or mps (default: model.device of the config)")

@@ -96,6 +96,16 @@ class Checkpoint:
     path: Path = field(repr=False)
     second_stage: CandidateNet | None = field(default=None, repr=False)
 
+    @property
+    def is_one_file(self) -> bool:
+        """Whether the file at `path` is all of it."""
+        return True
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which model it is, for reports."""
+        return {"name": self.about.name, "version": self.about.version, "sha256": self.sha256}
+
 
 def default_checkpoint() -> Path:
     """The shipped weights."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..detection.pipeline import InferencePipeline
-    from ..model.checkpoint import Checkpoint
+    from ..detectors.opening import GivenModel
 
 __all__ = [
     "FATAL",
@@ -59,7 +59,7 @@ AT_ONCE = Turns()
 
 
 def batch_inference(  # noqa: PLR0913 - the documented call
-    checkpoint: "Checkpoint | str | Path | None" = None,
+    checkpoint: "GivenModel" = None,
     input_dir: str | Path = ".",
     output_dir: str | Path = "results",
     config: Config | dict[str, Any] | str | Path | None = None,
@@ -75,7 +75,7 @@ def batch_inference(  # noqa: PLR0913 - the documented call
     """Run over every scan in a folder. A scan that fails is reported in `failed` and does not stop the others.
 
     Args:
-        checkpoint: the model file. Default: `model.checkpoint` of the config, else the shipped weights.
+        checkpoint: as for `InferencePipeline`.
         input_dir: a folder of files, zips and DICOM folders, or a DICOM folder.
         output_dir: is made if it is missing. It must differ from `input_dir`.
         config: a YAML file, a mapping or a `Config`.
@@ -129,7 +129,7 @@ def infer_file(
 
 
 def open_pipeline(
-    checkpoint: "Checkpoint | str | Path | None",
+    checkpoint: "GivenModel",
     config: Config,
     device: "str | torch.device | None",
     output_dir: str | Path,

@@ -24,7 +24,7 @@ from .settings import with_options
 from .sharding import place_of
 
 if TYPE_CHECKING:
-    from ..model.checkpoint import Checkpoint
+    from ..detectors.opening import GivenModel
 
 __all__ = ["connect", "demand", "distributed_inference"]
 
@@ -56,7 +56,7 @@ def connect(address: str | None = "auto") -> ModuleType:
 
 
 def distributed_inference(  # noqa: PLR0913 - the documented call
-    checkpoint: "Checkpoint | str | Path | None" = None,
+    checkpoint: "GivenModel" = None,
     input_paths: Iterable[str | Path] = (),
     num_gpus: int | None = None,
     batch_size: int | None = None,
@@ -73,7 +73,7 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
     """Run over scans on the Ray cluster that this process has joined. Failures are reported in `failed`.
 
     Args:
-        checkpoint: the model file. It is sent to the machines. Default: as in `batch_inference`.
+        checkpoint: one model file or zip. It is sent to the machines. Default: as in `batch_inference`.
         input_paths: any iterable of paths that all machines see, or of URLs for fsspec (`s3://`, `gs://`).
         num_gpus: GPUs to use (default: all). On a cluster without GPUs: the largest number of actors.
         batch_size: overrides `inference.batch_size`.
@@ -103,7 +103,11 @@ def distributed_inference(  # noqa: PLR0913 - the documented call
         raise BadConfig(msg)
     target = path_of(output_dir, "output_dir", BadOutput)
     folder = os.path.abspath(target)  # noqa: PTH100 - keeps links, which may differ between machines
-    model = open_pipeline(checkpoint, settings, "cpu", folder).checkpoint.path
+    opened = open_pipeline(checkpoint, settings, "cpu", folder).checkpoint
+    model = opened.path
+    if not opened.is_one_file:
+        msg = f"{model} cannot be sent to other machines: give one detector, a file of PIVOT or a zip"
+        raise BadConfig(msg)
     slots = 1 + settings.inference.num_workers
     size, gpus = demand(ray.cluster_resources(), settings.model.device, num_gpus, gpus_per_actor, cpus_per_actor)
     actors = ray.remote(RayWorker).options(

@@ -19,6 +19,7 @@ __all__ = [
     "Detection",
     "Expected",
     "FloatArray",
+    "Found",
     "LeftOut",
     "Location",
     "LungState",
@@ -182,6 +183,7 @@ class Detection(Mark):
     properties: Properties
     triage: Triage
     guidelines: NotRequired[Guidelines]  # set when all nodules of the scan are known
+    detectors: NotRequired[list["Found"]]  # which of several detectors gave it
 
 
 class SideReport(TypedDict):
@@ -215,6 +217,14 @@ class Candidate(TypedDict):
     coordinates_lps: Vec3 | None
     confidence: float  # 0.1 to the threshold
     diameter_mm: float  # the network's estimate
+    detectors: NotRequired[list["Found"]]
+
+
+class Found(TypedDict):
+    """A detector that gave a mark, and its own confidence."""
+
+    name: str
+    confidence: float
 
 
 class Expected(TypedDict):

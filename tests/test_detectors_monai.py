@@ -1,0 +1,259 @@
+"""Networks of MONAI give through PIVOT what they give through MONAI's own transforms and inferers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
+from monai.apps.detection.transforms.dictionary import (
+    AffineBoxToWorldCoordinated,
+    ClipBoxToImaged,
+    ConvertBoxModed,
+)
+from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorShape
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+
+from src.config import PeakDetection, load_config
+from src.data.geometry import RAS_TO_LPS, map_points
+from src.data.loader import read_scan
+from src.data.lungs import Lungs
+from src.detection.boxes import BoxDetector
+from src.detection.pipeline import InferencePipeline
+from src.detection.segmenter import Segmenter, marks_in
+from src.detectors.opening import open_model
+from src.detectors.recipe import Foreign
+from src.errors import BadCheckpoint, BadConfig
+from src.inference.main import main
+from src.types import Scan
+from tests.foreign_models import SEGMENTERS, nifti, piece, save_bundle, save_segmenter, turned_scan
+from tests.small_scans import block, save_nifti
+
+EVERYWHERE = {"model": {"mixed_precision": False}, "inference": {"region": "everything"}}
+CPU = torch.device("cpu")
+ORIENTATIONS = ("LPS", "RAS", "PSR")
+
+
+def opened(path: Path) -> Foreign:
+    found = open_model(path)
+    assert isinstance(found, Foreign)
+    return found
+
+
+def read_by_monai(path: Path, spacing: Any, low: float, high: float) -> Any:  # noqa: ANN401 - MONAI's
+    transforms = Compose(
+        [
+            LoadImaged(keys="image"),
+            EnsureChannelFirstd(keys="image"),
+            Orientationd(keys="image", axcodes="RAS"),
+            Spacingd(keys="image", pixdim=spacing),
+            ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
+        ]
+    )
+    return transforms({"image": path})["image"]
+
+
+@pytest.mark.filterwarnings("ignore")
+class TestSegmenters:
+    @pytest.mark.parametrize(
+        ("kind", "codes"), [*(("SegResNet", codes) for codes in ORIENTATIONS), *((kind, "PSR") for kind in SEGMENTERS)]
+    )
+    def test_the_probability_is_that_of_monai(self, tmp_path: Path, kind: str, codes: str) -> None:
+        side = 64 if kind == "SwinUNETR" else 32  # which its strides ask for
+        network = save_segmenter(tmp_path / "model", kind, inference={"patch_size": [side] * 3, "overlap": 0.5})
+        path = nifti(turned_scan(piece(), codes), tmp_path / "scan.nii.gz")
+        image = read_by_monai(path, (1.0, 1.0, 1.0), -1000, 400)
+        inferer = SlidingWindowInferer((side, side, side), overlap=0.5, mode="gaussian")
+        with torch.inference_mode():
+            expected = inferer(image[None].as_tensor(), network).softmax(dim=1)[0, 1].numpy()
+        model, scan = opened(tmp_path / "model"), read_scan(path)
+        volume = model.grid.prepared(scan, None)
+        np.testing.assert_allclose(volume.affine, image.affine, atol=1e-4)
+        found, windows, _ = Segmenter(model, load_config(EVERYWHERE), CPU).probability(volume, None)
+        assert windows > 1 or side == 64
+        assert np.ptp(expected) > 0.2
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+    def test_a_small_scan_is_padded_as_by_monai(self, tmp_path: Path) -> None:
+        network = save_segmenter(tmp_path / "model")
+        path = nifti(piece(24), tmp_path / "scan.nii.gz")
+        image = read_by_monai(path, (1.0, 1.0, 1.0), -1000, 400)
+        assert min(image.shape[1:]) < 32
+        with torch.inference_mode():
+            inferer = SlidingWindowInferer((32, 32, 32), overlap=0.5, mode="gaussian")
+            expected = inferer(image[None].as_tensor(), network).softmax(dim=1)[0, 1].numpy()
+        model = opened(tmp_path / "model")
+        volume = model.grid.prepared(read_scan(path), None)
+        found, _, _ = Segmenter(model, load_config(EVERYWHERE), CPU).probability(volume, None)
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+    def test_within_the_region_windows_are_left_out_and_the_rest_is_zero(self, tmp_path: Path) -> None:
+        save_segmenter(tmp_path / "model")
+        model = opened(tmp_path / "model")
+        volume = model.grid.prepared(piece(60), None)
+        region = np.zeros(volume.array.shape, dtype=bool)
+        region[2:10, 2:10, 2:10] = True
+        ready = Segmenter(model, load_config(EVERYWHERE), CPU)
+        (whole, many, _), (part, few, _) = ready.probability(volume, None), ready.probability(volume, region)
+        assert few < many
+        assert not part[~region].any()
+        np.testing.assert_allclose(part[region], whole[region], atol=0.05)
+
+    def test_a_scan_goes_through_all_stages(self, tmp_path: Path) -> None:
+        save_segmenter(tmp_path / "model", name="seg", version="3", license="Apache-2.0")
+        scan = save_nifti(block(2)[0], tmp_path / "scan.nii.gz")
+        out = tmp_path / "results"
+        main(
+            ["--input", str(scan), "--output", str(out), "--checkpoint", str(tmp_path / "model"), "--threshold", "0.9"]
+        )
+        sure = {"post_processing": {"peak_detection": {"threshold": 0.9}}}
+        ready = InferencePipeline(tmp_path / "model" / "model.pth", sure, device="cpu")
+        results = ready.predict(scan)
+        told = results["metadata"]["checkpoint"]
+        assert (told["name"], told["version"], told["license"]) == ("seg", "3", "Apache-2.0")
+        assert told["architecture"] == "SegResNet"
+        assert told["sha256"] == ready.checkpoint.sha256
+        for found in [*results["detections"], *results["masses"]]:
+            i, j, k = found["coordinates_voxel"]
+            assert min(i, j, k) >= 0
+        assert (out / "scan_detections.json").exists()
+
+
+def ball(shape: tuple[int, int, int], centre: Any, radius: float) -> Any:  # noqa: ANN401
+    return ((np.moveaxis(np.indices(shape), 0, -1) - centre) ** 2).sum(axis=-1) <= radius**2
+
+
+class TestMarks:
+    affine = np.diag([-1.0, 2.0, 0.5, 1.0])
+
+    def heat(self) -> Any:  # noqa: ANN401
+        heat = np.full((40, 30, 60), 0.02, np.float32)
+        heat[ball(heat.shape, (10, 9, 20), 5)] = 0.9
+        heat[10, 9, 20] = 1.0
+        heat[ball(heat.shape, (30, 20, 40), 3)] = 0.3
+        return heat
+
+    def test_a_mark_for_each_body_with_its_mean_probability_and_the_sphere_of_its_volume(self) -> None:
+        heat = self.heat()
+        sure, weak = marks_in(heat, self.affine, 0.1)
+        np.testing.assert_allclose(sure.world, [-10, 18, 10], atol=1e-3)
+        np.testing.assert_allclose(weak.world, [-30, 40, 20], atol=1e-3)
+        assert (sure.peak["confidence"], weak.peak["confidence"]) == pytest.approx((0.9, 0.3), abs=1e-3)
+        assert sure.diameter == pytest.approx(10, rel=0.05)
+        assert sure.peak["coordinates_voxel"] == (10, 9, 20)
+        assert heat[10, 9, 20] == pytest.approx(sure.peak["confidence"], abs=1e-6)
+        assert heat.max() == heat[10, 9, 20]
+
+    def test_below_the_least_confidence_there_is_none(self) -> None:
+        (sure,) = marks_in(self.heat(), self.affine, 0.5)
+        assert sure.peak["confidence"] == pytest.approx(0.9, abs=1e-3)
+
+    def test_a_bent_body_is_marked_within_itself(self) -> None:
+        heat = np.zeros((20, 20, 20), np.float32)
+        heat[2:18, 2, 5] = heat[2, 2:18, 5] = heat[17, 2:18, 5] = 0.8
+        (mark,) = marks_in(heat, np.eye(4), 0.1)
+        assert heat[tuple(np.rint(mark.world).astype(int))] > 0.5
+
+
+@pytest.mark.filterwarnings("ignore")
+class TestRetinaNet:
+    @pytest.mark.parametrize("codes", ORIENTATIONS)
+    def test_boxes_scores_and_world_coordinates_are_those_of_monai(self, tmp_path: Path, codes: str) -> None:
+        network = save_bundle(tmp_path / "bundle")
+        path = nifti(turned_scan(piece(26), codes), tmp_path / "scan.nii.gz")
+        image = read_by_monai(path, (0.703125, 0.703125, 1.25), -1024, 300)
+        boxes, world, scores = self.by_monai(network, image)
+        model, scan = opened(tmp_path / "bundle"), read_scan(path)
+        ready = BoxDetector(model, load_config(EVERYWHERE), CPU)
+        volume = model.grid.prepared(scan, None)
+        own, sure, windows = ready.boxes(volume)
+        assert windows > 1
+        assert len(own) == len(boxes) > 10
+        order, other = np.argsort(-sure, kind="stable"), np.argsort(-scores, kind="stable")
+        np.testing.assert_allclose(sure[order], scores[other], atol=1e-3)
+        np.testing.assert_allclose(own[order], boxes[other], atol=0.05)
+        centres = map_points(RAS_TO_LPS @ volume.affine, (own[:, :3] + own[:, 3:]) / 2)
+        np.testing.assert_allclose(centres[order], world[other, :3], atol=0.05)
+        sides = (own[:, 3:] - own[:, :3]) * (0.703125, 0.703125, 1.25)
+        np.testing.assert_allclose(sides[order], world[other, 3:], atol=0.05)
+
+    @staticmethod
+    @torch.inference_mode()
+    def by_monai(network: Any, image: Any) -> tuple[Any, Any, Any]:  # noqa: ANN401 - MONAI's
+        """Boxes in voxels, boxes in the world (centre in LPS, sides), scores: as the bundle's own scripts do it."""
+        anchors = AnchorGeneratorWithAnchorShape([1, 2, 4], [[6, 8, 4], [8, 6, 5], [10, 10, 6]])
+        detector = RetinaNetDetector(network, anchors).eval()
+        detector.set_target_keys("box", "label")
+        detector.set_box_selector_parameters(0.02, 200, 0.22, 50)
+        detector.set_sliding_window_inferer([32, 32, 16], 1, 0.25, "constant", device="cpu")
+        found = detector([image.as_tensor()], use_inferer=True)[0]
+        boxes = found["box"].numpy().copy()
+        post = Compose(
+            [
+                ClipBoxToImaged("box", ["label", "label_scores"], "image", remove_empty=True),
+                AffineBoxToWorldCoordinated("box", "image", affine_lps_to_ras=True),
+                ConvertBoxModed("box", "xyzxyz", "cccwhd"),
+            ]
+        )
+        after = post({**found, "image": image})
+        return boxes, np.asarray(after["box"]), found["label_scores"].numpy()
+
+    def test_boxes_become_marks_and_a_heatmap(self, tmp_path: Path) -> None:
+        save_bundle(tmp_path / "bundle")
+        ready = InferencePipeline(tmp_path / "bundle", EVERYWHERE, "cpu")
+        assert ready.checkpoint.identity["architecture"] == "RetinaNet"
+        assert ready.checkpoint.about.name == "Lung nodule CT detection"
+        scan = piece(26)
+        search = ready.detector.prepare(scan, no_lungs(scan))
+        answer = search(PeakDetection(threshold=0.02), None)
+        assert len(answer.peaks) > 3
+        inverse = np.linalg.inv(answer.affine)
+        for peak, world, diameter, _ in answer.peaks[:3]:
+            i, j, k = np.clip(np.rint(map_points(inverse, world)).astype(int), 0, np.array(answer.heat.shape) - 1)
+            assert answer.heat[i, j, k] >= 0.5 * peak["confidence"]
+            assert diameter > 0
+
+    def test_augmentation_is_refused(self, tmp_path: Path) -> None:
+        save_bundle(tmp_path / "bundle")
+        with pytest.raises(BadConfig, match="RetinaNet"):
+            InferencePipeline(tmp_path / "bundle", {"inference": {"tta": {"enabled": True}}}, "cpu")
+
+
+def no_lungs(scan: Scan) -> Lungs:
+    from src.data.geometry import canonical  # noqa: PLC0415
+    from src.data.lung_finder import find_lungs  # noqa: PLC0415
+
+    return find_lungs(*canonical(scan.array, scan.affine))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preprocessing": {"spacing": [1, 1, 1]}}, "clip_range"),
+        ({"preprocessing": {"spacing": [1, 1, 1], "clip_range": [400, -1000]}}, "must rise"),
+        ({"inference": {"patch_size": [32, 32, 32], "overlp": 0.5}}, "overlp: unknown key"),
+        ({"output": {"activation": "softmax", "channel": 2}}, "channel 2"),
+        ({"postprocessing": {}}, "postprocessing: unknown key"),
+        ({"model": {"architecture": "SegResNet", "init_filters": 8, "vae": True}}, "vae: unknown key"),
+        ({"model": {"architecture": "os.system"}}, "os.system"),
+        ({"model": {"architecture": "SegResNet", "init_filters": 10**9}}, "init_filters"),
+        (
+            {"model": {"architecture": "SegResNet", "init_filters": 4096, "blocks_down": [1] * 8}},
+            "do not fit|cannot be",
+        ),
+        ({"model": {"dropout_prob": 0.1}}, "does not name the network"),
+    ],
+)
+def test_a_description_that_is_wrong_is_told(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    save_segmenter(tmp_path / "model", **change)
+    with pytest.raises(BadCheckpoint, match=message):
+        open_model(tmp_path / "model")

@@ -1,0 +1,102 @@
+"""An exported network runs as it is described, and only what ONNX itself defines is run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from src.config import load_config
+from src.detection.segmenter import Segmenter
+from src.detectors.opening import open_model
+from src.detectors.recipe import Foreign
+from src.errors import BadCheckpoint
+from src.types import Scan
+
+PATCH = [16, 16, 8]
+SIDES = ("x", "y", "z")
+
+
+def weights() -> Any:  # noqa: ANN401
+    return np.random.default_rng(0).normal(size=(2, 1, 3, 3, 3)).astype(np.float32)
+
+
+def graph(operator: str = "Conv", domain: str = "", pads: int = 1) -> Any:  # noqa: ANN401
+    """One convolution with two channels, for patches of any size."""
+    attributes: dict[str, Any] = {"pads": [pads] * 6} if operator == "Conv" else {}
+    node = helper.make_node(operator, ["image", "kernel"], ["maps"], domain=domain, **attributes)
+    shapes = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, *(f"{name}_{side}" for side in SIDES)])
+        for name, channels in (("image", 1), ("maps", 2))
+    ]
+    made = helper.make_graph([node], "conv", shapes[:1], shapes[1:], [numpy_helper.from_array(weights(), "kernel")])
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    return helper.make_model(made, opset_imports=opsets, ir_version=9)
+
+
+def save(folder: Path, model: Any, **model_keys: Any) -> Path:  # noqa: ANN401
+    folder.mkdir()
+    if model is not None:
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+    description = {
+        "model": {"architecture": "program", **model_keys},
+        "preprocessing": {"spacing": [1, 1, 1], "clip_range": [-1000, 400]},
+        "inference": {"patch_size": PATCH, "overlap": 0.5},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(description))
+    return folder
+
+
+def test_a_program_answers_as_the_network_that_it_was(tmp_path: Path) -> None:
+    model = open_model(save(tmp_path / "model", graph()))
+    assert isinstance(model, Foreign)
+    hu = np.random.default_rng(1).integers(-1000, 400, (20, 24, 12)).astype(np.int16)
+    volume = model.grid.prepared(Scan(hu, np.eye(4)), None)
+    config = load_config({"model": {"mixed_precision": False}})
+    found, windows, _ = Segmenter(model, config, torch.device("cpu")).probability(volume, None)
+    whole = torch.conv3d(torch.from_numpy(volume.array)[None], torch.from_numpy(weights()), padding=1)
+    expected = whole.softmax(dim=0)[1].numpy()
+    assert windows > 1
+    middle = (slice(6, 10), slice(6, 10), slice(3, 5))  # seen by windows whose edges are elsewhere
+    np.testing.assert_allclose(found[1, 1, 1], expected[1, 1, 1], atol=1e-5)
+    np.testing.assert_allclose(found[middle], expected[middle], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (graph("Evil", "com.evil"), r"com\.evil\.Evil"),
+        (graph(pads=0), "not with maps of its size"),
+        (graph("NoSuchOperator"), "cannot be run"),
+        (None, "cannot read model.onnx"),
+    ],
+    ids=["an operator of its own", "smaller maps", "an unknown operator", "no file"],
+)
+def test_a_program_that_is_none_is_refused(tmp_path: Path, model: Any, message: str) -> None:  # noqa: ANN401
+    with pytest.raises(BadCheckpoint, match=message):
+        open_model(save(tmp_path / "model", model))
+
+
+def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
+    model = graph()
+    onnx.external_data_helper.convert_model_to_external_data(model, location="../secret.bin", size_threshold=0)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location="../secret.bin")
+    with pytest.raises(BadCheckpoint, match="other files"):
+        open_model(save(tmp_path / "model", model))
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "model.pt2", "a/model.onnx"])
+def test_a_program_lies_beside_its_description(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadCheckpoint, match="file"):
+        open_model(save(tmp_path / "model", graph(), file=name))
+
+
+def test_what_is_no_onnx_is_told(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", None)
+    (folder / "model.onnx").write_bytes(b"no graph at all")
+    with pytest.raises(BadCheckpoint, match="damaged or no ONNX"):
+        open_model(folder)

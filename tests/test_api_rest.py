@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from src.api import jobs, supervisor
+from src.api.database import jobs as jobs_table
 from src.api.jobs import STATES
 from src.api.security import hashed
+from src.detection.pipeline import InferencePipeline
 from src.errors import BadConfig
+from src.guidelines.patient import load_patient
 
 from .api_service import JOBS, Api, api_on, hostile_zips, nifti
 
@@ -48,6 +52,7 @@ def test_a_job_from_upload_to_removal(api: Api) -> None:
     assert early.json()["state"] == "queued"
     assert early.headers["content-type"] == "application/problem+json"
     assert api.client.get(job["links"]["files"]).json() == {"files": []}
+    assert api.client.get(f"{job['links']['self']}/outlines").status_code == 409
 
     assert api.work().id == job["job_id"]
     done = api.state(job["job_id"])
@@ -67,6 +72,9 @@ def test_a_job_from_upload_to_removal(api: Api) -> None:
     }
     assert api.client.get(files["scan"]["url"]).content == nifti()
     assert api.client.get(files["detections"]["url"]).json() == report
+    outlines = api.client.get(f"{job['links']['self']}/outlines").json()
+    assert outlines["affine"][0] == pytest.approx([2, 0, 0, 0])
+    assert len(outlines["masks"]) <= report["summary"]["num_detections"] + len(report["masses"])
 
     assert api.client.delete(job["links"]["self"]).status_code == 204
     assert api.client.get(job["links"]["self"]).status_code == 404
@@ -97,7 +105,7 @@ CASES = {
     "cut short": (_part("file"), BOUNDARY, 400, "BadRequest"),
     "no file": (_part("config") + b"--b--\r\n", BOUNDARY, 400, "BadRequest"),
     "two files": (_part("file") * 2 + b"--b--\r\n", BOUNDARY, 400, "BadRequest"),
-    "an unknown part": (_part("file") + _part("patient") + b"--b--\r\n", BOUNDARY, 400, "BadRequest"),
+    "an unknown part": (_part("file") + _part("study_date") + b"--b--\r\n", BOUNDARY, 400, "BadRequest"),
     "a nameless part": (b"--b\r\nX: y\r\n\r\nz\r\n--b--\r\n", BOUNDARY, 400, "BadRequest"),
     "a study beside a file": (_part("file") + _part("study", "1.2.3") + b"--b--\r\n", BOUNDARY, 400, "BadRequest"),
     "a study, but no DICOMweb server": (_part("study", "1.2.3") + b"--b--\r\n", BOUNDARY, 400, "BadRequest"),
@@ -418,3 +426,37 @@ def test_settings_are_read_from_lists_with_commas_and_keys_from_the_command(
 
 def test_jobs_are_counted_by_state(api: Api) -> None:
     assert set(jobs.counts(api.service.engine)) == set(STATES)
+
+
+def test_what_is_said_of_the_patient_is_used_and_forgotten(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    predict = InferencePipeline.predict
+
+    def spy(self: InferencePipeline, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        told.append(load_patient(options["patient"]))
+        return predict(self, *arguments, **options)
+
+    monkeypatch.setattr(InferencePipeline, "predict", spy)
+    files: dict[str, Any] = {"file": ("scan.nii", nifti()), "config": QUICK, "patient": b"age: 62\nsex: female"}
+    job = api.client.post(JOBS, files=files).json()
+    assert "age" not in json.dumps(job)
+    api.work()
+    assert (told[0].age, told[0].sex, told[0].emphysema) == (62, "female", None)
+    assert api.client.get(job["links"]["results"]).json()["metadata"]["guidelines"]["patient"] is True
+    assert ".patient.json" not in api.left()
+    with api.service.engine.connect() as connection:
+        assert "female" not in str(connection.execute(select(jobs_table)).all())
+    api.submit(config=QUICK)
+    api.work()
+    assert told[1] == load_patient(None)
+
+
+@pytest.mark.parametrize(
+    "patient", [b"age: 621", b"sex: yes", b"name: Mustermann", b"[Mustermann", b"- Mustermann", b"\xff"]
+)
+def test_a_wrong_patient_is_refused_and_not_repeated(api: Api, patient: bytes) -> None:
+    refused = api.client.post(JOBS, files={"file": ("scan.nii", nifti()), "patient": patient})
+    assert refused.status_code == 422
+    assert "patient" in refused.json()["detail"]
+    assert not any(word in refused.text for word in ("621", "Mustermann"))
+    assert api.left() == []

@@ -218,7 +218,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(api: Api, monkeypatch:
         starts.append(module)
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(supervisor, "_start", start)
+    monkeypatch.setattr(supervisor, "start", start)
     monkeypatch.setattr(supervisor, "MOST_SECONDS", 0.01)
     with api_on(api.settings.data.parent / "other", devices=("cpu",)):
         until = time.monotonic() + 30

@@ -129,7 +129,7 @@ def test_an_overtaken_worker_changes_nothing(api: Api, during: Hook) -> None:
     during(lambda: None)
     api.worker.work(slow)
     assert api.client.get(f"{JOBS}/{number}/results").content == before
-    assert api.left() == ["scan.nii", "scan_detections.json", "scan_heatmap.nii.gz"]
+    assert api.left() == [".outlines.json", "scan.nii", "scan_detections.json", "scan_heatmap.nii.gz"]
 
 
 def test_the_model_is_loaded_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ COMMANDS = (
     "src.api.ray_workers",
     "src.api.worker",
     "src.eval.main",
+    "src.eval.readers",
     "src.inference.compare",
     "src.inference.export",
     "src.inference.grand_challenge",

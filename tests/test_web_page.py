@@ -3,6 +3,7 @@
 With PIVOT_SCREENSHOTS set to a folder, pictures of the page go there.
 """
 
+import base64
 import io
 import json
 import os
@@ -241,6 +242,127 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     expect(page.locator("tr[data-nodule]")).to_have_count(0)
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+
+
+@pytest.mark.parametrize(("key", "across"), [("2", 2), ("3", 1), ("4", 0)], ids=["axial", "coronal", "sagittal"])
+def test_the_outline_is_that_of_the_mask(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str, key: str, across: int
+) -> None:
+    outlines = httpx.get(f"{server}{done['links']['self']}/outlines").json()
+    report = httpx.get(server + done["links"]["results"]).json()
+    first = max(report["detections"], key=lambda each: each["confidence"])
+    (mask,) = (one for one in outlines["masks"] if one["number"] == first["id"] + 1)
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(mask["bits"]), np.uint8), count=int(np.prod(mask["shape"])))
+    voxels = np.argwhere(bits.reshape(mask["shape"])) + mask["origin"]
+    assert len(voxels) * np.prod(report["metadata"]["spacing"]) == pytest.approx(
+        first["properties"]["volume_mm3"], rel=0.2
+    )
+    affine = np.array(outlines["affine"])
+    axis = int(np.argmax(abs(affine[across, :3])))
+    seen = voxels[voxels[:, axis] == first["coordinates_voxel"][axis]]
+    corners = np.concatenate([seen - 0.5, seen + 0.5]) @ affine[:3, :3].T + affine[:3, 3]
+    corners[:, :2] *= -1  # LPS
+    page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
+    ready(page)
+    page.keyboard.press("r")
+    page.keyboard.press(key)
+    image = planes(page, f"outline-{across}")
+    orange: Any = (abs(image - (255, 180, 84)) < 12).all(axis=2)
+    rows, columns = np.nonzero(np.pad(orange[30:-30, 30:-30], 30))  # without the letters at the sides
+    assert len(rows) > 50
+    stage = page.locator(".stage").bounding_box()
+    assert stage
+    ends = [(columns.min(), rows.max()), (columns.max(), rows.min())]
+    places = []
+    for x, y in ends:
+        page.mouse.click(stage["x"] + 4 + int(x), stage["y"] + 4 + int(y))
+        places.append(lps(page))
+        page.wait_for_timeout(700)  # two clicks, not a double one
+    for side in {0, 1, 2} - {across}:
+        drawn = sorted(place[side] for place in places)
+        assert drawn == pytest.approx([corners[:, side].min(), corners[:, side].max()], abs=0.4)
+    page.keyboard.press("o")
+    assert not (abs(planes(page, "no-outline")[30:-30, 30:-30] - (255, 180, 84)) < 12).all(axis=2).any()
+
+
+def test_a_reading_with_keys_is_kept(
+    opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule], tmp_path: Path
+) -> None:
+    path = scan[0]
+    job = finished(server, submit(server, path.name, path.read_bytes()))
+    review = f"{server}{job['links']['self']}/review"
+    total = httpx.get(review).json()["progress"]["total"]
+    page, seen = opened(f"#/jobs/{job['job_id']}", scheme="dark")
+    ready(page)
+    progress = page.locator(".review").get_by_role("status")
+    expect(progress).to_have_text(f"0 of {total} read")
+    page.keyboard.press("n")
+    expect(page.get_by_label("Reason")).to_have_value("other")
+    page.keyboard.press("n")
+    expect(page.get_by_label("Reason")).to_have_value("vessel")
+    expect(progress).to_have_text(f"1 of {total} read")
+    page.keyboard.press("y")
+    expect(page.get_by_role("button", name="Accept", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("Reason")).to_be_hidden()
+    page.get_by_label("Type").select_option("ground-glass")
+    page.get_by_label("Comment").fill("grows")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("By local,")).to_be_visible()
+    for read in range(2, total + 1):
+        page.keyboard.press("u")
+        page.keyboard.press("n")
+        expect(progress).to_have_text(f"{read} of {total} read")
+    page.keyboard.press("a")  # what the crosshair is on
+    expect(progress).to_have_text(f"{total + 1} of {total + 1} read", timeout=SLOW)
+    picture(page, "review-dark")
+    assert barriers(page) == []
+    page.reload()
+    ready(page)
+    expect(progress).to_have_text(f"{total + 1} of {total + 1} read")
+    expect(page.get_by_label("Comment")).to_have_value("grows")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Reviewed (JSON)").click()
+    saved.value.save_as(tmp_path / "saved.json")
+    assert saved.value.suggested_filename == "block_reviewed.json"
+    report = json.loads((tmp_path / "saved.json").read_text())
+    first, own = report["detections"]
+    assert (first["properties"]["nodule_type"], first["review"]["comment"]) == ("ground-glass", "grows")
+    assert own["confidence"] is None
+    # Another reader changes the review: nothing of theirs is lost.
+    now = httpx.get(review)
+    theirs = {"findings": [{"finding": "1", "verdict": "rejected", "reason": "scar"}]}
+    httpx.put(review, headers={"If-Match": now.headers["etag"]}, json=theirs).raise_for_status()
+    page.get_by_role("button", name="Reject", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("changed since")
+    expect(page.get_by_label("Reason")).to_have_value("scar")
+    assert httpx.get(review).json()["findings"][0]["reason"] == "scar"
+    seen.complaints[:] = [text for text in seen.complaints if "412" not in text]
+
+
+def test_what_is_said_of_the_patient_goes_with_one_scan(
+    opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule]
+) -> None:
+    page, _ = opened()
+    page.locator("summary", has_text="Patient").click()
+    page.get_by_label("Age", exact=True).fill("62")
+    page.get_by_label("Sex").select_option("female")
+    for yes in ("Emphysema", "Cancer before"):
+        page.get_by_label(yes).select_option("no")
+    for name in ("Immunosuppressed", "Lung cancer in the family"):
+        page.get_by_label(name).select_option("no")
+    page.get_by_label("Examination").select_option("for another reason")
+    picture(page, "patient-light")
+    assert barriers(page) == []
+    page.get_by_label("Scan files").set_input_files(scan[0])
+    ready(page)
+    report = httpx.get(f"{server}{JOBS}/{page.url.rsplit('/', 1)[-1]}/results").json()
+    first = max(report["detections"], key=lambda each: each["confidence"])["guidelines"]
+    assert first["brock"]["2a"]["upper_lobe"] > 0
+    assert first["fleischner"]["high_risk"]
+    expect(page.get_by_text("upper lobe", exact=False)).to_be_visible()
+    picture(page, "patient-results-light")
+    page.get_by_role("link", name="All scans").click()
+    expect(page.get_by_label("Age", exact=True)).to_have_value("")
 
 
 def test_distances_are_measured_on_the_image_and_kept(

@@ -12,7 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from .. import __version__
 from ..errors import BadConfig
 from ..quiet import quiet_libraries
-from . import health, routes, stream
+from . import health, review_routes, routes, stream
 from .database import open_database
 from .pages import serve_page
 from .problems import handle_problems
@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.registry = CollectorRegistry()
-    for router in (routes.router, stream.router, health.router):
+    for router in (routes.router, review_routes.router, stream.router, health.router):
         app.include_router(router)
     handle_problems(app)
     app.add_middleware(health.Figures, registry=app.state.registry)
@@ -60,8 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Range"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "If-Match", "Range"],
             expose_headers=["ETag", "Location", "Retry-After", "Content-Range"],
         )
     app.add_middleware(SecurityHeaders)

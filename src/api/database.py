@@ -1,4 +1,4 @@
-"""The tables of jobs and workers, in SQLite or PostgreSQL, and their migrations."""
+"""The tables of jobs, workers and reviews, in SQLite or PostgreSQL, and their migrations."""
 
 import sqlite3
 import time
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Column,
     Double,
     Engine,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
@@ -33,7 +34,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from ..errors import BadConfig
 
-__all__ = ["jobs", "lease_clock", "now", "open_database", "workers"]
+__all__ = ["jobs", "lease_clock", "now", "open_database", "reviews", "workers"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT = 30  # seconds for another process's lock
@@ -76,6 +77,15 @@ workers = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("seen", Double, nullable=False),  # the last heartbeat, by the clock of leases
+)
+
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("job", String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, nullable=False),  # counts the changes
+    Column("content", JSON, nullable=False),
 )
 
 

@@ -12,13 +12,13 @@ from .. import __version__
 from . import jobs
 from .jobs import Job, State
 from .problems import NotCompleted, NotFound
-from .schemas import PREFIX, FileList, FileOut, JobList, JobOut, Limits, Problem
+from .schemas import PREFIX, FileList, FileOut, JobList, JobOut, Limits, Outlines, Problem
 from .security import owner_of
-from .storage import SUFFIXES, artifacts, remove, report_of
+from .storage import OUTLINES, SUFFIXES, artifacts, remove, report_of
 from .submission import Service, arriving, queue
 from .uploads import FORM, read_form
 
-__all__ = ["router"]
+__all__ = ["NEVER_STORED", "Completed", "Owner", "Served", "refusals", "router"]
 
 PROBLEMS = {
     status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
@@ -28,9 +28,11 @@ PROBLEMS = {
         403: "from another web site",
         404: "no such job",
         409: "not completed",
+        412: "changed since",
         413: "too large",
         416: "no such range",
         422: "unusable scan or configuration",
+        428: "no version named",
         429: "too many requests",
         503: "busy",
     }.items()
@@ -68,14 +70,26 @@ Served = Annotated[Service, Depends(_service)]
 Found = Annotated[Job, Depends(_job)]
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _completed(service: Served, job: Found) -> Job:
+    if job.state != "completed":
+        shown = _shown(service, job)
+        msg = f"the job is {job.state}" + (": ask again later" if job.open else "")
+        raise NotCompleted(msg, state=job.state, progress=shown.progress, error=job.error)
+    return job
+
+
+Completed = Annotated[Job, Depends(_completed)]
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems that a route may answer with, for OpenAPI."""
     return {status: PROBLEMS[status] for status in (400, 401, 403, *statuses, 503)}
 
 
 router = APIRouter(prefix="/api/v1")
 
 
-@router.post("/inference", status_code=202, responses=_problems(413, 422, 429), openapi_extra={"requestBody": FORM})
+@router.post("/inference", status_code=202, responses=refusals(413, 422, 429), openapi_extra={"requestBody": FORM})
 async def submit(
     request: Request,
     response: Response,
@@ -86,13 +100,14 @@ async def submit(
     """Submit a scan."""
     client = owner if owner.startswith("key:") or not request.client else request.client.host
     async with arriving(service, owner, client) as scan:
-        file, config = await read_form(request, scan.incoming, service.settings)
+        file, config, patient = await read_form(request, scan.incoming, service.settings)
+        await service.keep_patient(patient, scan.incoming.folder)
         job = await queue(service, scan, file, config, idempotency_key)
     response.headers.update({"Location": f"{PREFIX}/{job.id}", **NEVER_STORED})
     return _shown(service, job)
 
 
-@router.get("/inference", responses=_problems())
+@router.get("/inference", responses=refusals())
 async def list_jobs(
     response: Response,
     service: Served,
@@ -109,20 +124,16 @@ async def list_jobs(
     return JobList(jobs=[_shown(service, job) for job in shown], next=following)
 
 
-@router.get("/inference/{job_id}", responses=_problems(404))
+@router.get("/inference/{job_id}", responses=refusals(404))
 def show_job(response: Response, service: Served, job: Found) -> JobOut:
     """State and progress."""
     response.headers.update(NEVER_STORED)
     return _shown(service, job)
 
 
-@router.get("/inference/{job_id}/results", responses=_problems(404, 409))
-def results(service: Served, job: Found) -> Response:
+@router.get("/inference/{job_id}/results", responses=refusals(404, 409))
+def results(service: Served, job: Completed) -> Response:
     """The JSON report, as from the command line."""
-    if job.state != "completed":
-        shown = _shown(service, job)
-        msg = f"the job is {job.state}" + (": ask again later" if job.open else "")
-        raise NotCompleted(msg, state=job.state, progress=shown.progress, error=job.error)
     try:
         content = report_of(service.settings.jobs, job).read_bytes()
     except FileNotFoundError:  # deleted since the job was found
@@ -131,7 +142,18 @@ def results(service: Served, job: Found) -> Response:
     return Response(content, media_type="application/json", headers=NEVER_STORED)
 
 
-@router.get("/inference/{job_id}/files", responses=_problems(404))
+@router.get("/inference/{job_id}/outlines", responses=refusals(404, 409))
+def outlines(service: Served, job: Completed) -> Outlines:
+    """The masks of the findings, for viewers."""
+    try:
+        content = (service.settings.jobs / job.id / str(job.result) / OUTLINES).read_bytes()
+    except FileNotFoundError:
+        msg = "the job was removed, or an earlier release made it, without outlines"
+        raise NotFound(msg) from None
+    return Outlines.model_validate_json(content)
+
+
+@router.get("/inference/{job_id}/files", responses=refusals(404))
 def list_files(response: Response, service: Served, job: Found) -> FileList:
     """The files for download."""
     response.headers.update(NEVER_STORED)
@@ -141,7 +163,7 @@ def list_files(response: Response, service: Served, job: Found) -> FileList:
 @router.get(
     "/inference/{job_id}/files/{file}",
     response_class=FileResponse,
-    responses={**_problems(404, 416), 206: {"description": "a range"}, 304: {"description": "not changed"}},
+    responses={**refusals(404, 416), 206: {"description": "a range"}, 304: {"description": "not changed"}},
 )
 def download(
     request: Request,
@@ -172,7 +194,7 @@ def download(
 @router.delete(
     "/inference/{job_id}",
     response_model=None,
-    responses={**_problems(404), 200: {"model": JobOut}, 204: {"description": "removed"}},
+    responses={**refusals(404), 200: {"model": JobOut}, 204: {"description": "removed"}},
 )
 async def delete(service: Served, job: Found) -> Response:
     """Cancel a queued or running job. Remove an ended job with its files."""
@@ -191,7 +213,7 @@ async def delete(service: Served, job: Found) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/limits", responses=_problems())
+@router.get("/limits", responses=refusals())
 def limits(service: Served, owner: Owner) -> Limits:  # noqa: ARG001 - `owner` checks the key
     """The limits of this service."""
     settings = service.settings

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .jobs import Job, State
 from .storage import Artifact, scan_id
 
-__all__ = ["PREFIX", "FileList", "FileOut", "JobList", "JobOut", "Limits", "Problem", "message"]
+__all__ = ["PREFIX", "FileList", "FileOut", "JobList", "JobOut", "Limits", "Outlines", "Problem", "message"]
 
 PREFIX = "/api/v1/inference"
 ID = "0199f3a2c4d87b1e9c3f5a6b7d8e9f01"
@@ -138,6 +138,25 @@ class FileList(BaseModel):
     """The files for download."""
 
     files: list[FileOut]
+
+
+class Outline(BaseModel):
+    """The mask of the finding with this number, from 1: a box of voxels from the index `origin` on.
+
+    `bits` are base64: one bit for each voxel, the last axis fastest, the highest bit of a byte first.
+    """
+
+    number: int
+    origin: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    bits: str
+
+
+class Outlines(BaseModel):
+    """The masks of the findings that have one. `affine` maps voxels to RAS+ mm, by rows."""
+
+    affine: list[list[float]]
+    masks: list[Outline]
 
 
 class Limits(BaseModel):

@@ -14,6 +14,8 @@ from ..errors import BadScan
 from .jobs import Job
 
 __all__ = [
+    "OUTLINES",
+    "PATIENT",
     "SCAN",
     "STUDY",
     "SUFFIXES",
@@ -34,6 +36,8 @@ STUDY = ".study"  # instead of a scan, a StudyInstanceUID to fetch
 SUPPORTED = ", ".join(SUFFIXES)
 LONGEST = 150  # bytes of a name; the results' names are longer, and file systems take 255
 SCAN = "scan"  # subfolder with the scan as NIfTI
+PATIENT = ".patient.json"  # beside the upload: what is said of the patient
+OUTLINES = ".outlines.json"  # the masks, for the page
 KINDS = {"detections.csv": "table"}  # for all others it is the name up to the first dot
 TYPES = {".gz": "application/gzip", ".nii": "application/octet-stream", ".npy": "application/octet-stream"}
 

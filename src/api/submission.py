@@ -10,16 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from ..errors import BadConfig
+from ..guidelines.patient import Patient, load_patient
+from ..plain_yaml import BadYaml, parse_yaml
 from .jobs import Job, new_id, submit, waiting
 from .problems import BadRequest, Busy, Refused, TooMany
 from .security import RateLimit
 from .settings import Settings
-from .storage import STUDY, new_folder, remove, sync
+from .storage import PATIENT, STUDY, new_folder, remove, sync
 from .uploads import Incoming, client_config
 
 __all__ = ["Arriving", "Service", "arriving", "queue"]
@@ -48,6 +52,7 @@ class Service:
     rate: RateLimit = field(init=False)
     arriving: dict[str, str] = field(default_factory=dict)  # running uploads: future job id to client
     streams: int = 0  # WebSockets that follow a job
+    measuring: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a reader's nodule is measured
     seen: dict[str, float] = field(default_factory=dict)  # job folders, with the time when the sweep first saw them
 
     def __post_init__(self) -> None:
@@ -76,11 +81,34 @@ class Service:
         """
         return await asyncio.get_running_loop().run_in_executor(self._configs, client_config, text, self.settings)
 
+    async def keep_patient(self, text: bytes, folder: Path) -> None:
+        """Check what is said of the patient, and keep it in `folder`, beside the upload, until the job has ended.
+
+        Raises:
+            BadConfig: it cannot be used. The message does not repeat it.
+        """
+        if text:
+            patient = await asyncio.get_running_loop().run_in_executor(self._configs, _patient, text)
+            (folder / PATIENT).write_text(patient.model_dump_json(exclude_none=True), encoding="utf-8")
+
     def close(self) -> None:
         """Close the database."""
         for pool in (self._database, self._configs):
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.dispose()
+
+
+def _patient(text: bytes) -> Patient:
+    try:
+        data = parse_yaml(text.decode("utf-8"))
+    except (BadYaml, UnicodeDecodeError) as error:
+        line = getattr(error, "line", None)
+        msg = "patient is not valid YAML" + (f": see line {line}" if line else "")
+        raise BadConfig(msg) from None
+    if data is not None and not isinstance(data, dict):
+        msg = "patient must hold keys such as `age: 62`"
+        raise BadConfig(msg)
+    return load_patient(data)
 
 
 class Arriving(NamedTuple):

@@ -18,7 +18,7 @@ from . import jobs
 from .storage import remove, tidy
 from .submission import Service
 
-__all__ = ["supervised", "sweep"]
+__all__ = ["start", "supervised", "sweep"]
 
 log = logging.getLogger("pivot")
 SWEEP_SECONDS = 60.0
@@ -92,17 +92,19 @@ async def _keep_running(command: Sequence[str]) -> None:
 
 
 async def _run(command: Sequence[str]) -> int:
-    process = await _start(*command)
+    process = await start(*command, "--parent", str(os.getpid()))
     try:
         return await process.wait()
     finally:
         await _stop(process)
 
 
-async def _start(module: str, *arguments: str) -> Process:
+async def start(module: str, *arguments: str, stdout: int | None = None) -> Process:
+    """A process of this package's `module`, with the settings of this one."""
     path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
-    command = (sys.executable, "-m", f"{__package__}.{module}", *arguments, "--parent", str(os.getpid()))
-    return await asyncio.create_subprocess_exec(*command, env={**os.environ, **openmp_settings(), "PYTHONPATH": path})
+    variables = {**os.environ, **openmp_settings(), "PYTHONPATH": path}
+    command = (sys.executable, "-m", f"{__package__}.{module}", *arguments)
+    return await asyncio.create_subprocess_exec(*command, env=variables, stdout=stdout)
 
 
 async def _stop(process: Process) -> None:

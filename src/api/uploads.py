@@ -45,9 +45,10 @@ FORM = {
                         "description": "instead of a scan: the StudyInstanceUID of a study that the service fetches",
                     },
                     "config": {"type": "string", "description": "the configuration in YAML"},
+                    "patient": {"type": "string", "description": "what the guidelines may use, in YAML"},
                 },
             },
-            "encoding": {"config": {"contentType": "application/yaml, text/plain"}},
+            "encoding": {part: {"contentType": "application/yaml, text/plain"} for part in ("config", "patient")},
             "example": {"file": "scan.nii.gz", "config": "inference: {batch_size: 2}"},
         }
     },
@@ -190,12 +191,12 @@ def _parsed(text: bytes) -> Any:  # noqa: ANN401 - whatever the YAML holds
 
 @dataclass
 class _Form:
-    """The parser's callbacks for a form. The scan goes to `incoming`, the configuration into memory."""
+    """The parser's callbacks for a form. The scan goes to `incoming`, texts (`config`, `patient`) into memory."""
 
     incoming: Incoming
     source: str | None = None  # the part with the scan or study
     name: str | None = None  # of the scan
-    config: bytearray | None = None
+    texts: dict[str, bytearray] = field(default_factory=dict)
     ended: bool = False
     _field: str = ""
     _header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
@@ -221,10 +222,10 @@ class _Form:
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._field and self._field == self.source:
             self.incoming.take(data[start:end])
-        elif self.config is not None and self._field == "config":
-            self.config += data[start:end]
-            if len(self.config) > CONFIG_BYTES:
-                msg = f"config is larger than {CONFIG_BYTES} bytes"
+        elif (text := self.texts.get(self._field)) is not None:
+            text += data[start:end]
+            if len(text) > CONFIG_BYTES:
+                msg = f"{self._field} is larger than {CONFIG_BYTES} bytes"
                 raise TooLarge(msg)
         else:
             msg = "a part of the form has no name: send the parts `file` (or `study`) and `config`"
@@ -237,16 +238,16 @@ class _Form:
         if part in ("file", "study") and self.source is None:
             self.source = part
             self.name = name.decode("utf-8", errors="replace") if part == "file" else None
-        elif part == "config" and self.config is None:
-            self.config = bytearray()
+        elif part in ("config", "patient") and part not in self.texts:
+            self.texts[part] = bytearray()
         else:
-            msg = f"the form has an extra part `{part[:40]}`: send one `file` or `study`, and optionally `config`"
+            msg = f"the form has an extra part `{part[:40]}`: send one `file` or `study`, `config`, `patient`"
             raise BadRequest(msg)
         self._field = part
 
 
-async def read_form(request: Request, incoming: Incoming, settings: Settings) -> tuple[str, bytes]:
-    """Read a multipart form. Return the name of the scan (or study), and the configuration. The scan is in `incoming`.
+async def read_form(request: Request, incoming: Incoming, settings: Settings) -> tuple[str, bytes, bytes]:
+    """Read a multipart form. Return the name of the scan (or study), the configuration, and the patient.
 
     Raises:
         BadRequest: the body is no such form, or comes too slowly.
@@ -278,7 +279,8 @@ async def read_form(request: Request, incoming: Incoming, settings: Settings) ->
     if not form.ended or form.source is None:
         msg = "the form was cut short" if not form.ended else "the form has no part `file` or `study`"
         raise BadRequest(msg)
-    return await incoming.close(form.name), bytes(form.config or b"")
+    config, patient = (bytes(form.texts.get(part, b"")) for part in ("config", "patient"))
+    return await incoming.close(form.name), config, patient
 
 
 async def _feed(parser: MultipartParser, body: AsyncIterator[bytes], incoming: Incoming) -> None:

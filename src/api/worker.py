@@ -27,6 +27,7 @@ from ..errors import PivotError, command, lacking, way_to
 from ..logs import add_log_options, show_log
 from ..pacs.web import pull_study
 from ..processes import limit_memory, stop_on_signal
+from ..results.outlines import save_outlines
 from ..runs import confined
 from ..runs.outputs import check_outputs, write_outputs
 from ..sandbox import UNCONFINED, can_confine
@@ -36,7 +37,7 @@ from .database import open_database
 from .jobs import Job
 from .problems import problem
 from .settings import Settings, load_settings
-from .storage import SCAN, STUDY, remove, scan_id, tidy
+from .storage import OUTLINES, PATIENT, SCAN, STUDY, remove, scan_id, tidy
 from .workers import Heartbeat
 
 __all__ = ["Worker", "main", "prepare", "start_log"]
@@ -121,10 +122,12 @@ class Worker:
         source = self._fetched(upload) if upload.suffix == STUDY else upload
         bounds = confined.Bounds(Path(tempfile.tempdir), self.settings.memory, turn.check)
         scan, seconds = confined.read(source, config, bounds)
-        results = pipeline.predict(scan, progress=turn.windows)
+        patient = upload.with_name(PATIENT)
+        results = pipeline.predict(scan, progress=turn.windows, patient=patient if patient.exists() else None)
         turn.check()
         results_folder = folder / str(job.lease)
         _keep_scan(scan, upload, results_folder / SCAN)
+        save_outlines(scan, results, results_folder / OUTLINES)
         export = partial(confined.export_objects, bounds)
         write_outputs(scan, results, config, results_folder, seconds, source, export)
         turn.check()

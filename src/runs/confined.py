@@ -1,7 +1,7 @@
 """A confined process that reads one scan of others: it can open nothing else, and its memory and time are limited.
 
-The worker starts it (`read`, `export_objects`) without the service's settings. It returns values only, JSON and voxels,
-or writes DICOM objects. It imports only what its task needs, because each scan waits for that.
+Workers start it (`read`, `export_objects`, `measure`) without the service's settings. It returns values only, JSON and
+voxels, or writes DICOM objects. It imports only what its task needs, because each scan waits for that.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from .. import errors
 from ..errors import PivotError, lacking, way_to
 from ..processes import limit_memory
 from ..sandbox import confine, end_with_parent, needed_by_python
-from ..types import Acquisition, Affine, Results, Scan, Volume
+from ..types import Acquisition, Affine, Results, Scan, Vec3, Volume
 
 if TYPE_CHECKING:
     from ..config import Config
 
-__all__ = ["Bounds", "export_objects", "main", "read"]
+__all__ = ["Bounds", "export_objects", "main", "measure", "read"]
 
 log = logging.getLogger("pivot")
 PACKAGES = Path(__file__).resolve().parents[2]
@@ -103,6 +103,34 @@ def export_objects(
         raise PivotError(msg)
 
 
+def measure(upload: Path, place: Vec3, bounds: Bounds) -> dict[str, Any]:
+    """The nodule of the scan at `upload` at a world point (LPS mm): its place, diameter and properties.
+
+    What cannot be measured is null.
+
+    Raises:
+        BadOutput, BadScan, PivotError: as for `read`; BadScan too if the point is outside of the scan.
+    """
+    with _Folder(bounds.scratch) as folder:
+        point = [f"--place={','.join(map(repr, place))}"]
+        answer = _run(["measure", str(upload.absolute()), *point], folder, bounds)
+    voxel, properties = answer["voxel"], answer["properties"]
+    return {
+        "coordinates": [float(value) for value in answer["coordinates"]],
+        "coordinates_voxel": [int(index) for index in voxel],
+        "coordinates_lps": [float(value) for value in place],
+        "diameter_mm": _number(answer["diameter"]),
+        "properties": {
+            str(key): str(value) if key == "nodule_type" and value is not None else _number(value)
+            for key, value in properties.items()
+        },
+    }
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
+
+
 def _opened(path: Path) -> BinaryIO:
     """The opened file. Links are refused: an attacker in that process could have made one."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
@@ -162,11 +190,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Do one task, confined to its folder, and write the answer there."""
     end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m src.runs.confined", description="read one scan, confined")
-    parser.add_argument("task", choices=("read", "export"))
+    parser.add_argument("task", choices=("read", "export", "measure"))
     parser.add_argument("scan", type=Path, help="below the parent of the parent of --folder")
     parser.add_argument("--folder", type=Path, required=True, help="for temporary files and the answer")
     parser.add_argument("--check", action="store_true", help="refuse a scan that DICOM objects cannot refer to")
     parser.add_argument("--target", type=Path, help="for DICOM objects")
+    parser.add_argument("--place", help="LPS mm, to measure: x,y,z")
     parser.add_argument("--memory", type=int, help="bytes (default: no limit)")
     options = parser.parse_args(arguments)
     limit_memory(options.memory)
@@ -175,7 +204,10 @@ def main(arguments: list[str] | None = None) -> None:
     report = [task[2]] if task and task[2] else []
     confine([*needed_by_python(), source, *report], [folder, *([target] if target else [])])
     try:
-        answer = _export(source, target, *task) if task else _read(source, folder, check=options.check)
+        if options.place:
+            answer = _measure(source, options.place)
+        else:
+            answer = _export(source, target, *task) if task else _read(source, folder, check=options.check)
     except Exception as error:  # noqa: BLE001 - every error is reported to the worker
         answer = _failure(error, options.memory)
     (folder / ANSWER).write_text(json.dumps(answer))
@@ -215,6 +247,31 @@ def _read(source: Path, folder: Path, *, check: bool) -> dict[str, Any]:
         "body_part": scan.body_part,
         "acquisition": scan.acquisition,
         "seconds": time.perf_counter() - start,
+    }
+
+
+def _measure(source: Path, place: str) -> dict[str, Any]:
+    from ..data.geometry import map_points, spacing_of  # noqa: PLC0415 - after `confine`
+    from ..data.loader import read_scan  # noqa: PLC0415
+    from ..measurement.at_point import extract_properties  # noqa: PLC0415
+
+    scan = read_scan(source)
+    x, y, z = (float(value) for value in place.split(","))
+    index = map_points(np.linalg.inv(scan.affine), np.array([-x, -y, z]))
+    voxel = np.round(index).astype(int)
+    if (voxel < 0).any() or (voxel >= scan.shape).any():
+        msg = f"the point ({x:.1f}, {y:.1f}, {z:.1f}) mm (LPS) is outside of the scan"
+        raise errors.BadScan(msg)
+    a, b, c = (float(value) for value in index * spacing_of(scan.affine))
+    found = extract_properties(scan, (a, b, c))
+    values = {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in found.items()
+    }
+    return {
+        "coordinates": [a, b, c],
+        "voxel": voxel.tolist(),
+        "diameter": values["effective_diameter_mm"],
+        "properties": values,
     }
 
 

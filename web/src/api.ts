@@ -1,6 +1,6 @@
 /** Requests to the service, with its key where one is needed, and its errors as they are. */
 
-import type { Job, JobFile, JobPage, Limits, Problem, Report } from "./contract";
+import type { Job, JobFile, JobPage, Limits, Outlines, Problem, Report, Review, Vec3, Verdict } from "./contract";
 import { askForKey } from "./key";
 
 const KEY = "pivot-key";
@@ -49,10 +49,10 @@ export function problemOf(status: number, body: string, retryAfter: string | nul
 }
 
 /** A successful response; asks for the key where it is missing or wrong. */
-export async function request(url: string, init: RequestInit = {}): Promise<Response> {
+export async function request(url: string, init: Omit<RequestInit, "headers"> & { headers?: Record<string, string> } = {}): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(url, { ...init, headers: headers() });
+    response = await fetch(url, { ...init, headers: { ...init.headers, ...headers() } });
   } catch (error) {
     throw init.signal?.aborted ? error : unreachable();
   }
@@ -77,6 +77,27 @@ export const report = (of: Job, signal?: AbortSignal): Promise<Report> => json(o
 export const files = async (of: Job, signal?: AbortSignal): Promise<JobFile[]> =>
   (await json<{ files: JobFile[] }>(of.links.files, signal)).files;
 
+/** The masks of a job; none of one that an earlier release made. */
+export const outlines = (of: Job, signal?: AbortSignal): Promise<Outlines> =>
+  json<Outlines>(`${of.links.self}/outlines`, signal).catch((error: unknown) => {
+    if (error instanceof Refused && error.problem.status === 404) return { affine: [], masks: [] };
+    throw error;
+  });
+
+export const review = (of: Job, signal?: AbortSignal): Promise<Review> => json(`${of.links.self}/review`, signal);
+
+const send = async (method: string, url: string, body: object, more: Record<string, string> = {}): Promise<Review> => {
+  const response = await request(url, { method, body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...more } });
+  return (await response.json()) as Review;
+};
+
+/** Write the verdicts, if the review is still the one that they change. */
+export const writeReview = (of: Job, { version, comment }: Review, findings: Verdict[]): Promise<Review> =>
+  send("PUT", `${of.links.self}/review`, { findings, comment }, { "If-Match": `"${version}"` });
+
+/** Add a nodule at a point (LPS mm), which the service measures. */
+export const addNodule = (of: Job, coordinates_lps: Vec3): Promise<Review> => send("POST", `${of.links.self}/review/nodules`, { coordinates_lps });
+
 /** Cancel a job that waits or runs, remove one that ended. */
 export const cancelOrRemove = (of: Job): Promise<Response> => request(of.links.self, { method: "DELETE" });
 
@@ -95,7 +116,7 @@ export async function download(url: string, progress: (got: number) => void, sig
 }
 
 /** Save a file under its own name, with the key that a plain link would not send. */
-export async function save(file: JobFile): Promise<void> {
+export async function save(file: Pick<JobFile, "url" | "name">): Promise<void> {
   const response = await request(file.url);
   const url = URL.createObjectURL(await response.blob());
   const link = document.createElement("a");
@@ -113,16 +134,23 @@ export function socket(of: Job): WebSocket {
   return new WebSocket(url, value ? ["pivot", value] : []);
 }
 
+/** What goes with a scan: the configuration, and what is said of the patient, both YAML. */
+export interface Asked {
+  config: string;
+  patient: string | null;
+}
+
 /** Upload a scan; `progress` gets the bytes sent. The same `idempotency` again is the same job. */
 export function submit(
   scan: File,
-  config: string,
+  { config, patient }: Asked,
   idempotency: string,
   progress: (sent: number) => void,
   signal: AbortSignal,
 ): Promise<Job> {
   const form = new FormData();
   form.append("config", config);
+  if (patient !== null) form.append("patient", patient);
   form.append("file", scan);
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest(); // fetch tells nothing of an upload's progress

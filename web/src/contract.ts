@@ -71,8 +71,8 @@ export interface Guidelines {
 export interface Mark {
   coordinates: Vec3;
   coordinates_lps: Vec3 | null;
-  diameter_mm: number;
-  confidence: number;
+  diameter_mm: number | null; // null: a reader's nodule that cannot be segmented
+  confidence: number | null; // null: a reader's
 }
 
 export interface Detection extends Mark {
@@ -114,6 +114,49 @@ export interface Report {
     conclusion?: string;
     warnings?: string[];
   };
+}
+
+/** What a reader says of a finding, by its label; the service adds who said it and when. */
+export interface Verdict {
+  finding: string;
+  verdict: "accepted" | "rejected" | null;
+  reason: string | null;
+  nodule_type: string | null;
+  comment: string;
+  by?: string;
+  at?: string;
+}
+
+/** A nodule that a reader added. */
+export interface Added {
+  finding: string;
+  coordinates: Vec3;
+  coordinates_voxel: Vec3;
+  coordinates_lps: Vec3;
+  diameter_mm: number | null;
+  properties: Detection["properties"];
+}
+
+export interface Review {
+  version: number;
+  findings: Verdict[];
+  added: Added[];
+  comment: string;
+  progress: { read: number; total: number };
+}
+
+/** The mask of a finding: a box of voxels from the index `origin` on; `bits` are base64, the last axis fastest. */
+export interface Outline {
+  number: number;
+  origin: Vec3;
+  shape: Vec3;
+  bits: string;
+}
+
+/** The masks of a job; `affine` maps voxels to RAS+ mm. */
+export interface Outlines {
+  affine: number[][];
+  masks: Outline[];
 }
 
 /** Whether nothing will change any more. */

@@ -15,7 +15,7 @@ export function details(finding: Finding | null): HTMLElement {
   return el(
     "div",
     { class: "details" },
-    el("h2", {}, `${sort.charAt(0).toUpperCase()}${sort.slice(1)} ${label}`),
+    el("h2", {}, sort === "added" ? `Added nodule ${label}` : `${sort.charAt(0).toUpperCase()}${sort.slice(1)} ${label}`),
     detection ? facts(measured(detection)) : el("p", { class: "hint" }, "Below the threshold of the search: not reported and not measured. The diameter is the network's estimate."),
     guidelines && el("h3", {}, "Guidelines"),
     guidelines && facts(guided(guidelines)),

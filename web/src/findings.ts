@@ -1,12 +1,12 @@
-/** What the page lists: nodules, masses, and candidates below the threshold. */
+/** What the page lists: nodules, masses, candidates below the threshold, and what a reader added. */
 
-import type { Detection, Mark, Report } from "./contract";
+import type { Added, Detection, Mark, Report } from "./contract";
 
-export type Sort = "nodule" | "mass" | "candidate";
+export type Sort = "nodule" | "mass" | "candidate" | "added";
 
 /** One row and its ring. */
 export interface Finding extends Mark {
-  label: string; // counted from 1; candidates have a letter before it
+  label: string; // counted from 1; others have a letter before it
   sort: Sort;
   detection: Detection | null; // of a candidate nothing was measured
 }
@@ -26,8 +26,15 @@ export function findingsOf(report: Report): Finding[] {
   ];
 }
 
+/** What readers added to a report. */
+export const addedOf = (added: Added[]): Finding[] =>
+  added.map((one, index) => {
+    const triage = { malignancy_score: null, risk_category: null, reason: "added by a reader, without a confidence" };
+    return { ...one, confidence: null, label: one.finding, sort: "added", detection: { ...one, confidence: null, id: index, triage } };
+  });
+
 /** The confidence from which nothing but nodules and masses is shown; `otherwise` where there are none. */
 export function reportedFrom(findings: Finding[], otherwise: number): number {
-  const confidences = findings.filter(({ sort }) => sort !== "candidate").map(({ confidence }) => confidence);
+  const confidences = findings.filter(({ sort }) => sort !== "candidate").flatMap(({ confidence }) => confidence ?? []);
   return confidences.length > 0 ? Math.min(...confidences) : otherwise;
 }

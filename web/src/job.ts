@@ -1,15 +1,16 @@
 /** One job: its progress, and its results once they are there. */
 
 import * as api from "./api";
-import { ended, type Job, type JobFile, type Progress, type Report } from "./contract";
+import { ended, type Job, type JobFile, type Outlines, type Progress, type Report, type Review } from "./contract";
 import { details } from "./details";
 import { button, el, icon } from "./dom";
-import { findingsOf } from "./findings";
+import { addedOf, type Finding, findingsOf } from "./findings";
 import { follow } from "./follow";
 import { bytes, duration, fixed, moment } from "./format";
 import { noduleTable } from "./nodules";
 import { problemBox } from "./problem";
 import { reader } from "./reader";
+import { type Reviewing, reviewPanel } from "./review";
 import { confirmRemoval } from "./removal";
 import { onKeys } from "./shortcuts";
 
@@ -30,8 +31,9 @@ export async function jobView(id: string, view: HTMLElement, signal: AbortSignal
       view.replaceChildren(endPanel(job));
       return;
     }
-    const [report, files] = await Promise.all([api.report(job, signal), api.files(job, signal)]);
-    view.replaceChildren(...results(job, report, files, signal));
+    const parts = [api.report(job, signal), api.files(job, signal), api.outlines(job, signal), api.review(job, signal)] as const;
+    const [report, files, outlines, review] = await Promise.all(parts);
+    view.replaceChildren(...results(job, { report, files, outlines, review }, signal));
   } catch (error) {
     if (signal.aborted) return;
     const again = button("Try again", () => void jobView(id, view, signal), { class: "button small" });
@@ -92,15 +94,34 @@ const remove = (job: Job): HTMLElement =>
 
 const DEFAULT = 0.5; // the threshold of reports that do not name theirs
 
-function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal): HTMLElement[] {
-  const image = reader(job.job_id, files, signal);
+interface Done {
+  report: Report;
+  files: JobFile[];
+  outlines: Outlines;
+  review: Review;
+}
+
+function results(job: Job, { report, files, outlines, review }: Done, signal: AbortSignal): HTMLElement[] {
+  const image = reader(job.job_id, files, outlines, signal);
   const about = el("div", { "aria-live": "polite" }, details(null));
-  const all = findingsOf(report);
-  const table = noduleTable(all, report.metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT, (visible, selected, chosen) => {
+  const found = findingsOf(report);
+  const listed = (now: Review): Finding[] => [...found, ...addedOf(now.added)];
+  let read = new Set<string>();
+  let reviewing: Reviewing | null = null;
+  const table = noduleTable(listed(review), report.metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT, (visible, selected, chosen) => {
     image.show(visible, selected);
     about.replaceChildren(details(selected));
+    reviewing?.select(selected);
     if (selected && chosen) image.goTo(selected);
   });
+  const take = (now: Review): void => {
+    const verdicts = new Map(now.findings.map(({ finding, verdict }) => [finding, verdict]));
+    read = new Set([...verdicts].flatMap(([label, verdict]) => (verdict ? label : [])));
+    table.update(listed(now), verdicts);
+  };
+  const nextUnread = (): void => table.next(({ label, sort }) => sort !== "candidate" && !read.has(label));
+  reviewing = reviewPanel(job, review, { changed: take, place: image.place, nextUnread }, signal);
+  take(review);
   onKeys({ j: () => table.move(1), k: () => table.move(-1) }, signal);
   table.move(1);
   const side = el(
@@ -109,8 +130,9 @@ function results(job: Job, report: Report, files: JobFile[], signal: AbortSignal
     heading(job, report),
     el("p", { class: report.detections.length > 0 ? "hint" : "empty" }, report.summary.conclusion ?? ""),
     ...(report.summary.warnings ?? []).map((text) => el("div", { class: "remark", role: "note" }, icon("warning"), el("p", {}, text))),
-    all.length > 0 && table.element,
-    all.length > 0 && about,
+    table.element,
+    reviewing.element,
+    about,
     downloads(files),
     remarks(job, report),
   );

@@ -5,6 +5,7 @@ import type { Vec3 } from "./contract";
 import type { Finding } from "./findings";
 import { fixed } from "./format";
 import { distance, ringRadius, scaleLength } from "./geometry";
+import type { Shape } from "./outlines";
 
 const AXIS = { [SLICE_TYPE.SAGITTAL]: 0, [SLICE_TYPE.CORONAL]: 1, [SLICE_TYPE.AXIAL]: 2 } as const;
 export type Plane = keyof typeof AXIS;
@@ -14,12 +15,14 @@ const OTHER = "#e8f1f5";
 const MEASURED = "#8df08d";
 const GAP = 14; // CSS pixels that the crosshair leaves free around its place
 const MARGIN = 10; // CSS pixels from the edge of a plane
+const UNKNOWN = 8; // mm, of the ring around a nodule that could not be measured
 const LONGEST_SCALE = 0.4; // of a plane's width
 
-/** A finding to ring: its centre in RAS+ mm, and whether it is the selected one. */
+/** A finding to mark: its centre in RAS+ mm, its shape where there is one, and whether it is the selected one. */
 export interface Mark {
   finding: Finding;
   centre: Vec3;
+  shape: Shape | null;
   selected: boolean;
 }
 
@@ -38,8 +41,16 @@ interface Canvas {
   scale: number; // device pixels of a CSS pixel
 }
 
+/** What is drawn over the planes; the reader can hide rings and outlines. */
+export interface Drawn {
+  marks: Mark[];
+  rings: boolean;
+  outlines: boolean;
+  measures: Measure[];
+}
+
 /** Clear the overlay and draw everything anew on every plane. */
-export function drawMarks(overlay: HTMLCanvasElement, nv: Niivue, marks: Mark[], measures: Measure[]): void {
+export function drawMarks(overlay: HTMLCanvasElement, nv: Niivue, drawn: Drawn): void {
   const { width, height } = nv.gl.canvas;
   Object.assign(overlay, { width, height }); // also clears it
   const pen = overlay.getContext("2d");
@@ -50,8 +61,11 @@ export function drawMarks(overlay: HTMLCanvasElement, nv: Niivue, marks: Mark[],
     const plane = tile.axCorSag;
     if (!isPlane(plane)) continue;
     crosshair(canvas, tile, plane);
-    for (const mark of marks) ring(canvas, tile, plane, mark);
-    for (const measure of measures) if (measure.plane === plane) ruler(canvas, measure);
+    for (const mark of drawn.marks) {
+      if (drawn.outlines) outline(canvas, plane, mark);
+      if (drawn.rings) ring(canvas, tile, plane, mark);
+    }
+    for (const measure of drawn.measures) if (measure.plane === plane) ruler(canvas, measure);
     legend(canvas, tile, plane);
   }
 }
@@ -97,7 +111,7 @@ function onSlice(nv: Niivue, plane: Plane, point: Vec3): { frac: ReturnType<Niiv
 
 function ring({ pen, nv, scale }: Canvas, tile: Tile, plane: Plane, { finding, centre, selected }: Mark): void {
   const { frac, away } = onSlice(nv, plane, centre);
-  const radius = ringRadius(finding.diameter_mm, away);
+  const radius = ringRadius(finding.diameter_mm ?? UNKNOWN, away);
   const at = nv.frac2canvasPosWithTile(frac, plane)?.pos;
   if (radius === null || !at) return;
   const [x = 0, y = 0] = at;
@@ -110,6 +124,27 @@ function ring({ pen, nv, scale }: Canvas, tile: Tile, plane: Plane, { finding, c
   pen.stroke();
   pen.setLineDash([]);
   pen.fillText(finding.label, x + pixels * 0.72 + 3 * scale, y - pixels * 0.72 - 3 * scale);
+}
+
+/** The outline of a finding's mask on the slice that is shown. */
+function outline({ pen, nv, scale }: Canvas, plane: Plane, { shape, selected }: Mark): void {
+  if (!shape) return;
+  const [x = 0, y = 0, z = 0] = nv.frac2mm(nv.scene.crosshairPos);
+  pen.strokeStyle = selected ? SELECTED : OTHER;
+  pen.lineWidth = (selected ? 1.5 : 1) * scale;
+  pen.beginPath();
+  for (const ends of shape.edges(acrossAxis(nv, plane, shape), [x, y, z])) {
+    const [from, to] = ends.map((end) => nv.frac2canvasPosWithTile(onSlice(nv, plane, end).frac, plane)?.pos);
+    if (from && to) line(pen, from[0] ?? 0, from[1] ?? 0, to[0] ?? 0, to[1] ?? 0);
+  }
+  pen.stroke();
+}
+
+/** The axis of the mask's array across a plane. NiiVue turns the array, so that its axes have another order. */
+function acrossAxis(nv: Niivue, plane: Plane, { steps }: Shape): 0 | 1 | 2 {
+  const start = nv.mm2frac([0, 0, 0])[AXIS[plane]];
+  const across = steps.map((step) => Math.abs(nv.mm2frac(step)[AXIS[plane]] - start));
+  return across.indexOf(Math.max(...across)) as 0 | 1 | 2;
 }
 
 /** A measured distance, with its ends and its length, on the slice that it was measured on. */

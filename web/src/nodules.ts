@@ -49,13 +49,20 @@ export function arranged(findings: Finding[], least: number, column: Column, fal
     const order = a < b ? -1 : a > b ? 1 : 0;
     return falling ? -order : order;
   };
-  return findings.filter((finding) => finding.confidence >= least).sort(compare); // a stable sort: equal ones by number
+  return findings.filter(({ confidence }) => confidence === null || confidence >= least).sort(compare); // a stable sort: equal ones by number
 }
 
 export interface Nodules {
   element: HTMLElement;
   move: (by: number) => void;
+  /** Select the next finding of those shown that `wanted` holds of. */
+  next: (wanted: (finding: Finding) => boolean) => void;
+  /** Show these findings, with their verdicts. */
+  update: (all: Finding[], verdicts: Verdicts) => void;
 }
+
+/** What was said of findings, by their labels. */
+export type Verdicts = ReadonlyMap<string, "accepted" | "rejected" | null>;
 
 /**
  * The table and its filter. At first the candidates below the threshold are hidden.
@@ -63,11 +70,12 @@ export interface Nodules {
  * `tell` gets what is visible and what is selected, and whether the reader chose it now.
  */
 export function noduleTable(
-  all: Finding[],
+  first: Finding[],
   threshold: number,
   tell: (visible: Finding[], selected: Finding | null, chosen: boolean) => void,
 ): Nodules {
-  let [column, falling, least]: [Column, boolean, number] = ["confidence", true, reportedFrom(all, threshold)];
+  let [column, falling, least]: [Column, boolean, number] = ["confidence", true, reportedFrom(first, threshold)];
+  let [all, verdicts]: [Finding[], Verdicts] = [first, new Map()];
   let [visible, selected]: [Finding[], Finding | null] = [[], null];
   const rows = el("tbody", {});
   const head = el("tr", {});
@@ -89,7 +97,7 @@ export function noduleTable(
     visible = arranged(all, least, column, falling);
     if (selected && !visible.includes(selected)) selected = null;
     head.replaceChildren(...COLUMNS.map((each) => header(each, each.key === column, falling, sort)));
-    rows.replaceChildren(...visible.map((finding) => row(finding, finding === selected, choose)));
+    rows.replaceChildren(...visible.map((finding) => row(finding, verdicts.get(finding.label) ?? null, finding === selected, choose)));
     if (visible.length === 0) rows.append(el("tr", {}, el("td", { colspan: COLUMNS.length, class: "empty" }, "None of this confidence.")));
     const current = rows.querySelector<HTMLElement>("[aria-current] button");
     if (chosen) current?.closest("tr")?.scrollIntoView({ block: "nearest" });
@@ -112,11 +120,21 @@ export function noduleTable(
     const at = selected ? visible.indexOf(selected) + by : by > 0 ? 0 : visible.length - 1;
     choose(visible[(at + visible.length) % visible.length]);
   };
-  return { element, move };
+  const next = (wanted: (finding: Finding) => boolean): void => {
+    const at = selected ? visible.indexOf(selected) + 1 : 0;
+    choose([...visible.slice(at), ...visible.slice(0, at)].find(wanted));
+  };
+  const update = (now: Finding[], said: Verdicts): void => {
+    const label = selected?.label;
+    [all, verdicts] = [now, said];
+    selected = all.find((finding) => finding.label === label) ?? null;
+    render(false);
+  };
+  return { element, move, next, update };
 }
 
 function filter(all: Finding[], least: number, count: HTMLElement, change: (least: number) => void): HTMLElement {
-  const lowest = Math.floor(100 * Math.min(1, ...all.map((finding) => finding.confidence)));
+  const lowest = Math.floor(100 * Math.min(1, ...all.flatMap(({ confidence }) => confidence ?? [])));
   const start = Math.floor(100 * least);
   const value = el("span", { class: "value" }, percent(start / 100));
   const slider = el("input", { type: "range", id: "least", min: lowest, max: 100, value: start });
@@ -134,15 +152,15 @@ function header(column: (typeof COLUMNS)[number], sorted: boolean, falling: bool
   return el("th", { scope: "col", "aria-sort": order, class: column.number ? "number" : "" }, name);
 }
 
-function row(finding: Finding, current: boolean, choose: (finding: Finding) => void): HTMLElement {
+function row(finding: Finding, verdict: "accepted" | "rejected" | null, current: boolean, choose: (finding: Finding) => void): HTMLElement {
   const { detection, label, sort } = finding;
   const risk = detection?.triage.risk_category;
   const triage = detection && el("span", { class: `risk ${risk ?? "none"}`, title: detection.triage.reason ?? "" }, risk ?? "no score");
   const type = sort === "candidate" ? "candidate" : (detection?.properties.nodule_type ?? "–");
   return el(
     "tr",
-    { click: () => choose(finding), "aria-current": current ? "true" : null, "data-nodule": label, class: sort },
-    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show ${sort} ${label}` }, label)),
+    { click: () => choose(finding), "aria-current": current ? "true" : null, "data-nodule": label, class: `${sort} ${verdict ?? ""}` },
+    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show ${sort === "added" ? "added nodule" : sort} ${label}${verdict ? `, ${verdict}` : ""}` }, label, verdict && { accepted: " ✓", rejected: " ✗" }[verdict])),
     el("td", { class: "number" }, percent(finding.confidence)),
     el("td", { class: "number" }, fixed(finding.diameter_mm, 1)),
     el("td", { class: "number" }, fixed(detection?.properties.volume_mm3)),

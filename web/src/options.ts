@@ -1,10 +1,12 @@
 /** What the reader wants of a job: extra files, a threshold, or a configuration of their own. */
 
 import { el } from "./dom";
+import { type PatientForm, patientForm } from "./patient";
 
 export interface Options {
   element: HTMLElement;
   config: () => Promise<Wishes>;
+  patient: PatientForm;
 }
 
 export interface Boxes {
@@ -42,8 +44,10 @@ export function options(): Options {
     el("label", { for: "config" }, "Or a configuration of your own (YAML)"),
     file,
   );
+  const patient = patientForm();
   return {
-    element,
+    element: el("div", {}, patient.element, element),
+    patient,
     config: async () => {
       const own = await file.files?.[0]?.text();
       const least = threshold.validity.valid ? threshold.valueAsNumber : Number(threshold.defaultValue);

@@ -1,10 +1,11 @@
 /** The image with its controls. */
 
 import * as api from "./api";
-import type { JobFile, Mark } from "./contract";
+import type { JobFile, Mark, Outlines, Vec3 } from "./contract";
 import { button, el } from "./dom";
 import type { Finding } from "./findings";
 import { bytes, fixed, percent, place } from "./format";
+import { shapesOf } from "./outlines";
 import { rulers } from "./rulers";
 import { problemBox } from "./problem";
 import { onKeys } from "./shortcuts";
@@ -20,11 +21,13 @@ export interface Reader {
   element: HTMLElement;
   show: (findings: Finding[], selected: Finding | null) => void;
   goTo: (mark: Mark) => void;
+  place: () => Vec3 | null; // of the crosshair, LPS mm
 }
 
 /** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. `name` is the job's. */
-export function reader(name: string, files: JobFile[], signal: AbortSignal): Reader {
+export function reader(name: string, files: JobFile[], outlines: Outlines, signal: AbortSignal): Reader {
   let viewer: Viewer | null = null;
+  let here: Vec3 | null = null;
   let wanted: Mark | null = null; // before the image is there
   let shown: [Finding[], Finding | null] = [[], null];
   const canvas = el("canvas", {
@@ -59,14 +62,17 @@ export function reader(name: string, files: JobFile[], signal: AbortSignal): Rea
       viewer.close();
       return;
     }
-    viewer.onPlace = ({ lps, hu, heat }) =>
-      (readout.textContent = `${place(lps)} mm · ${fixed(hu)} HU${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`);
+    viewer.onPlace = ({ lps, hu, heat }) => {
+      here = lps;
+      readout.textContent = `${place(lps)} mm · ${fixed(hu)} HU${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`;
+    };
     viewer.onWindow = (level, width) => {
       windowing.textContent = `Level ${fixed(level)} · width ${fixed(width)} HU`;
       tools.windowed(level, width);
     };
     viewer.onMeasures = lines.show;
     await viewer.load(scan, heatmap, LUNG);
+    viewer.setShapes(shapesOf(outlines));
     viewer.show(...shown);
     viewer.setMeasures(lines.kept);
     if (wanted) viewer.goTo(wanted);
@@ -83,6 +89,7 @@ export function reader(name: string, files: JobFile[], signal: AbortSignal): Rea
       viewer?.show(...shown);
     },
     goTo: (mark) => (viewer ? viewer.goTo(mark) : (wanted = mark)),
+    place: () => here,
   };
 }
 
@@ -107,7 +114,7 @@ async function volumes(files: JobFile[], place: HTMLElement, signal: AbortSignal
   const total = all.reduce((sum, file) => sum + file.size_bytes, 0);
   const bar = el("progress", { max: total, value: 0, "aria-label": "Loading the image" });
   const words = el("p", {}, "Loading the image …");
-  place.replaceChildren(words, bar);
+  place.replaceChildren(words, bar, ...picture(files, place));
   const got = all.map(() => 0);
   const load = async (file: JobFile, index: number): Promise<ArrayBuffer> => {
     const parts = await api.download(
@@ -136,7 +143,8 @@ function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLE
   const views = choice("Planes", VIEW_NAMES, (view) => viewer()?.setView(view));
   const windows = choice("Window", Object.keys(WINDOWS), (name) => viewer()?.setWindow(WINDOWS[name] ?? LUNG));
   const heat = slider((opacity) => viewer()?.setOpacity(opacity));
-  const rings = toggle("Rings", true, (on) => viewer()?.showMarks(on));
+  const rings = toggle("Rings", true, (on) => viewer()?.showRings(on));
+  const outlines = toggle("Outlines", true, (on) => viewer()?.showOutlines(on));
   const ruler = toggle("Measure", false, (on) => viewer()?.measure(on));
   const zooms = [
     button("−", () => viewer()?.zoom(1 / ZOOM), { "aria-label": "Smaller", title: "Smaller" }),
@@ -153,6 +161,7 @@ function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLE
       h: heat.toggle,
       m: ruler.toggle,
       r: rings.toggle,
+      o: outlines.toggle,
       z: () => viewer()?.closeUp(),
       f: () => viewer()?.zoom(null),
       "+": () => heat.change(STEP),
@@ -175,7 +184,7 @@ function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLE
       { capture: true },
     );
   const magnify = el("div", { class: "choice", role: "group", "aria-label": "Magnification" }, ...zooms);
-  const element = el("div", { class: "controls" }, views.element, windows.element, magnify, ruler.element, rings.element, heat.element);
+  const element = el("div", { class: "controls" }, views.element, windows.element, magnify, ruler.element, rings.element, outlines.element, heat.element);
   const windowed = (level: number, width: number): void =>
     windows.mark(Object.keys(WINDOWS).find((name) => String(WINDOWS[name]) === String([level, width])) ?? null);
   return { element, windowed };

@@ -6,12 +6,17 @@ const OFF = "pivot-keys-off";
 
 const KEYS: [string[], string][] = [
   [["J", "K"], "next, previous finding"],
+  [["Y"], "accept the finding; again: take it back"],
+  [["N"], "reject it; again: the next reason"],
+  [["U"], "next unread finding"],
+  [["A"], "add a nodule at the crosshair"],
   [["Enter"], "show the finding of the table's row; ↑ ↓ move between rows"],
   [["1", "2", "3", "4"], "all planes, axial, coronal, sagittal"],
   [["W"], "next window: lung, mediastinum, bone"],
   [["H"], "heatmap on and off"],
   [["−", "+"], "heatmap weaker, stronger"],
   [["R"], "rings on and off"],
+  [["O"], "outlines on and off"],
   [["M"], "measure: drag a line; again: off"],
   [["Z"], "magnify the finding; again: whole planes"],
   [["F"], "whole planes"],

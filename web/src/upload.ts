@@ -78,13 +78,16 @@ async function sendAll(scans: File[], wishes: Options, place: HTMLElement, signa
   const { upload_bytes: most } = await api.limits();
   const large = scans.find((scan) => scan.size > most);
   if (large) throw new Error(`${large.name} has ${bytes(large.size)}; this service accepts up to ${bytes(most)}.`);
+  const patient = wishes.patient.told();
+  if (patient !== null && scans.length > 1) throw new Error("What is said of the patient goes with one scan: drop one, or clear the patient's fields.");
   const jobs: Job[] = [];
-  for (const scan of scans) jobs.push(await send(scan, config(scan.name), place, signal));
+  for (const scan of scans) jobs.push(await send(scan, { config: config(scan.name), patient }, place, signal));
+  wishes.patient.clear(); // the next scan is another patient's
   return jobs;
 }
 
 /** Upload one scan; a failed attempt can be repeated, and stays the same job. */
-function send(scan: File, config: string, place: HTMLElement, leaving: AbortSignal): Promise<Job> {
+function send(scan: File, asked: api.Asked, place: HTMLElement, leaving: AbortSignal): Promise<Job> {
   const idempotency = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16)).join("");
   const attempt = async (): Promise<Job> => {
     const stop = new AbortController();
@@ -99,7 +102,7 @@ function send(scan: File, config: string, place: HTMLElement, leaving: AbortSign
       bar,
       el("div", { class: "spread" }, words, button("Stop", () => stop.abort(), { class: "button small" })),
     );
-    return api.submit(scan, config, idempotency, sent, AbortSignal.any([stop.signal, leaving]));
+    return api.submit(scan, asked, idempotency, sent, AbortSignal.any([stop.signal, leaving]));
   };
   return new Promise((resolve, reject) => {
     const run = (): void => {

@@ -5,6 +5,7 @@ import type { Mark, Vec3 } from "./contract";
 import type { Finding } from "./findings";
 import { centre } from "./geometry";
 import { drawMarks, isPlane, type Measure, type Plane } from "./marks";
+import type { Shape } from "./outlines";
 
 export const VIEWS = ["All planes", "Axial", "Coronal", "Sagittal"] as const;
 export type View = (typeof VIEWS)[number];
@@ -12,7 +13,7 @@ export type Window = readonly [level: number, width: number]; // HU
 
 /** What lies under the crosshair: world LPS mm, HU, and the heatmap's value where there is one. */
 export interface Place {
-  lps: number[];
+  lps: Vec3;
   hu: number | null;
   heat: number | null;
 }
@@ -29,7 +30,9 @@ export class Viewer {
   onMeasures: (measures: Measure[]) => void = () => undefined;
   private findings: Finding[] = [];
   private selected: Finding | null = null;
-  private marked = true;
+  private shapes = new Map<string, Shape>();
+  private rings = true;
+  private outlines = true;
   private measuring = false;
   private measures: Measure[] = [];
   private windowed: [number, number] = [0, 0];
@@ -155,8 +158,19 @@ export class Viewer {
     this.mark();
   }
 
-  showMarks(on: boolean): void {
-    this.marked = on;
+  /** The shapes of findings, by their labels. */
+  setShapes(shapes: Map<string, Shape>): void {
+    this.shapes = shapes;
+    this.mark();
+  }
+
+  showRings(on: boolean): void {
+    this.rings = on;
+    this.mark();
+  }
+
+  showOutlines(on: boolean): void {
+    this.outlines = on;
     this.mark();
   }
 
@@ -279,13 +293,11 @@ export class Viewer {
   }
 
   private mark(): void {
-    const findings = this.marked ? this.findings : [];
-    const marks = findings.map((finding) => ({
-      finding,
-      centre: centre(finding, this.affine),
-      selected: finding === this.selected,
-    }));
-    drawMarks(this.overlay, this.nv, marks, this.measures);
+    const marks = this.findings.map((finding) => {
+      const shape = this.shapes.get(finding.label) ?? null;
+      return { finding, shape, centre: shape?.centroid ?? centre(finding, this.affine), selected: finding === this.selected };
+    });
+    drawMarks(this.overlay, this.nv, { marks, rings: this.rings, outlines: this.outlines, measures: this.measures });
     this.tellWindow();
   }
 

@@ -1,0 +1,176 @@
+"""A reader's review of a job: what it may hold, and where it is kept.
+
+There is one review for each job, with a version that every change counts up. A change names the version that it is
+based on, so that two readers never overwrite each other unawares.
+"""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import Engine, and_, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ..results.reviewed import findings_to_read, labels_of
+from ..types import NoduleType
+from .database import reviews
+from .problems import BadRequest
+
+__all__ = ["Added", "Place", "Review", "ReviewIn", "add", "change", "load", "save", "shown"]
+
+MOST, MOST_ADDED = 1000, 100  # findings
+FAR = 10_000.0  # mm; scanners are smaller
+EMPTY: dict[str, Any] = {"findings": [], "added": [], "comment": "", "by": None, "at": None}
+Label = Annotated[str, Field(pattern="^[ac]?[1-9][0-9]{0,3}$", description="1, c1 (candidate) or a1 (added)")]
+Reason = Literal["vessel", "lymph node", "scar", "pleura", "bone", "artefact", "duplicate", "other"]
+Millimetres = Annotated[float, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
+
+
+class Verdict(BaseModel):
+    """What a reader says of one finding. A rejected finding has a reason."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    finding: Label
+    verdict: Literal["accepted", "rejected"] | None = None
+    reason: Reason | None = None
+    nodule_type: Annotated[NoduleType | None, Field(description="the correct type; null: as measured")] = None
+    comment: Annotated[str, Field(max_length=1000)] = ""
+
+    @model_validator(mode="after")
+    def _reason_of_rejection(self) -> Self:
+        if (self.verdict == "rejected") != (self.reason is not None):
+            msg = f"finding {self.finding}: a rejected finding has a reason, and no other has"
+            raise ValueError(msg)
+        return self
+
+
+class ReviewIn(BaseModel):
+    """A whole review, as a client sends it. A finding that is not in it was not read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    findings: Annotated[list[Verdict], Field(max_length=MOST)]
+    comment: Annotated[str, Field(max_length=4000)] = ""
+
+
+class Place(BaseModel):
+    """A point of the scan, world LPS mm."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    coordinates_lps: tuple[Millimetres, Millimetres, Millimetres]
+
+
+class Signed(Verdict):
+    """A verdict with the name of the key that gave it, and the time (UTC)."""
+
+    by: str
+    at: str
+
+
+class Added(BaseModel):
+    """A nodule that a reader added, measured by the service."""
+
+    finding: Label
+    coordinates: tuple[float, float, float]
+    coordinates_voxel: tuple[int, int, int]
+    coordinates_lps: tuple[float, float, float]
+    diameter_mm: Annotated[float | None, Field(description="null: it cannot be segmented")]
+    properties: dict[str, float | str | None]
+    by: str
+    at: str
+
+
+class Progress(BaseModel):
+    """How many of the findings have a verdict. Candidates do not count."""
+
+    read: int
+    total: int
+
+
+class Review(BaseModel):
+    """The review of a job. Version 0: nobody has written one."""
+
+    version: int
+    findings: list[Signed]
+    added: list[Added]
+    comment: str
+    by: str | None
+    at: str | None
+    progress: Progress
+
+
+def load(engine: Engine, job: str) -> tuple[int, dict[str, Any]]:
+    """The version and the content of a job's review."""
+    with engine.connect() as connection:
+        row = connection.execute(select(reviews).where(reviews.c.job == job)).one_or_none()
+    return (0, EMPTY) if row is None else (row.version, row.content)
+
+
+def save(engine: Engine, job: str, version: int, content: Mapping[str, Any]) -> bool:
+    """Save the review that follows `version`. False if another was saved first, or the job was removed."""
+    values = {"version": version + 1, "content": dict(content)}
+    if version:
+        mine = and_(reviews.c.job == job, reviews.c.version == version)
+        with engine.begin() as connection:
+            return connection.execute(update(reviews).where(mine).values(**values)).rowcount == 1
+    try:
+        with engine.begin() as connection:
+            connection.execute(insert(reviews).values(job=job, **values))
+    except IntegrityError:
+        return False
+    return True
+
+
+def change(old: Mapping[str, Any], new: ReviewIn, report: Mapping[str, Any], reader: str) -> dict[str, Any]:
+    """The review `new`, signed by its reader where it differs from the old one.
+
+    Raises:
+        BadRequest: a finding stands twice, or is none of the report's.
+    """
+    labels = [one.finding for one in new.findings]
+    known = {*labels_of(report, old["added"])}
+    if unknown := sorted({label for label in labels if label not in known or labels.count(label) > 1}):
+        msg = f"the job has no such finding, or it stands twice: {', '.join(unknown[:5])}"
+        raise BadRequest(msg)
+    before = {one["finding"]: one for one in old["findings"]}
+    stamp = {"by": reader, "at": _now()}
+
+    def signed(verdict: Verdict) -> dict[str, Any]:
+        said = verdict.model_dump()
+        earlier = before.get(verdict.finding)
+        same = earlier is not None and {key: earlier[key] for key in said} == said
+        return {**earlier} if earlier is not None and same else {**said, **stamp}
+
+    return {**old, "findings": [signed(one) for one in new.findings], "comment": new.comment, **stamp}
+
+
+def add(old: Mapping[str, Any], measured: Mapping[str, Any], reader: str) -> dict[str, Any]:
+    """The review with one more nodule, which the reader has thereby accepted.
+
+    Raises:
+        BadRequest: it has too many.
+    """
+    number = len(old["added"]) + 1
+    if number > MOST_ADDED:
+        msg = f"the review has {MOST_ADDED} added nodules, the limit"
+        raise BadRequest(msg)
+    label, stamp = f"a{number}", {"by": reader, "at": _now()}
+    verdict = {**Verdict(finding=label, verdict="accepted").model_dump(), **stamp}
+    added = [*old["added"], {"finding": label, **measured, **stamp}]
+    return {**old, "findings": [*old["findings"], verdict], "added": added, **stamp}
+
+
+def shown(version: int, content: Mapping[str, Any], report: Mapping[str, Any]) -> Review:
+    """The review as the service shows it."""
+    asked = [*findings_to_read(report), *(one["finding"] for one in content["added"])]
+    read = {one["finding"] for one in content["findings"] if one["verdict"]}
+    progress = Progress(read=len(read.intersection(asked)), total=len(asked))
+    return Review.model_validate({"version": version, **content, "progress": progress})
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

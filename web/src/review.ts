@@ -1,0 +1,141 @@
+/** The reader's verdicts: kept by the service, with who gave them and when. */
+
+import * as api from "./api";
+import type { Job, Review, Vec3, Verdict } from "./contract";
+import { button, el } from "./dom";
+import type { Finding } from "./findings";
+import { moment } from "./format";
+import { problemBox } from "./problem";
+import { onKeys } from "./shortcuts";
+
+export const REASONS = ["other", "vessel", "lymph node", "scar", "pleura", "bone", "artefact", "duplicate"] as const;
+const TYPES = ["solid", "part-solid", "ground-glass"] as const;
+type Change = Partial<Omit<Verdict, "finding">>;
+
+export interface Reviewing {
+  element: HTMLElement;
+  /** Show the verdict on this finding. */
+  select: (finding: Finding | null) => void;
+}
+
+export interface Surroundings {
+  changed: (review: Review) => void; // by this reader, or another
+  place: () => Vec3 | null; // of the crosshair, LPS mm
+  nextUnread: () => void;
+}
+
+/** The verdicts with one of them changed; a finding that is left without anything said is not in it. */
+export function withChange(findings: readonly Verdict[], label: string, change: Change): Verdict[] {
+  const before = findings.find(({ finding }) => finding === label);
+  const { verdict, reason, nodule_type, comment } = { verdict: null, reason: null, nodule_type: null, comment: "", ...before, ...change };
+  const after: Verdict = { finding: label, verdict, reason: verdict === "rejected" ? (reason ?? "other") : null, nodule_type, comment };
+  const said = after.verdict !== null || after.nodule_type !== null || after.comment !== "";
+  const others = findings.filter(({ finding }) => finding !== label);
+  return [...others, ...(said ? [after] : [])].map(plain);
+}
+
+const plain = ({ finding, verdict, reason, nodule_type, comment }: Verdict): Verdict => ({ finding, verdict, reason, nodule_type, comment });
+
+/** The panel of the review, which saves every change at once. */
+export function reviewPanel(job: Job, first: Review, around: Surroundings, signal: AbortSignal): Reviewing {
+  let review = first;
+  let selected: Finding | null = null;
+  let saving = Promise.resolve();
+  const progress = el("p", { role: "status" });
+  const signed = el("p", { class: "hint" });
+  const trouble = el("div", {});
+  const accept = button("Accept", () => toggle("accepted"), { class: "button toggle", title: "Y" });
+  const reject = button("Reject", () => toggle("rejected"), { class: "button toggle", title: "N; again: the next reason" });
+  const reason = picker("Reason", REASONS, (value) => say({ verdict: "rejected", reason: value }));
+  const type = picker("Type", ["as measured", ...TYPES], (value) => say({ nodule_type: value === "as measured" ? null : value }));
+  const comment = el("input", { type: "text", id: "review-comment", maxlength: 1000, autocomplete: "off" });
+  comment.addEventListener("change", () => say({ comment: comment.value }));
+  const add = button("Add nodule at crosshair", () => void addHere(), { class: "button small", title: "A" });
+
+  const now = (): Verdict | undefined => review.findings.find(({ finding }) => finding === selected?.label);
+  const show = (): void => {
+    const said = now();
+    const { read, total } = review.progress;
+    const words = `${read} of ${total} read`;
+    if (progress.textContent !== words) progress.textContent = words;
+    for (const [one, verdict] of [[accept, "accepted"], [reject, "rejected"]] as const) {
+      one.setAttribute("aria-pressed", String(said?.verdict === verdict));
+      one.disabled = !selected;
+    }
+    reason.element.hidden = said?.verdict !== "rejected";
+    reason.input.value = said?.reason ?? "other";
+    type.input.value = said?.nodule_type ?? "as measured";
+    type.input.disabled = comment.disabled = !selected;
+    if (document.activeElement !== comment) comment.value = said?.comment ?? "";
+    signed.textContent = said?.by && said.at ? `By ${said.by}, ${moment(said.at)}.` : "";
+  };
+  const take = (next: Review): void => {
+    review = next;
+    show();
+    around.changed(review);
+  };
+  /** Do something with the review after what is being saved now; errors are told. */
+  const after = (act: () => Promise<Review>): Promise<void> => {
+    saving = saving.then(async () => {
+      try {
+        take(await act());
+        trouble.replaceChildren();
+      } catch (error) {
+        if (signal.aborted) return;
+        trouble.replaceChildren(problemBox(error));
+        if (error instanceof api.Refused && error.problem.status === 412) take(await api.review(job));
+      }
+    });
+    return saving;
+  };
+  /** Change what is said of the selected finding, by what was said when all earlier changes are saved. */
+  const say = (change: Change | ((said: Verdict | undefined) => Change)): void => {
+    const label = selected?.label;
+    if (label === undefined) return;
+    void after(() => {
+      const said = review.findings.find(({ finding }) => finding === label);
+      return api.writeReview(job, review, withChange(review.findings, label, typeof change === "function" ? change(said) : change));
+    });
+  };
+  const toggle = (verdict: "accepted" | "rejected"): void => say((said) => ({ verdict: said?.verdict === verdict ? null : verdict }));
+  const nextReason = (): void =>
+    say((said) => {
+      const at = REASONS.findIndex((one) => one === said?.reason);
+      return { verdict: "rejected", reason: said?.verdict === "rejected" ? (REASONS[(at + 1) % REASONS.length] ?? "other") : "other" };
+    });
+  const addHere = async (): Promise<void> => {
+    const place = around.place();
+    if (!place || add.disabled) return;
+    add.disabled = true;
+    await after(() => api.addNodule(job, place));
+    add.disabled = false;
+  };
+  onKeys({ y: () => toggle("accepted"), n: nextReason, u: around.nextUnread, a: () => void addHere() }, signal);
+  show();
+  const save = (kind: string) => (): void => {
+    api.save({ url: `${job.links.self}/review/reviewed.${kind}`, name: `${job.scan_id}_reviewed.${kind}` }).catch((error: unknown) => trouble.replaceChildren(problemBox(error)));
+  };
+  const element = el(
+    "section",
+    { class: "review", "aria-labelledby": "review-title" },
+    el("div", { class: "spread" }, el("h2", { id: "review-title" }, "Review"), progress),
+    el("div", { class: "actions" }, accept, reject, button("Next unread", around.nextUnread, { class: "button small", title: "U" }), add),
+    el("div", { class: "said" }, reason.element, type.element, el("label", { for: "review-comment" }, "Comment"), comment),
+    signed,
+    trouble,
+    el("div", { class: "links" }, button("Reviewed (JSON)", save("json"), { class: "button small" }), button("Reviewed (CSV)", save("csv"), { class: "button small" })),
+  );
+  return {
+    element,
+    select: (finding) => {
+      selected = finding;
+      show();
+    },
+  };
+}
+
+function picker<T extends string>(name: string, values: readonly T[], change: (value: T) => void): { element: HTMLElement; input: HTMLSelectElement } {
+  const input = el("select", {}, ...values.map((value) => el("option", { value }, value)));
+  input.addEventListener("change", () => change(input.value as T));
+  return { element: el("label", { class: "pick" }, name, input), input };
+}

@@ -158,10 +158,10 @@ def test_a_graph_is_used_for_one_run_if_the_cache_cannot_be_written(
 SIGNALLED = """
 import os, signal, sys
 from src.model.checkpoint import load_model
-from src.model.graphs import Source, open_graph
+from src.model.graphs import GraphSource, open_graph
 
 checkpoint = load_model(sys.argv[1])
-source = Source(checkpoint.model, checkpoint.sha256, half=False)
+source = GraphSource(checkpoint.model, checkpoint.sha256, half=False)
 first, second = (open_graph("openvino", source, (1, 1, 8, 8, size))[0] for size in (8, 16))
 del first
 del second

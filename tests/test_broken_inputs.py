@@ -176,7 +176,7 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "endless output": (good("--output", "{}/" + 300 * "x"), 5, "File name too long"),
     # checkpoints
     "no such checkpoint": (good("--checkpoint", "{}/none.pth"), 4, "none.pth: No such file"),
-    "folder as checkpoint": (good("--checkpoint", "{}"), 4, "cannot read the checkpoint"),
+    "folder as checkpoint": (good("--checkpoint", "{}"), 4, "is no detector of a format that PIVOT knows"),
     "empty checkpoint": (checkpoint(lambda path: path.write_bytes(b"")), 4, "is damaged or not a checkpoint"),
     "text checkpoint": (checkpoint(lambda path: path.write_text("weights")), 4, "broken.pth is "),
     "short checkpoint": (checkpoint(shortened), 4, "is damaged or not a checkpoint"),

@@ -56,9 +56,8 @@ def memory_of_machine() -> int | None:
 def openmp_settings() -> dict[str, str]:
     """Environment variables for a process that will import torch. Variables that are set already keep their values.
 
-    Waiting threads sleep. If they spin, as by default, a scan on a busy machine takes up to ten times as long
-    (docs/performance.md). The number of threads is at most the CPU quota of the container or of systemd's service,
-    which torch does not know.
+    Waiting threads sleep. If they spin, as by default, they take time from other processes on a busy machine. The
+    number of threads is at most the CPU quota of the container or of systemd's service, which torch does not know.
     """
     settings = {"OMP_WAIT_POLICY": "PASSIVE"}
     quotas = [tuple(line.split()) for line in _limits("cpu.max")]

@@ -121,7 +121,7 @@ def _is_cut(connection: socket.socket, *sent: bytes) -> bool:
 
 @pytest.mark.parametrize("path", [f"{JOBS}/stream", f"{JOBS}/x/stream"])
 def test_a_socket_without_a_key_reads_only_a_greeting(serve: Callable[..., Any], path: str) -> None:
-    """No socket accepts a message longer than a greeting."""
+    """Without a key, no socket accepts a message longer than a greeting."""
     with serve() as served:
         assert _is_cut(served.websocket(path), _frame(400_000_000, 0), *[bytes(1_000_000)] * 400)
 

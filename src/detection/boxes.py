@@ -18,8 +18,7 @@ from ..model.device import autocast, cudnn_benchmark
 from ..types import Affine, FloatArray, Peak, Preprocessed, Scan, Shape3
 from .detector import Answer, Search
 from .findings import PlacedPeak, least_confidence
-from .half import Precision
-from .segmenter import place_of
+from .foreign import ForeignDetector
 from .sliding_window import Progress
 
 __all__ = ["BoxDetector"]
@@ -30,39 +29,27 @@ COARSE = 2  # voxels of the detector for one of the heatmap
 BLOB = 0.25  # of a mark's diameter: the standard deviation of its Gaussian in the heatmap
 
 
-class BoxDetector:
-    """See `Detector`. Windows and the choice of boxes are the detector's own, not those of the configuration.
+class BoxDetector(ForeignDetector):
+    """See `Detector`. The checkpoint, MONAI's RetinaNet, has a `BoxOutput`.
 
-    Args:
-        checkpoint: with a `BoxOutput`.
-        config: `model.mixed_precision` and `inference.region`.
-        device: where to compute.
+    Windows and the choice of boxes are the detector's own, not those of the configuration. Of the section `inference`
+    it uses `region`.
 
     Raises:
         BadConfig: the configuration asks for augmentation or another engine.
         BadCheckpoint: MONAI is not installed.
     """
 
-    engine = "torch"
-
     def __init__(self, checkpoint: Foreign, config: Config, device: torch.device) -> None:
         if config.inference.tta.enabled or config.inference.engine not in ("auto", "torch"):
             msg = f"inference.tta and engine {config.inference.engine} are not for a RetinaNet: leave both out"
             raise BadConfig(msg)
         self.parts = library("monai.apps.detection.networks.retinanet_detector", "monai")
-        self.checkpoint, self.device, self.options = checkpoint, device, config.inference
-        self.model: Any = checkpoint.model.to(device)  # MONAI's RetinaNet
-        self.chosen = Precision(device, mixed=config.model.mixed_precision)
-
-    @property
-    def precision(self) -> str:
-        """The number format that the device computes in."""
-        return self.chosen.name
+        super().__init__(checkpoint, config, device)
 
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
-        everywhere = self.options.region == "everything"
-        place = place_of(self.checkpoint, scan, lungs, MARGIN, everywhere=everywhere)
+        place = self.place(scan, lungs, MARGIN)
         place = place._replace(box=self._on_lattice(place.box))
         volume = self.checkpoint.grid.prepared(scan, place.box)
 

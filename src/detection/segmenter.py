@@ -1,7 +1,5 @@
 """A segmentation network as a detector: its windows, its probability map, and the marks in it."""
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,8 +8,7 @@ from torch import Tensor
 
 from ..config import Config, PeakDetection
 from ..data.geometry import map_points, spacing_of, sphere_diameter
-from ..data.lungs import Lungs, search_region
-from ..data.resample import Box
+from ..data.lungs import Lungs
 from ..detectors.recipe import Foreign, MapOutput
 from ..errors import BadConfig
 from ..model.device import cudnn_benchmark
@@ -19,72 +16,38 @@ from ..types import Affine, FloatArray, Peak, Preprocessed, Scan
 from .blending import blend_weights
 from .detector import Answer, Search
 from .findings import PlacedPeak, least_confidence
-from .half import Precision
+from .foreign import ForeignDetector
 from .peak_detection import NEIGHBOURS
-from .search_plan import SEARCHED
 from .sliding_window import Progress, blend_windows
 from .tta import IDENTITY, ViewedNetwork, views
 from .windows import Region, needed_windows, regular_windows
 
-__all__ = ["Place", "Segmenter", "marks_in", "place_of"]
+__all__ = ["Segmenter", "marks_in"]
 
 BODY = 0.5  # the probability from which a voxel belongs to a nodule
 MOST_MARKS = 1000  # of a scan, the surest
 
 
-class Place(NamedTuple):
-    """The part of a detector's grid that it sees, and where in it nodules can be (None: anywhere)."""
+class Segmenter(ForeignDetector):
+    """See `Detector`. The checkpoint has a `MapOutput`.
 
-    box: Box
-    region: Region | None
-
-
-def place_of(checkpoint: Foreign, scan: Scan, lungs: Lungs, margin: int, *, everywhere: bool) -> Place:
-    """The part with the lungs and `margin` voxels around them, or the whole scan.
+    Windows and blending are the detector's own, not those of the configuration. Of the section `inference` it uses
+    `region`, `batch_size` and `tta`.
 
     Raises:
-        BadScan: the scan is too large for the detector.
+        BadConfig: the configuration asks for another engine.
     """
-    shape, affine = checkpoint.grid.of(scan)
-    region = None if everywhere else search_region(lungs, shape, affine, SEARCHED)
-    if region is None:
-        return Place((slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), None)
-    inside = ndimage.find_objects(region)[0]
-    x, y, z = (
-        slice(max(0, side.start - margin), min(size, side.stop + margin))
-        for side, size in zip(inside, shape, strict=True)
-    )
-    return Place((x, y, z), region[x, y, z])
-
-
-class Segmenter:
-    """See `Detector`. Windows and blending are the detector's own, not those of the configuration.
-
-    Args:
-        checkpoint: with a `MapOutput`.
-        config: `model.mixed_precision`, and `region`, `batch_size` and `tta` of the section `inference`.
-        device: where to compute.
-    """
-
-    engine = "torch"
 
     def __init__(self, checkpoint: Foreign, config: Config, device: torch.device) -> None:
         if config.inference.engine not in ("auto", "torch"):
             msg = f"inference.engine {config.inference.engine} is not for {checkpoint.about.architecture}: use auto"
             raise BadConfig(msg)
-        self.checkpoint, self.device, self.options = checkpoint, device, config.inference
-        self.model = checkpoint.model.to(device).to(memory_format=torch.channels_last_3d)
-        self.chosen = Precision(device, mixed=config.model.mixed_precision)
-
-    @property
-    def precision(self) -> str:
-        """The number format that the device computes in."""
-        return self.chosen.name
+        super().__init__(checkpoint, config, device)
+        self.model = self.model.to(memory_format=torch.channels_last_3d)
 
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
-        everywhere = self.options.region == "everything"
-        place = place_of(self.checkpoint, scan, lungs, self._output.margin, everywhere=everywhere)
+        place = self.place(scan, lungs, self._output.margin)
         volume = self.checkpoint.grid.prepared(scan, place.box)
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:

@@ -1,0 +1,64 @@
+"""What the detectors of others share: a model on a device, its precision, and the part of a scan that it sees."""
+
+from typing import Any, NamedTuple
+
+import torch
+from scipy import ndimage
+
+from ..config import Config
+from ..data.lungs import Lungs, search_region
+from ..data.resample import Box
+from ..detectors.recipe import Foreign
+from ..types import Scan
+from .half import Precision
+from .search_plan import SEARCHED
+from .windows import Region
+
+__all__ = ["ForeignDetector", "Place"]
+
+
+class Place(NamedTuple):
+    """The part of a detector's grid that it sees, and where in it nodules can be (None: anywhere)."""
+
+    box: Box
+    region: Region | None
+
+
+class ForeignDetector:
+    """A detector of others on a device.
+
+    Args:
+        checkpoint: the loaded model.
+        config: `model.mixed_precision`, and the section `inference`.
+        device: where to compute.
+    """
+
+    engine = "torch"
+
+    def __init__(self, checkpoint: Foreign, config: Config, device: torch.device) -> None:
+        self.checkpoint, self.device, self.options = checkpoint, device, config.inference
+        self.model: Any = checkpoint.model.to(device)
+        self.chosen = Precision(device, mixed=config.model.mixed_precision)
+
+    @property
+    def precision(self) -> str:
+        """The number format that the device computes in."""
+        return self.chosen.name
+
+    def place(self, scan: Scan, lungs: Lungs, margin: int) -> Place:
+        """The part with the lungs and `margin` voxels around them, or the whole scan.
+
+        Raises:
+            BadScan: the scan is too large for the detector.
+        """
+        shape, affine = self.checkpoint.grid.of(scan)
+        everywhere = self.options.region == "everything"
+        region = None if everywhere else search_region(lungs, shape, affine, SEARCHED)
+        if region is None:
+            return Place((slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), None)
+        inside = ndimage.find_objects(region)[0]
+        x, y, z = (
+            slice(max(0, side.start - margin), min(size, side.stop + margin))
+            for side, size in zip(inside, shape, strict=True)
+        )
+        return Place((x, y, z), region[x, y, z])

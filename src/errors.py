@@ -5,6 +5,7 @@
     ├── BadScan          3  422   unreadable, not a CT, not a volume, broken geometry
     ├── BadCheckpoint    4  500   not a PIVOT model, damaged, or at odds with the config
     ├── BadOutput        5  500   results cannot be written or read back
+    ├── NoLungs          6  500   nothing is found in the scan, but no lungs are recognised either
     └── SomeScansFailed  7  500   a batch finished, but not for every scan
 
 A message states what is wrong, where, and what to do.
@@ -24,6 +25,7 @@ __all__ = [
     "BadConfig",
     "BadOutput",
     "BadScan",
+    "NoLungs",
     "PivotError",
     "SomeScansFailed",
     "command",
@@ -72,6 +74,12 @@ class BadOutput(PivotError):
     """Results that cannot be written or read back."""
 
     exit_code = 5
+
+
+class NoLungs(PivotError):
+    """A run that finished, with nothing found in a scan without recognised lungs: that says nothing about nodules."""
+
+    exit_code = 6
 
 
 class SomeScansFailed(PivotError):

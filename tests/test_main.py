@@ -107,7 +107,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_json_progress_is_one_event_per_line_and_nothing_else(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*command, "--progress", "json", "--batch-size", "3"]) == 0
+    assert main([*command, "--progress", "json", "--batch-size", "3"]) == 6  # it shows no lungs
     captured = capsys.readouterr()
     assert captured.err == ""
     start, *windows, finished, summary = [json.loads(line) for line in captured.out.splitlines()]
@@ -122,6 +122,7 @@ def test_json_progress_is_one_event_per_line_and_nothing_else(
         "detections": 0,
         "masses": 0,
         "lung_rads": None,
+        "lungs": False,
         "outputs": ["results/scan_heatmap.nii.gz", "results/scan_detections.json"],
         "notes": ["warning: no lungs are recognised: 0.0 litres of aerated lung, and not 0.3 or more"],
     }
@@ -137,7 +138,7 @@ def test_json_progress_is_one_event_per_line_and_nothing_else(
 def test_progress_bars_go_to_stderr_and_by_default_only_to_a_terminal(
     command: list[str], capsys: pytest.CaptureFixture[str], mode: str, *, shown: bool
 ) -> None:
-    assert main([*command, "--progress", mode]) == 0
+    assert main([*command, "--progress", mode]) == 6
     captured = capsys.readouterr()
     assert ("9/9" in captured.err and "1/1" in captured.err) == shown
     assert bool(captured.err) == shown

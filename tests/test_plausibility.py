@@ -212,3 +212,17 @@ def test_padding_that_was_stored_as_an_unsigned_number_becomes_air(tmp_path: Pat
     assert (scan.array[:3] == -1024).all()
     np.testing.assert_array_equal(scan.array[3:], CHEST[3:])
     assert f"720 voxels of {value} are padding, {value - 65536} stored as an unsigned number" in scan.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("edge", "noise", "inside"),
+    [(0.0, 8, 35), (0.3, 8, 35), (0.4, 5, 20), (0.0, 10, 60)],
+    ids=["sharp", "nearly sharp", "near water", "muscle"],
+)
+def test_a_body_without_lungs_is_not_called_a_fault_of_the_values(edge: float, noise: float, inside: float) -> None:
+    """A ball of soft tissue in a shell of bone, like a head, of the size where little of its edge is like lung."""
+    away = np.sqrt(np.square(np.indices((96, 96, 96)) - 48.0).sum(axis=0))
+    ball = np.select([away < 36, away < 40], [inside, 900.0], -1000.0)
+    noisy = ndimage.gaussian_filter(ball, edge) + np.random.default_rng(0).normal(0, noise, ball.shape)
+    with pytest.raises(BadScan, match="though air and soft tissue lie where they must, so no lung is shown"):
+        check_hounsfield(np.round(noisy))

@@ -32,6 +32,7 @@ NEAR = 10  # HU
 LOW = (-1000, -130)  # HU: lung thinner than the first and tissue with a median below the second are moved together
 HIGH = 145  # HU; where the median of tissue lies above, there must be air
 MEANS, MODES = 4, 350  # voxels along an axis; HU
+WATER_TO_MUSCLE = (0, 70)  # HU
 LOWEST_FAT, BETWEEN = -150, (-70, -10)  # HU: the most frequent tissue lies neither below nor between
 MOST_ALIKE, WHOLE_ALIKE = (
     0.2,
@@ -232,11 +233,11 @@ def _looks(array: npt.NDArray[Any], fault: str, *, whole: bool) -> str:
     above = values[values > AIR + 50]  # without a border of air or padding
     if not above.size:
         return f"nearly all of them lie below {AIR + 50} HU, so there is nothing but air: give a scan of a chest"
-    low, high = above.min(), above.max()
-    if low >= -10 and high <= 10:
-        return "they look normalised, so undo the normalisation or give the original scan"
-    if low >= 0 and high <= 255:
-        return "they look like 8-bit grey levels, so give the original scan"
+    if _only_lung_is_missing(values):
+        return f"{fault}, though air and soft tissue lie where they must, so no lung is shown: give a scan of a chest"
+    for low, high, words in _GREY_LEVELS:
+        if low <= above.min() and above.max() <= high:
+            return f"they look {words} or give the original scan"
     for words, undo in _MISTAKES:
         if not _fault(undo(values), whole=whole):
             return f"they look like {words}"
@@ -244,6 +245,15 @@ def _looks(array: npt.NDArray[Any], fault: str, *, whole: bool) -> str:
         if not _fault(values - offset, whole=whole):
             return f"{fault}, as in HU {'+' if offset > 0 else '-'} {abs(offset)}, so correct the rescale intercept"
     return f"{fault}, so give the original scan in HU"
+
+
+def _only_lung_is_missing(values: Values) -> bool:
+    """Whether these are HU of something else than a chest: air and soft tissue are in their places, and no lung."""
+    thin, soft = (values[(values >= low) & (values <= high)] for low, high in ((NOISE, FILLED), SOFT))
+    if min(thin.size, soft.size) < THINNEST[1] * values.size or _share(values, LUNG_TO_FAT) >= LEAST_LUNG_TO_FAT:
+        return False
+    air, tissue = float(np.median(thin)), float(np.median(soft))
+    return abs(air + 1000) <= NEAR and WATER_TO_MUSCLE[0] <= tissue <= WATER_TO_MUSCLE[1]
 
 
 def _swapped(values: Values) -> Values:
@@ -256,6 +266,10 @@ def _turned(values: Values) -> Values:
     return -values if values.min() < TISSUE and values.max() > -TISSUE else np.full_like(values, AIR)
 
 
+_GREY_LEVELS = (
+    (-10, 10, "normalised, so undo the normalisation"),
+    (0, 255, "like 8-bit grey levels, so undo the window"),
+)
 _MISTAKES: tuple[tuple[str, Callable[[Values], Values]], ...] = (
     *(
         (f"HU times {factor}{why}, so divide them first", lambda values, factor=factor: values / factor)

@@ -1,6 +1,7 @@
 """The command line: `python -m src.inference.main --input scan.nii.gz --output results/`.
 
-The exit code is 0, or that of the error (see `errors`); 7 when a batch finished, but not for every scan.
+The exit code is 0, or that of the error (see `errors`); 7 when a batch finished, but not for every scan; 6 when
+nothing is found in one scan, and no lungs are recognised in it.
 Warnings and errors go to stderr (see `logs`).
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadConfig, PivotError, SomeScansFailed, command
+from ..errors import BadConfig, NoLungs, PivotError, SomeScansFailed, command
 from ..logs import show_log
 from ..processes import openmp_settings
 from ..runs.end_table import recording, results_table
@@ -93,7 +94,10 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
     if options.progress != "json":
         sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stderr.writelines(f"failed: {message}\n" for message in failed.values())
-    return SomeScansFailed.exit_code if failed else 0
+    if failed:
+        return SomeScansFailed.exit_code
+    searched = all(scan["lungs"] or scan["detections"] or scan["masses"] for scan in scans)
+    return 0 if searched or options.input_dir else NoLungs.exit_code
 
 
 def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> tuple[list[str], dict[str, str]]:

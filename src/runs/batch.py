@@ -254,6 +254,7 @@ class _Run:
                     "detections": len(results["detections"]),
                     "masses": len(results["masses"]),
                     "lung_rads": results["summary"]["lung_rads"]["category"],
+                    "lungs": results["metadata"]["lungs"]["recognised"],
                     "seconds": round(self.seconds[-1], 3),
                     "outputs": [str(output) for output in outputs],
                     "notes": notes,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["recording", "results_table"]
 
 COLUMNS = "{:8}{:25}{:>6}{:>7}  {:13}{:>9}  {:>8}"  # 78
-KEPT = ("scan_id", "detections", "masses", "lung_rads", "seconds", "outputs")  # of an event
+KEPT = ("scan_id", "detections", "masses", "lung_rads", "lungs", "seconds", "outputs")  # of an event
 NAME = 34  # columns of a scan's name
 UNKNOWN = "-"
 

@@ -4,8 +4,8 @@ Every event has `event`, its kind. All but the last two have `scan`, the path as
 
     start     index (from 1), total             its inference begins
     windows   done, total                       windows of the network
-    finished  scan_id, detections and masses (counts), lung_rads (of the examination, or null), seconds,
-              outputs (paths), notes (of reading, and warnings)
+    finished  scan_id, detections and masses (counts), lung_rads (of the examination, or null),
+              lungs (whether any are recognised), seconds, outputs (paths), notes (of reading, and warnings)
     skipped   -                                 complete from an earlier run (`--resume`)
     failed    error (a type), message
     demo      nodules (of `--demo`: diameter_mm, nodule_type, found_mm, confidence; the last two are null if missed)

@@ -565,3 +565,17 @@ def test_attributes_that_the_standard_makes_optional_are_not_required(tmp_path: 
 
     write_series(tmp_path, CHEST, edit=edit)
     check_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "whole"), [("2.0001", True), ("2.0005", True), ("2.008", True), ("1.992", True), ("2.02", False)]
+)
+def test_a_spacing_that_differs_by_rounding_is_the_same(tmp_path: Path, rows: str, *, whole: bool) -> None:
+    """By 0.25 mm at most over the 24 pixels of the image."""
+    array = chest((24, 20, 24))
+    odd = change(PixelSpacing=[rows, "1.5"])
+    write_series(tmp_path, array, edit=lambda one: odd(one) if one.InstanceNumber > 12 else None)
+    scan = read_scan(tmp_path)
+    if whole:
+        same(scan, array)
+    assert (scan.shape[2], bool(scan.notes)) == ((24, False) if whole else (12, True))

@@ -5,14 +5,16 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from .slices import Slice
-from .stacks import Stack, extent, typical_step
+from .stacks import TOLERANCE, Stack, extent, typical_step
 
 __all__ = ["DIFFERENCES", "MIN_SLICES", "Part", "joined", "split"]
 
 MIN_SLICES = 3  # fewer are a localiser
 CONTINUES = (0.5, 1.5)  # times the distance between slices, from the end of one series to where the next continues it
+TURNED = 0.01  # by which components of directions may differ in slices of one reconstruction
 LIKE = 0.05  # by which distances between slices may differ in series that continue one another
 
 
@@ -51,8 +53,18 @@ def split(part: Part) -> list[Part]:
     return [part]
 
 
-def _orientation(one: Slice) -> Hashable:
-    return tuple(np.round([*one.along_row, *one.along_column], 2) + 0.0)
+@dataclass(frozen=True, eq=False)
+class _Near:
+    """Numbers that equal others from which none differs by more than `least`, as by rounding."""
+
+    values: npt.NDArray[np.float64]
+    least: float
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Near) and bool(np.abs(self.values - other.values).max() <= self.least)
+
+    def __hash__(self) -> int:
+        return 0  # equal ones must have the same, and there are few
 
 
 # What tells reconstructions apart, and what it is called.
@@ -61,8 +73,8 @@ DIFFERENCES: tuple[tuple[str, Callable[[Slice], Hashable]], ...] = (
     ("ImageType", lambda one: one.about.image_type),
     ("ConvolutionKernel", lambda one: one.about.kernel),
     ("size of images (Rows, Columns)", lambda one: one.size),
-    ("ImageOrientationPatient", _orientation),
-    ("PixelSpacing", lambda one: tuple(np.round(one.spacing, 3))),
+    ("ImageOrientationPatient", lambda one: _Near(np.concatenate([one.along_row, one.along_column]), TURNED)),
+    ("PixelSpacing", lambda one: _Near(one.spacing, TOLERANCE / 2 / max(one.size))),
     ("SliceThickness", lambda one: one.about.thickness),
     ("AcquisitionNumber", lambda one: one.about.acquisition),
     ("KVP, ContrastBolusAgent or phase", lambda one: one.about.phase),

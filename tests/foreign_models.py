@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ __all__ = [
     "SEGMENTERS",
     "bundle_config",
     "nifti",
+    "nnunet_plans",
     "piece",
     "retinanet",
     "save_bundle",
+    "save_nnunet",
     "save_segmenter",
     "segmenter",
     "turned_scan",
@@ -200,6 +202,115 @@ def save_bundle(folder: Path, config: dict[str, Any] | None = None) -> nn.Module
     (folder / "configs" / "metadata.json").write_text(json.dumps({"name": "Lung nodule CT detection", "version": "9"}))
     torch.save(network.state_dict(), folder / "models" / "model.pt")
     return network
+
+
+def nnunet_plans(kind: str = "PlainConvUNet", transpose: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
+    """As nnU-Net's planner writes them, for a small network and small patches whose sides differ."""
+    blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
+    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    return {
+        "dataset_name": "Dataset007_Nodules",
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": list(transpose),
+        "transpose_backward": np.argsort(transpose).tolist(),
+        "foreground_intensity_properties_per_channel": {
+            "0": {
+                "max": 900.0,
+                "mean": -300.0,
+                "median": -280.0,
+                "min": -1024.0,
+                "percentile_00_5": -950.0,
+                "percentile_99_5": 320.0,
+                "std": 310.0,
+            }
+        },
+        "configurations": {
+            "3d_fullres": {
+                "data_identifier": "nnUNetPlans_3d_fullres",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 2,
+                "patch_size": [16, 32, 24],
+                "spacing": [1.2, 0.9, 1.0],
+                "normalization_schemes": ["CTNormalization"],
+                "use_mask_for_norm": [False],
+                "resampling_fn_data": "resample_data_or_seg_to_shape",
+                "resampling_fn_seg": "resample_data_or_seg_to_shape",
+                "resampling_fn_data_kwargs": resampling,
+                "resampling_fn_seg_kwargs": {**resampling, "is_seg": True, "order": 1},
+                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+                "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
+                "architecture": {
+                    "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
+                    "arch_kwargs": {
+                        "n_stages": 3,
+                        "features_per_stage": [4, 8, 8],
+                        "conv_op": "torch.nn.modules.conv.Conv3d",
+                        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+                        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+                        blocks: [1, 1, 2],
+                        "n_conv_per_stage_decoder": [1, 1],
+                        "conv_bias": True,
+                        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+                        "dropout_op": None,
+                        "dropout_op_kwargs": None,
+                        "nonlin": "torch.nn.LeakyReLU",
+                        "nonlin_kwargs": {"inplace": True},
+                    },
+                    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+                },
+            },
+            "3d_lowres": {"inherits_from": "3d_fullres", "spacing": [2.0, 2.0, 2.0]},
+        },
+    }
+
+
+def save_nnunet(
+    folder: Path, plans: dict[str, Any], labels: dict[str, Any] | None = None, folds: int = 1
+) -> list[nn.Module]:
+    """Write a trained-model folder, with all that a checkpoint of nnU-Net's trainer holds; return the networks."""
+    from dynamic_network_architectures.architectures import unet  # noqa: PLC0415 - it loads for seconds
+
+    config = plans["configurations"]["3d_fullres"]["architecture"]
+    dataset = {
+        "channel_names": {"0": "CT"},
+        "labels": labels or {"background": 0, "lung": 1, "nodule": 2},
+        "numTraining": 7,
+        "file_ending": ".nii.gz",
+    }
+    arguments = {
+        **config["arch_kwargs"],
+        "conv_op": nn.Conv3d,
+        "norm_op": nn.InstanceNorm3d,
+        "nonlin": nn.LeakyReLU,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    networks = []
+    for fold in range(folds):
+        torch.manual_seed(fold)
+        kind = getattr(unet, config["network_class_name"].rpartition(".")[2])
+        network = kind(input_channels=1, num_classes=len(dataset["labels"]), **arguments, deep_supervision=False).eval()
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.add_(torch.randn_like(weight), alpha=0.2)
+        (folder / f"fold_{fold}").mkdir(exist_ok=True)
+        state = {
+            "network_weights": network.state_dict(),
+            "optimizer_state": torch.optim.SGD(network.parameters(), 0.01, momentum=0.99).state_dict(),
+            "grad_scaler_state": None,
+            "logging": {"ema_fg_dice": [np.float64(0.5), np.float32(0.6)], "dice_per_class": [[np.float64(0.1)]]},
+            "_best_ema": np.float64(0.6),
+            "current_epoch": 1000,
+            "init_args": {"plans": plans, "configuration": "3d_fullres", "fold": fold, "dataset_json": dataset},
+            "trainer_name": "nnUNetTrainer",
+            "inference_allowed_mirroring_axes": (0, 1, 2),
+        }
+        torch.save(state, folder / f"fold_{fold}" / "checkpoint_final.pth")
+        networks.append(network)
+    return networks
 
 
 def turned_scan(scan: Scan, codes: str) -> Scan:

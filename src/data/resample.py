@@ -13,7 +13,7 @@ from ..errors import BadScan
 from ..types import Affine, FloatArray, Shape3, Vec3
 from .geometry import map_points, spacing_of
 
-__all__ = ["Box", "check_size", "new_grid", "resample", "to_grid"]
+__all__ = ["Box", "check_size", "new_grid", "resample", "through", "to_grid"]
 
 SAME = 1e-3  # mm; spacings closer than this are one
 FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
@@ -67,20 +67,40 @@ def resample(
     )
     check_size((to_x.shape[0], to_y.shape[0], max(z, to_z.shape[0])), spacing)
     air = float(array.min())
-    planes = np.empty((z, to_x.shape[0], to_y.shape[0]), np.float32)
+    return through(array, to_x, to_y, to_z, lambda plane: plane - air, base=air), moved
+
+
+def through(
+    array: npt.NDArray[np.generic],
+    to_x: sparse.csr_array,
+    to_y: sparse.csr_array,
+    to_z: sparse.csr_array,
+    prepared: Callable[[FloatArray], FloatArray],
+    *,
+    base: float = 0.0,
+    each: bool = False,
+) -> FloatArray:
+    """An (X, Y, Z) volume, `prepared` plane by plane, with a matrix (new, old) along each axis, and `base` added.
+
+    With `each`, no plane leaves its own range of values.
+    """
+    depth = array.shape[2]
+    planes = np.empty((depth, to_x.shape[0], to_y.shape[0]), np.float32)
     result = np.empty((*planes.shape[1:], to_z.shape[0]), np.float32)
 
     def in_plane(slices: slice) -> None:
-        for index in range(*slices.indices(z)):
-            plane = array[:, :, index].T.astype(np.float32)  # y, x: as files have it
-            planes[index] = _in_plane(to_y, to_x, plane - air)
+        for index in range(*slices.indices(depth)):
+            plane = prepared(array[:, :, index].T.astype(np.float32))  # y, x: as files have it
+            planes[index] = _in_plane(to_y, to_x, plane)
+            if each:
+                np.clip(planes[index], plane.min(), plane.max(), out=planes[index])
 
     def across(rows: slice) -> None:
-        result[rows] = np.moveaxis(_across(to_z, planes[:, rows]), 0, 2) + air
+        result[rows] = np.moveaxis(_across(to_z, planes[:, rows]), 0, 2) + base
 
-    _by_slabs(in_plane, z)
+    _by_slabs(in_plane, depth)
     _by_slabs(across, len(result))
-    return result, moved
+    return result
 
 
 def check_size(shape: Shape3, spacing: Vec3) -> None:

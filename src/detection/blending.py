@@ -7,9 +7,12 @@ import numpy.typing as npt
 
 from ..types import FloatArray, Shape3
 
-__all__ = ["BlendMethod", "blend_weights"]
+__all__ = ["BlendMethod", "blend_weights", "nnunet_weights"]
 
 BlendMethod = Literal["gaussian", "linear", "average"]
+FAINT = (
+    2**-24 / 10
+)  # of the largest weight: float16's least positive number, in which nnU-Net keeps ten times the weight
 FLOOR = 1e-3  # of the largest weight; zero weights would divide zero by zero at the volume's corners
 
 
@@ -28,6 +31,13 @@ def blend_weights(
     weights = x[:, None, None] * y[:, None] * z
     floored: FloatArray = np.maximum(weights / (1 if plain else weights.max()), FLOOR).astype(np.float32)
     return floored
+
+
+def nnunet_weights(shape: Shape3, sigma: float = 0.125) -> FloatArray:
+    """nnU-Net's weights (X, Y, Z): a Gaussian whose largest value, 1, is at the voxel at half the patch."""
+    x, y, z = (np.exp(-0.5 * ((np.arange(size) - size // 2) / (size * sigma)) ** 2) for size in shape)
+    weights: FloatArray = np.maximum(x[:, None, None] * y[:, None] * z, FAINT).astype(np.float32)
+    return weights
 
 
 def _profile(size: int, method: BlendMethod, sigma: float) -> npt.NDArray[np.float64]:

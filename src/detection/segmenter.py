@@ -13,7 +13,7 @@ from ..detectors.recipe import Foreign, MapOutput
 from ..errors import BadConfig
 from ..model.device import cudnn_benchmark
 from ..types import Affine, FloatArray, Peak, Preprocessed, Scan
-from .blending import blend_weights
+from .blending import blend_weights, nnunet_weights
 from .detector import Answer, Search
 from .findings import PlacedPeak, least_confidence
 from .foreign import ForeignDetector
@@ -69,8 +69,8 @@ class Segmenter(ForeignDetector):
         short = [max(0, side - size) for side, size in zip(patch, volume.array.shape, strict=True)]
         beyond = [(lack // 2, lack - lack // 2) for lack in short]  # as MONAI's inferer pads a small scan, with zeros
         padded = np.pad(volume.array, beyond)
-        blend = blend_weights(patch, "average" if own.blending == "constant" else "gaussian", own.sigma, plain=True)
-        windows = regular_windows(padded.shape, patch, own.overlap)
+        windows = regular_windows(padded.shape, patch, own.overlap, spread=own.like == "nnU-Net")
+        blend = self._weights()
         if region is not None:
             windows = needed_windows(windows, blend, np.pad(region, beyond), 1)
         tensor = torch.from_numpy(np.ascontiguousarray(padded))
@@ -91,6 +91,14 @@ class Segmenter(ForeignDetector):
         inside = tuple(slice(low, low + size) for (low, _), size in zip(beyond, volume.array.shape, strict=True))
         found: FloatArray = self._activated(logits).cpu().numpy()[inside]
         return found if region is None else found * region, len(windows), network.retried
+
+    def _weights(self) -> FloatArray:
+        own = self.checkpoint.windows
+        if own.like == "nnU-Net" and own.blending == "gaussian":
+            return nnunet_weights(own.patch_size, own.sigma)
+        return blend_weights(
+            own.patch_size, "average" if own.blending == "constant" else "gaussian", own.sigma, plain=True
+        )
 
     def _viewed(self, dtype: torch.dtype) -> ViewedNetwork:
         tta = self.options.tta

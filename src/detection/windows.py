@@ -51,18 +51,23 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[in
     return list(product(*spans))
 
 
-def regular_windows(shape: Shape3, patch: Shape3, overlap: float) -> list[Box]:
+def regular_windows(shape: Shape3, patch: Shape3, overlap: float, *, spread: bool = False) -> list[Box]:
     """Windows as MONAI's `SlidingWindowInferer` lays them: in equal steps, the last one back at the volume's end.
 
-    `overlap` is a share of the patch, which is no larger than the volume.
+    `overlap` is a share of the patch, which is no larger than the volume. With `spread` they lie as nnU-Net's: each
+    pair overlaps by about the same, and at least by that.
 
     Raises:
         BadConfig: there are more than `MOST_WINDOWS`.
     """
     spans: list[list[slice]] = []
     for size, window in zip(shape, patch, strict=True):
-        step = max(1, int(window * (1 - overlap)))
-        starts = [*range(0, size - window, step), size - window]
+        if spread:
+            count = math.ceil((size - window) / (window * (1 - overlap))) + 1
+            starts = [round((size - window) / max(1, count - 1) * number) for number in range(count)]
+        else:
+            step = max(1, int(window * (1 - overlap)))
+            starts = [*range(0, size - window, step), size - window]
         spans.append([slice(start, start + window) for start in starts])
     if (count := math.prod(map(len, spans))) > MOST_WINDOWS:
         msg = f"the detector's windows are {count} on this scan, more than {MOST_WINDOWS}: crop it to the chest"

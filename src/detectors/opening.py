@@ -10,6 +10,7 @@ from ..model.checkpoint import Checkpoint, open_checkpoint
 from .described import is_described, read_described
 from .hub import is_address, local
 from .monai_bundle import is_bundle, read_bundle
+from .nnunet import is_nnunet, read_nnunet
 from .recipe import Foreign, together
 from .source import Source
 
@@ -30,6 +31,7 @@ class Format(NamedTuple):
 FORMATS = (
     Format("a MONAI bundle of a RetinaNet, with configs/inference.json", is_bundle, read_bundle),
     Format("a network of MONAI, with config.yaml", is_described, read_described),
+    Format("a trained model of nnU-Net, with plans.json", is_nnunet, read_nnunet),
 )
 
 
@@ -60,8 +62,5 @@ def _read(source: Source) -> Foreign:
     for kind in FORMATS:
         if kind.fits(source):
             return kind.read(source)
-    if source.has("plans.json"):
-        msg = f"{source.path} is a folder of nnU-Net, which PIVOT does not read yet"
-        raise BadCheckpoint(msg)
     msg = f"{source.path} is no detector of a format that PIVOT knows ({'; '.join(kind.name for kind in FORMATS)})"
     raise BadCheckpoint(msg)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
 from ..config import Section, explain
+from ..data.cubic import cubic_grid, cubic_resample
 from ..data.geometry import canonical
 from ..data.intensity import normalize_intensity
 from ..data.resample import Box, check_size, new_grid, resample
@@ -24,17 +25,19 @@ Hounsfield = Annotated[float, Field(ge=-100_000, le=100_000)]
 Side = Annotated[int, Field(ge=8, le=1024)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Voxels = Annotated[float, Field(gt=0, le=1024)]
+Library: TypeAlias = Literal["MONAI", "nnU-Net"]
 Anchor: TypeAlias = tuple[Voxels, Voxels, Voxels]
 S = TypeVar("S", bound=Section)
 
 
 class Grid(Section):
-    """The axes, voxels and intensities of a detector's input."""
+    """The axes, voxels and intensities of a detector's input, and the library whose resampling it was trained with."""
 
     axes: Annotated[str, Field(pattern="^[RL][AP][SI]$")] = "RAS"  # the ends that they run to
     spacing: tuple[Spacing, Spacing, Spacing]  # mm
     clip_range: tuple[Hounsfield, Hounsfield]  # HU
     output_range: tuple[Annotated[float, Field(ge=-10, le=10)], Annotated[float, Field(ge=-10, le=10)]] = (0.0, 1.0)
+    like: Library = "MONAI"
 
     @model_validator(mode="after")
     def _ranges_are_open(self) -> "Grid":
@@ -50,6 +53,9 @@ class Grid(Section):
             BadScan: it is too large.
         """
         array, affine = canonical(scan.array, scan.affine, self.axes)
+        if self.like == "nnU-Net":
+            grid = cubic_grid(array, affine, self.spacing)
+            return grid.shape, grid.affine
         shape, moved = new_grid((array.shape[0], array.shape[1], array.shape[2]), affine, self.spacing, plain=True)
         check_size(shape, self.spacing)
         return shape, moved
@@ -57,8 +63,12 @@ class Grid(Section):
     def prepared(self, scan: Scan, box: Box | None) -> Preprocessed:
         """The scan on this grid, or a box of it, in the detector's intensities."""
         array, affine = canonical(scan.array, scan.affine, self.axes)
-        volume, moved = resample(array, affine, self.spacing, box, plain=True)
-        scaled: FloatArray = normalize_intensity(volume, self.clip_range)
+        scaled: FloatArray
+        if self.like == "nnU-Net":
+            scaled, moved = cubic_resample(array, cubic_grid(array, affine, self.spacing), self.clip_range, box)
+        else:
+            volume, moved = resample(array, affine, self.spacing, box, plain=True)
+            scaled = normalize_intensity(volume, self.clip_range)
         low, high = self.output_range
         if (low, high) != (0.0, 1.0):
             scaled = scaled * (high - low) + low
@@ -66,12 +76,13 @@ class Grid(Section):
 
 
 class Windows(Section):
-    """The windows that a network sees, and how they are averaged."""
+    """The windows that a network sees, and how they are averaged: as the library lays and weights them."""
 
     patch_size: tuple[Side, Side, Side] = (128, 128, 128)
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
     blending: Literal["gaussian", "constant"] = "gaussian"
     sigma: Annotated[float, Field(gt=0, le=1)] = 0.125  # of the patch size, for `gaussian`
+    like: Library = "MONAI"
 
 
 class MapOutput(Section):

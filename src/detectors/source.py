@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -23,7 +24,7 @@ from ..errors import BadCheckpoint
 from ..model.checkpoint import first_line
 from ..plain_yaml import BadYaml, parse_yaml
 
-__all__ = ["Source", "Weights"]
+__all__ = ["Source", "Weights", "plain_weights"]
 
 Weights = dict[str, torch.Tensor]
 MOST_TEXT = 2**22  # bytes of a description
@@ -31,6 +32,11 @@ MOST_WEIGHTS = 2**32  # bytes of a file of weights
 MOST_FILES = 10_000  # in a zip
 MOST_SHRUNK = 100  # times that a file in a zip may be larger than its compressed form; weights hardly shrink
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network_weights", "net")  # keys under which weights lie
+# NumPy's names in the pickles of nnU-Net's checkpoints.
+NUMBERS = (
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"),
+    *(f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32", "Int64", "Int32", "Bool")),
+)
 TEXTS = (".json", ".yaml", ".yml")
 CONVERT = (
     "it holds Python objects, and unpickling them would run code, so PIVOT ran nothing. If you trust its origin, write "
@@ -129,19 +135,23 @@ class Source:
         Raises:
             BadCheckpoint: it needs unpickling of code, is damaged, or holds no weights.
         """
+        return plain_weights(f"{name} of {self.path}", self.loaded(name))
+
+    def loaded(self, name: str) -> object:
+        """What a `.pth`, `.pt` or `.safetensors` file holds: tensors and plain values; NumPy's numbers are left out.
+
+        Raises:
+            BadCheckpoint: it needs unpickling of code, or is damaged.
+        """
         where, content = f"{name} of {self.path}", self.read(name)
         try:
-            if name.endswith(".safetensors"):
-                found: Any = load_safetensors(content)
-            else:
-                found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return load_safetensors(content) if name.endswith(".safetensors") else _unpickled(content)
         except pickle.UnpicklingError:
             msg = f"{where} is refused: {CONVERT}"
             raise BadCheckpoint(msg) from None
         except (SafetensorError, Exception) as error:  # noqa: BLE001 - a garbled pickle raises anything
             msg = f"{where} is damaged or holds no weights ({first_line(error)})"
             raise BadCheckpoint(msg) from None
-        return _plain(where, found)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[IO[bytes]]:
@@ -159,7 +169,7 @@ class Source:
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
-        """The files in the zip, below the one folder that may hold them all."""
+        """The files in the zip, below the folders that hold them all."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -169,9 +179,15 @@ class Source:
         if fault := _fault(infos):
             msg = f"{self.path} is refused: {fault}"
             raise BadCheckpoint(msg)
-        tops = {info.filename.partition("/")[0] for info in infos}
-        shared = f"{tops.pop()}/" if len(tops) == 1 and all("/" in info.filename for info in infos) else ""
+        shared = _shared([info.filename for info in infos])
         return {info.filename.removeprefix(shared): info for info in infos}
+
+
+def _shared(names: list[str]) -> str:
+    """The folders that hold all of these files, with a slash at the end; empty if there are none."""
+    folders = [name.split("/")[:-1] for name in names]
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))]
+    return "".join(f"{folder}/" for folder in shared)
 
 
 def _fault(infos: list[zipfile.ZipInfo]) -> str | None:
@@ -187,6 +203,24 @@ def _fault(infos: list[zipfile.ZipInfo]) -> str | None:
         if info.file_size > MOST_SHRUNK * info.compress_size + MOST_TEXT:
             return f"{info.filename!r} grows from {info.compress_size} to {info.file_size} bytes"
     return None
+
+
+class _LeftOut:
+    """In place of a number of NumPy or its type, which training logs hold: nothing of NumPy is called."""
+
+    def __init__(self, *_: object) -> None:
+        """Whatever it was made of is dropped."""
+
+    def __setstate__(self, _: object) -> None:
+        """So is its state."""
+
+
+def _unpickled(content: bytes) -> object:
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        with torch.serialization.safe_globals([(_LeftOut, name) for name in NUMBERS]):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _json(text: str) -> Any:  # noqa: ANN401 - whatever it holds
@@ -211,8 +245,12 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _plain(where: str, found: object) -> Weights:
-    """The weights in what was loaded, without wrappers. All of them are finite tensors in memory."""
+def plain_weights(where: str, found: object) -> Weights:
+    """The weights in what was loaded, without wrappers. All of them are finite tensors in memory.
+
+    Raises:
+        BadCheckpoint: there are none, or others.
+    """
     while isinstance(found, Mapping):
         inner = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), None)
         if inner is None:

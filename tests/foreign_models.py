@@ -273,7 +273,7 @@ def save_nnunet(
     from dynamic_network_architectures.architectures import unet  # noqa: PLC0415 - it loads for seconds
 
     config = plans["configurations"]["3d_fullres"]["architecture"]
-    dataset = {
+    dataset: dict[str, Any] = {
         "channel_names": {"0": "CT"},
         "labels": labels or {"background": 0, "lung": 1, "nodule": 2},
         "numTraining": 7,

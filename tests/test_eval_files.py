@@ -100,6 +100,62 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: py
     assert "it is a file" in capsys.readouterr().err
 
 
+class TestSeveral:
+    """Detectors on the same scans, with 40 nodules in 40 scans."""
+
+    @staticmethod
+    def run(folder: Path, found: dict[str, list[int]], *options: str) -> int:
+        """`found`: which scans' nodules each detector marks."""
+        scans = [f"s{number}" for number in range(40)]
+        (folder / "seriesuids.csv").write_text("\n".join(scans) + "\n")
+        (folder / "annotations.csv").write_text("\n".join([FINDING, *(f"{scan},0,0,0,6" for scan in scans)]) + "\n")
+        arguments = [f"--{name}={folder / name}.csv" for name in ("seriesuids", "annotations")]
+        paths = []
+        for name, marked in found.items():
+            paths.append(folder / f"{name}.csv")
+            paths[-1].parent.mkdir(exist_ok=True)
+            lines = ["seriesuid,coordX,coordY,coordZ,probability", *(f"s{number},0,0,0,0.9" for number in marked)]
+            paths[-1].write_text("\n".join(lines) + "\n")
+        return main([*arguments, f"--output={folder / 'out'}", *options, "--predictions", *map(str, paths)])
+
+    def test_differences_are_to_the_first_with_paired_intervals(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        found = {"a": [*range(20)], "b": [*range(24)], "c": [*range(16, 40)]}
+        assert self.run(tmp_path, found, "--bootstraps", "400") == 0
+        comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+        assert comparison["compared_with"] == "a"
+        rows = comparison["detectors"]
+        assert [rows[name]["cpm"] for name in "abc"] == pytest.approx([0.5, 0.6, 0.6])
+        assert "cpm_difference" not in rows["a"]
+        assert [rows[name]["cpm_difference"] for name in "bc"] == pytest.approx([0.1, 0.1])
+        # b finds all that a finds and four more: it is never worse. c finds others, and may be.
+        (low, high), (other_low, other_high) = (rows[name]["cpm_difference_ci95"] for name in "bc")
+        assert 0 <= low < 0.1 < high < 0.25
+        assert other_low < -0.1
+        assert other_high > 0.3
+        for name in found:
+            assert (tmp_path / "out" / name / "froc.json").exists()
+        printed = capsys.readouterr().out
+        assert "CPM minus that of a" in printed
+        assert "b: +0.1000, 95 %" in printed
+
+    def test_the_same_marks_differ_by_nothing(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, {"x/a": [*range(20)], "y/a": [*range(20)]}, "--bootstraps", "50") == 0
+        rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["detectors"]
+        assert rows["a-2"]["cpm_difference_ci95"] == [0, 0]
+
+    def test_without_a_bootstrap_there_is_no_interval(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, {"a": [1], "b": [2, 3]}, "--bootstraps", "0") == 0
+        rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["detectors"]
+        assert rows["b"]["cpm_difference"] == pytest.approx(1 / 40)
+        assert "cpm_difference_ci95" not in rows["b"]
+
+    def test_if_one_is_broken_nothing_is_written(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path, {"a": [1], "b": [99]}) == 2
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", [["--bootstraps", "-1"], ["--seed", "x"]])
 def test_options_must_be_whole_numbers(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"--{name}={tmp_path}" for name in (*GOOD, "output")]

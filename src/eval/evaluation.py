@@ -22,12 +22,16 @@ DRAWN = np.append(np.geomspace(RATES[0], RATES[-1], 61), RATES)
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The curve, its band (rates, low, high; None without a bootstrap), and all figures."""
+    """The curve, its band (rates, low, high; None without a bootstrap), all figures, and the CPM of each draw of scans.
+
+    Evaluations of the same nodules, scans and seed have the same draws.
+    """
 
     curve: Curve
     band: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]] | None
     matched: Matched
     figures: dict[str, Any]
+    drawn: npt.NDArray[np.float64]  # empty without a bootstrap
 
 
 def evaluate(
@@ -75,10 +79,11 @@ def evaluate(
     }
     drawn = by_scans(sweep, DRAWN, bootstraps, seed)
     if not len(drawn):
-        return Evaluation(curve, None, matched, figures)
+        return Evaluation(curve, None, matched, figures, np.empty(0))
     figures |= _intervals(drawn[:, -len(RATES) :], by_nodules(sweep, RATES, bootstraps, seed, nodules.patient))
     figures["bootstrap"] = {"repeats": bootstraps, "seed": seed, "scan_draws_without_nodules": bootstraps - len(drawn)}
-    return Evaluation(curve, (DRAWN[: -len(RATES)], *band(drawn[:, : -len(RATES)])), matched, figures)
+    shown = (DRAWN[: -len(RATES)], *band(drawn[:, : -len(RATES)]))
+    return Evaluation(curve, shown, matched, figures, drawn[:, -len(RATES) :].mean(axis=1))
 
 
 def _score(curve: Curve) -> dict[str, Any]:

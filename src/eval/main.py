@@ -10,35 +10,55 @@ from ..logs import Parser, add_log_options, show_log
 
 __all__ = ["main"]
 
+PREDICTIONS = "CSV of marks, or a folder of *_detections.json; several are compared with the first"
+
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Evaluate, print a table and write `froc.json`, `froc.csv` and `froc.png`. Returns the exit code."""
+    """Evaluate, print a table and write `froc.json`, `froc.csv` and `froc.png`. Returns the exit code.
+
+    Of several detectors each has a folder of its own in the output, and `comparison.json` compares them.
+    """
     options = _parser().parse_args(arguments)
     show_log(options.log)
-    from .evaluation import evaluate  # loads numpy, which `--help` does not need
+    from .comparison import save_comparison, side_by_side  # loads numpy, which `--help` does not need
+    from .evaluation import evaluate
     from .output import save, table
     from .reports import read_reports
     from .tables import read_findings, read_marks, read_series
 
     series = read_series(options.seriesuids)
-    read = read_reports if options.predictions.is_dir() else read_marks
-    result = evaluate(
-        read(options.predictions, series),
-        read_findings(options.annotations, series),
-        len(series),
-        read_findings(options.excluded, series, repeats=True) if options.excluded else None,
-        bootstraps=options.bootstraps,
-        seed=options.seed,
-    )
-    save(result, options.output)
-    print(table(result.figures))
+    nodules = read_findings(options.annotations, series)
+    excluded = read_findings(options.excluded, series, repeats=True) if options.excluded else None
+    names = _names(options.predictions)
+    results = {}
+    for name, path in zip(names, options.predictions, strict=True):
+        marks = (read_reports if path.is_dir() else read_marks)(path, series)
+        results[name] = evaluate(
+            marks, nodules, len(series), excluded, bootstraps=options.bootstraps, seed=options.seed
+        )
+    if len(results) == 1:
+        save(results[names[0]], options.output)
+        print(table(results[names[0]].figures))
+        return
+    for name, result in results.items():
+        save(result, options.output / name)
+    save_comparison(results, options.output)
+    print(side_by_side(results))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, with numbers if two are the same."""
+    stems = [path.resolve().stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{stem}-{number}" for number, stem in enumerate(stems, start=1)]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="pivot evaluate", description="FROC and CPM by the rules of LUNA16.")
     add = parser.add_argument
-    add("--predictions", type=Path, required=True, help="CSV of marks, or a folder of *_detections.json")
+    add("--predictions", type=Path, nargs="+", required=True, help=PREDICTIONS)
     add("--annotations", type=Path, required=True, help="CSV of nodules")
     add("--excluded", type=Path, help="CSV of findings whose marks are neither hits nor false")
     add("--seriesuids", type=Path, required=True, help="the ids of all evaluated scans, one a line")

@@ -193,8 +193,8 @@ class TestParity:
         volume, found = by_pivot(opened(folder), read_scan(path))
         np.testing.assert_allclose(volume, prepared[0].T, atol=2e-4)
         # nnU-Net sums in float16, of which weights near 0, in the corners of the scan, leave few bits.
-        firm = self.weights(volume.shape) > 1e-3
-        assert firm.mean() > 0.9
+        firm = self.weights(volume.shape) > 1e-5
+        assert firm.mean() > 0.85
         np.testing.assert_allclose(found[firm], expected[firm], atol=2e-3)
 
     @staticmethod

@@ -230,7 +230,7 @@ def _train(learner: SegResNet | RetinaNet, samples: Iterator[list[Sample]], seco
             group["lr"] = RATE * share
         optimizer.zero_grad()
         loss = learner.losses(next(samples))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(learner.network.parameters(), CLIP)
         optimizer.step()
         losses.append(float(loss.detach()))

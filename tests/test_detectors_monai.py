@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
 from monai.apps.detection.transforms.dictionary import (
     AffineBoxToWorldCoordinated,
@@ -24,7 +25,7 @@ from monai.transforms import (
 )
 
 from src.config import PeakDetection, load_config
-from src.data.geometry import RAS_TO_LPS, map_points
+from src.data.geometry import RAS_TO_LPS, map_points, spacing_of
 from src.data.loader import read_scan
 from src.data.lungs import Lungs
 from src.detection.boxes import BoxDetector
@@ -35,7 +36,8 @@ from src.detectors.recipe import Foreign
 from src.errors import BadCheckpoint, BadConfig
 from src.inference.main import main
 from src.types import Scan
-from tests.foreign_models import SEGMENTERS, nifti, piece, save_bundle, save_segmenter, turned_scan
+from tests.dicom_files import write
+from tests.foreign_models import SEGMENTERS, nifti, piece, retinanet, save_bundle, save_segmenter, turned_scan
 from tests.small_scans import block, save_nifti
 
 EVERYWHERE = {"model": {"mixed_precision": False}, "inference": {"region": "everything"}}
@@ -47,6 +49,25 @@ def opened(path: Path) -> Foreign:
     found = open_model(path)
     assert isinstance(found, Foreign)
     return found
+
+
+@pytest.fixture(scope="session")
+def nodule(shared_data: Path) -> Scan:
+    """A nodule of 23 mm and what is around it, of a real scan."""
+    scan = read_scan(shared_data / "lidc-idri-0001")
+    inverse = np.linalg.inv(RAS_TO_LPS @ scan.affine)
+    middle = np.rint(map_points(inverse, (56.2, 86.3, -115.9))).astype(int)
+    low = middle - np.rint(14 / np.array(spacing_of(scan.affine))).astype(int)
+    affine = scan.affine.copy()
+    affine[:3, 3] = map_points(scan.affine, low)
+    x, y, z = (slice(a, 2 * m - a) for a, m in zip(low, middle, strict=True))
+    return Scan(np.asarray(scan.array)[x, y, z], affine, "nodule")
+
+
+def both(folder: Path, scan: Scan, name: str) -> tuple[Path, Path]:
+    """The scan as NIfTI, which MONAI reads without ITK, and in another format as well."""
+    path = nifti(scan, folder / "scan.nii.gz")
+    return path, write(folder / "other", name, np.asarray(scan.array, np.int16), scan.affine)
 
 
 def read_by_monai(path: Path, spacing: Any, low: float, high: float) -> Any:  # noqa: ANN401 - MONAI's
@@ -71,17 +92,28 @@ class TestSegmenters:
         side = 64 if kind == "SwinUNETR" else 32  # which its strides ask for
         network = save_segmenter(tmp_path / "model", kind, inference={"patch_size": [side] * 3, "overlap": 0.5})
         path = nifti(turned_scan(piece(), codes), tmp_path / "scan.nii.gz")
+        assert self.windows(network, opened(tmp_path / "model"), path, path) > 1 or side == 64
+
+    @staticmethod
+    def windows(network: Any, model: Foreign, path: Path, own: Path) -> int:  # noqa: ANN401
+        """Check that PIVOT finds in the file `own` what MONAI finds in `path`; how many windows it takes."""
         image = read_by_monai(path, (1.0, 1.0, 1.0), -1000, 400)
-        inferer = SlidingWindowInferer((side, side, side), overlap=0.5, mode="gaussian")
+        inferer = SlidingWindowInferer(model.windows.patch_size, overlap=0.5, mode="gaussian")
         with torch.inference_mode():
             expected = inferer(image[None].as_tensor(), network).softmax(dim=1)[0, 1].numpy()
-        model, scan = opened(tmp_path / "model"), read_scan(path)
-        volume = model.grid.prepared(scan, None)
+        volume = model.grid.prepared(read_scan(own), None)
         np.testing.assert_allclose(volume.affine, image.affine, atol=1e-4)
         found, windows, _ = Segmenter(model, load_config(EVERYWHERE), CPU).probability(volume, None)
-        assert windows > 1 or side == 64
         assert np.ptp(expected) > 0.2
         np.testing.assert_allclose(found, expected, atol=2e-3)
+        return windows
+
+    @pytest.mark.parametrize("codes", ORIENTATIONS)
+    @pytest.mark.parametrize("name", ["a.nii.gz", "a.mhd"])
+    def test_of_a_real_scan_too(self, tmp_path: Path, nodule: Scan, name: str, codes: str) -> None:
+        network = save_segmenter(tmp_path / "model")
+        path, own = both(tmp_path, turned_scan(nodule, codes), name)
+        assert self.windows(network, opened(tmp_path / "model"), path, own) > 1
 
     def test_a_small_scan_is_padded_as_by_monai(self, tmp_path: Path) -> None:
         network = save_segmenter(tmp_path / "model")
@@ -170,11 +202,33 @@ class TestRetinaNet:
     def test_boxes_scores_and_world_coordinates_are_those_of_monai(self, tmp_path: Path, codes: str) -> None:
         network = save_bundle(tmp_path / "bundle")
         path = nifti(turned_scan(piece(26), codes), tmp_path / "scan.nii.gz")
+        self.check(network, opened(tmp_path / "bundle"), path, path)
+
+    @pytest.mark.parametrize("codes", ORIENTATIONS)
+    @pytest.mark.parametrize("name", ["a.nii.gz", "a.mhd"])
+    def test_of_a_real_scan_too(self, tmp_path: Path, nodule: Scan, name: str, codes: str) -> None:
+        network = save_bundle(tmp_path / "bundle")
+        self.check(network, opened(tmp_path / "bundle"), *both(tmp_path, turned_scan(nodule, codes), name))
+
+    def test_a_bare_state_dict_with_a_description_is_the_same(self, tmp_path: Path) -> None:
+        network = retinanet()
+        torch.save({"model": network.state_dict()}, tmp_path / "duke.pth")
+        described = {
+            "model": {"architecture": "RetinaNet", "backbone": "resnet10", "returned_layers": [1, 2]},
+            "preprocessing": {"axes": "RAS", "spacing": [0.703125, 0.703125, 1.25], "clip_range": [-1024, 300]},
+            "inference": {"patch_size": [32, 32, 16], "overlap": 0.25, "blending": "constant"},
+            "output": {"topk_candidates_per_level": 200, "detections_per_img": 50},
+        }
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(described))
+        path = nifti(turned_scan(piece(26), "PSR"), tmp_path / "scan.nii.gz")
+        self.check(network, opened(tmp_path / "duke.pth"), path, path)
+
+    def check(self, network: Any, model: Foreign, path: Path, own_path: Path) -> None:  # noqa: ANN401
+        """Check that PIVOT finds in the file `own_path` what MONAI finds in `path`."""
         image = read_by_monai(path, (0.703125, 0.703125, 1.25), -1024, 300)
         boxes, world, scores = self.by_monai(network, image)
-        model, scan = opened(tmp_path / "bundle"), read_scan(path)
         ready = BoxDetector(model, load_config(EVERYWHERE), CPU)
-        volume = model.grid.prepared(scan, None)
+        volume = model.grid.prepared(read_scan(own_path), None)
         own, sure, windows = ready.boxes(volume)
         assert windows > 1
         assert len(own) == len(boxes) > 10

@@ -1,7 +1,7 @@
 """A trained-model folder of nnU-Net gives through PIVOT what it gives through nnU-Net's own steps.
 
 The steps are written here as nnU-Net describes them, with scikit-image and SciPy. Where nnU-Net itself is installed
-(`uv run --group nnunet pytest tests/test_detectors_nnunet.py`), its own preprocessor and predictor say the same.
+(`uv run --with nnunetv2 pytest tests/test_detectors_nnunet.py`), its own preprocessor and predictor say the same.
 """
 
 import copy
@@ -64,13 +64,14 @@ def by_steps(scan: Scan, plans: dict[str, Any], networks: list[torch.nn.Module])
     for size, side in zip(padded.shape, patch, strict=True):
         count = int(np.ceil((size - side) / (side / 2))) + 1
         starts.append([round((size - side) / max(1, count - 1) * number) for number in range(count)])
-    total, weights = 0.0, np.zeros(padded.shape)
+    total: Any = None
+    weights = np.zeros(padded.shape)
     for corner in itertools.product(*starts):
         window = tuple(slice(start, start + side) for start, side in zip(corner, patch, strict=True))
         with torch.inference_mode():
             seen = torch.from_numpy(padded[window].astype(np.float32))[None, None]
             logits = sum(network(seen)[0].double().numpy() for network in networks) / len(networks)
-        if isinstance(total, float):
+        if total is None:
             total = np.zeros((len(logits), *padded.shape))
         total[(slice(None), *window)] += logits * weight
         weights[window] += weight

@@ -25,7 +25,6 @@ BESIDE = "pivot.yaml"
 WANTED = re.compile(r"nodul|lesion|tumou?r|cancer|metasta", re.IGNORECASE)  # a label that is meant
 READERS = {"NibabelIOWithReorient": "RAS"}  # which turns scans; others leave the axes as they are stored
 STORED = "LPS"  # the axes of most files: DICOM's
-RESAMPLING = "resample_data_or_seg_to_shape"
 SPLINES: dict[str, Any] = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
 MOST_PARENTS = 8  # configurations that inherit from one another
 MARGIN = 20  # voxels that it sees around the lungs
@@ -39,7 +38,7 @@ class _Settings(Section):
     patch_size: tuple[Side, Side, Side]
     spacing: tuple[float, float, float]
     normalization_schemes: tuple[Literal["CTNormalization"]]
-    resampling_fn_data: Literal["resample_data_or_seg_to_shape"] = RESAMPLING
+    resampling_fn_data: Literal["resample_data_or_seg_to_shape"] = "resample_data_or_seg_to_shape"
     resampling_fn_data_kwargs: dict[str, Any] = SPLINES
 
 
@@ -195,7 +194,7 @@ def _channel(dataset: dict[str, Any], wanted: str | None, where: str) -> tuple[i
 
 def _values(label: object) -> list[int]:
     """The numbers of a label or a region; none, if it is neither."""
-    values = label if isinstance(label, list) else [label]
+    values: list[Any] = label if isinstance(label, list) else [label]
     return values if all(type(one) is int and one >= 0 for one in values) else []
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -366,6 +367,19 @@ def test_metrics_and_headers_name_no_scan(api: Api) -> None:
     for answer in (metrics, api.client.get("/nowhere"), api.client.get("/")):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_description_of_the_api_asks_no_other_site(api: Api) -> None:
+    page = api.client.get("/docs")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(named) == 3
+    for name in named:
+        part = api.client.get(f"/{name}")
+        assert (part.status_code, len(part.content) > 50) == (200, True)
+    assert 'url: "openapi.json"' in api.client.get("/docs/start.js").text
+    assert api.client.get("/docs/none.js").status_code == 404
 
 
 def test_openapi_describes_the_form_and_the_problems(api: Api) -> None:

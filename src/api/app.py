@@ -12,9 +12,9 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from .. import __version__
 from ..errors import BadConfig
 from ..quiet import quiet_libraries
-from . import health, review_routes, routes, stream
+from . import followup_routes, health, review_routes, routes, stream
 from .database import open_database
-from .pages import serve_page
+from .pages import serve_docs, serve_page
 from .problems import handle_problems
 from .security import SecurityHeaders
 from .serving import BoundedApp
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             service.close()
 
-    # No documentation pages: they load scripts from other sites.
+    # FastAPI's own documentation pages load scripts from other sites: `pages` has one without.
     app = BoundedApp(
         settings,
         title="PIVOT",
@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.registry = CollectorRegistry()
-    for router in (routes.router, review_routes.router, stream.router, health.router):
+    for router in (routes.router, review_routes.router, followup_routes.router, stream.router, health.router):
         app.include_router(router)
     handle_problems(app)
     app.add_middleware(health.Figures, registry=app.state.registry)
@@ -67,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
+    serve_docs(app)
     serve_page(app)
     return app
 

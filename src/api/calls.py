@@ -33,10 +33,13 @@ __all__ = [
     "ServiceError",
     "cancel",
     "download",
+    "inside",
+    "insist",
     "job",
     "results",
     "submit",
     "submit_study",
+    "url_of",
 ]
 
 JOBS = "/api/v1/inference"
@@ -54,6 +57,7 @@ class Ask:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     files: Callable[[], dict[str, Any]] = dict  # is called for each try
+    content: bytes | None = None  # instead of files
     sink: Path | None = None
 
 
@@ -91,20 +95,20 @@ def submit(scan: str | Path, config: GivenConfig, progress: ByteProgress | None,
         def files() -> dict[str, Any]:
             return {"file": (name, _ProgressFile(file, progress), "application/octet-stream"), **settings}
 
-        answer = yield from _insist(Ask("POST", JOBS, {"Idempotency-Key": key}, files), retries)
+        answer = yield from insist(Ask("POST", JOBS, {"Idempotency-Key": key}, files), retries)
     return str(answer.json()["job_id"])
 
 
 def submit_study(study: str, config: GivenConfig, key: str, retries: int) -> Call[str]:
     """Make the service fetch a study. Returns the job's id."""
     parts = {"study": (None, study), **_config_part(config)}
-    answer = yield from _insist(Ask("POST", JOBS, {"Idempotency-Key": key}, lambda: parts), retries)
+    answer = yield from insist(Ask("POST", JOBS, {"Idempotency-Key": key}, lambda: parts), retries)
     return str(answer.json()["job_id"])
 
 
 def job(number: str, retries: int) -> Call[dict[str, Any]]:
     """The job."""
-    answer = yield from _insist(Ask("GET", _url(number)), retries)
+    answer = yield from insist(Ask("GET", url_of(number)), retries)
     state: dict[str, Any] = answer.json()
     return state
 
@@ -124,7 +128,7 @@ def results(number: str, timeout: float, progress: JobProgress | None, retries: 
             msg = f"the job {number} is {state['status']} ({state['progress']} %) after {timeout:g} s; it continues"
             raise TimeoutError(msg)
         yield Pause(POLL_SECONDS)
-    answer = yield from _insist(Ask("GET", f"{_url(number)}/results"), retries)
+    answer = yield from insist(Ask("GET", f"{url_of(number)}/results"), retries)
     report: dict[str, Any] = answer.json()
     return report
 
@@ -135,36 +139,43 @@ def download(number: str, folder: Path, retries: int, *, scan: bool) -> Call[lis
     if state["status"] != "completed":
         msg = f"the job {number} is {state['status']}, so it has no results yet: wait_for_results first"
         raise _error(state.get("error") or {"status": 409, "detail": msg})
-    listed = yield from _insist(Ask("GET", f"{_url(number)}/files"), retries)
+    listed = yield from insist(Ask("GET", f"{url_of(number)}/files"), retries)
     paths = []
     for file in listed.json()["files"]:
         if scan or file["kind"] != "scan":
-            path = _inside(folder, file["name"])
+            path = inside(folder, file["name"])
             with whole_file(path) as partial:
-                yield from _insist(Ask("GET", file["url"], sink=partial), retries)
+                yield from insist(Ask("GET", file["url"], sink=partial), retries)
             paths.append(path)
     return paths
 
 
 def cancel(number: str, retries: int) -> Call[None]:
     """Cancel or remove the job."""
-    yield from _insist(Ask("DELETE", _url(number)), retries)
+    yield from insist(Ask("DELETE", url_of(number)), retries)
 
 
-def _url(number: str) -> str:
+def url_of(number: str) -> str:
+    """The address of a job."""
     if not (isinstance(number, str) and number.isascii() and number.replace("-", "").isalnum()):
         msg = f"job_id must be what submit_inference returned, not {words_for(number)}"
         raise BadConfig(msg)
     return f"{JOBS}/{number}"
 
 
-def _insist(ask: Ask, retries: int) -> Call[httpx.Response]:
-    """Repeat a request until it is answered, with growing pauses."""
+def insist(ask: Ask, retries: int, *, once: bool = False) -> Call[httpx.Response]:
+    """Repeat a request until it is answered, with growing pauses.
+
+    One that must be carried out only `once` is repeated only after answers that say that it was not.
+    """
+    again = (429, 503) if once else AGAIN
     for past in range(retries + 1):
         came = yield ask
         if isinstance(came, httpx.Response) and came.is_success:
             return came
-        if past == retries or (isinstance(came, httpx.Response) and came.status_code not in AGAIN):
+        refused = isinstance(came, httpx.Response) and came.status_code not in again
+        lost = once and isinstance(came, httpx.TransportError) and not isinstance(came, httpx.ConnectError)
+        if past == retries or refused or lost:
             break
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**past) * random.uniform(0.5, 1)  # noqa: S311 - so that clients do not repeat in step
         yield Pause(max(pause, _retry_after(came)))
@@ -234,7 +245,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         raise BadScan(msg) from None
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """The path of a file in the folder. Names that would leave it are refused."""
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         msg = f"the service names a file {name!r} that would be outside {folder}"

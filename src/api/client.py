@@ -7,6 +7,7 @@ import asyncio
 import time
 import uuid
 import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,7 +16,7 @@ import httpx
 
 from ..errors import BadConfig, BadOutput
 from ..given import path_of, words_for
-from . import calls
+from . import calls, review_calls
 from .calls import Ask, ByteProgress, Call, Came, GivenConfig, JobProgress, Pause, ServiceError
 
 __all__ = ["AsyncInferenceClient", "InferenceClient", "ServiceError"]
@@ -92,6 +93,41 @@ class InferenceClient:
         """
         return self._run(calls.download(job_id, path_of(output_dir, "output_dir", BadOutput), self.retries, scan=scan))
 
+    def review(self, job_id: str) -> dict[str, Any]:
+        """The review of a job, with its `version`, as in `docs/service.md`."""
+        return self._run(review_calls.review(job_id, self.retries))
+
+    def write_review(
+        self, job_id: str, version: int, findings: Sequence[Mapping[str, Any]], comment: str = ""
+    ) -> dict[str, Any]:
+        """Replace findings (as in `docs/service.md`) and comment of a review of this `version`. Returns the new one.
+
+        Raises:
+            ServiceError: the review has another version (412), or a finding is none of the job's.
+        """
+        return self._run(review_calls.write_review(job_id, version, findings, comment, self.retries))
+
+    def add_nodule(self, job_id: str, coordinates_lps: Sequence[float]) -> dict[str, Any]:
+        """Add a nodule at a world point (LPS mm), which the service measures. Returns the new review.
+
+        Raises:
+            BadConfig: these are no coordinates.
+            BadScan: the point is outside of the scan.
+        """
+        return self._run(review_calls.add_nodule(job_id, coordinates_lps, self.retries))
+
+    def download_reviewed(
+        self, job_id: str, output_dir: str | Path, kinds: Sequence[str] = ("json", "csv", "pdf")
+    ) -> list[Path]:
+        """Write the reviewed report into a folder. `kinds` are `json`, `csv`, `pdf`, and of DICOM `sr` and `seg`.
+
+        Raises:
+            BadOutput: the folder cannot be written to.
+            ServiceError: nobody has reviewed the job, or it has no such file.
+        """
+        folder = path_of(output_dir, "output_dir", BadOutput)
+        return self._run(review_calls.download_reviewed(job_id, folder, kinds, self.retries))
+
     def cancel(self, job_id: str) -> None:
         """Cancel a job that has not ended, or remove one that has."""
         self._run(calls.cancel(job_id, self.retries))
@@ -122,7 +158,7 @@ class InferenceClient:
             time.sleep(step.seconds)
             return None
         try:
-            with self._http.stream(step.method, step.url, headers=step.headers, files=step.files() or None) as answer:
+            with self._http.stream(step.method, step.url, **_parts(step)) as answer:
                 if step.sink is None or not answer.is_success:
                     answer.read()
                     return answer
@@ -183,6 +219,27 @@ class AsyncInferenceClient:
         folder = path_of(output_dir, "output_dir", BadOutput)
         return await self._run(calls.download(job_id, folder, self.retries, scan=scan))
 
+    async def review(self, job_id: str) -> dict[str, Any]:
+        """The review of a job; see `InferenceClient.review`."""
+        return await self._run(review_calls.review(job_id, self.retries))
+
+    async def write_review(
+        self, job_id: str, version: int, findings: Sequence[Mapping[str, Any]], comment: str = ""
+    ) -> dict[str, Any]:
+        """Replace a review; see `InferenceClient.write_review`."""
+        return await self._run(review_calls.write_review(job_id, version, findings, comment, self.retries))
+
+    async def add_nodule(self, job_id: str, coordinates_lps: Sequence[float]) -> dict[str, Any]:
+        """Add a nodule to a review; see `InferenceClient.add_nodule`."""
+        return await self._run(review_calls.add_nodule(job_id, coordinates_lps, self.retries))
+
+    async def download_reviewed(
+        self, job_id: str, output_dir: str | Path, kinds: Sequence[str] = ("json", "csv", "pdf")
+    ) -> list[Path]:
+        """Write the reviewed report into a folder; see `InferenceClient.download_reviewed`."""
+        folder = path_of(output_dir, "output_dir", BadOutput)
+        return await self._run(review_calls.download_reviewed(job_id, folder, kinds, self.retries))
+
     async def cancel(self, job_id: str) -> None:
         """Cancel a job that has not ended, or remove one that has."""
         await self._run(calls.cancel(job_id, self.retries))
@@ -214,9 +271,8 @@ class AsyncInferenceClient:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return None
-        request = {"headers": step.headers, "files": step.files() or None}
         try:
-            async with self._http.stream(step.method, step.url, **request) as answer:  # type: ignore[arg-type]
+            async with self._http.stream(step.method, step.url, **_parts(step)) as answer:
                 if step.sink is None or not answer.is_success:
                     await answer.aread()
                     return answer
@@ -226,6 +282,10 @@ class AsyncInferenceClient:
                 return answer
         except httpx.TransportError as error:
             return error
+
+
+def _parts(step: Ask) -> dict[str, Any]:
+    return {"headers": step.headers, "files": step.files() or None, "content": step.content}
 
 
 def _address(url: str) -> str:

@@ -1,12 +1,15 @@
-"""The page at `/`. If it is not built, a text tells how to build it."""
+"""The page at `/`, and the API's description at `/docs`. If the page is not built, a text tells how to build it."""
 
+from importlib.resources import files
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-__all__ = ["STATIC", "serve_page"]
+from .problems import NotFound
+
+__all__ = ["STATIC", "serve_docs", "serve_page"]
 
 STATIC = Path(__file__).parent / "static"
 PLAIN = """<!doctype html>
@@ -27,7 +30,7 @@ npm run build</pre>
 <pre>curl -X POST http://localhost:8000/api/v1/inference -F "file=@scan.nii.gz"
 curl http://localhost:8000/api/v1/inference/{job_id}/results</pre>
 <ul>
-<li><a href="/openapi.json">OpenAPI description</a></li>
+<li><a href="docs">description of the API</a>, <a href="openapi.json">OpenAPI</a></li>
 <li><a href="/api/v1/inference">your jobs</a></li>
 <li><a href="/healthz">health</a>, <a href="/readyz">readiness</a>, <a href="/metrics">metrics</a></li>
 </ul>
@@ -35,6 +38,38 @@ curl http://localhost:8000/api/v1/inference/{job_id}/results</pre>
 </body>
 </html>
 """
+
+
+# Swagger UI sets styles of elements, and has icons in its style sheet.
+DOCS_POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+DOCS_POLICY += "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+DOCS = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>PIVOT API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<body><main id="ui"></main>
+<script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
+</html>
+"""
+START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: null, deepLinking: true});
+"""
+
+
+def serve_docs(app: FastAPI) -> None:
+    """Serve Swagger UI at `/docs`, from the files of a package: it asks no other site."""
+    resources = files("fastapi_swagger.resources")
+    content = {name: resources.joinpath(name).read_bytes() for name in ("swagger-ui.css", "swagger-ui-bundle.js")}
+    content["start.js"] = START.encode()
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(DOCS, headers={"Content-Security-Policy": DOCS_POLICY})
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    def part(name: str) -> Response:
+        if name not in content:
+            msg = "the description of the API has no such file"
+            raise NotFound(msg)
+        return Response(content[name], media_type="text/css" if name.endswith(".css") else "text/javascript")
 
 
 def serve_page(app: FastAPI, folder: Path = STATIC) -> None:

@@ -17,6 +17,7 @@ from ..results.reviewed import findings_to_read, labels_of
 from ..types import NoduleType
 from .database import reviews
 from .problems import BadRequest
+from .schemas import Box
 
 __all__ = ["Added", "Place", "Review", "ReviewIn", "add", "change", "load", "save", "shown"]
 
@@ -80,6 +81,7 @@ class Added(BaseModel):
     coordinates_lps: tuple[float, float, float]
     diameter_mm: Annotated[float | None, Field(description="null: it cannot be segmented")]
     properties: dict[str, float | str | None]
+    outline: Annotated[Box | None, Field(description="its mask; null: it has none")] = None
     by: str
     at: str
 

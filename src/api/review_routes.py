@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import re
 import tempfile
 import time
-from asyncio.subprocess import PIPE
 from collections.abc import Callable, Coroutine
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
@@ -13,7 +13,6 @@ from fastapi import APIRouter, Header, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
-from ..errors import BadScan, PivotError
 from ..results.findings_table import save_findings
 from ..results.output_formatter import rounded
 from ..results.reviewed import reviewed
@@ -21,15 +20,24 @@ from . import review
 from .jobs import Job
 from .problems import Busy, NotFound, Refused
 from .review import Place, Review, ReviewIn
+from .review_work import measured_at, rewritten
 from .routes import NEVER_STORED, Completed, Owner, Served, refusals
-from .storage import SCAN, report_of, scan_id
+from .storage import report_of, scan_id
 from .submission import Service
-from .supervisor import start
 
-__all__ = ["router"]
+__all__ = ["Bounded", "report_of_job", "router"]
 
 BODY_BYTES, BODY_SECONDS = 2**20, 30.0
-MEASURE_SECONDS, GRACE_SECONDS = 300.0, 10.0
+UNSAFE = r'[?"\\]'  # in the name of a file in a header
+Kind = Literal["json", "csv", "pdf", "sr", "seg"]
+TYPES = {
+    "json": ("application/json", ".json"),
+    "csv": ("text/csv", ".csv"),
+    "pdf": ("application/pdf", ".pdf"),
+    "sr": ("application/dicom", "_sr.dcm"),
+    "seg": ("application/dicom", "_seg.dcm"),
+}
+FILES = {"pdf": "report.pdf", "sr": "nodules_sr.dcm", "seg": "nodules_seg.dcm"}
 TRIES = 5  # to add a nodule while others change the review
 
 
@@ -43,6 +51,12 @@ class Outdated(Refused):
     """A change of an earlier version than the present one."""
 
     status = 412
+
+
+class NotReviewed(Refused):
+    """A file of a review that nobody has written."""
+
+    status = 409
 
 
 class Bounded(APIRoute):
@@ -82,7 +96,7 @@ router = APIRouter(prefix="/api/v1/inference/{job_id}/review", route_class=Bound
 async def show_review(response: Response, service: Served, job: Completed) -> Review:
     """The review, with its version as `ETag`."""
     version, content = await service.ask(review.load, service.engine, job.id)
-    return _answer(response, version, content, await _report(service, job))
+    return _answer(response, version, content, await report_of_job(service, job))
 
 
 @router.put("", responses=refusals(404, 409, 412, 413, 428))
@@ -98,7 +112,7 @@ async def write_review(
     if if_match is None:
         msg = "send If-Match with the ETag of the review that you change: GET it first"
         raise NoVersion(msg)
-    report = await _report(service, job)
+    report = await report_of_job(service, job)
     version, old = await service.ask(review.load, service.engine, job.id)
     content = review.change(old, new, report, _name(owner))
     saved = if_match == _tag(version) and await service.ask(review.save, service.engine, job.id, version, content)
@@ -111,8 +125,8 @@ async def write_review(
 @router.post("/nodules", status_code=201, responses=refusals(404, 409, 413, 422))
 async def add_nodule(response: Response, service: Served, job: Completed, owner: Owner, place: Place) -> Review:
     """Add a nodule at a point. The service measures it: what cannot be measured is null."""
-    report = await _report(service, job)
-    measured = rounded(await _measured(service, job, place))
+    report = await report_of_job(service, job)
+    measured = rounded(await measured_at(service, job, place))
     for _ in range(TRIES):
         version, old = await service.ask(review.load, service.engine, job.id)
         content = review.add(old, measured, _name(owner))
@@ -122,16 +136,25 @@ async def add_nodule(response: Response, service: Served, job: Completed, owner:
     raise Busy(msg, retry_after=1)
 
 
-@router.get("/reviewed.{kind}", responses=refusals(404, 409), response_class=Response)
-async def reviewed_report(service: Served, job: Completed, kind: Literal["json", "csv"]) -> Response:
-    """The report with the review, for download."""
-    _, content = await service.ask(review.load, service.engine, job.id)
-    report = reviewed(await _report(service, job), content)
-    text = json.dumps(report, indent=1, allow_nan=False) if kind == "json" else await asyncio.to_thread(_table, report)
+@router.get("/reviewed.{kind}", responses=refusals(404, 409, 422), response_class=Response)
+async def reviewed_report(service: Served, job: Completed, kind: Kind) -> Response:
+    """The report with the review, for download. `sr` and `seg` are DICOM objects, of jobs that asked for them."""
+    version, content = await service.ask(review.load, service.engine, job.id)
+    report = reviewed(await report_of_job(service, job), content)
+    if kind == "json":
+        body: str | bytes = json.dumps(report, indent=1, allow_nan=False)
+    elif kind == "csv":
+        body = await asyncio.to_thread(_table, report)
+    elif version == 0:
+        msg = "nobody has reviewed this job: its own files hold the same"
+        raise NotReviewed(msg)
+    else:
+        body = await rewritten(service, job, report, FILES[kind])
+    media, ending = TYPES[kind]
     # The name of the scan stands in the response alone: addresses get into logs.
-    name = f"{scan_id(job.file)}_reviewed.{kind}".encode("ascii", "replace").decode().replace('"', "").replace("?", "_")
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', **NEVER_STORED}
-    return Response(text, media_type="application/json" if kind == "json" else "text/csv", headers=headers)
+    name = f"{scan_id(job.file)}_reviewed{ending}".encode("ascii", "replace").decode()
+    headers = {"Content-Disposition": f'attachment; filename="{re.sub(UNSAFE, "_", name)}"', **NEVER_STORED}
+    return Response(body, media_type=media, headers=headers)
 
 
 def _table(report: dict[str, Any]) -> str:
@@ -141,41 +164,8 @@ def _table(report: dict[str, Any]) -> str:
         return path.read_text(encoding="utf-8")
 
 
-async def _measured(service: Service, job: Job, place: Place) -> dict[str, Any]:
-    """The nodule at the place, measured in a confined process; one at a time."""
-    folder = service.settings.jobs / job.id
-    scans = [path for path in (folder / str(job.result) / SCAN).glob("*") if path.is_file()]
-    if not scans:
-        msg = "the scan of this job is not there any more"
-        raise NotFound(msg)
-    if service.measuring.locked():
-        msg = "another nodule is being measured: try again"
-        raise Busy(msg, retry_after=2)
-    async with service.measuring:
-        return await _run_measure(scans[0], place, folder, service.settings.memory)
-
-
-async def _run_measure(scan: File, place: Place, folder: File, memory: int | None) -> dict[str, Any]:
-    """The answer of the process that measures (`measure.py`)."""
-    options = [f"--place={','.join(map(repr, place.coordinates_lps))}", f"--scratch={folder}"]
-    options += [f"--seconds={MEASURE_SECONDS}", *([f"--memory={memory}"] if memory else [])]
-    process = await start("measure", str(scan), *options, stdout=PIPE)
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), MEASURE_SECONDS + GRACE_SECONDS)
-        answer = json.loads(output)
-    except (TimeoutError, ValueError):
-        msg = "the process that measured the nodule died, or took too long"
-        raise PivotError(msg) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if error := answer.get("error"):
-        raise (BadScan if error["kind"] == "BadScan" else PivotError)(error["message"])
-    measured: dict[str, Any] = answer["nodule"]
-    return measured
-
-
-async def _report(service: Service, job: Job) -> dict[str, Any]:
+async def report_of_job(service: Service, job: Job) -> dict[str, Any]:
+    """The report of a completed job, as the search left it."""
     try:
         content = await asyncio.to_thread(report_of(service.settings.jobs, job).read_bytes)
     except FileNotFoundError:  # deleted since the job was found

@@ -14,7 +14,7 @@ from .jobs import Job, State
 from .problems import NotCompleted, NotFound
 from .schemas import PREFIX, FileList, FileOut, JobList, JobOut, Limits, Outlines, Problem
 from .security import owner_of
-from .storage import OUTLINES, SUFFIXES, artifacts, remove, report_of
+from .storage import OUTLINES, PREVIEW, SUFFIXES, artifacts, remove, report_of
 from .submission import Service, arriving, queue
 from .uploads import FORM, read_form
 
@@ -151,6 +151,19 @@ def outlines(service: Served, job: Completed) -> Outlines:
         msg = "the job was removed, or an earlier release made it, without outlines"
         raise NotFound(msg) from None
     return Outlines.model_validate_json(content)
+
+
+@router.get(
+    "/inference/{job_id}/preview",
+    response_class=FileResponse,
+    responses={**refusals(404, 409), 204: {"description": "the scan is small: load it"}},
+)
+def preview(service: Served, job: Completed) -> Response:
+    """A coarse image of a large scan (NIfTI), for viewers to show while they load the scan."""
+    path = service.settings.jobs / job.id / str(job.result) / PREVIEW
+    if not path.is_file():
+        return Response(status_code=204, headers=NEVER_STORED)
+    return FileResponse(path, media_type="application/octet-stream", headers=NEVER_STORED)
 
 
 @router.get("/inference/{job_id}/files", responses=refusals(404))

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .jobs import Job, State
 from .storage import Artifact, scan_id
 
-__all__ = ["PREFIX", "FileList", "FileOut", "JobList", "JobOut", "Limits", "Outlines", "Problem", "message"]
+__all__ = ["PREFIX", "Box", "FileList", "FileOut", "JobList", "JobOut", "Limits", "Outlines", "Problem", "message"]
 
 PREFIX = "/api/v1/inference"
 ID = "0199f3a2c4d87b1e9c3f5a6b7d8e9f01"
@@ -140,16 +140,21 @@ class FileList(BaseModel):
     files: list[FileOut]
 
 
-class Outline(BaseModel):
-    """The mask of the finding with this number, from 1: a box of voxels from the index `origin` on.
+class Box(BaseModel):
+    """A mask: a box of voxels from the index `origin` on.
 
     `bits` are base64: one bit for each voxel, the last axis fastest, the highest bit of a byte first.
     """
 
-    number: int
     origin: tuple[int, int, int]
     shape: tuple[int, int, int]
     bits: str
+
+
+class Outline(Box):
+    """The mask of the finding with this number, from 1."""
+
+    number: int
 
 
 class Outlines(BaseModel):

@@ -16,7 +16,9 @@ from .jobs import Job
 __all__ = [
     "OUTLINES",
     "PATIENT",
+    "PREVIEW",
     "SCAN",
+    "SERIES",
     "STUDY",
     "SUFFIXES",
     "Artifact",
@@ -36,8 +38,10 @@ STUDY = ".study"  # instead of a scan, a StudyInstanceUID to fetch
 SUPPORTED = ", ".join(SUFFIXES)
 LONGEST = 150  # bytes of a name; the results' names are longer, and file systems take 255
 SCAN = "scan"  # subfolder with the scan as NIfTI
+SERIES = ".series"  # subfolder with the DICOM series, of a job with DICOM objects: a reviewed report refers to it
 PATIENT = ".patient.json"  # beside the upload: what is said of the patient
 OUTLINES = ".outlines.json"  # the masks, for the page
+PREVIEW = ".preview.nii"  # a coarse image of the scan, for the page
 KINDS = {"detections.csv": "table"}  # for all others it is the name up to the first dot
 TYPES = {".gz": "application/gzip", ".nii": "application/octet-stream", ".npy": "application/octet-stream"}
 

@@ -7,7 +7,6 @@ Usually the server starts the workers. With `PIVOT_DEVICES=none` you start any n
 import argparse
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -18,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import nibabel
 from sqlalchemy.exc import DBAPIError
 
 from ..config import Config, load_config
@@ -31,13 +29,13 @@ from ..results.outlines import save_outlines
 from ..runs import confined
 from ..runs.outputs import check_outputs, write_outputs
 from ..sandbox import UNCONFINED, can_confine
-from ..types import Scan
 from . import jobs
 from .database import open_database
 from .jobs import Job
+from .keep import keep_preview, keep_scan, keep_series
 from .problems import problem
 from .settings import Settings, load_settings
-from .storage import OUTLINES, PATIENT, SCAN, STUDY, remove, scan_id, tidy
+from .storage import OUTLINES, PATIENT, PREVIEW, SCAN, SERIES, STUDY, remove, tidy
 from .workers import Heartbeat
 
 __all__ = ["Worker", "main", "prepare", "start_log"]
@@ -126,7 +124,10 @@ class Worker:
         results = pipeline.predict(scan, progress=turn.windows, patient=patient if patient.exists() else None)
         turn.check()
         results_folder = folder / str(job.lease)
-        _keep_scan(scan, upload, results_folder / SCAN)
+        keep_scan(scan, upload, results_folder / SCAN)
+        keep_preview(scan, results_folder / PREVIEW)
+        if config.output.dicom:
+            keep_series(source, results_folder / SERIES)
         save_outlines(scan, results, results_folder / OUTLINES)
         export = partial(confined.export_objects, bounds)
         write_outputs(scan, results, config, results_folder, seconds, source, export)
@@ -214,18 +215,6 @@ def persistently(action: Callable[[], T]) -> T:
 
 def _scratch(job: Job) -> str:
     return f"{job.lease}.tmp"
-
-
-def _keep_scan(scan: Scan, upload: Path, folder: Path) -> None:
-    """Keep the scan as NIfTI, for viewers. If the upload is NIfTI, it is linked."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if upload.name.endswith((".nii", ".nii.gz")):
-        try:
-            os.link(upload, folder / upload.name)
-        except OSError:  # a file system without links
-            shutil.copyfile(upload, folder / upload.name)
-    else:
-        nibabel.save(nibabel.Nifti1Image(scan.array, scan.affine), folder / f"{scan_id(upload.name)}.nii.gz")
 
 
 def _log_failure(job: Job, error: Exception) -> None:

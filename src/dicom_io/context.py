@@ -17,12 +17,12 @@ from ..data.slices import Slice
 from ..data.stacks import Stack
 from ..errors import BadScan
 from ..quiet import quiet_libraries
-from ..types import Detection, Results
+from ..types import Detection, Results, Shape3
 
 if TYPE_CHECKING:
     from highdicom.base import SOPClass  # importing it takes as long as reading a scan
 
-__all__ = ["MANUFACTURER", "Context", "check_series", "nodule_name", "open_context"]
+__all__ = ["MANUFACTURER", "Context", "check_series", "nodule_name", "open_context", "shape_of"]
 
 MANUFACTURER = "PIVOT"
 SERIES_NUMBERS = {"SR": 9001, "SEG": 9002, "PM": 9003, "SC": 9004, "PDF": 9005, "RTSTRUCT": 9006, "KO": 9007}
@@ -163,8 +163,19 @@ def open_context(stack: Stack, results: Results) -> Context:
         original=original,
         results=results,
         identity=identity,
-        when=datetime.fromisoformat(results["timestamp"]).astimezone().replace(tzinfo=None),  # local, as DICOM has it
+        when=datetime.fromisoformat(_made(results)).astimezone().replace(tzinfo=None),  # local, as DICOM has it
     )
+
+
+def _made(results: Results) -> str:
+    """When the results were made; of a reviewed report, when the reader changed it last."""
+    return str(results.get("review", {}).get("at") or results["timestamp"])
+
+
+def shape_of(results: Results) -> Shape3:
+    """The voxels of the scan along each axis; a reviewed report has no heatmap that would tell."""
+    x, y, z = results["metadata"].get("shape") or results["heatmap"].shape
+    return int(x), int(y), int(z)
 
 
 def nodule_name(nodule: Detection) -> str:
@@ -208,9 +219,9 @@ def _check_shared(name: str, values: set[str], *, needed: bool) -> None:
 
 
 def _check_results(headers: Sequence[Dataset], results: Results) -> None:
-    shape = [int(headers[0].Columns), int(headers[0].Rows), len(headers)]
-    if shape != list(results["heatmap"].shape):
-        msg = f"the results are of another scan: it has {list(results['heatmap'].shape)} voxels, the series has {shape}"
+    shape, theirs = [int(headers[0].Columns), int(headers[0].Rows), len(headers)], list(shape_of(results))
+    if shape != theirs:
+        msg = f"the results are of another scan: it has {theirs} voxels, the series has {shape}"
         raise BadScan(msg)
     if headers[0].SeriesInstanceUID != results["metadata"]["series_uid"]:
         msg = "the results are of another series: give the series that was searched"
@@ -230,7 +241,8 @@ def _identity(headers: Sequence[Dataset], results: Results) -> str:
     config = about["config"]
     how = {key: config["inference"][key] for key in ("mode", "patch_size", "stride", "overlap", "blending", "tta")}
     images = sorted(str(header.SOPInstanceUID) for header in headers)
-    found = _rounded([images, how, config["post_processing"], results["detections"]])
+    review = [results["review"]] if "review" in results else []
+    found = _rounded([images, how, config["post_processing"], results["detections"], *review])
     return json.dumps([about["versions"]["pivot"], about["checkpoint"]["sha256"], found], sort_keys=True)
 
 

@@ -9,7 +9,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from ..results.found import COLOURS
 from ..types import Detection, NoduleMask
 from .codes import ABNORMAL, DEEP_LEARNING, LUNG, NODULE
-from .context import MANUFACTURER, Context, nodule_name
+from .context import MANUFACTURER, Context, nodule_name, shape_of
 
 __all__ = ["segmentation", "segmented"]
 
@@ -42,7 +42,7 @@ def segmentation(context: Context) -> Segmentation | None:
 def _frames(context: Context, masks: list[NoduleMask]) -> tuple[list[int], npt.NDArray[np.bool_]]:
     """The slices that any mask touches, and their (slices, rows, columns, segments) pixels."""
     slices = sorted({mask.origin[2] + z for mask in masks for z in range(mask.voxels.shape[2])})
-    columns, rows, _ = context.results["heatmap"].shape
+    columns, rows, _ = shape_of(context.results)
     frames = np.zeros((len(slices), rows, columns, len(masks)), dtype=bool)
     for segment, (voxels, (x, y, z)) in enumerate(masks):
         first = slices.index(z)

@@ -17,6 +17,7 @@ from highdicom.sr import (
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
     ObserverContext,
+    PersonObserverIdentifyingAttributes,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     ReferencedSegment,
@@ -30,6 +31,7 @@ from highdicom.sr import (
 from pydicom.sr.codedict import codes
 
 from ..results.conclusion import NONE_FOUND
+from ..results.reviewed import rejected_in_words, verdict_in_words
 from ..types import Detection
 from .codes import (
     ABSENT,
@@ -63,7 +65,8 @@ Group = (
 def measurement_report(context: Context, seg: Segmentation | None) -> Comprehensive3DSR:
     """One measurement group for each nodule and mass; where there is none, one that says so.
 
-    A nodule with a mask refers to its segment in `seg` (TID 1411); any other is a point (TID 1410).
+    A nodule with a mask refers to its segment in `seg` (TID 1411); any other is a point (TID 1410). Of a reviewed
+    report each group says what the reader said of it, and the report what was rejected.
     """
     numbers = {nodule["id"]: number for number, (nodule, _) in enumerate(segmented(context), 1)}
     nodules = [*context.results["detections"], *context.results["masses"]]
@@ -74,13 +77,18 @@ def measurement_report(context: Context, seg: Segmentation | None) -> Comprehens
         imaging_measurements=groups,
         title=REPORT,
     )
+    review: Mapping[str, Any] = context.results.get("review", {"findings": []})
+    report[0].ContentSequence.extend(_comment(f"Rejected by a reader: {text}.") for text in rejected_in_words(review))
     evidence = [*context.images, *([seg] if seg else [])]
     made = Comprehensive3DSR(evidence=evidence, content=report, is_complete=True, **context.common("SR"))
-    return context.finished(made)
+    made = context.finished(made)
+    if not str(review).isascii():  # readers write in any language
+        made.SpecificCharacterSet = "ISO_IR 192"
+    return made
 
 
 def _observer(context: Context) -> ObservationContext:
-    """The program and the model as observer; no person has reviewed the report."""
+    """The program and the model as observer, and the reader who reviewed the report last, if any."""
     pivot, model = context.versions
     device = DeviceObserverIdentifyingAttributes(
         uid=context.uid("device"),
@@ -89,9 +97,17 @@ def _observer(context: Context) -> ObservationContext:
         model_name=f"{pivot}, {model}",
         serial_number=context.results["metadata"]["checkpoint"]["sha256"][:16],
     )
+    reader = context.results.get("review", {}).get("by")
+    person = reader and ObserverContext(codes.DCM.Person, PersonObserverIdentifyingAttributes(name=_as_name(reader)))
     return ObservationContext(
-        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+        observer_person_context=person or None,
+        observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device),
     )
+
+
+def _as_name(reader: str) -> str:
+    """The name of a reader's key as a person's name: the letters that have a meaning in DICOM are replaced."""
+    return "".join("_" if letter in "\\^=" or not letter.isprintable() else letter for letter in reader)[:64]
 
 
 def _none(context: Context) -> Group:
@@ -149,7 +165,9 @@ def _measurements(nodule: Detection) -> Iterator[Measurement]:
         value = values[key]
         if isinstance(value, float):
             yield Measurement(name=name, value=round(value, 2), unit=unit)
-    yield Measurement(name=CERTAINTY, value=round(100 * nodule["confidence"], 2), unit=PERCENT)
+    confidence: float | None = nodule["confidence"]  # None of a nodule that a reader added
+    if confidence is not None:
+        yield Measurement(name=CERTAINTY, value=round(100 * confidence, 2), unit=PERCENT)
     score = nodule["triage"]["malignancy_score"]
     if score is not None:
         yield Measurement(name=SUSPICION, value=round(100 * score, 2), unit=PERCENT)
@@ -166,7 +184,9 @@ def _lung_rads(nodule: Detection) -> Mapping[str, Any]:
 
 
 def _remarks(nodule: Detection) -> Iterator[str]:
-    """Remarks on the limits of the numbers."""
+    """What a reader said, and remarks on the limits of the numbers."""
+    if "review" in nodule:
+        yield f"Review: {verdict_in_words(nodule)}."
     location = nodule.get("location")
     if location and location["side"]:
         third = f", {location['third']} third" if location["third"] else ""

@@ -67,9 +67,10 @@ def compare(
     interval: Interval,
     patient: Patient,
     notes: Sequence[str] = (),
+    fit: Registration | None = None,
 ) -> Comparison:
-    """What became of every nodule and mass."""
-    fit = register(baseline.lungs, followup.lungs)
+    """What became of every nodule and mass; `fit` is the registration of the scans, if it is known already."""
+    fit = fit or register(baseline.lungs, followup.lungs)
     followed = _follow(baseline, followup, fit)
     for number, one in enumerate(followed):
         one["number"] = number

@@ -7,10 +7,11 @@ from ..data.arrays import GivenScan, as_array
 from ..data.geometry import canonical, map_points, spacing_of
 from ..errors import BadScan
 from ..given import number_of, numbers_of
-from ..types import Affine, Properties, Vec3
+from ..types import Affine, NoduleMask, Properties, Scan, Vec3
 from .nodule_properties import segment_and_measure
+from .segmentation import Segmentation
 
-__all__ = ["extract_properties"]
+__all__ = ["extract_properties", "measured_at"]
 
 GUESSES = (8.0, 5.0, 13.0, 20.0)  # mm, where no diameter is given
 MOST_GUESS = 300.0  # mm
@@ -48,7 +49,7 @@ def extract_properties(
         x, y, z = (float(value) for value in index * spacing_of(turned))
         scan, spacing, axial_axis = array, spacing_of(turned), 2
     if diameter is None:
-        found = _of_unknown_size(scan, (x, y, z), spacing, axial_axis)
+        found = _of_unknown_size(scan, (x, y, z), spacing, axial_axis)[0]
     else:
         known = number_of(diameter, "diameter", 0, MOST_GUESS)
         found = segment_and_measure(scan, (x, y, z), known, spacing, axial_axis)[0]
@@ -56,12 +57,26 @@ def extract_properties(
     return {**found, **unknown}  # type: ignore[typeddict-item]
 
 
-def _of_unknown_size(scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, axial_axis: int) -> Properties:
-    """The properties of the nodule of a mark without a diameter: those of the guess that they fit best."""
-    tried = {guess: segment_and_measure(scan, point, guess, spacing, axial_axis)[0] for guess in GUESSES}
+def measured_at(scan: Scan, coordinates: Vec3) -> tuple[Properties, NoduleMask | None]:
+    """The properties of the nodule at a point of a scan, as `extract_properties` gives them, and its mask.
+
+    What is unknown is None; so is the mask of a nodule without a clear boundary.
+    """
+    array, affine = canonical(scan.array, scan.affine)
+    spacing, turn = spacing_of(affine), np.linalg.inv(scan.affine) @ affine
+    x, y, z = map_points(np.linalg.inv(turn), np.divide(coordinates, scan.spacing)) * spacing
+    properties, body = _of_unknown_size(array, (float(x), float(y), float(z)), spacing, 2)
+    return properties, None if body is None else body.on_grid(turn)
+
+
+def _of_unknown_size(
+    scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, axial_axis: int
+) -> tuple[Properties, Segmentation | None]:
+    """The properties and the body of the nodule of a mark without a diameter: those of the guess that they fit best."""
+    tried = {guess: segment_and_measure(scan, point, guess, spacing, axial_axis) for guess in GUESSES}
 
     def misfit(guess: float) -> float:
-        measured = tried[guess]["effective_diameter_mm"]
+        measured = tried[guess][0]["effective_diameter_mm"]
         return np.inf if not measured else abs(float(np.log(measured / guess)))
 
     return tried[min(tried, key=misfit)]

@@ -1,31 +1,44 @@
 """The findings' masks for the page: small boxes of bits, so that it needs no volume of labels."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..files import write_json
-from ..types import Results, Scan
+from ..types import NoduleMask, Results, Scan
 from .found import findings_of
 
-__all__ = ["save_outlines"]
+__all__ = ["mask_in", "packed", "save_outlines"]
+
+
+def packed(mask: NoduleMask) -> dict[str, Any]:
+    """A mask as JSON: the index of its first voxel (`origin`), its `shape`, and its voxels as base64 (`bits`).
+
+    There is one bit for each voxel, the last axis fastest, the highest bit of a byte first.
+    """
+    bits = base64.b64encode(np.packbits(mask.voxels).tobytes()).decode()
+    return {"origin": [int(index) for index in mask.origin], "shape": list(mask.voxels.shape), "bits": bits}
+
+
+def mask_in(outline: Mapping[str, Any]) -> NoduleMask:
+    """The mask that `packed` packed.
+
+    Raises:
+        ValueError: its parts do not fit each other.
+    """
+    a, b, c = (int(size) for size in outline["shape"])
+    x, y, z = (int(index) for index in outline["origin"])
+    bits = np.frombuffer(base64.b64decode(outline["bits"], validate=True), np.uint8)
+    if min(a, b, c) < 1 or min(x, y, z) < 0 or bits.size != -(-a * b * c // 8):
+        msg = "no mask: its size and its voxels contradict each other"
+        raise ValueError(msg)
+    return NoduleMask(np.unpackbits(bits, count=a * b * c).reshape(a, b, c).astype(bool), (x, y, z))
 
 
 def save_outlines(scan: Scan, results: Results, path: Path) -> None:
-    """Write the masks of all findings that have one.
-
-    `affine` maps voxels to RAS+ mm. A mask has the finding's `number`, the index of its first voxel (`origin`), its
-    `shape`, and its voxels as base64: one bit each, the last axis fastest, the highest bit of a byte first.
-    """
-    masks = [
-        {
-            "number": one.number,
-            "origin": [int(index) for index in one.mask.origin],
-            "shape": list(one.mask.voxels.shape),
-            "bits": base64.b64encode(np.packbits(one.mask.voxels).tobytes()).decode(),
-        }
-        for one in findings_of(results)
-        if one.mask is not None
-    ]
+    """Write the masks of all findings that have one, with the finding's `number`; `affine` maps voxels to RAS+ mm."""
+    masks = [{"number": one.number, **packed(one.mask)} for one in findings_of(results) if one.mask is not None]
     write_json({"affine": scan.affine.tolist(), "masks": masks}, path)

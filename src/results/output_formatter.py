@@ -153,8 +153,8 @@ def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:
     return heatmap
 
 
-def load_report(path: str | Path) -> Report:
-    """The content of a `*_detections.json`.
+def load_report(path: str | Path, *, reviewed: bool = False) -> Report:
+    """The content of a `*_detections.json`, or of a `*_reviewed.json` where `reviewed` ones are allowed.
 
     Raises:
         BadOutput: no such file, or not written by PIVOT.
@@ -174,7 +174,7 @@ def load_report(path: str | Path) -> Report:
     if not isinstance(report["metadata"], dict):
         msg = f"{path} is not a detections file of PIVOT: its metadata is no mapping"
         raise BadOutput(msg)
-    as_detections(report["detections"], str(path))
+    as_detections(report["detections"], str(path), reviewed=reviewed)
     report["masses"] = as_detections(report.get("masses") or [], str(path))
     report.setdefault("candidates", [])
     result: Report = report
@@ -234,8 +234,10 @@ def load_detections(path: str | Path) -> list[Detection]:
     return load_report(path)["detections"]
 
 
-def as_detections(listed: object, where: str, *, measured: bool = True) -> list[Detection]:
+def as_detections(listed: object, where: str, *, measured: bool = True, reviewed: bool = False) -> list[Detection]:
     """A list of detections, after a look at what it holds; those that are not `measured` may lack a diameter.
+
+    If `reviewed`, a nodule that a reader added may lack its confidence and its diameter.
 
     Raises:
         BadOutput: something else; the message begins with `where`.
@@ -249,14 +251,16 @@ def as_detections(listed: object, where: str, *, measured: bool = True) -> list[
         if not isinstance(detection, Mapping) or not set(needed) <= set(detection):
             msg = f"{where}: detections[{position}] lacks {', '.join(needed[:-1])} or {needed[-1]}; it is not PIVOT's"
             raise BadOutput(msg)
-        _check_numbers(detection, f"{where}: detections[{position}]", measured=measured)
+        own = reviewed and "review" in detection and detection["confidence"] is None
+        _check_numbers(detection, f"{where}: detections[{position}]", measured=measured and not own, sure=not own)
     return detections
 
 
-def _check_numbers(detection: Mapping[str, Any], where: str, *, measured: bool) -> None:
+def _check_numbers(detection: Mapping[str, Any], where: str, *, measured: bool, sure: bool) -> None:
     try:
         numbers_of(detection["coordinates"], "coordinates")
-        number_of(detection["confidence"], "confidence", 0, 1)
+        if sure:
+            number_of(detection["confidence"], "confidence", 0, 1)
         diameter = detection.get("diameter_mm")
         if measured and diameter is None:
             msg = "diameter_mm is not known: measure it with extract_properties, and set it first"

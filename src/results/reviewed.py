@@ -1,13 +1,16 @@
 """A report with a reader's review: what the reader accepted, corrected and added."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .found import number_of_finding
 
-__all__ = ["findings_to_read", "labels_of", "reviewed"]
+__all__ = ["findings_to_read", "labels_of", "rejected_in_words", "reviewed", "verdict_in_words"]
 
 ADDED = "marked by a reader: the network gives no confidence, and so no score"
+CORRECTED = "a reader corrected the type: the guideline was applied to the measured one"
+CHANGED = "a reader changed the findings: the category was given before"
+NONE_LEFT = "No nodule is left after the review. This does not mean that there is none."
 
 
 def findings_to_read(report: Mapping[str, Any]) -> list[str]:
@@ -24,18 +27,19 @@ def labels_of(report: Mapping[str, Any], added: Sequence[Mapping[str, Any]]) -> 
 def reviewed(report: Mapping[str, Any], review: Mapping[str, Any]) -> dict[str, Any]:
     """The report as the reader sees it. Only what was rejected is left out of `detections` and `masses`.
 
-    A corrected type takes the place of the measured one. Nodules that the reader added follow the others; their
-    confidence is null. Each finding has its verdict as `review`, which is null where there is none: it was not read.
-    `review` of the report holds the review, with what was rejected and accepted candidates.
+    A corrected type takes the place of the measured one, and the guidelines of that finding are null. Nodules that the
+    reader added follow the others; their confidence is null. Each finding has its verdict as `review`, which is null
+    where there is none: it was not read. `review` of the report holds the review, with what was rejected and accepted
+    candidates. The summary says what the reader changed; the examination has no category if that may change it.
     """
     verdicts = {one["finding"]: one for one in review["findings"]}
 
     def read(found: Mapping[str, Any], label: str) -> dict[str, Any]:
         verdict = verdicts.get(label)
-        properties = found["properties"]
-        if verdict and verdict["nodule_type"]:
-            properties = {**properties, "nodule_type": verdict["nodule_type"]}
-        return {**found, "properties": properties, "review": verdict}
+        if not (verdict and verdict["nodule_type"]):
+            return {**found, "review": verdict}
+        properties = {**found["properties"], "nodule_type": verdict["nodule_type"]}
+        return {**found, "properties": properties, **_without_guidelines(found), "review": verdict}
 
     def kept(kind: str, first: int) -> list[dict[str, Any]]:
         named = [(one, str(number_of_finding(one, first + rank))) for rank, one in enumerate(report[kind])]
@@ -48,7 +52,66 @@ def reviewed(report: Mapping[str, Any], review: Mapping[str, Any]) -> dict[str, 
         for rank, one in enumerate(review["added"])
         if not _is_rejected(verdicts.get(one["finding"]))
     ]
-    return {**report, "detections": [*detections, *added], "masses": masses, "review": dict(review)}
+    left = {"detections": [*detections, *added], "masses": masses}
+    return {**report, **left, "summary": _summary(report, left, verdicts, len(added)), "review": dict(review)}
+
+
+def verdict_in_words(found: Mapping[str, Any]) -> str:
+    """What a reader said of a finding of a reviewed report, with who and when."""
+    verdict = found.get("review")
+    if not verdict or not (verdict["verdict"] or verdict["nodule_type"] or verdict["comment"]):
+        return "not read: no reader has confirmed it"
+    told = "added by the reader" if found["confidence"] is None else (verdict["verdict"] or "no verdict")
+    kind = f", type corrected to {verdict['nodule_type']}" if verdict["nodule_type"] else ""
+    return f"{told}{kind}{_signed(verdict)}"
+
+
+def rejected_in_words(review: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader rejected, by label, with the reason, who and when."""
+    for one in review["findings"]:
+        if _is_rejected(one):
+            yield f"{one['finding']}: {one['reason']}{_signed(one)}"
+
+
+def _signed(verdict: Mapping[str, Any]) -> str:
+    printable = "".join(letter if letter.isprintable() else " " for letter in verdict["comment"]).strip()
+    return f" ({verdict['by']}, {verdict['at']})" + (f": {printable}" if printable else "")
+
+
+def _summary(
+    report: Mapping[str, Any],
+    left: Mapping[str, Sequence[Mapping[str, Any]]],
+    verdicts: Mapping[str, Mapping[str, Any]],
+    added: int,
+) -> dict[str, Any]:
+    """The summary of what is left: what the search said stands behind what the reader said."""
+    summary, asked = dict(report["summary"]), findings_to_read(report)
+    said = [verdicts[label]["verdict"] for label in asked if label in verdicts]
+    if not verdicts and not added:
+        return summary
+    accepted, rejected = said.count("accepted"), said.count("rejected")
+    unread = len(asked) - accepted - rejected
+    count = len(left["detections"]) + len(left["masses"])
+    words = [f"{count} finding{'s' * (count != 1)} after the review." if count else NONE_LEFT]
+    words += [f"Of {len(asked)} found: {accepted} accepted, {rejected} rejected, {unread} not read. Added: {added}."]
+    before = str(summary.get("conclusion") or "")
+    summary |= {"num_detections": len(left["detections"])}
+    summary |= {"conclusion": " ".join([*words, *([f"The search said: {before}"] if before else [])])}
+    corrected = any(verdicts[label]["nodule_type"] for label in asked if label in verdicts)
+    if summary.get("lung_rads") and (rejected or added or corrected):
+        summary["lung_rads"] = _null(summary["lung_rads"], CHANGED)
+    return summary
+
+
+def _without_guidelines(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The finding's guidelines without their results, which rest on the measured type."""
+    if "guidelines" not in found:
+        return {}
+    return {"guidelines": {name: _null(rule, CORRECTED) for name, rule in found["guidelines"].items()}}
+
+
+def _null(rule: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    return {**dict.fromkeys(rule), "assumptions": [], "reason": reason}
 
 
 def _is_rejected(verdict: Mapping[str, Any] | None) -> bool:

@@ -104,13 +104,16 @@ def export_objects(
 
 
 def measure(upload: Path, place: Vec3, bounds: Bounds) -> dict[str, Any]:
-    """The nodule of the scan at `upload` at a world point (LPS mm): its place, diameter and properties.
+    """The nodule of the scan at `upload` at a world point (LPS mm): its place, diameter, properties and outline.
 
     What cannot be measured is null.
 
     Raises:
+        ValueError: the answer's outline is none.
         BadOutput, BadScan, PivotError: as for `read`; BadScan too if the point is outside of the scan.
     """
+    from ..results.outlines import mask_in, packed  # noqa: PLC0415 - not in the confined process
+
     with _Folder(bounds.scratch) as folder:
         point = [f"--place={','.join(map(repr, place))}"]
         answer = _run(["measure", str(upload.absolute()), *point], folder, bounds)
@@ -124,6 +127,7 @@ def measure(upload: Path, place: Vec3, bounds: Bounds) -> dict[str, Any]:
             str(key): str(value) if key == "nodule_type" and value is not None else _number(value)
             for key, value in properties.items()
         },
+        "outline": None if answer["outline"] is None else packed(mask_in(answer["outline"])),
     }
 
 
@@ -253,7 +257,8 @@ def _read(source: Path, folder: Path, *, check: bool) -> dict[str, Any]:
 def _measure(source: Path, place: str) -> dict[str, Any]:
     from ..data.geometry import map_points, spacing_of  # noqa: PLC0415 - after `confine`
     from ..data.loader import read_scan  # noqa: PLC0415
-    from ..measurement.at_point import extract_properties  # noqa: PLC0415
+    from ..measurement.at_point import measured_at  # noqa: PLC0415
+    from ..results.outlines import packed  # noqa: PLC0415
 
     scan = read_scan(source)
     x, y, z = (float(value) for value in place.split(","))
@@ -263,15 +268,13 @@ def _measure(source: Path, place: str) -> dict[str, Any]:
         msg = f"the point ({x:.1f}, {y:.1f}, {z:.1f}) mm (LPS) is outside of the scan"
         raise errors.BadScan(msg)
     a, b, c = (float(value) for value in index * spacing_of(scan.affine))
-    found = extract_properties(scan, (a, b, c))
-    values = {
-        key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in found.items()
-    }
+    found, mask = measured_at(scan, (a, b, c))
     return {
         "coordinates": [a, b, c],
         "voxel": voxel.tolist(),
-        "diameter": values["effective_diameter_mm"],
-        "properties": values,
+        "diameter": found["effective_diameter_mm"],
+        "properties": found,
+        "outline": None if mask is None else packed(mask),
     }
 
 

@@ -184,6 +184,7 @@ class Detection(Mark):
     triage: Triage
     guidelines: NotRequired[Guidelines]  # set when all nodules of the scan are known
     detectors: NotRequired[list["Found"]]  # which of several detectors gave it
+    review: NotRequired[dict[str, Any] | None]  # in a reviewed report: the reader's verdict, null if it was not read
 
 
 class SideReport(TypedDict):
@@ -248,6 +249,7 @@ class Report(TypedDict):
     masses: list[Detection]  # larger than `size_filter.max_diameter`; their ids follow those of the detections
     candidates: list[Candidate]  # below the threshold, strongest first
     summary: dict[str, Any]
+    review: NotRequired[dict[str, Any]]  # what a reader left of the report (`results/reviewed.py`)
 
 
 class NoduleMask(NamedTuple):

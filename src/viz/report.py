@@ -20,7 +20,8 @@ def generate_report(scan_path: GivenScan, detections: DetectionSource, output_pa
     """Write the report of the scan at `scan_path`: a PDF, or its text alone if the path ends in .md or .txt.
 
     The result of `load_scan` or `read_scan` is taken for `scan_path`, too. `detections` are a list, a report, or the
-    path of its JSON. With a list, the report does not name the model. The same input gives the same bytes.
+    path of its JSON. With a list, the report does not name the model. Of a `*_reviewed.json` it says what the reader
+    accepted, rejected and added. The same input gives the same bytes.
 
     Raises:
         BadScan: the scan cannot be read.
@@ -37,7 +38,7 @@ def write_report(scan: Scan, detections: DetectionSource, output_path: str | Pat
         BadOutput: as for `generate_report`.
     """
     pdf = _check_suffix(output_path)
-    found = read_detections(detections)
+    found = read_detections(detections, reviewed=True)
     check_pairing(found, scan.shape, scan.affine)
     name = "".join(letter if letter.isprintable() else "?" for letter in scan.scan_id)
     blocks = report_blocks(dataclasses.replace(scan, scan_id=name), found, pictures=pdf)

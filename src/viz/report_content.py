@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import __version__
+from ..results.reviewed import rejected_in_words, verdict_in_words
 from ..triage.model import default_model
 from ..types import Scan, Volume
 from .model_card import model_card
@@ -67,6 +68,7 @@ def report_blocks(scan: Scan, found: FoundNodules, *, pictures: bool) -> list[Bl
         Facts(list(_scan_facts(scan, on, found))),
         Heading("Summary"),
         *_summary(nodules, found),
+        *_review(nodules, found),
         *([Heading("Nodules")] if nodules else []),
         *(BlockGroup(nodule_blocks(nodule, on if pictures else None)) for nodule in nodules),
         Heading("Method"),
@@ -110,6 +112,24 @@ def _summary(nodules: Sequence[ReportNodule], found: FoundNodules) -> Iterator[B
     yield Text(f"By risk category: {counts}.")
     yield Rows(SUMMARY_HEADER, [summary_row(nodule) for nodule in nodules])
     yield Text(SHORT)
+
+
+def _review(nodules: Sequence[ReportNodule], found: FoundNodules) -> Iterator[Block]:
+    """What a reader said of the findings; nothing of a report that has no review."""
+    if found.review is None:
+        return
+    yield Heading("Review")
+    by, at = found.review["by"], found.review["at"]
+    who = f"Last changed by {by}, {at}." if by else "Nobody has read it."
+    yield Text(f"{who} The names are those of the service's keys. The guidelines were not applied anew.")
+    if nodules:
+        yield Facts([(f"{one.kind} {one.mark.number}", verdict_in_words(one.found)) for one in nodules])
+    rejected = list(rejected_in_words(found.review))
+    if rejected:
+        yield Text("Rejected, and so left out above:")
+        yield Facts([(f"Finding {label}", why) for label, _, why in (text.partition(": ") for text in rejected)])
+    if found.review["comment"]:
+        yield Text(f"Comment: {found.review['comment']}")
 
 
 def _method(metadata: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..results.found import Finding
+from ..results.reviewed import verdict_in_words
 from ..types import Detection, NoduleMask
 from .report_blocks import Block, Facts, Heading
 from .report_views import nodule_views
@@ -35,6 +36,12 @@ class ReportNodule(NamedTuple):
         return Finding(int(self.mark.number), self.kind, self.found, self.mask).place
 
     @property
+    def diameter(self) -> str:
+        """Its diameter with the unit."""
+        diameter: float | None = self.found["diameter_mm"]  # None: a reader added it, and it cannot be segmented
+        return UNKNOWN if diameter is None else f"{diameter:.1f} mm"
+
+    @property
     def properties(self) -> Mapping[str, Any]:
         """Its measurements."""
         return self.found.get("properties") or {}
@@ -51,7 +58,7 @@ def summary_row(nodule: ReportNodule) -> list[str]:
     return [
         f"{nodule.mark.number}{', mass' if nodule.kind == 'Mass' else ''}",
         _image(nodule.found),
-        f"{nodule.found['diameter_mm']:.1f} mm",
+        nodule.diameter,
         str(nodule.properties.get("nodule_type") or UNKNOWN),
         nodule.place,
         share(nodule.mark.confidence),
@@ -69,7 +76,9 @@ def nodule_blocks(nodule: ReportNodule, on: Stage | None) -> list[Block]:
 def _facts(nodule: ReportNodule) -> Iterator[tuple[str, str]]:
     measured, found = nodule.properties, nodule.found
     source = {"segmentation": ", measured", "network": ", the model's guess"}.get(found.get("diameter_source", ""), "")
-    yield "Diameter", f"{found['diameter_mm']:.1f} mm{source}"
+    yield "Diameter", f"{nodule.diameter}{source}"
+    if "review" in found:
+        yield "Review", verdict_in_words(found)
     yield "Axes", _numbers(measured, "{long_axis_mm:.1f} x {short_axis_mm:.1f} mm")
     yield "Volume", _numbers(measured, "{volume_mm3:.0f} mm³")
     yield "Type", str(measured.get("nodule_type") or UNKNOWN)
@@ -77,7 +86,8 @@ def _facts(nodule: ReportNodule) -> Iterator[tuple[str, str]]:
     density = "{mean_intensity:.0f} ± {std_intensity:.0f} ({min_intensity:.0f} to {max_intensity:.0f}) HU"
     yield "Density", _numbers(measured, density)
     yield "Sphericity", _numbers(measured, "{sphericity:.2f} of 1")
-    yield "Confidence", f"{share(nodule.mark.confidence)} of 1"
+    sure = nodule.mark.confidence
+    yield "Confidence", "none: a reader added it" if sure is None else f"{share(sure)} of 1"
     yield "Place (estimated)", nodule.place
     yield "Position", _position(found)
     yield "Image", _image(found)

@@ -5,8 +5,10 @@ from ..types import Detection
 __all__ = ["risk_of", "share"]
 
 
-def share(value: float) -> str:
-    """A value from 0 to 1 with two decimals. Only 0 gives 0.00, and only 1 gives 1.00."""
+def share(value: float | None) -> str:
+    """A value from 0 to 1 with two decimals. Only 0 gives 0.00, only 1 gives 1.00; no value is `none`."""
+    if value is None:
+        return "none"
     text = f"{value:.2f}"
     if value < 1 and text == "1.00":
         return ">0.99"

@@ -57,6 +57,7 @@ PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom
 SAME_SPACE = 0.8  # least intersection over union of a heatmap and its scan; a coarser grid ends a little earlier
 FOOTER = "Research use only. Not for diagnosis."
+UNSIZED = 8.0  # mm, of the circle around what could not be measured
 WINDOW = (-1350.0, 150.0)  # HU: the lung window, level -600, width 1500
 RISK_COLORS: dict[str | None, str] = {"high": "#ff5a4f", "intermediate": "#ffb02e", "low": "#6fdc6f", None: "#4fd0ff"}
 FAST = 3  # zlib level: twice as fast as 6, and 5 % larger
@@ -118,7 +119,7 @@ class StageMark(NamedTuple):
     number: int | str
     centre: Vec3  # mm
     radius: float  # mm
-    confidence: float
+    confidence: float | None  # None: a reader added it
     color: str
 
 
@@ -153,7 +154,7 @@ def mark(on: Stage, detections: Iterable[Detection]) -> list[StageMark]:
         StageMark(
             number_of_finding(found, rank),
             on.place(found["coordinates"]),
-            found["diameter_mm"] / 2,
+            (UNSIZED if found["diameter_mm"] is None else found["diameter_mm"]) / 2,
             found["confidence"],
             RISK_COLORS.get(risk_of(found), RISK_COLORS[None]),
         )

@@ -24,7 +24,7 @@ class FoundNodules(NamedTuple):
     """Detections, strongest first, masses, and the report's metadata, summary and time (empty for a plain list).
 
     `masks` holds those of the detections, then of the masses. They are None unless the source is the result of
-    `InferencePipeline.predict`.
+    `InferencePipeline.predict`. `review` is that of a reviewed report.
     """
 
     detections: list[Detection]
@@ -33,6 +33,7 @@ class FoundNodules(NamedTuple):
     metadata: Mapping[str, Any]
     summary: Mapping[str, Any]
     timestamp: str
+    review: Mapping[str, Any] | None = None
 
     @property
     def conclusion(self) -> str:
@@ -66,19 +67,22 @@ def check_pairing(found: FoundNodules, shape: Shape3, affine: Affine | None) -> 
             raise BadOutput(msg)
 
 
-def read_detections(source: DetectionSource) -> FoundNodules:
+def read_detections(source: DetectionSource, *, reviewed: bool = False) -> FoundNodules:
     """The detections of a list, of a report mapping, or of the JSON file at a path.
+
+    Where `reviewed` reports are allowed, nodules that a reader added come last: they have no confidence.
 
     Raises:
         BadOutput: the file cannot be read, or the source holds no detections.
     """
     where = str(source) if is_path(source) else "the given report"
-    content = load_report(source) if is_path(source) else source  # type: ignore[arg-type]
+    content = load_report(source, reviewed=reviewed) if is_path(source) else source  # type: ignore[arg-type]
     report: Mapping[str, Any] = content if isinstance(content, Mapping) else {"detections": content}
-    detections = as_detections(report.get("detections"), where)
-    strongest_first = sorted(detections, key=lambda found: -found["confidence"])
+    detections = as_detections(report.get("detections"), where, reviewed=reviewed)
+    strongest_first = sorted(detections, key=lambda found: -(found["confidence"] or 0))
     masks = dict(enumerate(report.get("masks") or []))  # by id, because detections may have been removed since
     masses = as_detections(report.get("masses") or [], where)
     theirs = [masks.get(found.get("id", -1)) for found in [*strongest_first, *masses]]
     about, summary = report.get("metadata") or {}, report.get("summary") or {}
-    return FoundNodules(strongest_first, masses, theirs, about, summary, str(report.get("timestamp") or ""))
+    when = str(report.get("timestamp") or "")
+    return FoundNodules(strongest_first, masses, theirs, about, summary, when, report.get("review"))

@@ -1,6 +1,6 @@
 /** Requests to the service, with its key where one is needed, and its errors as they are. */
 
-import type { Job, JobFile, JobPage, Limits, Outlines, Problem, Report, Review, Vec3, Verdict } from "./contract";
+import type { Followup, Job, JobFile, JobPage, Limits, Outlines, Problem, Report, Review, Vec3, Verdict } from "./contract";
 import { askForKey } from "./key";
 
 const KEY = "pivot-key";
@@ -84,12 +84,22 @@ export const outlines = (of: Job, signal?: AbortSignal): Promise<Outlines> =>
     throw error;
   });
 
+/** A coarse image of the scan (NIfTI); null where the scan is small, or an earlier release made the job. */
+export const preview = async (of: Job, signal?: AbortSignal): Promise<ArrayBuffer | null> => {
+  const response = await request(`${of.links.self}/preview`, signal ? { signal } : {});
+  return response.status === 204 ? null : response.arrayBuffer();
+};
+
 export const review = (of: Job, signal?: AbortSignal): Promise<Review> => json(`${of.links.self}/review`, signal);
 
-const send = async (method: string, url: string, body: object, more: Record<string, string> = {}): Promise<Review> => {
+const send = async <T = Review>(method: string, url: string, body: object, more: Record<string, string> = {}): Promise<T> => {
   const response = await request(url, { method, body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...more } });
-  return (await response.json()) as Review;
+  return (await response.json()) as T;
 };
+
+/** A job against an earlier one of the same patient, `days` before. */
+export const followup = (of: Job, prior: string, days: number | null): Promise<Followup> =>
+  send("POST", `${of.links.self}/followup`, { prior, days });
 
 /** Write the verdicts, if the review is still the one that they change. */
 export const writeReview = (of: Job, { version, comment }: Review, findings: Verdict[]): Promise<Review> =>

@@ -135,6 +135,7 @@ export interface Added {
   coordinates_lps: Vec3;
   diameter_mm: number | null;
   properties: Detection["properties"];
+  outline: Box | null;
 }
 
 export interface Review {
@@ -145,18 +146,65 @@ export interface Review {
   progress: { read: number; total: number };
 }
 
-/** The mask of a finding: a box of voxels from the index `origin` on; `bits` are base64, the last axis fastest. */
-export interface Outline {
-  number: number;
+/** A mask: a box of voxels from the index `origin` on; `bits` are base64, the last axis fastest. */
+export interface Box {
   origin: Vec3;
   shape: Vec3;
   bits: string;
+}
+
+/** The mask of a finding. */
+export interface Outline extends Box {
+  number: number;
 }
 
 /** The masks of a job; `affine` maps voxels to RAS+ mm. */
 export interface Outlines {
   affine: number[][];
   masks: Outline[];
+}
+
+/** Where the points of one scan lie in another, LPS mm: nodes on a lattice, x fastest. */
+export interface Lattice {
+  origin: Vec3;
+  step: Vec3;
+  shape: Vec3;
+  places: number[];
+}
+
+/** A nodule in one of two examinations; without a label only a second look found it. */
+export interface Seen {
+  label?: string | null;
+  coordinates_lps: Vec3;
+  diameter_mm: number;
+  properties: Detection["properties"];
+}
+
+export interface Followed {
+  number: number;
+  status: "matched" | "new" | "resolved" | "not visible";
+  baseline: Seen | null;
+  followup: Seen | null;
+  expected_lps: Vec3;
+  growth: {
+    trend: string | null;
+    volume_change_percent: number | null;
+    doubling_time_days: number | null;
+    doubling_time_days_95: [number, number | null] | null;
+    reason?: string | null;
+  } | null;
+  lung_rads: LungRads | null;
+}
+
+/** A job against an earlier one. */
+export interface Followup {
+  interval: { days: number | null; reason: string | null };
+  registration: { method: string; lung_overlap: number; warnings: string[] };
+  repeatability: { volume_change_percent_95: number; source: string };
+  nodules: Followed[];
+  lung_rads: { category: string | null; management: string | null; assumptions: string[]; reason: string | null };
+  notes: string[];
+  links: { to_baseline: Lattice; to_followup: Lattice };
 }
 
 /** Whether nothing will change any more. */

@@ -1,6 +1,6 @@
 /** What the page lists: nodules, masses, candidates below the threshold, and what a reader added. */
 
-import type { Added, Detection, Mark, Report } from "./contract";
+import type { Added, Detection, Mark, Report, Review } from "./contract";
 
 export type Sort = "nodule" | "mass" | "candidate" | "added";
 
@@ -9,6 +9,7 @@ export interface Finding extends Mark {
   label: string; // counted from 1; others have a letter before it
   sort: Sort;
   detection: Detection | null; // of a candidate nothing was measured
+  corrected?: boolean; // a reader corrected the type
 }
 
 /** All findings of a report: nodules, then masses, then candidates, each from the strongest. */
@@ -32,6 +33,18 @@ export const addedOf = (added: Added[]): Finding[] =>
     const triage = { malignancy_score: null, risk_category: null, reason: "added by a reader, without a confidence" };
     return { ...one, confidence: null, label: one.finding, sort: "added", detection: { ...one, confidence: null, id: index, triage } };
   });
+
+/** All findings as the readers left them: with corrected types, without the guidelines that rest on the measured ones. */
+export function asReviewed(found: Finding[], review: Review): Finding[] {
+  const types = new Map(review.findings.map(({ finding, nodule_type }) => [finding, nodule_type]));
+  return [...found, ...addedOf(review.added)].map((one) => {
+    const nodule_type = types.get(one.label);
+    if (!nodule_type || !one.detection) return one;
+    const detection: Detection = { ...one.detection, properties: { ...one.detection.properties, nodule_type } };
+    delete detection.guidelines;
+    return { ...one, corrected: true, detection };
+  });
+}
 
 /** The confidence from which nothing but nodules and masses is shown; `otherwise` where there are none. */
 export function reportedFrom(findings: Finding[], otherwise: number): number {

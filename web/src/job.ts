@@ -4,10 +4,12 @@ import * as api from "./api";
 import { ended, type Job, type JobFile, type Outlines, type Progress, type Report, type Review } from "./contract";
 import { details } from "./details";
 import { button, el, icon } from "./dom";
-import { addedOf, type Finding, findingsOf } from "./findings";
+import { asReviewed, findingsOf } from "./findings";
 import { follow } from "./follow";
+import { priorPanel } from "./followup";
 import { bytes, duration, fixed, moment } from "./format";
 import { noduleTable } from "./nodules";
+import { shapesOf } from "./outlines";
 import { problemBox } from "./problem";
 import { reader } from "./reader";
 import { type Reviewing, reviewPanel } from "./review";
@@ -102,13 +104,12 @@ interface Done {
 }
 
 function results(job: Job, { report, files, outlines, review }: Done, signal: AbortSignal): HTMLElement[] {
-  const image = reader(job.job_id, files, outlines, signal);
+  const image = reader(job, files, signal);
   const about = el("div", { "aria-live": "polite" }, details(null));
   const found = findingsOf(report);
-  const listed = (now: Review): Finding[] => [...found, ...addedOf(now.added)];
   let read = new Set<string>();
   let reviewing: Reviewing | null = null;
-  const table = noduleTable(listed(review), report.metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT, (visible, selected, chosen) => {
+  const table = noduleTable(asReviewed(found, review), report.metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT, (visible, selected, chosen) => {
     image.show(visible, selected);
     about.replaceChildren(details(selected));
     reviewing?.select(selected);
@@ -117,10 +118,11 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
   const take = (now: Review): void => {
     const verdicts = new Map(now.findings.map(({ finding, verdict }) => [finding, verdict]));
     read = new Set([...verdicts].flatMap(([label, verdict]) => (verdict ? label : [])));
-    table.update(listed(now), verdicts);
+    image.outline(shapesOf(outlines, now.added));
+    table.update(asReviewed(found, now), verdicts);
   };
   const nextUnread = (): void => table.next(({ label, sort }) => sort !== "candidate" && !read.has(label));
-  reviewing = reviewPanel(job, review, { changed: take, place: image.place, nextUnread }, signal);
+  reviewing = reviewPanel(job, review, files.some(({ kind }) => kind === "dicom"), { changed: take, place: image.place, nextUnread }, signal);
   take(review);
   onKeys({ j: () => table.move(1), k: () => table.move(-1) }, signal);
   table.move(1);
@@ -133,6 +135,7 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
     table.element,
     reviewing.element,
     about,
+    priorPanel(job, signal),
     downloads(files),
     remarks(job, report),
   );

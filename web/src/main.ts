@@ -2,6 +2,7 @@
 
 import "./style.css";
 import { byId, el, icon } from "./dom";
+import { followupView } from "./followup";
 import { jobView } from "./job";
 import { jobsPanel } from "./jobs";
 import { onKeys, showShortcuts } from "./shortcuts";
@@ -25,10 +26,11 @@ function start(signal: AbortSignal): void {
 function show(): void {
   leaving.abort();
   leaving = new AbortController();
-  const id = /^#\/jobs\/([\w-]+)$/.exec(location.hash)?.[1];
+  const [, id, prior, days] = /^#\/jobs\/([\w-]+)(?:\/prior\/([\w-]+)(?:\/days\/(\d+))?)?$/.exec(location.hash) ?? [];
   document.body.classList.toggle("reading", id !== undefined);
   if (id === undefined) start(leaving.signal);
-  else void jobView(id, view, leaving.signal);
+  else if (prior === undefined) void jobView(id, view, leaving.signal);
+  else void followupView(id, prior, days === undefined ? null : Number(days), view, leaving.signal);
 }
 
 function moved(): void {

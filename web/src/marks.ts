@@ -47,6 +47,7 @@ export interface Drawn {
   rings: boolean;
   outlines: boolean;
   measures: Measure[];
+  slab: number; // mm; 0: single slices
 }
 
 /** Clear the overlay and draw everything anew on every plane. */
@@ -66,7 +67,7 @@ export function drawMarks(overlay: HTMLCanvasElement, nv: Niivue, drawn: Drawn):
       if (drawn.rings) ring(canvas, tile, plane, mark);
     }
     for (const measure of drawn.measures) if (measure.plane === plane) ruler(canvas, measure);
-    legend(canvas, tile, plane);
+    legend(canvas, tile, plane, drawn.slab);
   }
 }
 
@@ -174,14 +175,14 @@ function label(pen: CanvasRenderingContext2D, text: string, x: number, y: number
   pen.fillText(text, x, y);
 }
 
-/** The number of the slice, and a bar of known length. */
-function legend({ pen, nv, scale }: Canvas, tile: Tile, plane: Plane): void {
+/** The number of the slice, the thickness of the slab, and a bar of known length. */
+function legend({ pen, nv, scale }: Canvas, tile: Tile, plane: Plane, slab: number): void {
   const slices = nv.volumes[0]?.dimsRAS?.[AXIS[plane] + 1] ?? 1;
   const slice = Math.floor(nv.scene.crosshairPos[AXIS[plane]] * slices);
   const [left, top, wide, high] = box(tile);
   const margin = MARGIN * scale;
   const base = top + high - margin;
-  label(pen, `${Math.min(slices, slice + 1)} / ${slices}`, left + margin, base, scale, OTHER);
+  label(pen, `${Math.min(slices, slice + 1)} / ${slices}${slab > 0 ? ` · MIP ${slab} mm` : ""}`, left + margin, base, scale, OTHER);
   const millimetres = scaleLength(pixelsPerMm(tile), LONGEST_SCALE * wide);
   const pixels = millimetres * pixelsPerMm(tile);
   const right = left + wide - margin;

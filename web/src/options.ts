@@ -25,7 +25,7 @@ export function options(): Options {
   const table = box("Tables (CSV)", true);
   const report = box("Report (PDF)", true);
   const page = box("3D view (HTML)", false);
-  const dicom = box("DICOM SR and SEG (of DICOM scans)", false);
+  const dicom = box("DICOM SR and SEG (of DICOM scans)", false, "dicom");
   const threshold = el("input", { type: "number", id: "threshold", min: 0.1, max: 0.95, step: 0.05, value: 0.5, required: true });
   const file = el("input", { type: "file", accept: ".yaml,.yml", id: "config" });
   const boxes = el(
@@ -68,7 +68,7 @@ export function yaml({ table, report, page, dicom, threshold }: Boxes, name: str
   }); // JSON is YAML
 }
 
-function box(name: string, checked: boolean): { label: HTMLElement; input: HTMLInputElement } {
-  const input = el("input", { type: "checkbox", checked });
+function box(name: string, checked: boolean, id: string | null = null): { label: HTMLElement; input: HTMLInputElement } {
+  const input = el("input", { type: "checkbox", checked, id });
   return { input, label: el("label", { class: "check" }, input, name) };
 }

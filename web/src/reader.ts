@@ -1,35 +1,42 @@
 /** The image with its controls. */
 
 import * as api from "./api";
-import type { JobFile, Mark, Outlines, Vec3 } from "./contract";
+import type { Job, JobFile, Mark, Vec3 } from "./contract";
 import { button, el } from "./dom";
 import type { Finding } from "./findings";
 import { bytes, fixed, percent, place } from "./format";
-import { shapesOf } from "./outlines";
+import type { Shape } from "./outlines";
 import { rulers } from "./rulers";
 import { problemBox } from "./problem";
 import { onKeys } from "./shortcuts";
+import { SLABS } from "./slab";
 import type { Viewer, View, Window } from "./viewer";
 
 const STEP = 0.1; // of the opacity, by key
 const ZOOM = 1.25; // times, by button
 const VIEW_NAMES: View[] = ["All planes", "Axial", "Coronal", "Sagittal"];
 const LUNG: Window = [-600, 1500]; // HU: level, width
-const WINDOWS: Record<string, Window> = { Lung: LUNG, Mediastinum: [40, 400], Bone: [400, 1800] };
+const WINDOWS: Record<string, Window> = { Lung: LUNG, Mediastinum: [40, 400], Bone: [400, 1800], Soft: [50, 350] };
 
 export interface Reader {
   element: HTMLElement;
   show: (findings: Finding[], selected: Finding | null) => void;
   goTo: (mark: Mark) => void;
+  outline: (shapes: Map<string, Shape>) => void; // by the findings' labels
   place: () => Vec3 | null; // of the crosshair, LPS mm
+  moveTo: (place: Vec3) => void; // LPS mm
+  onMove: (listen: (place: Vec3) => void) => void;
 }
 
-/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. `name` is the job's. */
-export function reader(name: string, files: JobFile[], outlines: Outlines, signal: AbortSignal): Reader {
+/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. */
+export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader {
   let viewer: Viewer | null = null;
   let here: Vec3 | null = null;
   let wanted: Mark | null = null; // before the image is there
   let shown: [Finding[], Finding | null] = [[], null];
+  let shapes = new Map<string, Shape>();
+  let coarse = false;
+  let moved: (place: Vec3) => void = () => undefined;
   const canvas = el("canvas", {
     tabindex: 0,
     role: "application",
@@ -37,12 +44,16 @@ export function reader(name: string, files: JobFile[], outlines: Outlines, signa
     "aria-label": "CT: arrow keys move the crosshair, [ and ] change the slice",
   });
   const overlay = el("canvas", { class: "overlay", "aria-hidden": "true" });
+  const notice = el("p", { class: "notice-bar", role: "status" }, "Loading the image …");
   const curtain = el("div", { class: "curtain" });
   const readout = el("div", { class: "readout", role: "group", "aria-label": "At the crosshair" });
   const windowing = el("span", { class: "readout" });
-  const lines = rulers(name, (measures) => viewer?.setMeasures(measures), (measure) => viewer?.goToMeasure(measure));
-  const stage = el("div", { class: "stage" }, canvas, overlay, curtain);
-  const tools = controls(() => viewer, signal, stage);
+  const lines = rulers(job.job_id, (measures) => viewer?.setMeasures(measures), (measure) => viewer?.goToMeasure(measure));
+  const stage = el("div", { class: "stage" }, canvas, overlay, curtain, notice);
+  let isWhole = (): void => undefined;
+  const whole = new Promise<void>((resolve) => (isWhole = resolve));
+  const heatmap = heatmapOf(files, whole, () => viewer, signal);
+  const tools = controls(job.job_id, () => viewer, heatmap, signal, stage);
   const element = el(
     "section",
     { class: "reader", "aria-label": "Image" },
@@ -54,8 +65,9 @@ export function reader(name: string, files: JobFile[], outlines: Outlines, signa
   for (const event of ["keydown", "keyup"]) stage.addEventListener(event, (key) => key.stopPropagation(), { capture: true });
 
   const open = async (): Promise<void> => {
-    const { Viewer } = await import("./viewer");
-    const [scan, heatmap] = await volumes(files, curtain, signal);
+    curtain.replaceChildren(...picture(files, curtain));
+    const loading = loadingScan(files, (words) => (notice.textContent = words), signal);
+    const [{ Viewer }, first] = await Promise.all([import("./viewer"), api.preview(job, signal)]);
     viewer = await Viewer.open(canvas, overlay);
     signal.addEventListener("abort", () => viewer?.close());
     if (signal.aborted) {
@@ -64,23 +76,42 @@ export function reader(name: string, files: JobFile[], outlines: Outlines, signa
     }
     viewer.onPlace = ({ lps, hu, heat }) => {
       here = lps;
-      readout.textContent = `${place(lps)} mm · ${fixed(hu)} HU${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`;
+      moved(lps);
+      const value = coarse ? "coarse image" : `${fixed(hu)} HU`;
+      readout.textContent = `${place(lps)} mm · ${value}${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`;
     };
     viewer.onWindow = (level, width) => {
       windowing.textContent = `Level ${fixed(level)} · width ${fixed(width)} HU`;
       tools.windowed(level, width);
     };
     viewer.onMeasures = lines.show;
-    await viewer.load(scan, heatmap, LUNG);
-    viewer.setShapes(shapesOf(outlines));
-    viewer.show(...shown);
-    viewer.setMeasures(lines.kept);
-    if (wanted) viewer.goTo(wanted);
-    curtain.remove();
+    coarse = first !== null;
+    const show = async (scan: ArrayBuffer): Promise<void> => {
+      await viewer?.load(scan, LUNG);
+      viewer?.setShapes(shapes);
+      viewer?.show(...shown);
+      viewer?.setMeasures(lines.kept);
+      if (wanted) viewer?.goTo(wanted);
+      wanted = null;
+      curtain.remove();
+    };
+    if (first) {
+      await show(first);
+      stage.dataset.coarse = "true";
+    }
+    const scan = await loading;
+    coarse = false;
+    await show(scan);
+    notice.remove();
+    delete stage.dataset.coarse;
     stage.dataset.ready = "true";
+    isWhole();
   };
   open().catch((error: unknown) => {
-    if (!signal.aborted) curtain.replaceChildren(problemBox(error), ...picture(files, curtain));
+    if (signal.aborted) return;
+    notice.remove();
+    curtain.replaceChildren(problemBox(error), ...picture(files, curtain));
+    stage.append(curtain); // over the coarse image, too, which must not be taken for the scan
   });
   return {
     element,
@@ -89,7 +120,17 @@ export function reader(name: string, files: JobFile[], outlines: Outlines, signa
       viewer?.show(...shown);
     },
     goTo: (mark) => (viewer ? viewer.goTo(mark) : (wanted = mark)),
+    outline: (now) => {
+      shapes = now;
+      viewer?.setShapes(shapes);
+    },
     place: () => here,
+    moveTo: ([x, y, z]) => {
+      const mark: Mark = { coordinates: [0, 0, 0], coordinates_lps: [x, y, z], diameter_mm: null, confidence: null };
+      if (viewer) viewer.goTo(mark);
+      else wanted = mark;
+    },
+    onMove: (listen) => (moved = listen),
   };
 }
 
@@ -98,6 +139,7 @@ function picture(files: JobFile[], place: HTMLElement): HTMLElement[] {
   const drawn = files.find((file) => file.kind === "visualization");
   if (!drawn) return [];
   const image = el("img", { class: "drawn", alt: "Slices through the strongest findings, drawn by the service" });
+  image.addEventListener("load", () => (image.dataset.shown = "true"));
   api
     .download(drawn.url, () => undefined)
     .then((parts) => (image.src = URL.createObjectURL(new Blob(parts as BlobPart[], { type: "image/png" }))))
@@ -105,33 +147,33 @@ function picture(files: JobFile[], place: HTMLElement): HTMLElement[] {
   return [image];
 }
 
-/** The scan and, where the job has one as NIfTI, the heatmap. */
-async function volumes(files: JobFile[], place: HTMLElement, signal: AbortSignal): Promise<[ArrayBuffer, ArrayBuffer | null]> {
+/** The scan, loaded; `tell` gets how far it is. */
+async function loadingScan(files: JobFile[], tell: (words: string) => void, signal: AbortSignal): Promise<ArrayBuffer> {
   const scan = files.find((file) => file.kind === "scan");
   if (!scan) throw new Error("The scan of this job is not there any more, so that only its numbers can be read.");
-  const heatmap = files.find((file) => file.kind === "heatmap" && !file.url.endsWith(".npy"));
-  const all = heatmap ? [scan, heatmap] : [scan];
-  const total = all.reduce((sum, file) => sum + file.size_bytes, 0);
-  const bar = el("progress", { max: total, value: 0, "aria-label": "Loading the image" });
-  const words = el("p", {}, "Loading the image …");
-  place.replaceChildren(words, bar, ...picture(files, place));
-  const got = all.map(() => 0);
-  const load = async (file: JobFile, index: number): Promise<ArrayBuffer> => {
-    const parts = await api.download(
-      file.url,
-      (count) => {
-        got[index] = count;
-        bar.value = got.reduce((sum, one) => sum + one, 0);
-        words.textContent = `Loading the image: ${bytes(bar.value)} of ${bytes(total)}`;
-      },
-      signal,
-    );
-    return new Blob(parts as BlobPart[]).arrayBuffer();
+  const say = (got: number): void => tell(`Loading the image: ${bytes(got)} of ${bytes(scan.size_bytes)}`);
+  const parts = await api.download(scan.url, say, signal);
+  tell("Drawing …");
+  return new Blob(parts as BlobPart[]).arrayBuffer();
+}
+
+/** Shows the heatmap with an opacity; it is loaded when it is wanted first, and shown when the `whole` scan is there. */
+type Heatmap = (opacity: number) => void;
+
+function heatmapOf(files: JobFile[], whole: Promise<void>, viewer: () => Viewer | null, signal: AbortSignal): Heatmap {
+  const file = files.find(({ kind, url }) => kind === "heatmap" && !url.endsWith(".npy"));
+  let loading: Promise<void> | null = null;
+  let now = 0;
+  const load = async (): Promise<void> => {
+    const parts = file ? await api.download(file.url, () => undefined, signal) : [];
+    await whole; // it lies over the scan, not over the coarse image
+    if (parts.length > 0) await viewer()?.loadHeatmap(await new Blob(parts as BlobPart[]).arrayBuffer(), now);
   };
-  const [first, second] = await Promise.all(all.map(load));
-  if (!first) throw new Error("The scan is empty.");
-  words.textContent = "Drawing …";
-  return [first, second ?? null];
+  return (opacity) => {
+    now = opacity;
+    if (opacity > 0) loading ??= load().catch(() => void (loading = null));
+    viewer()?.setOpacity(opacity);
+  };
 }
 
 interface Controls {
@@ -139,10 +181,11 @@ interface Controls {
   windowed: (level: number, width: number) => void;
 }
 
-function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLElement): Controls {
+function controls(name: string, viewer: () => Viewer | null, heatmap: Heatmap, signal: AbortSignal, stage: HTMLElement): Controls {
   const views = choice("Planes", VIEW_NAMES, (view) => viewer()?.setView(view));
   const windows = choice("Window", Object.keys(WINDOWS), (name) => viewer()?.setWindow(WINDOWS[name] ?? LUNG));
-  const heat = slider((opacity) => viewer()?.setOpacity(opacity));
+  const slabs = choice("Slab", SLABS.map((mm) => (mm > 0 ? `${mm} mm` : "Slices")), (name) => viewer()?.setSlab(parseInt(name, 10) || 0));
+  const heat = slider(name, heatmap);
   const rings = toggle("Rings", true, (on) => viewer()?.showRings(on));
   const outlines = toggle("Outlines", true, (on) => viewer()?.showOutlines(on));
   const ruler = toggle("Measure", false, (on) => viewer()?.measure(on));
@@ -158,6 +201,7 @@ function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLE
     {
       ...Object.fromEntries(VIEW_NAMES.map((view, index) => [String(index + 1), () => views.pick(view)])),
       w: windows.next,
+      s: slabs.next,
       h: heat.toggle,
       m: ruler.toggle,
       r: rings.toggle,
@@ -184,7 +228,7 @@ function controls(viewer: () => Viewer | null, signal: AbortSignal, stage: HTMLE
       { capture: true },
     );
   const magnify = el("div", { class: "choice", role: "group", "aria-label": "Magnification" }, ...zooms);
-  const element = el("div", { class: "controls" }, views.element, windows.element, magnify, ruler.element, rings.element, outlines.element, heat.element);
+  const element = el("div", { class: "controls" }, views.element, windows.element, slabs.element, magnify, ruler.element, rings.element, outlines.element, heat.element);
   const windowed = (level: number, width: number): void =>
     windows.mark(Object.keys(WINDOWS).find((name) => String(WINDOWS[name]) === String([level, width])) ?? null);
   return { element, windowed };
@@ -227,14 +271,14 @@ function toggle(name: string, on: boolean, change: (on: boolean) => void): { ele
 }
 
 /** The heatmap's opacity; it hides what lies below, and is off at first. Hiding it keeps the value. */
-function slider(change: (opacity: number) => void): {
+function slider(name: string, change: (opacity: number) => void): {
   element: HTMLElement;
   toggle: () => void;
   change: (by: number) => void;
 } {
   let before = 0.5;
   const value = el("span", { class: "value" }, percent(0));
-  const input = el("input", { type: "range", id: "opacity", min: 0, max: 1, step: 0.05, value: 0 });
+  const input = el("input", { type: "range", id: `opacity-${name}`, min: 0, max: 1, step: 0.05, value: 0 });
   const set = (opacity: number): void => {
     input.valueAsNumber = opacity;
     value.textContent = percent(input.valueAsNumber);
@@ -242,7 +286,7 @@ function slider(change: (opacity: number) => void): {
   };
   input.addEventListener("input", () => set(input.valueAsNumber));
   return {
-    element: el("div", { class: "opacity" }, el("label", { for: "opacity" }, "Heatmap"), input, value),
+    element: el("div", { class: "opacity" }, el("label", { for: `opacity-${name}` }, "Heatmap"), input, value),
     toggle: () => {
       const now = input.valueAsNumber;
       if (now > 0) before = now;

@@ -10,6 +10,14 @@ import { onKeys } from "./shortcuts";
 
 export const REASONS = ["other", "vessel", "lymph node", "scar", "pleura", "bone", "artefact", "duplicate"] as const;
 const TYPES = ["solid", "part-solid", "ground-glass"] as const;
+/** The files of a review; some are of DICOM scans alone. */
+const REVIEWED = [
+  { kind: "json", name: "JSON", ending: ".json", dicom: false },
+  { kind: "csv", name: "CSV", ending: ".csv", dicom: false },
+  { kind: "pdf", name: "PDF", ending: ".pdf", dicom: false },
+  { kind: "sr", name: "DICOM SR", ending: "_sr.dcm", dicom: true },
+  { kind: "seg", name: "DICOM SEG", ending: "_seg.dcm", dicom: true },
+] as const;
 type Change = Partial<Omit<Verdict, "finding">>;
 
 export interface Reviewing {
@@ -36,8 +44,8 @@ export function withChange(findings: readonly Verdict[], label: string, change: 
 
 const plain = ({ finding, verdict, reason, nodule_type, comment }: Verdict): Verdict => ({ finding, verdict, reason, nodule_type, comment });
 
-/** The panel of the review, which saves every change at once. */
-export function reviewPanel(job: Job, first: Review, around: Surroundings, signal: AbortSignal): Reviewing {
+/** The panel of the review, which saves every change at once; `dicom` if the job has DICOM objects. */
+export function reviewPanel(job: Job, first: Review, dicom: boolean, around: Surroundings, signal: AbortSignal): Reviewing {
   let review = first;
   let selected: Finding | null = null;
   let saving = Promise.resolve();
@@ -110,11 +118,23 @@ export function reviewPanel(job: Job, first: Review, around: Surroundings, signa
     await after(() => api.addNodule(job, place));
     add.disabled = false;
   };
-  onKeys({ y: () => toggle("accepted"), n: nextReason, u: around.nextUnread, a: () => void addHere() }, signal);
   show();
-  const save = (kind: string) => (): void => {
-    api.save({ url: `${job.links.self}/review/reviewed.${kind}`, name: `${job.scan_id}_reviewed.${kind}` }).catch((error: unknown) => trouble.replaceChildren(problemBox(error)));
+  const saved = ({ kind, name, ending }: (typeof REVIEWED)[number]): HTMLButtonElement => {
+    const save = async (): Promise<void> => {
+      one.disabled = true;
+      trouble.replaceChildren();
+      try {
+        await api.save({ url: `${job.links.self}/review/reviewed.${kind}`, name: `${job.scan_id}_reviewed${ending}` });
+      } catch (error) {
+        trouble.replaceChildren(problemBox(error));
+      }
+      one.disabled = false;
+    };
+    const one = button(`Reviewed (${name})`, () => void save(), { class: "button small", title: kind === "sr" ? "E" : null });
+    return one;
   };
+  const files = REVIEWED.filter((one) => dicom || !one.dicom).map(saved);
+  onKeys({ e: () => files[dicom ? REVIEWED.findIndex(({ kind }) => kind === "sr") : 0]?.click(), y: () => toggle("accepted"), n: nextReason, u: around.nextUnread, a: () => void addHere() }, signal);
   const element = el(
     "section",
     { class: "review", "aria-labelledby": "review-title" },
@@ -123,7 +143,7 @@ export function reviewPanel(job: Job, first: Review, around: Surroundings, signa
     el("div", { class: "said" }, reason.element, type.element, el("label", { for: "review-comment" }, "Comment"), comment),
     signed,
     trouble,
-    el("div", { class: "links" }, button("Reviewed (JSON)", save("json"), { class: "button small" }), button("Reviewed (CSV)", save("csv"), { class: "button small" })),
+    el("div", { class: "links" }, ...files),
   );
   return {
     element,

@@ -6,6 +6,7 @@ import type { Finding } from "./findings";
 import { centre } from "./geometry";
 import { drawMarks, isPlane, type Measure, type Plane } from "./marks";
 import type { Shape } from "./outlines";
+import { setSlab, useSlabs } from "./slab";
 
 export const VIEWS = ["All planes", "Axial", "Coronal", "Sagittal"] as const;
 export type View = (typeof VIEWS)[number];
@@ -35,6 +36,7 @@ export class Viewer {
   private outlines = true;
   private measuring = false;
   private measures: Measure[] = [];
+  private slab = 0;
   private windowed: [number, number] = [0, 0];
   private view: View = "All planes";
 
@@ -70,6 +72,7 @@ export class Viewer {
       centerButton: DRAG_MODE.pan,
     });
     await nv.attachToCanvas(canvas);
+    useSlabs(nv);
     const viewer = new Viewer(nv, canvas, overlay);
     viewer.listen();
     return viewer;
@@ -139,15 +142,30 @@ export class Viewer {
     return { mm: [r, f, s], plane, tile };
   }
 
-  /** Show the scan in a window, with the heatmap over it where there is one; both are NIfTI. */
-  async load(scan: ArrayBuffer, heatmap: ArrayBuffer | null, [level, width]: Window): Promise<void> {
+  /** Show the scan, a NIfTI file, in a window; a scan that is shown already is replaced, and nothing else changes. */
+  async load(scan: ArrayBuffer, [level, width]: Window): Promise<void> {
+    const [before] = this.nv.volumes;
     const range = { cal_min: level - width / 2, cal_max: level + width / 2 };
-    this.nv.addVolume(await NVImage.loadFromUrl({ url: scan, name: named("scan", scan), colormap: "gray", ...range }));
-    if (heatmap) {
-      const look = { colormap: "warm", opacity: 0, cal_min: VISIBLE_FROM, cal_max: 1 };
-      this.nv.addVolume(await NVImage.loadFromUrl({ url: heatmap, name: named("heatmap", heatmap), ...look }));
+    const next = await NVImage.loadFromUrl({ url: scan, name: named("scan", scan), colormap: "gray", ...range });
+    const [x, y, z] = this.nv.frac2mm(this.nv.scene.crosshairPos);
+    const [r, f, s, zoom] = this.nv.scene.pan2Dxyzmm;
+    if (before) {
+      Object.assign(next, { cal_min: before.cal_min, cal_max: before.cal_max }); // as the reader has set it meanwhile
+      this.nv.removeVolume(before);
     }
+    this.nv.addVolume(next);
     this.arrange();
+    setSlab(this.nv, this.slab);
+    if (before) {
+      this.nv.setPan2Dxyzmm([r ?? 0, f ?? 0, s ?? 0, zoom ?? 1]);
+      this.moveTo([x ?? 0, y ?? 0, z ?? 0]);
+    } else this.tellPlace();
+  }
+
+  /** Lay the heatmap, a NIfTI file, over the scan. */
+  async loadHeatmap(heatmap: ArrayBuffer, opacity: number): Promise<void> {
+    const look = { colormap: "warm", opacity, cal_min: VISIBLE_FROM, cal_max: 1 };
+    this.nv.addVolume(await NVImage.loadFromUrl({ url: heatmap, name: named("heatmap", heatmap), ...look }));
     this.tellPlace();
   }
 
@@ -236,6 +254,13 @@ export class Viewer {
     this.nv.drawScene();
   }
 
+  /** Show the brightest voxels of slabs of so many mm; 0: single slices. */
+  setSlab(mm: number): void {
+    this.slab = mm;
+    setSlab(this.nv, mm);
+    this.nv.drawScene();
+  }
+
   setView(view: View): void {
     this.view = view;
     this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
@@ -297,7 +322,7 @@ export class Viewer {
       const shape = this.shapes.get(finding.label) ?? null;
       return { finding, shape, centre: shape?.centroid ?? centre(finding, this.affine), selected: finding === this.selected };
     });
-    drawMarks(this.overlay, this.nv, { marks, rings: this.rings, outlines: this.outlines, measures: this.measures });
+    drawMarks(this.overlay, this.nv, { marks, rings: this.rings, outlines: this.outlines, measures: this.measures, slab: this.slab });
     this.tellWindow();
   }
 

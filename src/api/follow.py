@@ -1,0 +1,60 @@
+"""A process that compares the scans of two jobs, and writes what it finds as JSON. It reads no scan itself."""
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..files import write_json
+from ..followup.comparison import Interval, compare
+from ..followup.exam import Exam
+from ..followup.linked import links
+from ..followup.registration import register
+from ..followup.source import about, version_notes
+from ..guidelines.patient import Patient
+from ..runs import confined
+from ..sandbox import end_with_parent
+from .measure import bounds_of, limits, said
+
+__all__ = ["main"]
+
+NO_DAYS = "the days between the examinations were not given"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write `--target`, and print `{}` or `{"error": {"kind": ..., "message": ...}}`."""
+    end_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m src.api.follow", description="compare two jobs")
+    parser.add_argument("followup", type=Path, help="the scan as NIfTI")
+    parser.add_argument("--baseline", type=Path, required=True, help="the earlier scan as NIfTI")
+    parser.add_argument("--task", type=Path, required=True, help="JSON: the reports `baseline` and `followup`")
+    parser.add_argument("--target", type=Path, required=True, help="the file to write")
+    parser.add_argument("--days", type=int, help="from baseline to follow-up")
+    limits(parser)
+    sys.stdout.write(json.dumps(said(partial(_compare, parser.parse_args(arguments)))))
+
+
+def _compare(options: argparse.Namespace) -> dict[str, Any]:
+    task = json.loads(options.task.read_text(encoding="utf-8"))
+    bounds = bounds_of(options)
+    exams = []
+    for name in ("baseline", "followup"):
+        scan, _ = confined.read(getattr(options, name), Config(), bounds)
+        found = [*task[name]["detections"], *task[name]["masses"]]
+        sized = [one for one in found if one["diameter_mm"] is not None]
+        exams.append(Exam(scan, sized, about(scan, task[name])))
+    baseline, followup = exams
+    days = options.days
+    interval = Interval(days=days, source=days and "given", reason=None if days else NO_DAYS)
+    fit = register(baseline.lungs, followup.lungs)
+    notes = version_notes(baseline.about, followup.about)
+    result = compare(baseline, followup, interval, Patient(), notes, fit)
+    write_json({**result, "links": links(fit, baseline.scan, followup.scan)}, options.target)
+    return {}
+
+
+if __name__ == "__main__":
+    main()

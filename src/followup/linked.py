@@ -1,0 +1,52 @@
+"""Where the points of one examination lie in the other, as a lattice that a viewer interpolates in."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import TypedDict
+
+import numpy as np
+
+from ..data.geometry import to_lps
+from ..types import Scan, Vec3
+from .registration import Points, Registration
+
+__all__ = ["Lattice", "Links", "links"]
+
+STEP = 20.0  # mm between the nodes; the registration is smooth over more
+
+
+class Lattice(TypedDict):
+    """The places of nodes in the other examination, LPS mm: x fastest, as one list of coordinates."""
+
+    origin: Vec3  # of the first node, LPS mm
+    step: Vec3  # mm
+    shape: tuple[int, int, int]  # nodes along x, y, z
+    places: list[float]
+
+
+class Links(TypedDict):
+    """Both directions."""
+
+    to_baseline: Lattice
+    to_followup: Lattice
+
+
+def links(fit: Registration, baseline: Scan, followup: Scan) -> Links:
+    """The lattices over the boxes of both scans."""
+    return Links(to_baseline=_lattice(followup, fit.to_baseline), to_followup=_lattice(baseline, fit.to_followup))
+
+
+def _lattice(scan: Scan, to_other: Callable[[Points], Points]) -> Lattice:
+    corners = to_lps(scan.affine, np.array(list(product(*((0, size - 1) for size in scan.shape)))))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    counts = np.maximum(2, np.ceil((high - low) / STEP).astype(int) + 1)
+    axes = [np.linspace(a, b, n) for a, b, n in zip(low, high, counts, strict=True)]
+    z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
+    places = to_other(np.stack([x, y, z], axis=-1).reshape(-1, 3))
+    step = (high - low) / (counts - 1)
+    return Lattice(
+        origin=(float(low[0]), float(low[1]), float(low[2])),
+        step=(float(step[0]), float(step[1]), float(step[2])),
+        shape=(int(counts[0]), int(counts[1]), int(counts[2])),
+        places=np.round(places, 1).ravel().tolist(),
+    )

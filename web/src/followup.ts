@@ -1,0 +1,167 @@
+/** A job beside an earlier one of the same patient: both images linked by the registration, and what became of each nodule. */
+
+import * as api from "./api";
+import type { Followed, Followup, Job, Report, Review, Seen } from "./contract";
+import { button, el, icon } from "./dom";
+import { asReviewed, findingsOf } from "./findings";
+import { fixed, moment } from "./format";
+import { placeOf } from "./lattice";
+import { shapesOf } from "./outlines";
+import { problemBox } from "./problem";
+import { type Reader, reader } from "./reader";
+import { onKeys } from "./shortcuts";
+
+export const address = (job: string, prior: string, days: number | null): string => `#/jobs/${job}/prior/${prior}${days === null ? "" : `/days/${days}`}`;
+
+/** The form that chooses an earlier job of the same patient. */
+export function priorPanel(job: Job, signal: AbortSignal): HTMLElement {
+  const choice = el("select", { id: "prior", disabled: true }, el("option", { value: "" }, "choose …"));
+  const days = el("input", { type: "number", id: "prior-days", min: 1, max: 36525, step: 1, placeholder: "not known" });
+  const go = button("Compare", () => { compare(); }, { class: "button small", title: "P" });
+  const compare = (): void => {
+    element.open = true;
+    if (choice.value === "") choice.focus();
+    else if (!days.reportValidity()) return;
+    else location.hash = address(job.job_id, choice.value, days.value === "" ? null : days.valueAsNumber);
+  };
+  const trouble = el("div", {});
+  api
+    .jobPage(`${api.INFERENCE}?limit=100&status=completed`, signal)
+    .then(({ jobs }) => {
+      const others = jobs.filter(({ job_id }) => job_id !== job.job_id);
+      choice.append(...others.map(({ job_id, scan_id, created_at }) => el("option", { value: job_id }, `${scan_id}, ${moment(created_at)}`)));
+      choice.disabled = go.disabled = others.length === 0;
+    })
+    .catch((error: unknown) => !signal.aborted && trouble.replaceChildren(problemBox(error)));
+  onKeys({ p: compare }, signal);
+  const element = el(
+    "details",
+    { class: "options" },
+    el("summary", {}, "Compare with a prior"),
+    el("p", { class: "hint" }, "An earlier scan of the same patient, searched here before. Without the days between them there is no doubling time."),
+    el("div", { class: "said" }, el("label", { class: "pick" }, "Prior", choice), el("label", { class: "pick" }, "Days between", days), go),
+    trouble,
+  );
+  return element;
+}
+
+/** Fill `view` with both examinations. */
+export async function followupView(id: string, prior: string, days: number | null, view: HTMLElement, signal: AbortSignal): Promise<void> {
+  document.title = "PIVOT";
+  view.replaceChildren(el("p", { class: "waiting", role: "status" }, "Laying the scans on each other. This takes a minute …"));
+  const back = el("a", { class: "button small", href: `#/jobs/${id}` }, icon("back"), "This scan alone");
+  try {
+    const [now, before] = await Promise.all([api.job(id, signal), api.job(prior, signal)]);
+    document.title = `${before.scan_id} → ${now.scan_id} – PIVOT`;
+    const found = await api.followup(now, prior, days);
+    if (signal.aborted) return;
+    const panels = await Promise.all([panel(before, signal), panel(now, signal)]);
+    view.replaceChildren(...linked(found, [before, now], panels, back, signal));
+  } catch (error) {
+    if (signal.aborted) return;
+    const again = button("Try again", () => void followupView(id, prior, days, view, signal), { class: "button small" });
+    view.replaceChildren(el("div", { class: "card single" }, problemBox(error, again, back)));
+  }
+}
+
+interface Panel {
+  image: Reader;
+  report: Report;
+  review: Review;
+}
+
+async function panel(job: Job, signal: AbortSignal): Promise<Panel> {
+  const [report, files, outlines, review] = await Promise.all([api.report(job, signal), api.files(job, signal), api.outlines(job, signal), api.review(job, signal)]);
+  const image = reader(job, files, signal);
+  image.outline(shapesOf(outlines, review.added));
+  return { image, report, review };
+}
+
+function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back: HTMLElement, signal: AbortSignal): HTMLElement[] {
+  const [before, now] = panels;
+  let leading: Reader | null = null; // the one that the reader moves; the other follows
+  const follow = (one: Reader, other: Reader, lattice: Followup["links"]["to_baseline"]): void => {
+    one.onMove((place) => {
+      if (leading !== null && leading !== one) return;
+      leading = one;
+      other.moveTo(placeOf(place, lattice));
+      leading = null;
+    });
+  };
+  follow(now.image, before.image, found.links.to_baseline);
+  follow(before.image, now.image, found.links.to_followup);
+  const show = (selected: Followed | null): void => {
+    for (const [panel, which] of [[before, "baseline"], [now, "followup"]] as const) {
+      const all = asReviewed(findingsOf(panel.report), panel.review).filter(({ sort }) => sort !== "candidate");
+      panel.image.show(all, all.find(({ label }) => label === selected?.[which]?.label) ?? null);
+    }
+    if (selected?.followup) now.image.moveTo(selected.followup.coordinates_lps);
+    else if (selected?.baseline) before.image.moveTo(selected.baseline.coordinates_lps);
+  };
+  const table = followedTable(found.nodules, show, signal);
+  const { days, reason } = found.interval;
+  const side = el(
+    "section",
+    { class: "side", "aria-label": "Follow-up" },
+    el("div", { class: "spread" }, back, el("h1", {}, "Follow-up")),
+    el("p", { class: "hint" }, days === null ? `Interval unknown: ${reason ?? ""}. No doubling time.` : `${days} days between the examinations.`),
+    table,
+    found.lung_rads.category
+      ? el("p", {}, `Lung-RADS with the prior: ${found.lung_rads.category}. ${found.lung_rads.management ?? ""}`)
+      : el("p", { class: "hint" }, `Lung-RADS with the prior: none, ${found.lung_rads.reason ?? "not known"}.`),
+    el(
+      "ul",
+      { class: "remarks hint" },
+      ...[...found.registration.warnings, ...found.notes, ...found.lung_rads.assumptions.map((one) => `Assumed: ${one}.`)].map((text) => el("li", {}, text)),
+      el("li", {}, `A volume repeats within ${fixed(found.repeatability.volume_change_percent_95)} % (${found.repeatability.source}); less is no change. Registration: ${found.registration.method}, the lungs overlap by ${fixed(100 * found.registration.lung_overlap)} %.`),
+    ),
+  );
+  const named = (job: Job, what: string, { image }: Panel): HTMLElement => el("div", { class: "exam" }, el("h2", {}, `${what}: ${job.scan_id}`), image.element);
+  return [el("div", { class: "results pair" }, named(jobs[0], "Prior", before), named(jobs[1], "Now", now), side)];
+}
+
+const HEADS = ["Prior", "Now", "Status", "Before", "Now mm", "Change", "Doubling", "LR"];
+
+function followedTable(nodules: Followed[], show: (selected: Followed | null) => void, signal: AbortSignal): HTMLElement {
+  let selected = -1;
+  const choose = (at: number): void => {
+    selected = nodules.length > 0 ? (at + nodules.length) % nodules.length : -1;
+    rows.forEach((row, index) => (index === selected ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current")));
+    rows[selected]?.scrollIntoView({ block: "nearest" });
+    show(nodules[selected] ?? null);
+  };
+  const rows = nodules.map((one, index) => followedRow(one, () => choose(index)));
+  onKeys({ j: () => choose(selected + 1), k: () => choose(selected - 1) }, signal);
+  show(null);
+  if (rows.length > 0) choose(0);
+  const head = HEADS.map((name) => el("th", { scope: "col" }, name));
+  const none = el("tr", {}, el("td", { colspan: HEADS.length, class: "empty" }, "No nodule in either examination."));
+  return el("div", { class: "nodules scroll" }, el("table", { "aria-label": "Nodules of both examinations" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...(rows.length > 0 ? rows : [none]))));
+}
+
+/** The doubling time, with its range; an open end where the nodule may not grow at all. */
+export function doubling(growth: Followed["growth"]): string {
+  if (growth?.doubling_time_days == null) return "–";
+  const [low, high] = growth.doubling_time_days_95 ?? [null, null];
+  return `${fixed(growth.doubling_time_days)} d${low === null ? "" : ` (${fixed(low)} to ${high === null ? "?" : fixed(high)})`}`;
+}
+
+function followedRow(one: Followed, choose: () => void): HTMLTableRowElement {
+  const { growth } = one;
+  const change = growth?.volume_change_percent;
+  const name = (seen: Seen | null): string => (seen ? (seen.label ?? "2nd look") : "–");
+  const size = (seen: Seen | null): string => fixed(seen?.diameter_mm, 1);
+  const cell = (text: string, number = true): HTMLElement => el("td", { class: number ? "number" : "" }, text);
+  return el(
+    "tr",
+    { click: choose, "data-followed": one.number, class: one.status === "new" || growth?.trend === "growing" ? "alarming" : "" },
+    el("td", {}, name(one.baseline)),
+    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show nodule ${one.number + 1} of the follow-up` }, name(one.followup))),
+    cell(one.status === "matched" ? (growth?.trend ?? "matched") : one.status, false),
+    cell(size(one.baseline)),
+    cell(size(one.followup)),
+    cell(change == null ? "–" : `${change > 0 ? "+" : ""}${fixed(change)} %`),
+    cell(doubling(growth)),
+    cell(one.lung_rads?.category ?? "–", false),
+  );
+}

@@ -238,3 +238,7 @@ def _submitted(address: str, scan: Scan, path: Path) -> str:
     if job["status"] != "completed":
         raise RuntimeError(job["error"])
     return str(job["job_id"])
+
+
+if __name__ == "__main__":
+    main()

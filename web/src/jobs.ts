@@ -1,44 +1,100 @@
-/** Earlier jobs, a page at a time; what still runs is kept up to date. */
+/** The worklist: jobs by name and state, sorted, a page at a time; what still runs is kept up to date. */
 
 import * as api from "./api";
-import { ended, type Job, type JobPage } from "./contract";
+import { ended, type Job, type JobPage, type Status } from "./contract";
 import { button, el, icon } from "./dom";
 import { pause } from "./follow";
 import { bytes, fixed, moment } from "./format";
 import { confirmRemoval } from "./removal";
 import { problemBox } from "./problem";
 
-const FIRST = `${api.INFERENCE}?limit=8`;
+const EACH = 100; // jobs of a request
+const MOST = 1000; // jobs that are listed, the newest
+const ROWS = 8; // of a page
 const PERIOD = 4000; // ms
+
+export type Column = "scan" | "state" | "submitted" | "size";
+const COLUMNS: { key: Column; name: string; of: (job: Job) => string | number }[] = [
+  { key: "scan", name: "Scan", of: ({ scan_id }) => scan_id.toLowerCase() },
+  { key: "state", name: "State", of: ({ status }) => status },
+  { key: "submitted", name: "Submitted", of: ({ created_at }) => created_at },
+  { key: "size", name: "Size", of: ({ size_bytes }) => size_bytes },
+];
+const STATES: Status[] = ["queued", "running", "completed", "failed", "cancelled"];
+
+export interface Wanted {
+  text: string; // in the name of the scan
+  state: Status | "";
+  column: Column;
+  falling: boolean;
+}
+
+/** The jobs that are wanted, in order. Names stay in this browser: they may be patients'. */
+export function listed(jobs: Job[], { text, state, column, falling }: Wanted): Job[] {
+  const key = COLUMNS.find((one) => one.key === column)?.of ?? ((): string => "");
+  const part = text.trim().toLowerCase();
+  const fits = (job: Job): boolean => job.scan_id.toLowerCase().includes(part) && (state === "" || job.status === state);
+  const compare = (one: Job, other: Job): number => {
+    const [a, b] = [key(one), key(other)];
+    return a === b ? 0 : a < b !== falling ? -1 : 1;
+  };
+  return jobs.filter(fits).sort(compare); // a stable sort: equal ones newest first
+}
 
 /** The panel of jobs; it stops with the signal. */
 export function jobsPanel(signal: AbortSignal): { element: HTMLElement; refresh: () => Promise<void> } {
-  const earlier: string[] = []; // the pages before this one
-  let here = FIRST;
+  const wanted: Wanted = { text: "", state: "", column: "submitted", falling: true };
+  let [all, first]: [Job[], number] = [[], 0];
   const list = el("div", { class: "joblist" });
   const paging = el("nav", { class: "paging", "aria-label": "Pages of jobs" });
+  const count = el("output", { class: "hint" });
+  const text = el("input", { type: "search", id: "jobs-text", autocomplete: "off" });
+  const state = el("select", { id: "jobs-state" }, el("option", { value: "" }, "all"), ...STATES.map((one) => el("option", { value: one }, one)));
+  text.addEventListener("input", () => change({ text: text.value }));
+  state.addEventListener("change", () => change({ state: state.value as Wanted["state"] }));
+  const filter = el("div", { class: "said", role: "search" }, el("label", { class: "pick" }, "Name", text), el("label", { class: "pick" }, "State", state), count);
 
-  const go = (url: string): void => {
-    here = url;
-    void refresh();
+  const change = (now: Partial<Wanted>): void => {
+    Object.assign(wanted, now);
+    first = 0;
+    show();
   };
-  const show = (page: JobPage): void => {
+  const sort = (column: Column): void => {
+    change({ column, falling: column === wanted.column ? !wanted.falling : column === "submitted" || column === "size" });
+    list.querySelector<HTMLElement>(`[data-focus="sort-${column}"]`)?.focus();
+  };
+  const show = (): void => {
     const at = focusedIn(list);
-    list.replaceChildren(page.jobs.length > 0 ? table(page.jobs, () => void refresh()) : empty());
+    const jobs = listed(all, wanted);
+    first = Math.max(0, Math.min(first, ROWS * Math.floor((jobs.length - 1) / ROWS)));
+    const none = all.length > 0 ? el("p", { class: "empty" }, "No scan of this name and state.") : empty();
+    list.replaceChildren(jobs.length > 0 ? table(jobs.slice(first, first + ROWS), wanted, sort, () => void refresh()) : none);
     if (at) list.querySelector<HTMLElement>(`[data-focus="${at}"]`)?.focus();
-    const back = button("Newer", () => go(earlier.pop() ?? FIRST), { class: "button small", disabled: earlier.length === 0 });
-    const on = (): void => {
-      earlier.push(here);
-      go(page.next ?? FIRST);
+    filter.hidden = all.length === 0;
+    count.textContent = `${jobs.length} of ${all.length}${all.length === MOST ? ", the newest" : ""}`;
+    const go = (by: number) => (): void => {
+      first += by;
+      show();
     };
-    paging.replaceChildren(back, button("Older", on, { class: "button small", disabled: page.next === null }));
-    paging.hidden = earlier.length === 0 && page.next === null;
+    const newest = wanted.column === "submitted" && wanted.falling;
+    const [before, after] = newest ? ["Newer", "Older"] : ["Previous", "Next"];
+    paging.replaceChildren(
+      button(before, go(-ROWS), { class: "button small", disabled: first === 0 }),
+      button(after, go(ROWS), { class: "button small", disabled: first + ROWS >= jobs.length }),
+    );
+    paging.hidden = jobs.length <= ROWS;
   };
   const refresh = async (): Promise<void> => {
     try {
-      const page = await api.jobPage(here, signal);
-      show(page);
-      if (page.jobs.some((job) => !ended(job.status))) later();
+      const found: Job[] = [];
+      for (let url: string | null = `${api.INFERENCE}?limit=${EACH}`; url !== null && found.length < MOST; ) {
+        const page: JobPage = await api.jobPage(url, signal);
+        found.push(...page.jobs);
+        url = page.next;
+      }
+      all = found.slice(0, MOST);
+      show();
+      if (all.some((job) => !ended(job.status))) later();
     } catch (error) {
       if (signal.aborted) return;
       list.replaceChildren(problemBox(error, button("Try again", () => void refresh(), { class: "button small" })));
@@ -55,7 +111,7 @@ export function jobsPanel(signal: AbortSignal): { element: HTMLElement; refresh:
   };
   void refresh();
   const title = el("h2", { id: "jobs-title" }, "Scans");
-  return { element: el("section", { class: "card jobs", "aria-labelledby": "jobs-title" }, title, list, paging), refresh };
+  return { element: el("section", { class: "card jobs", "aria-labelledby": "jobs-title" }, title, filter, list, paging), refresh };
 }
 
 const empty = (): HTMLElement => el("p", { class: "empty" }, "None yet. Results appear here, and stay until they expire.");
@@ -63,11 +119,14 @@ const empty = (): HTMLElement => el("p", { class: "empty" }, "None yet. Results 
 const focusedIn = (list: HTMLElement): string | undefined =>
   list.contains(document.activeElement) ? (document.activeElement as HTMLElement).dataset.focus : undefined;
 
-function table(jobs: Job[], changed: () => void): HTMLElement {
-  const head = ["Scan", "State", "Submitted", "Size"].map((name) => el("th", { scope: "col" }, name));
+function table(jobs: Job[], { column, falling }: Wanted, sort: (by: Column) => void, changed: () => void): HTMLElement {
+  const head = COLUMNS.map(({ key, name }) => {
+    const order = key === column ? (falling ? "descending" : "ascending") : "none";
+    return el("th", { scope: "col", "aria-sort": order }, button(name, () => sort(key), { "data-focus": `sort-${key}` }));
+  });
   return el(
     "table",
-    {},
+    { class: "sortable" },
     el("thead", {}, el("tr", {}, ...head, el("th", {}, el("span", { class: "unseen" }, "Actions")))),
     el("tbody", {}, ...jobs.map((job) => row(job, changed))),
   );

@@ -1,7 +1,8 @@
 import { expect, test } from "vitest";
-import type { Detection, Lattice, Report, Review, Vec3 } from "../src/contract";
+import type { Detection, Job, Lattice, Report, Review, Vec3 } from "../src/contract";
 import { asReviewed, findingsOf } from "../src/findings";
 import { doubling } from "../src/followup";
+import { listed, type Wanted } from "../src/jobs";
 import { placeOf } from "../src/lattice";
 import { samples } from "../src/slab";
 
@@ -57,4 +58,17 @@ test("a doubling time has its range, with an open end where it may not grow at a
   expect(doubling(growth)).toBe("210 d (160 to ?)");
   expect(doubling({ ...growth, doubling_time_days: null })).toBe("–");
   expect(doubling(null)).toBe("–");
+});
+
+test.each<[string, Partial<Wanted>, string]>([
+  ["newest first", {}, "c B a d"],
+  ["by name, whatever its case", { column: "scan", falling: false }, "a B c d"],
+  ["by size, equal ones newest first", { column: "size" }, "d B a c"],
+  ["of one state", { state: "failed" }, "B d"],
+  ["with a part of the name", { text: " b " }, "B"],
+])("the worklist shows jobs %s", (_, wanted, names) => {
+  const made = [["c", "completed", 1], ["B", "failed", 5], ["a", "running", 5], ["d", "failed", 9]] as const;
+  const jobs = made.map(([scan_id, status, size_bytes], age) => ({ scan_id, status, size_bytes, created_at: `2026-01-0${9 - age}` }) as Job);
+  const found = listed(jobs, { text: "", state: "", column: "submitted", falling: true, ...wanted });
+  expect(found.map(({ scan_id }) => scan_id).join(" ")).toBe(names);
 });

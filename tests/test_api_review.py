@@ -130,6 +130,19 @@ def test_a_review_that_says_nothing_sensible_is_refused(api: Api, job: str, body
     assert api.client.get(job, headers=ANNA).json()["version"] == 0
 
 
+def test_distances_are_kept_with_their_length_until_others_are_given(api: Api, job: str) -> None:
+    line = {"from_lps": [10.0, -20.0, 30.0], "to_lps": [13.0, -16.0, 42.0], "plane": "sagittal"}
+    written = put(api, job, '"0"', [], distances=[line])
+    assert written.json()["distances"] == [{**line, "length_mm": 13.0}]
+    kept = put(api, job, '"1"', [ACCEPTED])
+    assert kept.json()["distances"] == written.json()["distances"]
+    exported = api.client.get(f"{job}/reviewed.json", headers=ANNA).json()
+    assert exported["review"]["distances"] == written.json()["distances"]
+    assert put(api, job, '"2"', [], distances=[]).json()["distances"] == []
+    for wrong in ({**line, "plane": "oblique"}, {**line, "length_mm": 2.0}, {"plane": "axial"}):
+        assert put(api, job, '"3"', [], distances=[wrong]).status_code == 400
+
+
 def test_a_body_has_a_limit(api: Api, job: str) -> None:
     headers = ANNA | {"If-Match": '"0"', "content-type": "application/json"}
     assert api.client.put(job, headers=headers, content=b" " * (2**20 + 1)).status_code == 413

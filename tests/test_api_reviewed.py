@@ -74,10 +74,10 @@ def job(api: Api, made: str) -> str:
     return made
 
 
-def change(api: Api, job: str, findings: list[dict[str, Any]], comment: str = "") -> None:
+def change(api: Api, job: str, findings: list[dict[str, Any]], comment: str = "", **more: Any) -> None:  # noqa: ANN401
     """Write the findings of the review."""
     now = api.client.get(f"{job}/review", headers=ANNA).headers["etag"]
-    body = {"findings": findings, "comment": comment}
+    body = {"findings": findings, "comment": comment, **more}
     written = api.client.put(f"{job}/review", headers=ANNA | {"If-Match": now}, json=body)
     assert written.status_code == 200, written.text
 
@@ -120,13 +120,15 @@ def test_the_files_say_what_the_reader_left(
     assert added.status_code == 201, added.text
     rejected = [{"finding": label, "verdict": "rejected", "reason": "vessel"} for label in labels]
     rejected[0]["comment"] = "verzweigt sich, 枝分かれ"
-    change(api, job, [*rejected, {"finding": "a1", "verdict": "accepted"}], "seen on paper")
+    line = {"from_lps": [0, 0, 0], "to_lps": [3, 4, 0], "plane": "axial"}
+    change(api, job, [*rejected, {"finding": "a1", "verdict": "accepted"}], "seen on paper", distances=[line])
     sr = pydicom.dcmread(io.BytesIO(file_of(api, job, "sr")))
     (group,) = groups(sr)  # the added nodule alone
     said = texts(sr)
     assert any("added by the reader (anna, " in text for text in said)
     assert any(text.startswith("Rejected by a reader: 1: vessel (anna, ") and "枝分かれ" in text for text in said)
     assert sum(text.startswith("Rejected by a reader") for text in said) == len(labels)
+    assert "Distance measured by a reader: 5.0 mm, axial." in said
     assert "anna" in str([element.value for element in sr.iterall() if element.keyword == "PersonName"])
     assert str(sr.PatientName) == "Rossi^Anna"
     assert sr.VerificationFlag == "UNVERIFIED"  # a key is no signature
@@ -146,6 +148,7 @@ def test_the_files_say_what_the_reader_left(
     assert f"Of {len(labels)} found: 0 accepted, {len(labels)} rejected, 0 not read. Added: 1." in text
     assert "added by the reader (anna, " in text
     assert "vessel (anna, " in text
+    assert "Distance 1 5.0 mm, axial" in text
     assert "Comment: seen on paper" in text
 
 

@@ -366,7 +366,7 @@ def test_what_is_said_of_the_patient_goes_with_one_scan(
 
 
 def test_distances_are_measured_on_the_image_and_kept(
-    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str
 ) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
@@ -390,12 +390,17 @@ def test_distances_are_measured_on_the_image_and_kept(
     assert float(measured.inner_text().removesuffix(" mm")) == pytest.approx(expected, abs=0.3)
     assert lps(page) == places[1]  # the crosshair stays
     picture(page, "measured-dark")
+    review = f"{server}{done['links']['self']}/review"
+    until(lambda: httpx.get(review).json()["distances"])
+    (kept,) = httpx.get(review).json()["distances"]
+    assert (kept["plane"], kept["length_mm"]) == ("axial", pytest.approx(expected, abs=0.3))
     page.reload()
     ready(page)
     expect(measured).to_have_text(measured.inner_text())
     page.get_by_role("button", name="Remove", exact=False).first.wait_for()
     page.get_by_role("list", name="Measured distances").get_by_role("button", name="Remove").click()
     expect(page.get_by_role("list", name="Measured distances")).to_be_hidden()
+    until(lambda: not httpx.get(review).json()["distances"])
 
 
 def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ based on, so that two readers never overwrite each other unawares.
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import dist
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,9 +22,9 @@ from .schemas import Box
 
 __all__ = ["Added", "Place", "Review", "ReviewIn", "add", "change", "load", "save", "shown"]
 
-MOST, MOST_ADDED = 1000, 100  # findings
+MOST, MOST_ADDED, MOST_DISTANCES = 1000, 100, 200
 FAR = 10_000.0  # mm; scanners are smaller
-EMPTY: dict[str, Any] = {"findings": [], "added": [], "comment": "", "by": None, "at": None}
+EMPTY: dict[str, Any] = {"findings": [], "added": [], "distances": [], "comment": "", "by": None, "at": None}
 Label = Annotated[str, Field(pattern="^[ac]?[1-9][0-9]{0,3}$", description="1, c1 (candidate) or a1 (added)")]
 Reason = Literal["vessel", "lymph node", "scar", "pleura", "bone", "artefact", "duplicate", "other"]
 Millimetres = Annotated[float, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
@@ -48,13 +49,33 @@ class Verdict(BaseModel):
         return self
 
 
+class Distance(BaseModel):
+    """A line that a reader measured on a slice of a plane; its ends are LPS mm."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_lps: tuple[Millimetres, Millimetres, Millimetres]
+    to_lps: tuple[Millimetres, Millimetres, Millimetres]
+    plane: Literal["axial", "coronal", "sagittal"]
+
+
+class Measured(Distance):
+    """A distance with its length."""
+
+    length_mm: float
+
+
 class ReviewIn(BaseModel):
-    """A whole review, as a client sends it. A finding that is not in it was not read."""
+    """A whole review, as a client sends it. A finding that is not in it was not read.
+
+    Distances that are null stay as they are.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     findings: Annotated[list[Verdict], Field(max_length=MOST)]
     comment: Annotated[str, Field(max_length=4000)] = ""
+    distances: Annotated[list[Distance] | None, Field(max_length=MOST_DISTANCES)] = None
 
 
 class Place(BaseModel):
@@ -99,6 +120,7 @@ class Review(BaseModel):
     version: int
     findings: list[Signed]
     added: list[Added]
+    distances: list[Measured]
     comment: str
     by: str | None
     at: str | None
@@ -109,7 +131,7 @@ def load(engine: Engine, job: str) -> tuple[int, dict[str, Any]]:
     """The version and the content of a job's review."""
     with engine.connect() as connection:
         row = connection.execute(select(reviews).where(reviews.c.job == job)).one_or_none()
-    return (0, EMPTY) if row is None else (row.version, row.content)
+    return (0, EMPTY) if row is None else (row.version, {**EMPTY, **row.content})
 
 
 def save(engine: Engine, job: str, version: int, content: Mapping[str, Any]) -> bool:
@@ -147,7 +169,13 @@ def change(old: Mapping[str, Any], new: ReviewIn, report: Mapping[str, Any], rea
         same = earlier is not None and {key: earlier[key] for key in said} == said
         return {**earlier} if earlier is not None and same else {**said, **stamp}
 
-    return {**old, "findings": [signed(one) for one in new.findings], "comment": new.comment, **stamp}
+    distances = old["distances"] if new.distances is None else [_measured(one) for one in new.distances]
+    said = {"findings": [signed(one) for one in new.findings], "comment": new.comment, "distances": distances}
+    return {**old, **said, **stamp}
+
+
+def _measured(line: Distance) -> dict[str, Any]:
+    return {**line.model_dump(), "length_mm": round(dist(line.from_lps, line.to_lps), 2)}
 
 
 def add(old: Mapping[str, Any], measured: Mapping[str, Any], reader: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from highdicom.sr import (
 from pydicom.sr.codedict import codes
 
 from ..results.conclusion import NONE_FOUND
-from ..results.reviewed import rejected_in_words, verdict_in_words
+from ..results.reviewed import distances_in_words, rejected_in_words, verdict_in_words
 from ..types import Detection
 from .codes import (
     ABSENT,
@@ -78,7 +78,9 @@ def measurement_report(context: Context, seg: Segmentation | None) -> Comprehens
         title=REPORT,
     )
     review: Mapping[str, Any] = context.results.get("review", {"findings": []})
-    report[0].ContentSequence.extend(_comment(f"Rejected by a reader: {text}.") for text in rejected_in_words(review))
+    said = [f"Rejected by a reader: {text}." for text in rejected_in_words(review)]
+    said += [f"Distance measured by a reader: {text}." for text in distances_in_words(review)]
+    report[0].ContentSequence.extend(_comment(text) for text in said)
     evidence = [*context.images, *([seg] if seg else [])]
     made = Comprehensive3DSR(evidence=evidence, content=report, is_complete=True, **context.common("SR"))
     made = context.finished(made)

@@ -5,7 +5,7 @@ from typing import Any
 
 from .found import number_of_finding
 
-__all__ = ["findings_to_read", "labels_of", "rejected_in_words", "reviewed", "verdict_in_words"]
+__all__ = ["distances_in_words", "findings_to_read", "labels_of", "rejected_in_words", "reviewed", "verdict_in_words"]
 
 ADDED = "marked by a reader: the network gives no confidence, and so no score"
 CORRECTED = "a reader corrected the type: the guideline was applied to the measured one"
@@ -71,6 +71,12 @@ def rejected_in_words(review: Mapping[str, Any]) -> Iterator[str]:
     for one in review["findings"]:
         if _is_rejected(one):
             yield f"{one['finding']}: {one['reason']}{_signed(one)}"
+
+
+def distances_in_words(review: Mapping[str, Any]) -> Iterator[str]:
+    """The lengths that a reader measured."""
+    for one in review.get("distances", ()):
+        yield f"{one['length_mm']:.1f} mm, {one['plane']}"
 
 
 def _signed(verdict: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import __version__
-from ..results.reviewed import rejected_in_words, verdict_in_words
+from ..results.reviewed import distances_in_words, rejected_in_words, verdict_in_words
 from ..triage.model import default_model
 from ..types import Scan, Volume
 from .model_card import model_card
@@ -128,6 +128,10 @@ def _review(nodules: Sequence[ReportNodule], found: FoundNodules) -> Iterator[Bl
     if rejected:
         yield Text("Rejected, and so left out above:")
         yield Facts([(f"Finding {label}", why) for label, _, why in (text.partition(": ") for text in rejected)])
+    distances = list(distances_in_words(found.review))
+    if distances:
+        yield Text("Distances measured by the reader:")
+        yield Facts([(f"Distance {number}", text) for number, text in enumerate(distances, 1)])
     if found.review["comment"]:
         yield Text(f"Comment: {found.review['comment']}")
 

@@ -1,6 +1,6 @@
 /** Requests to the service, with its key where one is needed, and its errors as they are. */
 
-import type { Followup, Job, JobFile, JobPage, Limits, Outlines, Problem, Report, Review, Vec3, Verdict } from "./contract";
+import type { Distance, Followup, Job, JobFile, JobPage, Limits, Outlines, Problem, Report, Review, Vec3, Verdict } from "./contract";
 import { askForKey } from "./key";
 
 const KEY = "pivot-key";
@@ -101,9 +101,9 @@ const send = async <T = Review>(method: string, url: string, body: object, more:
 export const followup = (of: Job, prior: string, days: number | null): Promise<Followup> =>
   send("POST", `${of.links.self}/followup`, { prior, days });
 
-/** Write the verdicts, if the review is still the one that they change. */
-export const writeReview = (of: Job, { version, comment }: Review, findings: Verdict[]): Promise<Review> =>
-  send("PUT", `${of.links.self}/review`, { findings, comment }, { "If-Match": `"${version}"` });
+/** Write the verdicts and, if they are given, the distances, if the review is still the one that they change. */
+export const writeReview = (of: Job, { version, comment }: Review, findings: Verdict[], distances: Distance[] | null = null): Promise<Review> =>
+  send("PUT", `${of.links.self}/review`, { findings, comment, distances }, { "If-Match": `"${version}"` });
 
 /** Add a nodule at a point (LPS mm), which the service measures. */
 export const addNodule = (of: Job, coordinates_lps: Vec3): Promise<Review> => send("POST", `${of.links.self}/review/nodules`, { coordinates_lps });

@@ -138,10 +138,18 @@ export interface Added {
   outline: Box | null;
 }
 
+/** A line that a reader measured; its ends are LPS mm. */
+export interface Distance {
+  from_lps: Vec3;
+  to_lps: Vec3;
+  plane: "axial" | "coronal" | "sagittal";
+}
+
 export interface Review {
   version: number;
   findings: Verdict[];
   added: Added[];
+  distances: Distance[];
   comment: string;
   progress: { read: number; total: number };
 }

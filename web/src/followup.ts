@@ -74,6 +74,7 @@ async function panel(job: Job, signal: AbortSignal): Promise<Panel> {
   const [report, files, outlines, review] = await Promise.all([api.report(job, signal), api.files(job, signal), api.outlines(job, signal), api.review(job, signal)]);
   const image = reader(job, files, signal);
   image.outline(shapesOf(outlines, review.added));
+  image.setDistances(review.distances);
   return { image, report, review };
 }
 

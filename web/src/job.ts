@@ -119,10 +119,12 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
     const verdicts = new Map(now.findings.map(({ finding, verdict }) => [finding, verdict]));
     read = new Set([...verdicts].flatMap(([label, verdict]) => (verdict ? label : [])));
     image.outline(shapesOf(outlines, now.added));
+    image.setDistances(now.distances);
     table.update(asReviewed(found, now), verdicts);
   };
   const nextUnread = (): void => table.next(({ label, sort }) => sort !== "candidate" && !read.has(label));
   reviewing = reviewPanel(job, review, files.some(({ kind }) => kind === "dicom"), { changed: take, place: image.place, nextUnread }, signal);
+  image.onMeasured(reviewing.measured);
   take(review);
   onKeys({ j: () => table.move(1), k: () => table.move(-1) }, signal);
   table.move(1);

@@ -1,12 +1,13 @@
 /** The image with its controls. */
 
 import * as api from "./api";
-import type { Job, JobFile, Mark, Vec3 } from "./contract";
+import type { Distance, Job, JobFile, Mark, Vec3 } from "./contract";
 import { button, el } from "./dom";
 import type { Finding } from "./findings";
 import { bytes, fixed, percent, place } from "./format";
 import type { Shape } from "./outlines";
-import { rulers } from "./rulers";
+import { rulers, toDistance, toMeasure } from "./rulers";
+import type { Measure } from "./marks";
 import { problemBox } from "./problem";
 import { onKeys } from "./shortcuts";
 import { SLABS } from "./slab";
@@ -23,6 +24,8 @@ export interface Reader {
   show: (findings: Finding[], selected: Finding | null) => void;
   goTo: (mark: Mark) => void;
   outline: (shapes: Map<string, Shape>) => void; // by the findings' labels
+  setDistances: (distances: Distance[]) => void;
+  onMeasured: (listen: (distances: Distance[]) => void) => void; // by the reader
   place: () => Vec3 | null; // of the crosshair, LPS mm
   moveTo: (place: Vec3) => void; // LPS mm
   onMove: (listen: (place: Vec3) => void) => void;
@@ -48,7 +51,15 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
   const curtain = el("div", { class: "curtain" });
   const readout = el("div", { class: "readout", role: "group", "aria-label": "At the crosshair" });
   const windowing = el("span", { class: "readout" });
-  const lines = rulers(job.job_id, (measures) => viewer?.setMeasures(measures), (measure) => viewer?.goToMeasure(measure));
+  let lines: Measure[] = [];
+  let measured: (distances: Distance[]) => void = () => undefined;
+  const keep = (measures: Measure[], isNew: boolean): void => {
+    lines = measures;
+    list.show(lines);
+    viewer?.setMeasures(lines);
+    if (isNew) measured(lines.map(toDistance));
+  };
+  const list = rulers((measures) => keep(measures, true), (measure) => viewer?.goToMeasure(measure));
   const stage = el("div", { class: "stage" }, canvas, overlay, curtain, notice);
   let isWhole = (): void => undefined;
   const whole = new Promise<void>((resolve) => (isWhole = resolve));
@@ -59,7 +70,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
     { class: "reader", "aria-label": "Image" },
     tools.element,
     stage,
-    el("div", { class: "under" }, readout, lines.element, windowing),
+    el("div", { class: "under" }, readout, list.element, windowing),
   );
   // NiiVue has keys of its own, which would do other things than the page says.
   for (const event of ["keydown", "keyup"]) stage.addEventListener(event, (key) => key.stopPropagation(), { capture: true });
@@ -84,13 +95,13 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
       windowing.textContent = `Level ${fixed(level)} · width ${fixed(width)} HU`;
       tools.windowed(level, width);
     };
-    viewer.onMeasures = lines.show;
+    viewer.onMeasures = (measures) => keep(measures, true);
     coarse = first !== null;
     const show = async (scan: ArrayBuffer): Promise<void> => {
       await viewer?.load(scan, LUNG);
       viewer?.setShapes(shapes);
       viewer?.show(...shown);
-      viewer?.setMeasures(lines.kept);
+      viewer?.setMeasures(lines);
       if (wanted) viewer?.goTo(wanted);
       wanted = null;
       curtain.remove();
@@ -124,6 +135,8 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
       shapes = now;
       viewer?.setShapes(shapes);
     },
+    setDistances: (distances) => keep(distances.map(toMeasure), false),
+    onMeasured: (listen) => (measured = listen),
     place: () => here,
     moveTo: ([x, y, z]) => {
       const mark: Mark = { coordinates: [0, 0, 0], coordinates_lps: [x, y, z], diameter_mm: null, confidence: null };

@@ -1,7 +1,7 @@
 /** The reader's verdicts: kept by the service, with who gave them and when. */
 
 import * as api from "./api";
-import type { Job, Review, Vec3, Verdict } from "./contract";
+import type { Distance, Job, Review, Vec3, Verdict } from "./contract";
 import { button, el } from "./dom";
 import type { Finding } from "./findings";
 import { moment } from "./format";
@@ -24,6 +24,8 @@ export interface Reviewing {
   element: HTMLElement;
   /** Show the verdict on this finding. */
   select: (finding: Finding | null) => void;
+  /** Save the distances that the reader measured. */
+  measured: (distances: Distance[]) => void;
 }
 
 export interface Surroundings {
@@ -42,6 +44,7 @@ export function withChange(findings: readonly Verdict[], label: string, change: 
   return [...others, ...(said ? [after] : [])].map(plain);
 }
 
+const bare = ({ from_lps, to_lps, plane }: Distance): Distance => ({ from_lps, to_lps, plane });
 const plain = ({ finding, verdict, reason, nodule_type, comment }: Verdict): Verdict => ({ finding, verdict, reason, nodule_type, comment });
 
 /** The panel of the review, which saves every change at once; `dicom` if the job has DICOM objects. */
@@ -151,6 +154,7 @@ export function reviewPanel(job: Job, first: Review, dicom: boolean, around: Sur
       selected = finding;
       show();
     },
+    measured: (distances) => void after(() => api.writeReview(job, review, review.findings.map(plain), distances.map(bare))),
   };
 }
 

@@ -1,25 +1,31 @@
-/** The list of measured distances; this browser keeps them, job by job. */
+/** The list of measured distances, and the form in which the service keeps them. */
 
+import type { Distance, Vec3 } from "./contract";
 import { button, el, icon } from "./dom";
 import { fixed } from "./format";
 import { distance } from "./geometry";
 import type { Measure } from "./marks";
 
-const KEY = (job: string): string => `pivot-measures-${job}`;
+const PLANES = ["axial", "coronal", "sagittal"] as const; // in NiiVue's order
+
+const turned = ([x, y, z]: Vec3): Vec3 => [-x, -y, z]; // between RAS+ and LPS
+
+/** A line on the image as the service keeps it. */
+export const toDistance = ({ from, to, plane }: Measure): Distance => ({ from_lps: turned(from), to_lps: turned(to), plane: PLANES[plane] });
+
+/** A line that the service kept, for the image. */
+// eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- importing the enumeration would load NiiVue
+export const toMeasure = ({ from_lps, to_lps, plane }: Distance): Measure => ({ from: turned(from_lps), to: turned(to_lps), plane: PLANES.indexOf(plane) });
 
 export interface Rulers {
   element: HTMLElement;
-  kept: Measure[];
   show: (measures: Measure[]) => void;
 }
 
-/** The distances of a job; `change` draws those that are left, `goTo` shows the slice of one. */
-export function rulers(job: string, change: (measures: Measure[]) => void, goTo: (measure: Measure) => void): Rulers {
-  const kept = JSON.parse(localStorage.getItem(KEY(job)) ?? "[]") as Measure[];
-  const element = el("ul", { class: "measures", "aria-label": "Measured distances" });
+/** The distances of a job; `change` gets those that are left, `goTo` shows the slice of one. */
+export function rulers(change: (measures: Measure[]) => void, goTo: (measure: Measure) => void): Rulers {
+  const element = el("ul", { class: "measures", "aria-label": "Measured distances", hidden: true });
   const show = (measures: Measure[]): void => {
-    if (measures.length > 0) localStorage.setItem(KEY(job), JSON.stringify(measures));
-    else localStorage.removeItem(KEY(job));
     element.hidden = measures.length === 0;
     element.replaceChildren(
       ...measures.map((measure) => {
@@ -29,6 +35,5 @@ export function rulers(job: string, change: (measures: Measure[]) => void, goTo:
       }),
     );
   };
-  element.hidden = kept.length === 0;
-  return { element, kept, show };
+  return { element, show };
 }

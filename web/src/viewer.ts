@@ -28,7 +28,7 @@ const LETTERS = [1, 0.7, 0.25, 1]; // is seen on black and on white
 export class Viewer {
   onPlace: (place: Place) => void = () => undefined;
   onWindow: (level: number, width: number) => void = () => undefined;
-  onMeasures: (measures: Measure[]) => void = () => undefined;
+  onMeasures: (measures: Measure[]) => void = () => undefined; // drawn by the reader
   private findings: Finding[] = [];
   private selected: Finding | null = null;
   private shapes = new Map<string, Shape>();
@@ -201,7 +201,6 @@ export class Viewer {
   /** The distances that are drawn; the reader may have removed some. */
   setMeasures(measures: Measure[]): void {
     this.measures = measures;
-    this.onMeasures(measures);
     this.mark();
   }
 

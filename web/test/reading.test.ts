@@ -4,6 +4,7 @@ import { asReviewed, findingsOf } from "../src/findings";
 import { doubling } from "../src/followup";
 import { listed, type Wanted } from "../src/jobs";
 import { placeOf } from "../src/lattice";
+import { toDistance, toMeasure } from "../src/rulers";
 import { samples } from "../src/slab";
 
 /** A lattice whose nodes are moved by an affine map, which interpolation must give back. */
@@ -46,11 +47,17 @@ test("a corrected type takes the place of the measured one, and of its guideline
   const detection = { id: 0, properties: { nodule_type: "solid" }, guidelines: {} } as unknown as Detection;
   const report = { detections: [detection, { ...detection, id: 1 }] } as unknown as Report;
   const said = { finding: "2", verdict: "accepted", reason: null, nodule_type: "ground-glass", comment: "" } as const;
-  const review: Review = { version: 1, findings: [said], added: [], comment: "", progress: { read: 1, total: 2 } };
+  const review: Review = { version: 1, findings: [said], added: [], distances: [], comment: "", progress: { read: 1, total: 2 } };
   const [first, second] = asReviewed(findingsOf(report), review);
   expect([first?.detection?.properties.nodule_type, first?.corrected, first?.detection?.guidelines]).toEqual(["solid", undefined, {}]);
   expect([second?.detection?.properties.nodule_type, second?.corrected, second?.detection?.guidelines]).toEqual(["ground-glass", true, undefined]);
   expect(detection.properties.nodule_type).toBe("solid");
+});
+
+test("a line that the service kept is drawn where it was measured", () => {
+  const kept = { from_lps: [1, 2, 3] as Vec3, to_lps: [4, -5, 6] as Vec3, plane: "coronal" as const };
+  expect(toMeasure(kept)).toEqual({ from: [-1, -2, 3], to: [-4, 5, 6], plane: 1 });
+  expect(toDistance(toMeasure(kept))).toEqual(kept);
 });
 
 test("a doubling time has its range, with an open end where it may not grow at all", () => {

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import nibabel
@@ -64,7 +64,7 @@ def main() -> None:
     options.pictures.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder), **COMPUTER) as (address, _),
+        served(Path(folder), None, **COMPUTER) as (address, _),
         _browser() as browser,
     ):
         part = _reading if options.part == "reading" else _loading
@@ -180,7 +180,8 @@ def _beside_prior(reader: _Reader, prior: str, breath: Breath) -> dict[str, Any]
         page.wait_for_timeout(500)
         now, before = (np.array(reader.place(panel)) for panel in (1, 0))
         missed.append(round(float(np.linalg.norm(breath.to_second(now[None])[0] - before)), 1))
-    for width, height, scheme in ((1920, 1080, "dark"), (820, 1180, "light")):
+    schemes: tuple[tuple[int, int, Literal["dark", "light"]], ...] = ((1920, 1080, "dark"), (820, 1180, "light"))
+    for width, height, scheme in schemes:
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=scheme)
         page.wait_for_timeout(1000)

@@ -97,7 +97,7 @@ def test_nodules_are_followed_from_job_to_job(api: Api, jobs: tuple[str, str]) -
     for name, sign in (("to_followup", 1), ("to_baseline", -1)):
         lattice = found["links"][name]
         middle = tuple(size // 2 for size in lattice["shape"])
-        here, there = through(lattice, middle)  # type: ignore[arg-type]
+        here, there = through(lattice, middle)
         assert there - here == pytest.approx(sign * MOVE, abs=4)
         assert len(lattice["places"]) == 3 * np.prod(lattice["shape"])
     unknown = compared(api, jobs)

@@ -14,7 +14,6 @@ import pytest
 from pydicom import Dataset
 from pypdf import PdfReader
 
-from src.api import client as client_module
 from src.api.client import AsyncInferenceClient, InferenceClient, ServiceError
 from src.api.database import reviews
 from src.api.security import hashed
@@ -200,7 +199,7 @@ def test_a_job_without_dicom_objects_has_no_structured_report(
 
 def client_of(api: Api, monkeypatch: pytest.MonkeyPatch) -> InferenceClient:
     """The Python client of the service in this process."""
-    monkeypatch.setattr(client_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("src.api.client.time.sleep", lambda _: None)
 
     def passed_on(request: httpx.Request) -> httpx.Response:
         answer = api.client.request(
@@ -218,12 +217,18 @@ def test_the_python_client_reviews(
     _, volume, nodule = series
     number = job.rsplit("/", 1)[1]
     client = client_of(api, monkeypatch)
-    version = client.review(number)["version"]
-    written = client.write_review(number, version, [{"finding": "1", "verdict": "accepted"}], "by the client")
-    assert (written["version"], written["comment"]) == (version + 1, "by the client")
+    before = client.review(number)
+    said = [{"finding": "1", "verdict": "accepted"}]
+    written = client.write_review(number, {**before, "findings": said, "comment": "by the client"})
+    assert (written["version"], written["comment"]) == (before["version"] + 1, "by the client")
+    line = {"from_lps": [0, 0, 0], "to_lps": [0, 0, 2], "plane": "axial"}
+    again = client.write_review(number, {**written, "distances": [line]})
+    assert (again["findings"], again["distances"][0]["length_mm"]) == (written["findings"], 2)
     with pytest.raises(ServiceError) as refused:
-        client.write_review(number, version, [])
+        client.write_review(number, before)
     assert refused.value.status == 412
+    with pytest.raises(BadConfig, match="review must be"):
+        client.write_review(number, {"findings": []})
     x, y, z = (volume.affine @ [*np.divide(nodule.coordinates, volume.spacing), 1])[:3]
     added = client.add_nodule(number, [-x, -y, z])["added"]
     assert added[-1]["diameter_mm"] == pytest.approx(nodule.diameter_mm, abs=2)
@@ -240,7 +245,7 @@ def test_the_python_client_reviews(
 
 
 def test_an_added_nodule_is_not_added_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("src.api.client.time.sleep", lambda _: None)
     for error, times in ((httpx.ReadError("cut"), 1), (httpx.ConnectError("away"), 3)):
         asked: list[httpx.Request] = []
 

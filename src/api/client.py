@@ -97,15 +97,13 @@ class InferenceClient:
         """The review of a job, with its `version`, as in `docs/service.md`."""
         return self._run(review_calls.review(job_id, self.retries))
 
-    def write_review(
-        self, job_id: str, version: int, findings: Sequence[Mapping[str, Any]], comment: str = ""
-    ) -> dict[str, Any]:
-        """Replace findings (as in `docs/service.md`) and comment of a review of this `version`. Returns the new one.
+    def write_review(self, job_id: str, review: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a review, which is what `review` returned, with your changes. Returns the new one.
 
         Raises:
-            ServiceError: the review has another version (412), or a finding is none of the job's.
+            ServiceError: the review has another version now (412), or a finding is none of the job's.
         """
-        return self._run(review_calls.write_review(job_id, version, findings, comment, self.retries))
+        return self._run(review_calls.write_review(job_id, review, self.retries))
 
     def add_nodule(self, job_id: str, coordinates_lps: Sequence[float]) -> dict[str, Any]:
         """Add a nodule at a world point (LPS mm), which the service measures. Returns the new review.
@@ -223,11 +221,9 @@ class AsyncInferenceClient:
         """The review of a job; see `InferenceClient.review`."""
         return await self._run(review_calls.review(job_id, self.retries))
 
-    async def write_review(
-        self, job_id: str, version: int, findings: Sequence[Mapping[str, Any]], comment: str = ""
-    ) -> dict[str, Any]:
-        """Replace a review; see `InferenceClient.write_review`."""
-        return await self._run(review_calls.write_review(job_id, version, findings, comment, self.retries))
+    async def write_review(self, job_id: str, review: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a review; see `InferenceClient.write_review`."""
+        return await self._run(review_calls.write_review(job_id, review, self.retries))
 
     async def add_nodule(self, job_id: str, coordinates_lps: Sequence[float]) -> dict[str, Any]:
         """Add a nodule to a review; see `InferenceClient.add_nodule`."""

@@ -1,7 +1,7 @@
 """The client's calls for reviews, as steps like those in `calls.py`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,30 @@ def review(number: str, retries: int) -> Call[dict[str, Any]]:
     return content
 
 
-def write_review(number: str, version: int, findings: object, comment: str, retries: int) -> Call[dict[str, Any]]:
-    """Replace the review of this version."""
-    body = _json({"findings": findings, "comment": comment}, "findings and comment")
-    headers = {"If-Match": f'"{int(number_of(version, "version", 0))}"', **JSON}
-    answer = yield from insist(Ask("PUT", f"{url_of(number)}/review", headers, content=body), retries)
-    content: dict[str, Any] = answer.json()
-    return content
+def write_review(number: str, given: object, retries: int) -> Call[dict[str, Any]]:
+    """Replace the review whose version `given` names by what it holds."""
+    changed = given if isinstance(given, Mapping) else {}
+    if not {"version", "findings"} <= set(changed):
+        msg = f"review must be what `review` returns, with your changes, not {words_for(given)}"
+        raise BadConfig(msg)
+    content = {
+        "findings": _without(changed["findings"], "by", "at"),
+        "comment": changed.get("comment", ""),
+        "distances": _without(changed.get("distances"), "length_mm"),
+    }
+    headers = {"If-Match": f'"{int(number_of(changed["version"], "version", 0))}"', **JSON}
+    answer = yield from insist(
+        Ask("PUT", f"{url_of(number)}/review", headers, content=_json(content, "review")), retries
+    )
+    written: dict[str, Any] = answer.json()
+    return written
+
+
+def _without(listed: object, *keys: str) -> object:
+    """The mappings of a list without what the service adds to them. The service refuses anything else."""
+    if not isinstance(listed, list | tuple):
+        return listed
+    return [{key: one[key] for key in one if key not in keys} if isinstance(one, Mapping) else one for one in listed]
 
 
 def add_nodule(number: str, coordinates_lps: object, retries: int) -> Call[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ ANNA, BEN = {"X-API-Key": "of anna"}, {"X-API-Key": "of ben"}
 MOVE = np.array([12.0, -7.0, 5.0])  # mm LPS, from the earlier examination to the later one
 # Nothing is found: the nodules are those that a reader adds.
 CONFIG = (
-    "inference: {patch_size: [64, 64, 64]}\noutput: {save_heatmap: false, save_visualization: false}\n"
+    "inference: {patch_size: [64, 64, 64], second_look: false}\noutput: {save_heatmap: false, save_visualization: false}\n"
     "post_processing: {peak_detection: {threshold: 0.95}, confidence_filter: {min_confidence: 0.95}}"
 )
 
@@ -133,15 +134,14 @@ def test_a_coarse_image_fills_the_same_box_with_means() -> None:
     assert even == pytest.approx(array[:40, :30, :16].reshape(20, 2, 15, 2, 8, 2).mean(axis=(1, 3, 5)), abs=0.01)
 
 
-def test_a_large_scan_has_a_coarse_image_and_a_small_one_has_none(
-    api: Api, jobs: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("src.api.keep.PREVIEW_VOXELS", 1000)
-    scan, _ = chest()
-    path = save_nifti(scan, tmp_path / "large.nii.gz")
-    job = api.submit(path.read_bytes(), path.name, config=CONFIG, headers=ANNA).json()["links"]["self"]
-    assert api.work().error is None
-    shown = api.client.get(f"{job}/preview", headers=ANNA)
-    assert (shown.status_code, shown.content[344:348]) == (200, b"n+1\0")
+def test_a_large_scan_has_a_coarse_image_and_a_small_one_has_none(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    for voxels in (40**3, 1000):
+        monkeypatch.setattr("src.api.keep.PREVIEW_VOXELS", voxels)
+        job = api.submit(config=CONFIG, headers=ANNA).json()["links"]["self"]
+        assert api.work().error is None
+        shown.append(api.client.get(f"{job}/preview", headers=ANNA))
+    assert [one.status_code for one in shown] == [204, 200]
+    assert shown[1].content[344:348] == b"n+1\0"
+    assert nibabel.Nifti1Image.from_bytes(shown[1].content).shape == (10, 10, 10)
     assert api.client.get(f"{job}/preview", headers=BEN).status_code == 404
-    assert jobs

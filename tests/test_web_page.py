@@ -440,6 +440,41 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     expect(page.get_by_text("Level ")).to_have_text("Level \u2212600 · width 1500 HU")
 
 
+def test_a_slab_shows_the_brightest_voxels(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+    page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
+    ready(page)
+    for key in ("r", "o", "2"):
+        page.keyboard.press(key)
+    thin = before = planes(page, "slice")
+    for thickness in (5, 8, 10):
+        page.keyboard.press("s")
+        expect(page.get_by_role("button", name=f"{thickness} mm")).to_have_attribute("aria-pressed", "true")
+        now = planes(page, f"slab-{thickness}")
+        grey = (np.ptp(now, axis=2) < 4) & (np.ptp(before, axis=2) < 4)
+        assert (now >= before - 3).all(axis=2)[grey].mean() > 0.99
+        assert now[grey].mean() > before[grey].mean() + 0.3
+        before = now
+    page.keyboard.press("s")
+    assert (abs(planes(page, "slice-again") - thin) > 3).mean() < 0.001
+
+
+def test_the_slider_shows_a_slice(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+    page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
+    ready(page)
+    slider = page.get_by_label("Axial slice")
+    slider.fill("3")
+    expect(slider).to_have_attribute("aria-valuetext", f"3 of {slider.get_attribute('max')}")
+    before = lps(page)
+    slider.press("ArrowRight")
+    assert lps(page)[:2] == before[:2]
+    assert lps(page)[2] > before[2]  # towards the head
+
+
+def test_the_api_is_described_without_a_network(opened: Callable[..., tuple[Page, Seen]]) -> None:
+    page, _ = opened("docs")
+    page.get_by_text("Submit a scan.").wait_for()
+
+
 def test_a_browser_without_webgl_shows_the_slices(browser: Browser, server: str, done: dict[str, Any]) -> None:
     page = browser.new_page()
     page.set_default_timeout(SLOW)
@@ -535,6 +570,12 @@ def test_a_key_is_asked_for_and_many_jobs_come_in_pages(browser: Browser, tmp_pa
         page.get_by_role("button", name="Continue").click()
         links = page.locator(".joblist a")
         expect(links).to_have_text([f"scan{number}" for number in range(9, 1, -1)])
+        page.get_by_label("Name", exact=True).fill("SCAN9")
+        expect(links).to_have_text(["scan9"])
+        page.get_by_label("Name", exact=True).fill("")
+        page.get_by_role("button", name="Size").click()
+        expect(page.get_by_role("button", name="Next", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Submitted").click()
         page.get_by_role("button", name="Older", exact=True).click()
         expect(links).to_have_text(["scan1", "scan0"])
         frames: list[str] = []

@@ -51,6 +51,8 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
   const curtain = el("div", { class: "curtain" });
   const readout = el("div", { class: "readout", role: "group", "aria-label": "At the crosshair" });
   const windowing = el("span", { class: "readout" });
+  const slices = el("input", { type: "range", min: 1, max: 1, value: 1, "aria-label": "Axial slice" });
+  slices.addEventListener("input", () => viewer && (viewer.slice = { at: slices.valueAsNumber, of: Number(slices.max) }));
   let lines: Measure[] = [];
   let measured: (distances: Distance[]) => void = () => undefined;
   const keep = (measures: Measure[], isNew: boolean): void => {
@@ -70,7 +72,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
     { class: "reader", "aria-label": "Image" },
     tools.element,
     stage,
-    el("div", { class: "under" }, readout, list.element, windowing),
+    el("div", { class: "under" }, readout, list.element, el("div", { class: "slices" }, slices), windowing),
   );
   // NiiVue has keys of its own, which would do other things than the page says.
   for (const event of ["keydown", "keyup"]) stage.addEventListener(event, (key) => key.stopPropagation(), { capture: true });
@@ -88,6 +90,10 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
     viewer.onPlace = ({ lps, hu, heat }) => {
       here = lps;
       moved(lps);
+      const { at, of } = viewer?.slice ?? { at: 1, of: 1 };
+      slices.max = String(of);
+      slices.value = String(at);
+      slices.setAttribute("aria-valuetext", `${at} of ${of}`);
       const value = coarse ? "coarse image" : `${fixed(hu)} HU`;
       readout.textContent = `${place(lps)} mm · ${value}${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`;
     };

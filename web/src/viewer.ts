@@ -253,6 +253,18 @@ export class Viewer {
     this.nv.drawScene();
   }
 
+  /** The axial slice of the crosshair, from 1 at the feet, and how many there are. */
+  get slice(): { at: number; of: number } {
+    const of = this.nv.volumes[0]?.dimsRAS?.[3] ?? 1;
+    return { at: Math.min(of, Math.floor(this.nv.scene.crosshairPos[2] * of) + 1), of };
+  }
+
+  set slice({ at, of }: { at: number; of: number }) {
+    const [x = 0, y = 0] = this.nv.scene.crosshairPos;
+    const [r = 0, f = 0, s = 0] = this.nv.frac2mm([x, y, (at - 0.5) / of]);
+    this.moveTo([r, f, s]);
+  }
+
   /** Show the brightest voxels of slabs of so many mm; 0: single slices. */
   setSlab(mm: number): void {
     this.slab = mm;

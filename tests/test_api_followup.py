@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -22,7 +21,8 @@ ANNA, BEN = {"X-API-Key": "of anna"}, {"X-API-Key": "of ben"}
 MOVE = np.array([12.0, -7.0, 5.0])  # mm LPS, from the earlier examination to the later one
 # Nothing is found: the nodules are those that a reader adds.
 CONFIG = (
-    "inference: {patch_size: [64, 64, 64], second_look: false}\noutput: {save_heatmap: false, save_visualization: false}\n"
+    "inference: {patch_size: [64, 64, 64], second_look: false}\n"
+    "output: {save_heatmap: false, save_visualization: false}\n"
     "post_processing: {peak_detection: {threshold: 0.95}, confidence_filter: {min_confidence: 0.95}}"
 )
 

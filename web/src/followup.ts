@@ -55,7 +55,7 @@ export async function followupView(id: string, prior: string, days: number | nul
     document.title = `${before.scan_id} → ${now.scan_id} – PIVOT`;
     const found = await api.followup(now, prior, days);
     if (signal.aborted) return;
-    const panels = await Promise.all([panel(before, signal), panel(now, signal)]);
+    const panels = await Promise.all([panel(before, "Image of the prior", signal), panel(now, "Image of now", signal)]);
     view.replaceChildren(...linked(found, [before, now], panels, back, signal));
   } catch (error) {
     if (signal.aborted) return;
@@ -70,9 +70,9 @@ interface Panel {
   review: Review;
 }
 
-async function panel(job: Job, signal: AbortSignal): Promise<Panel> {
+async function panel(job: Job, name: string, signal: AbortSignal): Promise<Panel> {
   const [report, files, outlines, review] = await Promise.all([api.report(job, signal), api.files(job, signal), api.outlines(job, signal), api.review(job, signal)]);
-  const image = reader(job, files, signal);
+  const image = reader(job, files, signal, name);
   image.outline(shapesOf(outlines, review.added));
   image.setDistances(review.distances);
   return { image, report, review };
@@ -80,7 +80,8 @@ async function panel(job: Job, signal: AbortSignal): Promise<Panel> {
 
 function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back: HTMLElement, signal: AbortSignal): HTMLElement[] {
   const [before, now] = panels;
-  let leading: Reader | null = null; // the one that the reader moves; the other follows
+  // The one that moves; the other follows. Until both are there, each goes to its own place.
+  let leading: Reader | "none yet" | null = "none yet";
   const follow = (one: Reader, other: Reader, lattice: Followup["links"]["to_baseline"]): void => {
     one.onMove((place) => {
       if (leading !== null && leading !== one) return;
@@ -99,6 +100,11 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
     if (selected?.followup) now.image.moveTo(selected.followup.coordinates_lps);
     else if (selected?.baseline) before.image.moveTo(selected.baseline.coordinates_lps);
   };
+  void Promise.all([before.image.whole, now.image.whole]).then(() => {
+    leading = null;
+    const place = now.image.place();
+    if (place) now.image.moveTo(place);
+  });
   const table = followedTable(found.nodules, show, signal);
   const { days, reason } = found.interval;
   const side = el(
@@ -121,7 +127,8 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
   return [el("div", { class: "results pair" }, named(jobs[0], "Prior", before), named(jobs[1], "Now", now), side)];
 }
 
-const HEADS = ["Prior", "Now", "Status", "Before", "Now mm", "Change", "Doubling", "LR"];
+const HEADS = ["Prior", "Now", "Status", "Before mm", "Now mm", "Change", "Doubling", "LR"];
+const NUMBERS = HEADS.slice(3, 7);
 
 function followedTable(nodules: Followed[], show: (selected: Followed | null) => void, signal: AbortSignal): HTMLElement {
   let selected = -1;
@@ -135,7 +142,7 @@ function followedTable(nodules: Followed[], show: (selected: Followed | null) =>
   onKeys({ j: () => choose(selected + 1), k: () => choose(selected - 1) }, signal);
   show(null);
   if (rows.length > 0) choose(0);
-  const head = HEADS.map((name) => el("th", { scope: "col" }, name));
+  const head = HEADS.map((name) => el("th", { scope: "col", class: NUMBERS.includes(name) ? "number" : "" }, name));
   const none = el("tr", {}, el("td", { colspan: HEADS.length, class: "empty" }, "No nodule in either examination."));
   return el("div", { class: "nodules scroll" }, el("table", { "aria-label": "Nodules of both examinations" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...(rows.length > 0 ? rows : [none]))));
 }

@@ -29,10 +29,11 @@ export interface Reader {
   place: () => Vec3 | null; // of the crosshair, LPS mm
   moveTo: (place: Vec3) => void; // LPS mm
   onMove: (listen: (place: Vec3) => void) => void;
+  whole: Promise<void>; // when the scan is shown
 }
 
-/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. */
-export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader {
+/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. `name` is what it shows. */
+export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "Image"): Reader {
   let viewer: Viewer | null = null;
   let here: Vec3 | null = null;
   let wanted: Mark | null = null; // before the image is there
@@ -69,7 +70,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
   const tools = controls(job.job_id, () => viewer, heatmap, signal, stage);
   const element = el(
     "section",
-    { class: "reader", "aria-label": "Image" },
+    { class: "reader", "aria-label": name },
     tools.element,
     stage,
     el("div", { class: "under" }, readout, list.element, el("div", { class: "slices" }, slices), windowing),
@@ -150,6 +151,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal): Reader 
       else wanted = mark;
     },
     onMove: (listen) => (moved = listen),
+    whole,
   };
 }
 

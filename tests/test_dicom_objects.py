@@ -178,9 +178,13 @@ def test_points_segments_and_heatmap_lie_where_the_nodules_are(case: str, kind: 
     for centre, place in zip(segment_centres(seg), expected, strict=True):
         assert np.linalg.norm(centre - place) < 0.4  # the voxels of a ball on a coarse grid are slightly off its centre
     report = hd.sr.srread(objects["nodules_sr"])
-    points = points_of(report)
+    points = points_of(report, "SCOORD3D")
     np.testing.assert_allclose([point.GraphicData for point in points], expected, atol=0.01)
     assert {str(point.ReferencedFrameOfReferenceUID) for point in points} == {FRAME}
+    for point, place in zip(points_of(report, "SCOORD"), expected, strict=True):
+        away, normal = place_on_image(point, tmp_path / "series") - place, np.cross(*axes_of_image(tmp_path / "series"))
+        assert abs(away @ normal) <= SPACING[2] / 2 + 0.01  # no other slice is nearer
+        np.testing.assert_allclose(away - (away @ normal) * normal, 0, atol=0.01)
     assert str(seg.FrameOfReferenceUID) == FRAME
     check_heatmap(objects["heatmap"], results)
 
@@ -190,10 +194,26 @@ def content_of(path: Path) -> Any:  # noqa: ANN401 - highdicom's MeasurementRepo
     return report.content
 
 
-def points_of(report: Dataset) -> list[Dataset]:
+def points_of(report: Dataset, kind: str) -> list[Dataset]:
     found: list[Dataset] = []
     report.walk(lambda dataset, element: found.append(dataset) if element.keyword == "GraphicData" else None)
-    return found
+    return [one for one in found if one.ValueType == kind]
+
+
+def axes_of_image(series: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The directions of a row and of a column of a series' images."""
+    orientation = np.array(pydicom.dcmread(next(series.iterdir())).ImageOrientationPatient, dtype=np.float64)
+    return orientation[:3], orientation[3:]
+
+
+def place_on_image(point: Dataset, series: Path) -> np.ndarray:
+    """Where in space a point of an image lies, by the headers alone."""
+    uid = point.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    [image] = [one for one in map(pydicom.dcmread, series.iterdir()) if one.SOPInstanceUID == uid]
+    (column, row), (down, across) = point.GraphicData, image.PixelSpacing
+    along, below = axes_of_image(series)
+    shift = along * (column - 0.5) * float(across) + below * (row - 0.5) * float(down)
+    return np.add(np.array(image.ImagePositionPatient, dtype=np.float64), shift)
 
 
 def check_heatmap(path: Path, results: Results) -> None:
@@ -304,6 +324,8 @@ def test_unknown_values_are_left_out_and_a_nodule_without_boundary_is_a_point(tm
     assert {item.name.meaning for item in point.get_measurements()} == {"Diameter", "Certainty of Finding"}
     assert point.get_qualitative_evaluations() == []
     np.testing.assert_allclose(point.roi.value[0], np.array(first["coordinates_lps"]), atol=0.01)
+    kinds = [item.ValueType for item in point[0].ContentSequence if item.ValueType.startswith("SCOORD")]
+    assert kinds == ["SCOORD", "SCOORD3D"]  # in this order, as OHIF takes the first
     numbers = [
         group.referenced_segment.referenced_segment_numbers for group in content.get_volumetric_roi_measurement_groups()
     ]
@@ -328,7 +350,7 @@ def test_dcmtk_reads_the_report(case: str, tmp_path: Path) -> None:
     told = subprocess.run([str(DSRDUMP), objects["nodules_sr"]], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert told.stdout.count("Measurement Group") == max(1, len(PLACES[case]))
-    assert told.stdout.count('"Center")=(POINT') == len(PLACES[case])
+    assert told.stdout.count('"Center")=(POINT') == 2 * len(PLACES[case])  # in space, and on the image
     assert "Verification Flag   : UNVERIFIED" in told.stdout
 
 

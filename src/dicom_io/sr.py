@@ -10,6 +10,7 @@ from highdicom.sr import (
     Comprehensive3DSR,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
+    GraphicTypeValues,
     GraphicTypeValues3D,
     ImageRegion3D,
     Measurement,
@@ -23,6 +24,8 @@ from highdicom.sr import (
     ReferencedSegment,
     RelationshipTypeValues,
     Scoord3DContentItem,
+    ScoordContentItem,
+    SourceImageForRegion,
     SourceSeriesForSegmentation,
     TextContentItem,
     TrackingIdentifier,
@@ -65,8 +68,9 @@ Group = (
 def measurement_report(context: Context, seg: Segmentation | None) -> Comprehensive3DSR:
     """One measurement group for each nodule and mass; where there is none, one that says so.
 
-    A nodule with a mask refers to its segment in `seg` (TID 1411); any other is a point (TID 1410). Of a reviewed
-    report each group says what the reader said of it, and the report what was rejected.
+    A nodule with a mask refers to its segment in `seg` (TID 1411); any other is a point (TID 1410). Each has its centre
+    on its image, too: OHIF draws points of a series by that alone. Of a reviewed report each group says what the reader
+    said of it, and the report what was rejected.
     """
     numbers = {nodule["id"]: number for number, (nodule, _) in enumerate(segmented(context), 1)}
     nodules = [*context.results["detections"], *context.results["masses"]]
@@ -151,8 +155,22 @@ def _group(context: Context, nodule: Detection, seg: Segmentation | None, segmen
         # Beside its segment, since many viewers draw points only.
         centre = Scoord3DContentItem(CENTER, *point, None, RelationshipTypeValues.CONTAINS)
         group[0].ContentSequence.append(centre)
-    group[0].ContentSequence.extend(_comment(text) for text in _remarks(nodule))
+    items = group[0].ContentSequence
+    first_point = next(place for place, item in enumerate(items) if item.ValueType == "SCOORD3D")
+    items.insert(first_point, _on_image(context, nodule))  # before it, as OHIF takes the first of a group
+    items.extend(_comment(text) for text in _remarks(nodule))
     return group
+
+
+def _on_image(context: Context, nodule: Detection) -> ScoordContentItem:
+    """The centre as (column, row) of the image that is nearest to it; (0.5, 0.5) is the middle of the first pixel."""
+    image = context.images[nodule["coordinates_voxel"][2]]
+    down, across = (float(step) for step in image.PixelSpacing)
+    x, y, _ = nodule["coordinates"]
+    at = np.array([[x / across + 0.5, y / down + 0.5]])
+    made = ScoordContentItem(CENTER, GraphicTypeValues.POINT, at, relationship_type=RelationshipTypeValues.CONTAINS)
+    made.ContentSequence = [SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID)]
+    return made
 
 
 def _algorithm(context: Context) -> AlgorithmIdentification:

@@ -169,12 +169,13 @@ def test_the_log_level_comes_from_the_environment(
     assert "PIVOT_LOG is 'loud': use one of debug, info, warning, error" in capsys.readouterr().err
 
 
-def test_the_demo_lists_the_true_nodules_beside_the_findings(
+def test_the_demo_lists_the_drawn_nodules_beside_the_marks_and_the_false_marks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan, nodule = block()
     far = dataclasses.replace(nodule, coordinates=(0.0, 0.0, 0.0), diameter_mm=5)
-    monkeypatch.setattr(demo, "chest_phantom", lambda: (scan, [nodule, far]))
+    drawn_nodules = [nodule, far]
+    monkeypatch.setattr(demo, "chest_phantom", lambda: (scan, drawn_nodules))
     config = tmp_path / "c.yaml"
     config.write_text("output: {save_visualization: false, formats: {detections: csv}}")
     for progress in ("none", "json"):
@@ -182,9 +183,11 @@ def test_the_demo_lists_the_true_nodules_beside_the_findings(
     lines = capsys.readouterr().out.splitlines()
     start, *_, drawn = events = [json.loads(line) for line in lines if line.startswith("{")]
     assert [event["event"] for event in events].count("demo") == 1
-    drawn_first, missed = (line.split() for line in lines[1 : -len(events)])
+    drawn_first, missed, sums, _ = (line.split() for line in lines[1 : -len(events)])
     assert drawn_first[:2] == ["20.0", "solid"]
+    assert drawn_first[-2:] == ["no.", "1"]
     assert missed == ["5.0", "solid", "missed"]
+    assert " ".join(sums) == "1 of 2 nodules found; 0 false marks, where no nodule is drawn"
     assert float(drawn_first[2]) == pytest.approx(20, abs=1)
     assert start["event"] == "start"
     assert [found["found_mm"] is None for found in drawn["nodules"]] == [False, True]
@@ -194,6 +197,13 @@ def test_the_demo_lists_the_true_nodules_beside_the_findings(
         "demo_detections.csv",
         "demo_findings.csv",
     }
+
+    drawn_nodules.remove(nodule)  # the same mark, where nothing is drawn
+    assert main(["--demo", "--output", str(tmp_path / "out"), "--config", str(config)]) == 0
+    _, missed_line, false, sums_line, _ = capsys.readouterr().out.splitlines()
+    assert missed_line.split() == missed
+    assert false.split() == ["false", "mark", *drawn_first[2:]]
+    assert sums_line == "0 of 1 nodules found; 1 false mark, where no nodule is drawn"
 
 
 @pytest.mark.parametrize(

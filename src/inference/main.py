@@ -127,9 +127,10 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
         return summary_lines(done, options.output), done["failed"]
     opened = cache(partial(open_pipeline, options.checkpoint, config, options.device, options.output))
     if options.demo:
-        from ..runs.demo import run_demo
+        from ..runs.demo import demo_table, run_demo
 
-        return _table(run_demo(opened(), options.output, tell)), {}
+        lines = demo_table(run_demo(opened(), options.output, tell))
+        return [*lines, f"results in {options.output}"], {}
     if options.dicomweb or options.deidentify:
         opened()  # what is wrong with it is told before anything is fetched
     with _scan(options) as path, read_beside(path) if own_process else nullcontext(read_timed) as read:
@@ -196,17 +197,6 @@ def _config(options: argparse.Namespace) -> "Config":
         threshold=options.threshold,
         exports=options.export,
     )
-
-
-def _table(nodules: list[dict[str, Any]]) -> list[str]:
-    from ..viz.shares import share
-
-    lines = ["truth: mm  type           found: mm  confidence"]
-    for nodule in nodules:
-        found = nodule["found_mm"]
-        seen = "   missed" if found is None else f"{found:9.1f}  {share(nodule['confidence'])}"
-        lines.append(f"{nodule['diameter_mm']:9.1f}  {nodule['nodule_type']:13}  {seen}")
-    return lines
 
 
 if __name__ == "__main__":

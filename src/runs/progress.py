@@ -8,7 +8,8 @@ Every event has `event`, its kind. All but the last two have `scan`, the path as
               lungs (whether any are recognised), seconds, outputs (paths), notes (of reading, and warnings)
     skipped   -                                 complete from an earlier run (`--resume`)
     failed    error (a type), message
-    demo      nodules (of `--demo`: diameter_mm, nodule_type, found_mm, confidence; the last two are null if missed)
+    demo      of `--demo`: nodules (diameter_mm, nodule_type, found_mm, confidence, number in the picture; the last
+              three are null if missed), and false_marks, where no nodule was drawn (found_mm, confidence, number)
     summary   num_scans, total_detections, avg_time, failed (path: message), skipped (paths), notes (path: notes),
               passed_over (path: reason)
 

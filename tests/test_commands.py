@@ -2,6 +2,9 @@
 
 import json
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,39 @@ def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
         told = capsys.readouterr().out
         assert told.startswith("usage: ")
         assert max(map(len, told.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ([""], [*COMMANDS]),
+        (["--inp"], ["--input", "--input-dir"]),
+        (["--export", "f"], ["findings", "fhir"]),
+        (["export", "--format", "r"], ["rtstruct"]),
+        (["compare", "--bas"], ["--baseline", "--baseline-scan"]),
+        (["completion", ""], ["bash", "zsh", "fish"]),
+    ],
+    ids=["commands", "options", "values", "values of a command", "options of a command", "shells"],
+)
+def test_bash_completes(typed: list[str], offered: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("needs bash")
+    assert main(["completion", "bash"]) == 0
+    words = shlex.join(["pivot", *typed])
+    ask = f'COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _shtab_pivot; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    script = f"{capsys.readouterr().out}\n{ask}"
+    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == sorted(offered)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_a_shell_names_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(command in script for command in COMMANDS)
+    if program := shutil.which(shell):
+        subprocess.run([program, "-n"], input=script, text=True, check=True)
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,5 +76,5 @@ def test_the_comparisons_of_the_tutorial_have_options_that_exist(root: Path) -> 
     blocks = re.findall(r"(?ms)^```sh\n(.*?)^```$", page)
     for words in commands("".join(blocks)):
         assert words[:6] == ["uv", "run", "python", "-m", "src.inference.main", "compare"]
-        assert compare._parser().parse_args(words[6:]).interval_days == 180  # noqa: SLF001
+        assert compare.make_parser().parse_args(words[6:]).interval_days == 180
     assert len(blocks) == 2

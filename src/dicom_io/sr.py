@@ -31,6 +31,7 @@ from highdicom.sr import (
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
+from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 
 from ..results.conclusion import NONE_FOUND
@@ -169,7 +170,7 @@ def _on_image(context: Context, nodule: Detection) -> ScoordContentItem:
     x, y, _ = nodule["coordinates"]
     at = np.array([[x / across + 0.5, y / down + 0.5]])
     made = ScoordContentItem(CENTER, GraphicTypeValues.POINT, at, relationship_type=RelationshipTypeValues.CONTAINS)
-    made.ContentSequence = [SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID)]
+    made.ContentSequence = Sequence([SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID)])
     return made
 
 

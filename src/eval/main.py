@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import command
 from ..logs import Parser, add_log_options, show_log
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 PREDICTIONS = "CSV of marks, or a folder of *_detections.json; several are compared with the first"
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Of several detectors each has a folder of its own in the output, and `comparison.json` compares them.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     show_log(options.log)
     from .comparison import save_comparison, side_by_side  # loads numpy, which `--help` does not need
     from .evaluation import evaluate
@@ -55,7 +55,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [f"{stem}-{number}" for number, stem in enumerate(stems, start=1)]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of this command."""
     parser = Parser(prog="pivot evaluate", description="FROC and CPM by the rules of LUNA16.")
     add = parser.add_argument
     add("--predictions", type=Path, nargs="+", required=True, help=PREDICTIONS)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ..followup.source import Source
     from ..types import Report
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare two examinations, print a table and write all files; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     show_log(options.log)
     print(_compare(options))
 
@@ -64,7 +64,8 @@ def _reports(sources: "Sequence[Source]", options: argparse.Namespace) -> "list[
     return [source.report or pipeline.predict(source.scan) for source in sources]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of this command."""
     parser = Parser(
         prog="pivot compare",
         description="Compare the nodules of two chest CT scans of a patient. Research software, not a medical device.",

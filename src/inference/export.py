@@ -9,13 +9,13 @@ from ..exports import EXPORTS
 from ..logs import Parser, add_log_options, show_log
 from .options import path
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the results of an earlier run for other programs; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     show_log(options.log)
     from ..data.loader import read_scan
     from ..runs.again import export_again
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(written)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of this command."""
     parser = Parser(
         prog="pivot export",
         description="Write the results of an earlier run for other programs, without a second run.",

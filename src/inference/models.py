@@ -8,13 +8,13 @@ from ..detectors.known import KNOWN
 from ..errors import command
 from ..logs import Parser, add_log_options, show_log
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """List the public detectors, or pull one into this machine's cache; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     show_log(options.log)
     if options.action == "pull":
         from ..detectors.pulling import pull
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"  get it: {f'pivot models pull {known.name}' if pulled else 'by hand, see docs/detectors.md'}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of this command."""
     parser = Parser(prog="pivot models", description="Public detectors that PIVOT can run. They are not part of PIVOT.")
     actions = parser.add_subparsers(dest="action")
     pulling = actions.add_parser("pull", help="download one, verified, into this machine's cache")

@@ -8,9 +8,9 @@ from .. import __version__
 from ..exports import EXPORTS
 from ..logs import Parser, add_log_options
 
-__all__ = ["COMMANDS", "parse", "path", "share"]
+__all__ = ["COMMANDS", "make_parser", "parse", "path", "share"]
 
-COMMANDS = {  # each with the module whose `main` it is, and what it does
+COMMANDS = {  # each with the module that has its `main` and `make_parser`, and what it does
     "detect": ("inference.main", "find nodules; what pivot does without a command"),
     "demo": ("inference.main", "find the nodules of a synthetic chest"),
     "compare": ("inference.compare", "compare the nodules of two examinations"),
@@ -20,14 +20,16 @@ COMMANDS = {  # each with the module whose `main` it is, and what it does
     "train": ("train.main", "train a detector"),
     "serve": ("inference.serve", "run the HTTP service and the web page"),
     "listen": ("pacs.listener", "run a DICOM node"),
+    "completion": ("inference.completion", "print a script that completes commands in a shell"),
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `pivot detect`."""
     parser = Parser(
         prog="pivot",
         description="Find and measure lung nodules on chest CT. Research software, not a medical device.",
-        epilog="commands:\n" + "\n".join(f"  pivot {name:9} {words}" for name, (_, words) in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  pivot {name:10} {words}" for name, (_, words) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pivot {__version__}")
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, refusing those that contradict each other or would have no effect."""
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.input_dir is None:
         for name in ("output_dir", "num_workers", "num_shards", "shard_index", "distributed", "recursive"):

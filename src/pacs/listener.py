@@ -4,6 +4,7 @@ It receives studies, runs the best chest CT series of each, and sends what it fo
 SIGTERM, after the run at hand; what is left in the spool is done after the next start.
 """
 
+import argparse
 import logging
 import sys
 import threading
@@ -24,7 +25,7 @@ from .receiver import Receiver
 from .settings import PacsConfig, load_pacs
 from .spool import Spool
 
-__all__ = ["listening", "main"]
+__all__ = ["listening", "main", "make_parser"]
 
 log = logging.getLogger("pivot")
 TICK = 0.25  # seconds between looks at the spool and the outbox
@@ -34,10 +35,7 @@ LONGEST = 30.0  # seconds between them while they fail
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until a signal; returns the exit code."""
-    parser = Parser(prog="pivot listen", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/pacs.yaml")
-    add_log_options(parser)
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     show_log(options.log)
     if not can_confine():
         log.warning(UNCONFINED)
@@ -48,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(f"{config.listen.ae_title} listens on {config.listen.bind}:{port}\n")
         sys.stdout.flush()
         stop.wait()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of this command."""
+    parser = Parser(prog="pivot listen", description="Run a DICOM node, which searches what it receives.")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/pacs.yaml")
+    add_log_options(parser)
+    return parser
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from .progress import Listener
 
 __all__ = ["DemoResults", "demo_table", "run_demo"]
 
-ROW = "{:>9}  {:13}  {:>9}  {:>10}  {:>11}"  # 60
+ROW = "{:>9}  {:13}  {:>9}  {:>10}  {:>10}"  # 59
 
 
 class DemoResults(TypedDict):

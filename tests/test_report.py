@@ -18,6 +18,7 @@ from src.types import Scan, Volume
 from src.viz.model_card import model_card
 from src.viz.report import generate_report, write_report
 from src.viz.report_blocks import RESEARCH_USE, Text
+from src.viz.report_nodule import _axial_image
 from src.viz.report_views import nodule_views
 from src.viz.slices import mark, stage
 
@@ -252,3 +253,22 @@ def test_a_report_that_fails_leaves_none_of_the_outputs(tmp_path: Path, monkeypa
     with pytest.raises(BadOutput, match="disk full"):
         write_outputs(block()[0], ready.predict(block()[0]), ready.config, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "turn", "words"),
+    [(45, np.eye(4), "image 45"), (None, np.eye(4), "slice 13"), (45, np.eye(4)[[0, 2, 1, 3]], "")],
+    ids=["DICOM", "a file without image numbers", "a coronal series"],
+)
+def test_the_axial_picture_is_called_by_its_image(number: int | None, turn: Any, words: str) -> None:  # noqa: ANN401
+    on = stage(Volume(np.zeros((20, 20, 20), np.int16), turn), (1.0, 1.0, 1.0))
+    found = nodule(coordinates_voxel=(10, 10, 12), image_number=number)
+    assert _axial_image(on, found) == words
+
+
+def test_the_management_stands_below_its_category_however_short_it_is(report: dict[str, Any], tmp_path: Path) -> None:
+    changed = json.loads(json.dumps(report))
+    (found,) = changed["detections"]
+    found["guidelines"]["lung_rads"] |= {"category": "2", "management": "short", "assumptions": [], "reason": None}
+    generate_report(block()[0], changed, tmp_path / "r.pdf")
+    assert "Lung-RADS v2022 2 Management short" in " ".join(pages(tmp_path / "r.pdf"))

@@ -22,9 +22,10 @@ class Text(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Names with their values."""
+    """Names with their values. Those that are `alone` get a row each, in their order."""
 
     pairs: Sequence[tuple[str, str]]
+    alone: Sequence[str] = ()
 
 
 class Rows(NamedTuple):

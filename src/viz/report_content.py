@@ -69,8 +69,10 @@ def report_blocks(scan: Scan, found: FoundNodules, *, pictures: bool) -> list[Bl
         Heading("Summary"),
         *_summary(nodules, found),
         *_review(nodules, found),
-        *([Heading("Nodules")] if nodules else []),
-        *(BlockGroup(nodule_blocks(nodule, on if pictures else None)) for nodule in nodules),
+        *(
+            BlockGroup([*([Heading("Nodules")] * (not rank)), *nodule_blocks(nodule, on if pictures else None)])
+            for rank, nodule in enumerate(nodules)
+        ),
         Heading("Method"),
         *(Text(text) for text in _method(found.metadata)),
         Heading("Model"),

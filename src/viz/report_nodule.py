@@ -15,6 +15,7 @@ __all__ = ["SUMMARY_HEADER", "ReportNodule", "guideline_text", "nodule_blocks", 
 
 SUMMARY_HEADER = ("No.", "Image", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
 UNKNOWN = "not measured"
+ALONE = ("Score", "Lung-RADS v2022", "Management")  # the management stands below its category
 MEANING = {
     "high": "most nodules of such a score were rated malignant by eye",
     "intermediate": "readers were divided over nodules of such a score",
@@ -69,8 +70,8 @@ def summary_row(nodule: ReportNodule) -> list[str]:
 
 def nodule_blocks(nodule: ReportNodule, on: Stage | None) -> list[Block]:
     """The report's part about a nodule, with a picture if a stage is given."""
-    views = [nodule_views(on, nodule.mark, nodule.found, nodule.mask)] if on else []
-    return [Heading(f"{nodule.kind} {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)))]
+    views = [nodule_views(on, nodule.mark, nodule.found, nodule.mask, _axial_image(on, nodule.found))] if on else []
+    return [Heading(f"{nodule.kind} {nodule.mark.number}", 3), *views, Facts(list(_facts(nodule)), ALONE)]
 
 
 def _facts(nodule: ReportNodule) -> Iterator[tuple[str, str]]:
@@ -148,6 +149,14 @@ def _image(found: Detection) -> str:
         return str(number)
     voxel = found.get("coordinates_voxel")
     return f"slice {voxel[2] + 1}" if voxel else "not known"
+
+
+def _axial_image(on: Stage, found: Detection) -> str:
+    """What to call the axial slice through the nodule; nothing if the file's slices lie in another plane."""
+    image = _image(found)
+    if not on.from_input[2, 2] or not found.get("coordinates_voxel"):
+        return ""
+    return f"image {image}" if image.isdecimal() else image
 
 
 def _score(triage: Mapping[str, Any]) -> str:

@@ -108,8 +108,8 @@ def _flowables(block: Block) -> list[Flowable]:
             return [Paragraph(escape(text), STYLES[level])]
         case Text(text):
             return [_paragraph(text, "text")]
-        case Facts(pairs):
-            return [_facts(pairs), Spacer(0, 4)]
+        case Facts(pairs, alone):
+            return [_facts(pairs, alone), Spacer(0, 4)]
         case Rows(header, rows):
             return [_table(header, rows), Spacer(0, 6)]
         case Picture(jpeg, shape):
@@ -122,12 +122,12 @@ def _paragraph(text: str, style: str) -> Paragraph:
     return Paragraph(escape(text), STYLES[style])
 
 
-def _facts(pairs: Sequence[tuple[str, str]]) -> Table:
-    """Names and values in two pairs of columns. Long values get a row each, below."""
-    short = [pair for pair in pairs if len(pair[1]) <= SHORT]
+def _facts(pairs: Sequence[tuple[str, str]], alone: Sequence[str]) -> Table:
+    """Names and values in two pairs of columns. Long values, and those that are `alone`, get a row each, below."""
+    short = [pair for pair in pairs if len(pair[1]) <= SHORT and pair[0] not in alone]
     half = -(-len(short) // 2)
     halves = zip_longest(short[:half], short[half:], fillvalue=("", ""))
-    rows = [(*left, *right) for left, right in halves] + [(*pair, "", "") for pair in pairs if len(pair[1]) > SHORT]
+    rows = [(*left, *right) for left, right in halves] + [(*pair, "", "") for pair in pairs if pair not in short]
     cells = [[_paragraph(cell, "cell" if column % 2 else "name") for column, cell in enumerate(row)] for row in rows]
     spans = [("SPAN", (1, row), (3, row)) for row in range(half, len(rows))]
     return Table(cells, [NAME, WIDTH / 2 - NAME] * 2, style=[*GRID, *spans], hAlign="LEFT")

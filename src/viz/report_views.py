@@ -16,8 +16,8 @@ PLANES: tuple[Plane, ...] = ("axial", "axial", "coronal", "sagittal")
 SIZE = (7.4, 1.8)  # inches
 
 
-def nodule_views(on: Stage, nodule: StageMark, found: Detection, mask: NoduleMask | None) -> Picture:
-    """A whole axial slice, a close view with the outline and both axes, then coronal and sagittal parts."""
+def nodule_views(on: Stage, nodule: StageMark, found: Detection, mask: NoduleMask | None, image: str = "") -> Picture:
+    """A whole axial slice, called `image`, a close view with outline and both axes, then coronal and sagittal parts."""
     figure = Figure(figsize=SIZE, dpi=200, facecolor="black")
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.02, top=0.88, wspace=0.03)
     panels = figure.subplots(1, len(PLANES))
@@ -28,7 +28,8 @@ def nodule_views(on: Stage, nodule: StageMark, found: Detection, mask: NoduleMas
             draw_zoom(axes, on, nodule, outline, "axial, outline and axes")
             continue
         section = cut(on, plane, on.index(plane, nodule.centre))
-        title, part = (f"{plane}, {2 * half:.0f} mm", around(section, nodule, half)) if number else (plane, None)
+        whole = f"{plane}, {image}" if image else plane
+        title, part = (f"{plane}, {2 * half:.0f} mm", around(section, nodule, half)) if number else (whole, None)
         draw_section(axes, section, title, part)
         draw_circles(axes, section, [nodule])
     file = io.BytesIO()

@@ -15,7 +15,7 @@ __all__ = ["SUMMARY_HEADER", "ReportNodule", "guideline_text", "nodule_blocks", 
 
 SUMMARY_HEADER = ("No.", "Image", "Diameter", "Type", "Place (estimated)", "Confidence", "Score", "Risk category")
 UNKNOWN = "not measured"
-ALONE = ("Score", "Lung-RADS v2022", "Management")  # the management stands below its category
+ALONE = ("Lung-RADS v2022", "Management")  # the management stands below its category
 MEANING = {
     "high": "most nodules of such a score were rated malignant by eye",
     "intermediate": "readers were divided over nodules of such a score",

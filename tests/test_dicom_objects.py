@@ -213,7 +213,8 @@ def place_on_image(point: Dataset, series: Path) -> np.ndarray:
     (column, row), (down, across) = point.GraphicData, image.PixelSpacing
     along, below = axes_of_image(series)
     shift = along * (column - 0.5) * float(across) + below * (row - 0.5) * float(down)
-    return np.add(np.array(image.ImagePositionPatient, dtype=np.float64), shift)
+    place: np.ndarray = np.array(image.ImagePositionPatient, dtype=np.float64) + shift
+    return place
 
 
 def check_heatmap(path: Path, results: Results) -> None:

@@ -20,6 +20,7 @@ COMMANDS = (
     "src.eval.main",
     "src.eval.readers",
     "src.inference.compare",
+    "src.inference.completion",
     "src.inference.export",
     "src.inference.grand_challenge",
     "src.inference.main",

@@ -9,7 +9,7 @@ from pathlib import Path
 import shtab
 
 from ..errors import command
-from ..logs import Parser
+from ..logs import Parser, add_log_options, show_log
 from .options import COMMANDS, path
 from .options import make_parser as detect_parser
 
@@ -22,6 +22,7 @@ SHELLS = ("bash", "zsh", "fish")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the script; returns the exit code."""
     options = make_parser().parse_args(arguments)
+    show_log(options.log)
     sys.stdout.write(shtab.complete(_whole(), options.shell) + "\n")
 
 
@@ -36,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shell", choices=SHELLS)
+    add_log_options(parser)
     return parser
 
 

@@ -57,7 +57,7 @@ def nodule(shared_data: Path) -> Scan:
     scan = read_scan(shared_data / "lidc-idri-0001")
     inverse = np.linalg.inv(RAS_TO_LPS @ scan.affine)
     middle = np.rint(map_points(inverse, (56.2, 86.3, -115.9))).astype(int)
-    low = middle - np.rint(14 / np.array(spacing_of(scan.affine))).astype(int)
+    low = middle - np.rint(20 / np.array(spacing_of(scan.affine))).astype(int)
     affine = scan.affine.copy()
     affine[:3, 3] = map_points(scan.affine, low)
     x, y, z = (slice(a, 2 * m - a) for a, m in zip(low, middle, strict=True))

@@ -184,6 +184,20 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path, *, wrapp
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_numbers_of_numpy_are_left_out_and_let_nothing_else_in(tmp_path: Path) -> None:
+    network, before = save_segmenter(tmp_path / "model"), torch.serialization.get_safe_globals()
+    log = {"dice": [np.float64(0.5), np.float32(0.25)], "epoch": np.int64(7)}
+    torch.save({"state_dict": network.state_dict(), "log": log}, tmp_path / "model" / "model.pth")
+    assert open_model(tmp_path / "model").about.architecture == "SegResNet"
+    state = {"state_dict": network.state_dict(), "log": log, "extra": Executes(tmp_path / "trace")}
+    torch.save(state, tmp_path / "model" / "model.pth")
+    with pytest.raises(BadCheckpoint, match="PIVOT ran nothing"):
+        open_model(tmp_path / "model")
+    assert not (tmp_path / "trace").exists()
+    assert torch.serialization.get_safe_globals() == before
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [

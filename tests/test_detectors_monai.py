@@ -38,7 +38,7 @@ from src.inference.main import main
 from src.types import Scan
 from tests.dicom_files import write
 from tests.foreign_models import SEGMENTERS, nifti, piece, retinanet, save_bundle, save_segmenter, turned_scan
-from tests.small_scans import block, save_nifti
+from tests.small_scans import block, chest, save_nifti
 
 EVERYWHERE = {"model": {"mixed_precision": False}, "inference": {"region": "everything"}}
 CPU = torch.device("cpu")
@@ -267,7 +267,7 @@ class TestRetinaNet:
         assert ready.checkpoint.identity["architecture"] == "RetinaNet"
         assert ready.checkpoint.about.name == "Lung nodule CT detection"
         scan = piece(26)
-        search = ready.detector.prepare(scan, no_lungs(scan))
+        search = ready.detector.prepare(scan, lungs_of(scan))
         answer = search(PeakDetection(threshold=0.02), None)
         assert len(answer.peaks) > 3
         inverse = np.linalg.inv(answer.affine)
@@ -282,7 +282,27 @@ class TestRetinaNet:
             InferencePipeline(tmp_path / "bundle", {"inference": {"tta": {"enabled": True}}}, "cpu")
 
 
-def no_lungs(scan: Scan) -> Lungs:
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("save", [save_segmenter, save_bundle])
+def test_of_a_chest_only_the_lungs_and_what_is_around_are_seen(tmp_path: Path, save: Any) -> None:  # noqa: ANN401
+    save(tmp_path / "model")
+    scan, nodules = chest()
+    ready = InferencePipeline(tmp_path / "model", {"model": {"mixed_precision": False}}, "cpu").detector
+    assert isinstance(ready, Segmenter | BoxDetector)
+    shape, affine = ready.checkpoint.grid.of(scan)
+    place = ready.place(scan, lungs_of(scan), 4)
+    assert place.region is not None
+    sizes = [side.stop - side.start for side in place.box]
+    assert list(place.region.shape) == sizes
+    assert 0.1 < np.prod(sizes) / np.prod(shape) < 0.9
+    inverse = np.linalg.inv(RAS_TO_LPS @ affine)
+    for nodule in nodules:
+        index = np.rint(map_points(inverse, nodule.coordinates_lps)).astype(int) - [side.start for side in place.box]
+        assert place.region[tuple(index)]
+    assert callable(ready.prepare(scan, lungs_of(scan)))
+
+
+def lungs_of(scan: Scan) -> Lungs:
     from src.data.geometry import canonical  # noqa: PLC0415
     from src.data.lung_finder import find_lungs  # noqa: PLC0415
 

@@ -56,7 +56,7 @@ class ForeignDetector:
         region = None if everywhere else search_region(lungs, shape, affine, SEARCHED)
         if region is None:
             return Place((slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), None)
-        inside = ndimage.find_objects(region)[0]
+        inside = ndimage.find_objects(region, max_label=1)[0]
         x, y, z = (
             slice(max(0, side.start - margin), min(size, side.stop + margin))
             for side, size in zip(inside, shape, strict=True)

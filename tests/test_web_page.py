@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from src.api.security import hashed
 from src.data.phantom import PhantomNodule
@@ -157,9 +157,9 @@ def planes(page: Page, name: str) -> np.ndarray[Any, Any]:
     return picture(page, name)[y + 4 : y + height - 4, x + 4 : x + width - 4]
 
 
-def lps(page: Page) -> list[float]:
+def lps(page: Page, panel: int = 0) -> list[float]:
     """The place of the crosshair, mm."""
-    words = page.get_by_label("At the crosshair").inner_text().partition(" mm")[0].split()
+    words = page.get_by_label("At the crosshair").nth(panel).inner_text().partition(" mm")[0].split()
     signs = {"L": 1, "P": 1, "S": 1, "R": -1, "A": -1, "I": -1}
     return [signs[letter] * float(value) for letter, value in zip(words[::2], words[1::2], strict=True)]
 
@@ -440,6 +440,90 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     expect(page.get_by_text("Level ")).to_have_text("Level \u2212600 · width 1500 HU")
 
 
+def _followed(report: dict[str, Any], move: tuple[float, float, float]) -> dict[str, Any]:
+    """A comparison with a prior in which all lay `move` mm from where it lies now."""
+    first = max(report["detections"], key=lambda each: each["confidence"])
+    here = np.array(first["coordinates_lps"])
+    seen = {key: first[key] for key in ("diameter_mm", "properties")} | {"label": str(first["id"] + 1)}
+
+    def lattice(sign: int) -> dict[str, Any]:
+        low = here - 100
+        nodes = [
+            low + 200 * np.array([x, y, z]) + sign * np.array(move) for z in (0, 1) for y in (0, 1) for x in (0, 1)
+        ]
+        places = np.ravel(nodes).tolist()
+        return {"origin": low.tolist(), "step": [200, 200, 200], "shape": [2, 2, 2], "places": places}
+
+    growth = {
+        "trend": "growing",
+        "volume_change_percent": 55.0,
+        "doubling_time_days": 142.0,
+        "doubling_time_days_95": [90.0, None],
+    }
+    nodule = {
+        "number": 0,
+        "status": "matched",
+        "baseline": {**seen, "coordinates_lps": (here + move).tolist()},
+        "followup": {**seen, "coordinates_lps": here.tolist()},
+        "expected_lps": here.tolist(),
+        "growth": growth,
+        "lung_rads": {"category": "4B"},
+    }
+    return {
+        "interval": {"days": 90, "reason": None},
+        "registration": {"method": "deformable", "lung_overlap": 0.97, "warnings": []},
+        "repeatability": {"volume_change_percent_95": 27.0, "source": "a study"},
+        "nodules": [nodule],
+        "lung_rads": {"category": "4B", "management": "look", "assumptions": ["screening"], "reason": None},
+        "notes": [],
+        "links": {"to_baseline": lattice(1), "to_followup": lattice(-1)},
+    }
+
+
+def test_a_prior_is_shown_beside_and_follows(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str, scan: tuple[Path, PhantomNodule]
+) -> None:
+    move = (3.0, 4.0, -5.0)
+    prior = finished(server, submit(server, "prior.nii.gz", scan[0].read_bytes()))
+    page, _ = opened(f"#/jobs/{done['job_id']}")
+    ready(page)
+    asked: list[Any] = []
+    answer = _followed(httpx.get(server + done["links"]["results"]).json(), move)
+
+    def answered(route: Route) -> None:  # the synthetic block has no lungs to lay on each other
+        asked.append(route.request.post_data_json)
+        route.fulfill(json=answer)
+
+    page.route("**/followup", answered)
+    page.keyboard.press("p")
+    expect(page.get_by_label("Prior", exact=True)).to_be_focused()
+    page.get_by_label("Prior", exact=True).select_option(prior["job_id"])
+    page.get_by_label("Days between").fill("90")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator(".exam .stage[data-ready]").nth(1).wait_for()
+    assert asked == [{"prior": prior["job_id"], "days": 90}]
+    assert page.url.endswith(f"#/jobs/{done['job_id']}/prior/{prior['job_id']}/days/90")
+    expect(page.locator("tr[data-followed]")).to_contain_text("142 d (90 to ?)")
+    now, place = answer["nodules"][0]["followup"]["coordinates_lps"], page.get_by_label("At the crosshair")
+    expect(place.nth(1)).to_contain_text(words_of(now))
+    assert np.subtract(lps(page, 0), lps(page, 1)) == pytest.approx(move, abs=0.2)
+    page.keyboard.press("]")
+    expect(place.nth(1)).not_to_contain_text(words_of(now))
+    assert lps(page, 1)[2] > now[2]
+    page.keyboard.press("j")
+    expect(place.nth(1)).to_contain_text(words_of(now))
+    assert np.subtract(lps(page, 0), lps(page, 1)) == pytest.approx(move, abs=0.2)
+    picture(page, "prior-light")
+    assert barriers(page) == []
+    page.set_viewport_size({"width": TABLET[0], "height": TABLET[1]})
+    for panel in (0, 1):
+        box = page.locator(".stage").nth(panel).bounding_box()
+        assert box
+        assert box["height"] > 200
+    picture(page, "prior-tablet")
+
+
 def test_a_slab_shows_the_brightest_voxels(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
@@ -473,7 +557,8 @@ def test_the_slider_shows_a_slice(opened: Callable[..., tuple[Page, Seen]], done
 
 def test_the_api_is_described_without_a_network(opened: Callable[..., tuple[Page, Seen]]) -> None:
     page, _ = opened("docs")
-    page.get_by_text("Submit a scan.").wait_for()
+    page.locator(".opblock").first.wait_for()
+    assert page.locator(".opblock").count() > 10
 
 
 def test_a_browser_without_webgl_shows_the_slices(browser: Browser, server: str, done: dict[str, Any]) -> None:

@@ -45,7 +45,8 @@ DOCS_POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-i
 DOCS_POLICY += "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 DOCS = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>PIVOT API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<head><meta charset="utf-8"><title>PIVOT API</title><link rel="icon" href="data:,">
+<link rel="stylesheet" href="docs/swagger-ui.css"></head>
 <body><main id="ui"></main>
 <script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
 </html>

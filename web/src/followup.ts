@@ -9,6 +9,7 @@ import { placeOf } from "./lattice";
 import { shapesOf } from "./outlines";
 import { problemBox } from "./problem";
 import { type Reader, reader } from "./reader";
+import { plain } from "./review";
 import { onKeys } from "./shortcuts";
 
 export const address = (job: string, prior: string, days: number | null): string => `#/jobs/${job}/prior/${prior}${days === null ? "" : `/days/${days}`}`;
@@ -39,7 +40,7 @@ export function priorPanel(job: Job, signal: AbortSignal): HTMLElement {
     { class: "options" },
     el("summary", {}, "Compare with a prior"),
     el("p", { class: "hint" }, "An earlier scan of the same patient, searched here before. Without the days between them there is no doubling time."),
-    el("div", { class: "said" }, el("label", { class: "pick" }, "Prior", choice), el("label", { class: "pick" }, "Days between", days), go),
+    el("div", { class: "said" }, el("label", { for: "prior" }, "Prior"), choice, el("label", { for: "prior-days" }, "Days between"), days, go),
     trouble,
   );
   return element;
@@ -68,6 +69,7 @@ interface Panel {
   image: Reader;
   report: Report;
   review: Review;
+  trouble: HTMLElement; // what went wrong when a distance was saved
 }
 
 async function panel(job: Job, name: string, signal: AbortSignal): Promise<Panel> {
@@ -75,7 +77,19 @@ async function panel(job: Job, name: string, signal: AbortSignal): Promise<Panel
   const image = reader(job, files, signal, name);
   image.outline(shapesOf(outlines, review.added));
   image.setDistances(review.distances);
-  return { image, report, review };
+  const trouble = el("div", {});
+  let [saved, saving] = [review, Promise.resolve()];
+  image.onMeasured((distances) => {
+    saving = saving.then(async () => {
+      try {
+        saved = await api.writeReview(job, saved, saved.findings.map(plain), distances);
+        trouble.replaceChildren();
+      } catch (error) {
+        trouble.replaceChildren(problemBox(error));
+      }
+    });
+  });
+  return { image, report, review, trouble };
 }
 
 function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back: HTMLElement, signal: AbortSignal): HTMLElement[] {
@@ -123,7 +137,7 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
       el("li", {}, `A volume repeats within ${fixed(found.repeatability.volume_change_percent_95)} % (${found.repeatability.source}); less is no change. Registration: ${found.registration.method}, the lungs overlap by ${fixed(100 * found.registration.lung_overlap)} %.`),
     ),
   );
-  const named = (job: Job, what: string, { image }: Panel): HTMLElement => el("div", { class: "exam" }, el("h2", {}, `${what}: ${job.scan_id}`), image.element);
+  const named = (job: Job, what: string, { image, trouble }: Panel): HTMLElement => el("div", { class: "exam" }, el("h2", {}, `${what}: ${job.scan_id}`), trouble, image.element);
   return [el("div", { class: "results pair" }, named(jobs[0], "Prior", before), named(jobs[1], "Now", now), side)];
 }
 

@@ -44,8 +44,10 @@ export function withChange(findings: readonly Verdict[], label: string, change: 
   return [...others, ...(said ? [after] : [])].map(plain);
 }
 
+/** A line without what the service adds to it. */
 const bare = ({ from_lps, to_lps, plane }: Distance): Distance => ({ from_lps, to_lps, plane });
-const plain = ({ finding, verdict, reason, nodule_type, comment }: Verdict): Verdict => ({ finding, verdict, reason, nodule_type, comment });
+/** A verdict without who gave it. */
+export const plain = ({ finding, verdict, reason, nodule_type, comment }: Verdict): Verdict => ({ finding, verdict, reason, nodule_type, comment });
 
 /** The panel of the review, which saves every change at once; `dicom` if the job has DICOM objects. */
 export function reviewPanel(job: Job, first: Review, dicom: boolean, around: Surroundings, signal: AbortSignal): Reviewing {

@@ -80,7 +80,6 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
 
   const open = async (): Promise<void> => {
     curtain.replaceChildren(...picture(files, curtain));
-    const loading = loadingScan(files, (words) => (notice.textContent = words), signal);
     const [{ Viewer }, first] = await Promise.all([import("./viewer"), api.preview(job, signal)]);
     viewer = await Viewer.open(canvas, overlay);
     signal.addEventListener("abort", () => viewer?.close());
@@ -117,7 +116,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
       await show(first);
       stage.dataset.coarse = "true";
     }
-    const scan = await loading;
+    const scan = await loadingScan(files, (words) => (notice.textContent = words), signal); // after the coarse image, not beside it
     coarse = false;
     await show(scan);
     notice.remove();

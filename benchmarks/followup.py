@@ -245,7 +245,7 @@ def _print_pairs(pairs: Sequence[dict[str, Any]]) -> None:
         print(f"  {kind} (n {len(errors)}): median error {np.median(errors):+.1f}, {within:.0f} % within 10", end="")
         print(f", 95 % within {np.percentile(np.abs(errors), 95):.1f}")
     for truth in sorted({true for true, *_ in changes}):
-        part = [(measured, trend) for true, measured, trend, _ in changes if true == truth]
+        part = [(measured, str(trend)) for true, measured, trend, _ in changes if true == truth]  # a trend may be None
         trends = ", ".join(f"{name} {sum(trend == name for _, trend in part)}" for name in sorted({t for _, t in part}))
         print(f"  true {truth:+6.1f} %: measured {np.mean([m for m, _ in part]):+6.1f} % (n {len(part)}; {trends})")
 

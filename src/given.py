@@ -1,4 +1,4 @@
-"""What a caller gives, as the one type that the code takes; what cannot be that is told in one sentence.
+"""What a caller gives, as the one type that the code takes; what cannot be that is refused in one sentence.
 
 Whatever one public function takes, its siblings take: paths as text or `Path`, arrays as NumPy's, torch's or lists.
 """

@@ -18,7 +18,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are told as all others are; options are written out."""
+    """A parser whose mistakes are reported like all others; options are written out."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's
         super().__init__(allow_abbrev=False, **options)

@@ -1,4 +1,4 @@
-"""Attributes of a DICOM file, of which each is read once and checked; what is wrong is told with name and value."""
+"""Attributes of a DICOM file, of which each is read once and checked; what is wrong is reported with name and value."""
 
 from typing import Any, NamedTuple, NoReturn
 
@@ -11,7 +11,7 @@ from ..errors import BadScan
 
 __all__ = ["Attributes", "Vector", "words"]
 
-LONGEST = 64  # characters of a value that are told
+LONGEST = 64  # characters of a value that are reported
 
 Vector = npt.NDArray[np.float64]
 
@@ -67,6 +67,6 @@ class Attributes(NamedTuple):
     def refuse(self, name: str, why: str) -> NoReturn:
         """Raise what is wrong with an attribute that is there."""
         value = self.need(name)
-        told = "\\".join(map(str, value)) if isinstance(value, MultiValue | list) else str(value)
-        msg = f"{self.file} has {name} {told[:LONGEST]}, {why}: export the series again as original CT images"
+        text = "\\".join(map(str, value)) if isinstance(value, MultiValue | list) else str(value)
+        msg = f"{self.file} has {name} {text[:LONGEST]}, {why}: export the series again as original CT images"
         raise BadScan(msg)

@@ -206,8 +206,8 @@ def _check_rescaling(array: Voxels, slices: list[Slice]) -> None:
             continue
         here, there = (array[::EVERY, ::EVERY, z].astype(np.float64) for z in (k, k + 1))
         alike = (there - other.intercept) / other.slope * one.slope + one.intercept
-        told = there > AIR
-        if np.abs(alike - here)[told].sum() < FITS * np.abs(there - here)[told].sum():
+        body = there > AIR
+        if np.abs(alike - here)[body].sum() < FITS * np.abs(there - here)[body].sum():
             what = f"instances {one.number} and {other.number} fit one another only with the same RescaleSlope and"
             ways = " and ".join(f"{each.slope:g} and {each.intercept:g}" for each in (one, other))
             msg = f"{what} RescaleIntercept, and have {ways}: export the series again"

@@ -83,7 +83,7 @@ def dicom_slices(path: str | Path) -> Iterator["Stack"]:
             content = stack.enter_context(unpacked(path)) if format_of(path) == ".zip" else path
             if not content.is_dir() and not _is_dicom(content):
                 msg = "is no DICOM series"
-                raise BadScan(msg)  # noqa: TRY301 - told like what reading finds
+                raise BadScan(msg)  # noqa: TRY301 - reported like what reading finds
             series = series_slices(content)
         except BadScan as error:
             msg = f"{path}: {error}"
@@ -101,7 +101,7 @@ def scan_name(path: str | Path) -> str:
 def _read(path: Path) -> Read:
     if path.is_dir():
         return _folder(path, "folder")
-    with path.open("rb"):  # so that a missing file is told before an unknown format
+    with path.open("rb"):  # so that a missing file is reported before an unknown format
         pass
     if _is_dicom(path):
         return _dicom(path)

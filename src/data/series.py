@@ -1,7 +1,7 @@
 """Which slices of all that were given are read: which belong together, which of these are a volume, which is the best.
 
 Of what is a volume, the first of these wins: no projection; original, primary images; a body part named as chest;
-most of the length that any covers; thinnest; most slices; lowest SeriesNumber. What is left out is told, and why.
+most of the length that any covers; thinnest; most slices; lowest SeriesNumber. What is left out is reported with why.
 """
 
 from collections import Counter, defaultdict
@@ -23,7 +23,7 @@ __all__ = ["Chosen", "choose"]
 CHEST = ("CHEST", "LUNG", "THORAX")
 COVER = 0.9  # of the longest series, that a thinner one must cover to be preferred
 PARALLEL = 0.99  # cosine between the normals of series whose places along them can be compared
-FAR = 15.0  # mm, beyond what is read, that are told
+FAR = 15.0  # mm, beyond what is read, that are reported
 NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleIntercept")
 
 
@@ -59,7 +59,7 @@ def choose(headers: Iterable[Header]) -> Chosen:
     notes += _rescaling(best.stack.slices)
     notes += [f"left out: {other.label}: {_why_not(best, other, usable)}{_beyond(best, other)}" for other in others]
     notes += [f"left out: {part.label}: {_what(part.problem)}" for part in parts if part.problem]
-    notes += [f"left out: {_what(told)}" for told in broken]
+    notes += [f"left out: {_what(problem)}" for problem in broken]
     return Chosen(best.stack, about.series or None, about.body_part, (*best.notes, *best.stack.notes, *notes))
 
 
@@ -71,13 +71,13 @@ def _images(headers: list[Header]) -> tuple[list[Header], list[str]]:
     reasons = {header.path: _why_no_image(header) for header in headers}
     images = [header for header in headers if not reasons[header.path]]
     others = Counter(reason for reason in reasons.values() if reason)
-    told = [f"{count} file{'s are' if count > 1 else ' is'} {reason}" for reason, count in sorted(others.items())]
+    counted = [f"{count} file{'s are' if count > 1 else ' is'} {reason}" for reason, count in sorted(others.items())]
     if not images:
         only = len(others) == 1 and "localiser" in next(iter(others))
         what = "holds only localisers" if only else "holds no CT images"
-        msg = f"{what}: {'; '.join(told)}: give the folder of all slices of a chest CT"
+        msg = f"{what}: {'; '.join(counted)}: give the folder of all slices of a chest CT"
         raise BadScan(msg)
-    notes = [f"left out: {one}" for one in told]
+    notes = [f"left out: {one}" for one in counted]
     bare = sum(header.bare for header in images)
     if bare:
         notes.append(f"{bare} files have no DICOM preamble and were read without it")
@@ -131,8 +131,8 @@ def _check_one_patient(slices: list[Slice]) -> None:
 def _rescaling(slices: list[Slice]) -> list[str]:
     """What to tell of slices that do not all become HU in the same way."""
     ways = sorted({(one.slope, one.intercept) for one in slices})
-    told = " to ".join(f"{slope:g} and {intercept:g}" for slope, intercept in (ways[0], ways[-1]))
-    return [f"RescaleSlope and RescaleIntercept differ between slices ({told}): each has its own"] if ways[1:] else []
+    used = " to ".join(f"{slope:g} and {intercept:g}" for slope, intercept in (ways[0], ways[-1]))
+    return [f"RescaleSlope and RescaleIntercept differ between slices ({used}): each has its own"] if ways[1:] else []
 
 
 def _judged(part: Part) -> Part:

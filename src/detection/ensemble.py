@@ -111,5 +111,5 @@ def _fused(group: dict[str, PlacedPeak]) -> PlacedPeak:
     place: WorldPoint = np.average([mark.world for mark in marks], axis=0, weights=confidences)
     diameter = float(np.average([mark.diameter for mark in marks], weights=confidences))
     joint = float(1 - np.prod(1 - confidences))
-    told = tuple(Found(name=name, confidence=round(mark.peak["confidence"], 4)) for name, mark in group.items())
-    return PlacedPeak({**marks[0].peak, "confidence": joint}, place, diameter, told)
+    found = tuple(Found(name=name, confidence=round(mark.peak["confidence"], 4)) for name, mark in group.items())
+    return PlacedPeak({**marks[0].peak, "confidence": joint}, place, diameter, found)

@@ -112,7 +112,7 @@ def deidentified(path: str | Path, key: bytes) -> Iterator[Path]:
     voxels and geometry is ever read, but their name may tell: there the copy is a link of another name.
 
     Raises:
-        BadScan: the scan cannot be read, or has text burned in; what fails on the copy is told of `path`.
+        BadScan: the scan cannot be read, or has text burned in; what fails on the copy is reported for `path`.
     """
     path = Path(path)
     with quiet_libraries(), TemporaryDirectory(prefix="pivot-") as folder:

@@ -132,9 +132,9 @@ def _pair(before: Seen, after: Seen, expected: Points) -> Followed:
 
 def _alone(nodule: Seen, place: Points, other: Exam, status: Literal["new", "resolved"]) -> Followed:
     """A nodule that the other examination lacks, or does not show the place of."""
-    told: Status = status if other.shows(place, nodule["diameter_mm"]) else "not visible"
+    state: Status = status if other.shows(place, nodule["diameter_mm"]) else "not visible"
     before, after = (None, nodule) if status == "new" else (nodule, None)
-    return _followed(told, before, after, place, None)
+    return _followed(state, before, after, place, None)
 
 
 def _followed(
@@ -171,17 +171,17 @@ def _category(one: Followed, after: Seen, days: int | None, patient: Patient) ->
         return uncategorised(NOT_MEASURED)
     if one["status"] == "not visible":
         first = Patient(setting=patient.setting, prior_ct=False)
-        ruled = lung_rads(nodule, first)
-        return {**ruled, "assumptions": ["the earlier examination does not show its place", *ruled["assumptions"]]}
+        result = lung_rads(nodule, first)
+        return {**result, "assumptions": ["the earlier examination does not show its place", *result["assumptions"]]}
     prior = as_nodule(before["properties"]) if before else None
     if before and prior is None:
         return uncategorised("the earlier examination shows it, but it could not be measured there")
-    ruled = lung_rads_with_prior(nodule, prior, days, patient)
+    result = lung_rads_with_prior(nodule, prior, days, patient)
     growth = one["growth"]
     change = growth["mean_diameter_change_mm"] if growth else None
     if growth and growth["trend"] != "growing" and change is not None and change > GROWTH_MM:
-        ruled["assumptions"].append("its growth in diameter lies within the uncertainty of the volume")
-    return ruled
+        result["assumptions"].append("its growth in diameter lies within the uncertainty of the volume")
+    return result
 
 
 def _summary(followed: Sequence[Followed]) -> dict[str, int]:

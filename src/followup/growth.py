@@ -29,7 +29,7 @@ Trend: TypeAlias = Literal["growing", "stable", "shrinking"]
 class Growth(TypedDict):
     """The change from baseline to follow-up; null where one of both could not be measured."""
 
-    trend: Trend | None  # stable: within repeatability; null: not to be told
+    trend: Trend | None  # stable: within repeatability; null: unknown
     volume_change_percent: float | None
     volume_change_percent_95: tuple[float, float] | None  # the interval that the uncertainty leaves
     diameter_change_mm: float | None  # of the sphere of the same volume

@@ -59,7 +59,7 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def _cells(one: Followed) -> tuple[str, ...]:
-    growth, ruled = one["growth"], one["lung_rads"]
+    growth, result = one["growth"], one["lung_rads"]
     change = growth["volume_change_percent"] if growth else None
     return (
         str(one["number"]),
@@ -71,7 +71,7 @@ def _cells(one: Followed) -> tuple[str, ...]:
         "-" if change is None else f"{change:+.0f} %",
         (growth["trend"] if growth else None) or "-",
         _doubling(one),
-        (ruled["category"] if ruled else None) or "-",
+        (result["category"] if result else None) or "-",
     )
 
 

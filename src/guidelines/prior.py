@@ -136,8 +136,8 @@ def _solid_increase(now: LungRads, before: LungRads) -> float:
     return round((now["solid_mm"] or 0.0) - (then or 0.0), 1)
 
 
-def _category(ruled: LungRads) -> Category:
-    category = ruled["category"]
+def _category(result: LungRads) -> Category:
+    category = result["category"]
     if category is None:
         raise AssertionError  # sizes alone always give one
     return category

@@ -132,7 +132,7 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
         lines = demo_table(run_demo(opened(), options.output, tell))
         return [*lines, f"results in {options.output}"], {}
     if options.dicomweb or options.deidentify:
-        opened()  # what is wrong with it is told before anything is fetched
+        opened()  # what is wrong with it is reported before anything is fetched
     with _scan(options) as path, read_beside(path) if own_process else nullcontext(read_timed) as read:
         done = infer_file(opened(), path, options.output, patient=patient, read=read, **shared)
     return summary_lines(done, options.output), {}

@@ -14,7 +14,7 @@ from ..data.part10 import read_dicom
 __all__ = ["Adapter", "Client", "TooLong"]
 
 MOST_JSON = 2**26  # bytes of a list or a header
-MOST_INSTANCE = 2**29  # bytes, as many as the listener takes unless it is told otherwise
+MOST_INSTANCE = 2**29  # bytes, as many as the listener takes by default
 PIECE = 2**16  # bytes that are inflated at once
 INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # as stored, not decompressed
 

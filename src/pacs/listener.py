@@ -88,18 +88,18 @@ def listening(config: PacsConfig) -> Iterator[int]:
 
 
 def _repeat(action: Callable[[], None], stop: threading.Event, audit: Audit) -> None:
-    """Do it again and again; an error that nobody foresaw is told once, and does not end the service."""
-    wait, told = TICK, ""
+    """Do it again and again; an error that nobody foresaw is reported once, and does not end the service."""
+    wait, reported = TICK, ""
     while not stop.wait(wait):
         try:
             action()
         except Exception as error:  # noqa: BLE001 - the service goes on
             reason = unforeseen(error)
-            if reason != told:
+            if reason != reported:
                 audit.write("error", reason=reason)
-            wait, told = min(2 * wait, LONGEST), reason
+            wait, reported = min(2 * wait, LONGEST), reason
         else:
-            wait, told = TICK, ""
+            wait, reported = TICK, ""
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ FAILURES = (BrokenProcessPool, MemoryError, BadCheckpoint, BadConfig, BadOutput)
 
 
 class Outcome(NamedTuple):
-    """What came of a series; it is told here, so that the listener needs none of what the worker imports."""
+    """What came of a series; it is written here, so that the listener needs none of what the worker imports."""
 
     nodules: int
     objects: list[Path]

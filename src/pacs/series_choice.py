@@ -26,7 +26,7 @@ TAGS = [
     "SharedFunctionalGroupsSequence",
 ]
 UNSAFE = re.compile(r"[^\w .,+/-]")  # what a coded value has no use for
-LONGEST = 32  # characters of a value that are told
+LONGEST = 32  # characters of a value that are reported
 
 
 class SeriesCandidate(NamedTuple):

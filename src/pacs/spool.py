@@ -146,10 +146,10 @@ class Spool:
     def attempts(self, study: Path) -> Attempts:
         """How often a taken study was tried."""
         try:
-            told = (study / ATTEMPTS).read_bytes()
+            content = (study / ATTEMPTS).read_bytes()
         except OSError:  # there is none, or it cannot be read, which the next run will tell
             return Attempts(0, 0)
-        return Attempts(told.count(STARTED), told.count(FAILED))
+        return Attempts(content.count(STARTED), content.count(FAILED))
 
     def begin(self, study: Path) -> None:
         """Note, on disk, that a run begins; `finish`, `set_aside` or `stop` say how it ended."""
@@ -161,8 +161,8 @@ class Spool:
     def stop(self, study: Path, *, failed: bool) -> None:
         """Note that the run that began failed, or that it does not count; this needs no room on the disk."""
         with suppress(FileNotFoundError), (study / ATTEMPTS).open("r+b") as file:
-            told = file.read()
-            file.seek(max(0, len(told) - 1))
+            content = file.read()
+            file.seek(max(0, len(content) - 1))
             file.write(FAILED) if failed else file.truncate()
 
     def set_aside(self, study: Path) -> Path:

@@ -264,7 +264,7 @@ def _check_numbers(detection: Mapping[str, Any], where: str, *, measured: bool, 
         diameter = detection.get("diameter_mm")
         if measured and diameter is None:
             msg = "diameter_mm is not known: measure it with extract_properties, and set it first"
-            raise BadConfig(msg)  # noqa: TRY301 - told like the others
+            raise BadConfig(msg)  # noqa: TRY301 - reported like the others
         if diameter is not None:
             number_of(diameter, "diameter_mm", 0)
     except BadConfig as error:

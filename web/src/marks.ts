@@ -132,7 +132,7 @@ function outline({ pen, nv, scale }: Canvas, plane: Plane, { shape, selected }: 
   if (!shape) return;
   const [x = 0, y = 0, z = 0] = nv.frac2mm(nv.scene.crosshairPos);
   pen.strokeStyle = selected ? SELECTED : OTHER;
-  pen.lineWidth = (selected ? 1.5 : 1) * scale;
+  pen.lineWidth = (selected ? 2 : 1) * scale; // of two pixels, at least one is covered wholly
   pen.beginPath();
   for (const ends of shape.edges(acrossAxis(nv, plane, shape), [x, y, z])) {
     const [from, to] = ends.map((end) => nv.frac2canvasPosWithTile(onSlice(nv, plane, end).frac, plane)?.pos);

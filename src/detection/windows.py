@@ -26,7 +26,7 @@ __all__ = [
 Region = npt.NDArray[np.bool_]
 CONTEXT = 8  # voxels that the network sees around the region, at least; the region reaches beyond the lungs
 MOST_WINDOWS = 100_000  # of a scan; the default uses some hundreds
-LARGEST = 24e6  # voxels of a tile: about 1 GB of memory for the network
+LARGEST = 16e6  # voxels of a tile: about 0.7 GB of memory for the network
 LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that may be lost with the windows left out
 
 

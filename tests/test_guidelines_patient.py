@@ -149,8 +149,8 @@ def test_a_scan_processed_for_a_patient_is_processed_again_without_one(
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny.pth"))
     command = ["--input", str(scan), "--output", str(tmp_path), "--config", str(tmp_path / "quick.yaml")]
     command += ["--checkpoint", checkpoint]
-    assert main([*command, "--patient", str(tmp_path / "patient.yaml")]) == 0
-    assert main([*command, "--resume"]) == 0
+    assert main([*command, "--patient", str(tmp_path / "patient.yaml")]) == 6  # it shows no lungs
+    assert main([*command, "--resume"]) == 6
     assert "is repeated: its results were made with another guidelines.patient" in caplog.text
     assert main([*command, "--resume"]) == 0
     assert "1 complete already" in capsys.readouterr().out

@@ -16,10 +16,9 @@ from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 from ..data.geometry import sphere_diameter
 from ..types import FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
-from .levels import SKIN, Levels
 from .masks import Mask, box_around, depth_of, rim_distance, within
 from .plausible import doubt
-from .segmentation import Segmentation, segment_nodule
+from .segmentation import Levels, Segmentation, segment_nodule
 
 __all__ = ["measure_nodule", "segment_and_measure"]
 
@@ -36,6 +35,7 @@ POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWH
 # Steps of where a measurement starts, so that it settles: a share of the diameter, and a ratio of diameters in mm.
 START_STEP, START_RATIO, LEAST_START = 0.125, 1.25, 1.0
 SETTLES_WITHIN = 12  # measurements; what does not is not measured
+SKIN = 1.2  # mm, how deep the blur of an edge reaches into a nodule
 
 
 def segment_and_measure(

@@ -6,7 +6,6 @@ nodule. Everything happens on a cube about the position, whose size and step sca
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +15,43 @@ from ..data.geometry import turn_box
 from ..types import Affine, FloatArray, NoduleMask, Shape3, Vec3
 from .cube import Cube, on_scan, sample_cube, touches_border
 from .edges import slice_blur
-from .levels import SKIN, Levels, levels_of
-from .masks import Mask, around, box_around, connected, depth_of, within
+from .masks import Mask, around, box_around, connected, depth_of, rim_distance, within
 from .walls import BALL, base_on_wall, find_wall
 
-__all__ = ["Segmentation", "segment_nodule"]
+__all__ = ["Levels", "Segmentation", "segment_nodule"]
 
 SIZES = (3.0, 45.0)  # mm, the diameters that are looked for
 SETTLED = (0.75, 1.33)  # the ratio of two sizes that are one
 SEED_ERROR = 3.5  # mm, how far a position may be from the nodule
 MIN_CONTRAST = 100.0  # HU between a nodule and the lung around it
+HALO = (0.2, 0.7)  # how dense a ground-glass rim is between the lung, 0, and the core, 1
+MIN_HALO = 80.0  # HU of such a rim above the lung
 AERATED = -500  # HU; lung lies below
 SOLID = -400.0  # HU, half-way between lung and soft tissue
 MARGIN = 5.0  # mm of surroundings that are kept for measuring
+SKIN, BLUR_REACH = 1.2, 1.5  # mm, how deep into a nodule the blur of an edge reaches, and how far beyond it
 THICKER_BY = 1.2  # the ratio of thicknesses from which what was found with the smaller one is dropped
 EDGE_SMOOTHING = 0.4  # mm, SD, against noise
 EDGE = 4.0  # mm, and three voxels, around a nodule that decide how blurred its edge is
+THIN, THICKER = 1.0, 0.5  # mm of a slice that blurs no farther than that; each further mm adds half a mm
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Levels:
+    """HU of the lung around a nodule, and of the nodule just inside its boundary."""
+
+    lung: float
+    nodule: float
+
+    @property
+    def threshold(self) -> float:
+        """The HU of the boundary."""
+        return (self.lung + self.nodule) / 2
+
+    @property
+    def contrast(self) -> float:
+        """The nodule's HU above the lung."""
+        return self.nodule - self.lung
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,39 +102,22 @@ def segment_nodule(
     `coordinates` are millimetres from the first voxel and may be 3 mm off; `diameter` in millimetres
     may be wrong by a factor of 3. None means too little contrast, a leak into the surroundings or a
     nodule that the scan's border cuts. With `reach`, soft tissue and bone that go on farther than so
-    many millimetres from the point are no part of it. What leaks with a thin rim of ground-glass is segmented without.
+    many millimetres from the point are no part of it.
     """
-    for thin_rims in (True, False):
-        found = _segment_sized(scan, coordinates, diameter, spacing, _Rules(axial_axis, reach, thin_rims))
-        if found:
-            return found
-    return None
-
-
-class _Rules(NamedTuple):
-    axial_axis: int
-    reach: float | None
-    thin_rims: bool
-
-
-def _segment_sized(
-    scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, rules: _Rules
-) -> Segmentation | None:
-    """The nodule, whose size is found in steps."""
     size, levels, thickness = float(np.clip(diameter, *SIZES)), None, max(spacing)
     for _ in range(5):
         cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 8)
-        rough = _segment(replace(cube, thickness=thickness), size, levels, rules)
+        rough = _segment(replace(cube, thickness=thickness), size, levels, reach)
         before = size
         size = float(np.clip(_ball_diameter(rough.body, cube.step) if rough else 1.6 * size, *SIZES))
-        known, thickness = thickness, _thickness(cube, rough, rules.axial_axis) if rough else thickness
+        known, thickness = thickness, _thickness(cube, rough, axial_axis) if rough else thickness
         settled = thickness < THICKER_BY * known
         levels = rough.levels if rough and settled else None
         if settled and SETTLED[0] < size / before < SETTLED[1]:
             break
     cube = sample_cube(scan, coordinates, spacing, half=2 * size + 3, step=size / 14)
     cube = replace(cube, thickness=thickness)
-    found = _segment(cube, size, levels, rules)
+    found = _segment(cube, size, levels, reach)
     if found is None or touches_border(found.body, cube):
         return None
     mask, origin = on_scan(found.body, cube, scan.shape, coordinates, spacing)
@@ -137,11 +140,10 @@ def _ball_diameter(mask: Mask, step: float) -> float:
     return float(np.cbrt(6 / np.pi * mask.sum()) * step)
 
 
-def _segment(cube: Cube, size: float, levels: Levels | None, rules: _Rules) -> Body | None:
+def _segment(cube: Cube, size: float, levels: Levels | None, reach: float | None) -> Body | None:
     """The nodule of about `size` millimetres at the middle of a cube."""
     smooth = ndimage.gaussian_filter(cube.hu, np.clip(0.05 * size, 0.4, 1.0) / cube.step)
     away = cube.away_from(cube.middle)
-    reach, across = rules.reach, rules.axial_axis if rules.thin_rims else None
     beyond = np.zeros(cube.hu.shape, dtype=np.bool_) if reach is None else _beyond(smooth, away, reach, cube.step)
     air = _air(cube.hu)
     levels = levels or _first_levels(air, np.where(beyond, np.float32(-1024), smooth), away, size)
@@ -162,7 +164,7 @@ def _segment(cube: Cube, size: float, levels: Levels | None, rules: _Rules) -> B
         body = _separate(free, depth, centre, cube)
         if wall.any() and reach is None:
             body |= base_on_wall(body, wall, dense, centre, float(depth[centre]), cube)
-        found = Body(body, dense & ~body, levels_of(cube, body, dense & ~body, depth, air, across))
+        found = Body(body, dense & ~body, _levels(cube, body, dense & ~body, depth, air))
         if abs(found.levels.threshold - levels.threshold) < 0.05 * levels.contrast:
             break
         levels = found.levels
@@ -192,6 +194,29 @@ def _air(hu: FloatArray) -> float:
     """The median HU of what is lighter than tissue; infinite where nothing is."""
     air = hu[hu < AERATED]
     return float(np.median(air)) if air.size else np.inf
+
+
+def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray, ambient: float) -> Levels:
+    """The median HU in a layer inside the boundary and in a shell of lung around it.
+
+    A layer, not the middle: a calcified or solid middle must not decide where a softer rim ends.
+    Where the shell next to the boundary is ground-glass itself, its level is the nodule's.
+    """
+    radius = float(depth[body].max())
+    thicker = THICKER * max(0.0, cube.thickness - THIN)
+    skin = min(SKIN + thicker, 0.5 * radius)
+    width = max(1.5, 2 * cube.step)
+    layer = body & (depth >= skin) & (depth <= skin + width)
+    rim = rim_distance(body, other, cube.step, 0.5 * radius + 4)
+    shell = np.isfinite(rim) & (rim > BLUR_REACH + thicker)
+    halo = shell & (rim <= BLUR_REACH + thicker + max(1.0, cube.step))
+    nodule = float(np.median(cube.hu[layer if layer.any() else body]))
+    lung = float(np.median(cube.hu[shell])) if shell.any() else ambient
+    level = float(np.median(cube.hu[halo])) if halo.any() else lung
+    low, high = (share * (nodule - ambient) for share in HALO)
+    if max(low, MIN_HALO) < level - ambient < high:
+        return Levels(ambient, level)
+    return Levels(lung, nodule)
 
 
 def _fill(mask: Mask, size: float, step: float) -> Mask:

@@ -38,12 +38,12 @@ from src.data.phantom import chest_phantom
 from src.detection.pipeline import InferencePipeline
 from src.dicom_io.export import export_objects
 from src.types import Detection
+from tests.chromium import FLAGS
 from tests.dicom_files import write_series
 from tests.pacs import orthanc
 
 VERSION = "3.12.10"  # as in deploy/viewer/Dockerfile
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 PATIENCE = 240_000  # milliseconds, on a busy machine
 COLOURED, FEW = 60, 20  # difference between a pixel's channels; pixels of a small nodule
 MARGIN = 0.25  # of the picture, where the viewer writes and draws its own

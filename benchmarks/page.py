@@ -30,6 +30,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from src.data.loader import read_scan
 from src.types import Scan
 from tests.api_service import JOBS, served
+from tests.chromium import FLAGS
 from tests.dicom_files import zipped
 from tests.small_scans import chest
 
@@ -39,8 +40,6 @@ __all__: list[str] = []
 
 ROOT = Path(__file__).resolve().parents[1]
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-FLAGS += ["--disable-background-networking", "--disable-component-update"]
 COMPUTER = {"PIVOT_CHECKPOINT": str(ROOT / "checkpoints" / "best_model.pth"), "PIVOT_DEVICES": "cpu"}
 SLOW = 1_200_000  # ms
 FIRST, WHOLE = 2.0, 15.0  # seconds; limits

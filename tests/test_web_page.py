@@ -25,6 +25,7 @@ from src.api.security import hashed
 from src.data.phantom import PhantomNodule
 
 from .api_service import JOBS, served
+from .chromium import FLAGS
 from .dicom_files import CHEST, write_series
 from .pacs import until
 from .small_scans import block, mass, save_nifti
@@ -33,15 +34,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "src" / "api" / "static" / "index.html"
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium")
-# Without a graphics card; nothing of its own goes to the network.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
 DESKTOP, TABLET = (1280, 800), (820, 1180)
 SLOW = 120_000  # ms, on a busy machine
 COMPUTER = {"PIVOT_CHECKPOINT": str(ROOT / "checkpoints" / "best_model.pth"), "PIVOT_DEVICES": "cpu"}

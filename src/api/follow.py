@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ from ..followup.registration import register
 from ..followup.source import about, version_notes
 from ..guidelines.patient import Patient
 from ..runs import confined
-from ..sandbox import end_with_parent
-from .measure import bounds_of, limits, said
+from .answering import answer, bounds_of
 
 __all__ = ["main"]
 
@@ -26,15 +23,13 @@ NO_DAYS = "the days between the examinations were not given"
 
 def main(arguments: list[str] | None = None) -> None:
     """Write `--target`, and print `{}` or `{"error": {"kind": ..., "message": ...}}`."""
-    end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m src.api.follow", description="compare two jobs")
     parser.add_argument("followup", type=Path, help="the scan as NIfTI")
     parser.add_argument("--baseline", type=Path, required=True, help="the earlier scan as NIfTI")
     parser.add_argument("--task", type=Path, required=True, help="JSON: the reports `baseline` and `followup`")
     parser.add_argument("--target", type=Path, required=True, help="the file to write")
     parser.add_argument("--days", type=int, help="from baseline to follow-up")
-    limits(parser)
-    sys.stdout.write(json.dumps(said(partial(_compare, parser.parse_args(arguments)))))
+    answer(parser, arguments, _compare)
 
 
 def _compare(options: argparse.Namespace) -> dict[str, Any]:

@@ -51,6 +51,7 @@ DOCS = """<!doctype html>
 <script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
 </html>
 """
+PARTS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "start.js": "text/javascript"}
 START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: null, deepLinking: true});
 """
 
@@ -58,8 +59,6 @@ START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: nu
 def serve_docs(app: FastAPI) -> None:
     """Serve Swagger UI at `/docs`, from the files of a package: it asks no other site."""
     resources = files("fastapi_swagger.resources")
-    content = {name: resources.joinpath(name).read_bytes() for name in ("swagger-ui.css", "swagger-ui-bundle.js")}
-    content["start.js"] = START.encode()
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -67,10 +66,11 @@ def serve_docs(app: FastAPI) -> None:
 
     @app.get("/docs/{name}", include_in_schema=False)
     def part(name: str) -> Response:
-        if name not in content:
+        if name not in PARTS:
             msg = "the description of the API has no such file"
             raise NotFound(msg)
-        return Response(content[name], media_type="text/css" if name.endswith(".css") else "text/javascript")
+        content = START.encode() if name == "start.js" else resources.joinpath(name).read_bytes()
+        return Response(content, media_type=PARTS[name])
 
 
 def serve_page(app: FastAPI, folder: Path = STATIC) -> None:

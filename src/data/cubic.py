@@ -40,7 +40,8 @@ def cubic_grid(array: npt.NDArray[np.generic], affine: Affine, spacing: Vec3) ->
     steps = np.divide(sizes, (x, y, z))
     moved = affine @ np.diag([*steps, 1.0])
     moved[:3, 3] = map_points(affine, [side.start for side in shown] + steps / 2 - 0.5)
-    return CubicGrid(shown, (x, y, z), moved, _thick(old) if _thick(old) is not None else _thick(spacing))
+    thick = _thick(old)
+    return CubicGrid(shown, (x, y, z), moved, _thick(spacing) if thick is None else thick)
 
 
 def cubic_resample(

@@ -10,9 +10,8 @@ from ..types import FloatArray, Shape3
 __all__ = ["BlendMethod", "blend_weights", "nnunet_weights"]
 
 BlendMethod = Literal["gaussian", "linear", "average"]
-FAINT = (
-    2**-24 / 10
-)  # of the largest weight: float16's least positive number, in which nnU-Net keeps ten times the weight
+# Of the largest weight: float16's least positive number, in which nnU-Net keeps ten times the weight.
+FAINT = 2**-24 / 10
 FLOOR = 1e-3  # of the largest weight; zero weights would divide zero by zero at the volume's corners
 
 

@@ -44,10 +44,8 @@ def extract_properties(
     axial_axis = int(number_of(axial_axis, "axial_axis", 0, 2))
     affine: Affine | None = getattr(scan, "affine", None)
     if affine is not None:  # measured along the axes that the pipeline measures along
-        array, turned = canonical(np.asarray(scan), affine)
-        index = map_points(np.linalg.inv(turned) @ affine, np.divide((x, y, z), spacing))
-        x, y, z = (float(value) for value in index * spacing_of(turned))
-        scan, spacing, axial_axis = array, spacing_of(turned), 2
+        scan, turned, (x, y, z) = _along_body(np.asarray(scan), affine, (x, y, z), spacing)
+        spacing, axial_axis = spacing_of(turned), 2
     if diameter is None:
         found = _of_unknown_size(scan, (x, y, z), spacing, axial_axis)[0]
     else:
@@ -62,11 +60,19 @@ def measured_at(scan: Scan, coordinates: Vec3) -> tuple[Properties, NoduleMask |
 
     What is unknown is None; so is the mask of a nodule without a clear boundary.
     """
-    array, affine = canonical(scan.array, scan.affine)
-    spacing, turn = spacing_of(affine), np.linalg.inv(scan.affine) @ affine
-    x, y, z = map_points(np.linalg.inv(turn), np.divide(coordinates, scan.spacing)) * spacing
-    properties, body = _of_unknown_size(array, (float(x), float(y), float(z)), spacing, 2)
-    return properties, None if body is None else body.on_grid(turn)
+    array, turned, point = _along_body(scan.array, scan.affine, coordinates, scan.spacing)
+    properties, body = _of_unknown_size(array, point, spacing_of(turned), 2)
+    return properties, None if body is None else body.on_grid(np.linalg.inv(scan.affine) @ turned)
+
+
+def _along_body(
+    array: npt.NDArray[np.generic], affine: Affine, coordinates: Vec3, spacing: Vec3
+) -> tuple[npt.NDArray[np.generic], Affine, Vec3]:
+    """A scan along the axes that the pipeline measures along, its affine, and a point in mm from its first voxel."""
+    turned_array, turned = canonical(array, affine)
+    index = map_points(np.linalg.inv(turned) @ affine, np.divide(coordinates, spacing))
+    x, y, z = (float(value) for value in index * spacing_of(turned))
+    return turned_array, turned, (x, y, z)
 
 
 def _of_unknown_size(

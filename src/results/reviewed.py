@@ -66,11 +66,11 @@ def verdict_in_words(found: Mapping[str, Any]) -> str:
     return f"{told}{kind}{_signed(verdict)}"
 
 
-def rejected_in_words(review: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader rejected, by label, with the reason, who and when."""
+def rejected_in_words(review: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a reader rejected: the label, and the reason with who and when."""
     for one in review["findings"]:
         if _is_rejected(one):
-            yield f"{one['finding']}: {one['reason']}{_signed(one)}"
+            yield one["finding"], f"{one['reason']}{_signed(one)}"
 
 
 def distances_in_words(review: Mapping[str, Any]) -> Iterator[str]:

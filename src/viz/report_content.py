@@ -129,7 +129,7 @@ def _review(nodules: Sequence[ReportNodule], found: FoundNodules) -> Iterator[Bl
     rejected = list(rejected_in_words(found.review))
     if rejected:
         yield Text("Rejected, and so left out above:")
-        yield Facts([(f"Finding {label}", why) for label, _, why in (text.partition(": ") for text in rejected)])
+        yield Facts([(f"Finding {label}", why) for label, why in rejected])
     distances = list(distances_in_words(found.review))
     if distances:
         yield Text("Distances measured by the reader:")

@@ -17,34 +17,34 @@ from .source import FoundNodules
 __all__ = ["report_blocks"]
 
 SHORT = (
-    "Score: how likely readers would rate the nodule malignant by eye, 0 to 1. It is not a probability of cancer. "
-    "Place: estimated from the middle of the body and the height of the lungs."
+    "Score: how likely radiologists are to rate the nodule malignant by eye, from 0 to 1. It is not a probability of "
+    "cancer. Place: estimated from the middle of the body and the height of the lungs."
 )
 MEASURES = (
-    "Each nodule is segmented in the image. Diameter: of the sphere of the same volume; the model's rough guess if "
-    "the nodule could not be segmented. Axes: the longest diameter of the largest axial section, and the longest "
-    "across it. Solid part: share of the volume denser than ground-glass. Density: mean ± standard deviation (least to "
-    "most). Position: to the left, back and head in the scanner's frame (LPS), or from the first voxel along the "
-    "file's axes (scan). Volumes of different programs, or of different versions of one, are not comparable."
+    "Each nodule is segmented in the image. Diameter: of the sphere with the same volume; the model's rough estimate if "
+    "the nodule could not be segmented. Axes: the longest diameter on the largest axial section, and the longest "
+    "diameter perpendicular to it. Solid part: share of the volume denser than ground-glass. Density: mean ± standard "
+    "deviation (minimum to maximum). Position: to the left, back and head in the scanner's frame (LPS), or from the "
+    "first voxel along the file's axes (scan). Do not compare volumes of different programs, or of different versions."
 )
 PLACES = (
-    "Place: the side is relative to the middle of the body, which is found by spine and ribs. Within 10 mm of it no "
-    "side is named. The third is of the height of the lungs; it is not a lobe. If the scan does not show the middle of "
-    "the body or the whole height of the lungs, the place is not named."
+    "Place: the side of the body's midline, which is estimated from spine and ribs, and the third of the lungs' height, "
+    "which is not a lobe. Within 10 mm of the midline no side is given. If the scan does not show the midline or the "
+    "whole height of the lungs, no place is given."
 )
 PICTURES = (
     f"Pictures: lung window, {WINDOW[0]:g} to {WINDOW[1]:g} HU. R, L, A, P, H, F: the patient's right, left, front, "
-    "back, head, feet. The circle has the nodule's diameter; in the close view the outline is the measured one, and "
-    "the broken lines are its two axes. Images are called by their InstanceNumber, or by their slice in the file."
+    "back, head, feet. The circle has the nodule's diameter. The close view shows the measured outline, and its two axes "
+    "as broken lines. Image numbers are the DICOM InstanceNumber, or the slice in the file."
 )
 LIMITS = (
     (
-        "Nodules can be missed, above all small and ground-glass ones, and marks can be false: vessels, scars, pleura. "
-        "No mark does not mean no nodule."
+        "PIVOT can miss nodules, above all small and ground-glass ones, and can mark vessels, scars and pleura. "
+        "A scan without a mark can still show a nodule."
     ),
     (
-        "Only this scan was used: no earlier scan, no history, no other finding. Nothing here is a diagnosis or a "
-        "recommendation."
+        "PIVOT used this scan alone: no earlier scan, no history, no other finding. This report is neither a diagnosis "
+        "nor a recommendation."
     ),
 )
 
@@ -157,9 +157,9 @@ def _rules(config: Mapping[str, Any]) -> str:
         return ""
     peaks, size = rules["peak_detection"], rules["size_filter"]
     return (
-        f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, were kept if their "
-        f"confidence is at least {rules['confidence_filter']['min_confidence']:g} and the diameter from "
-        f"{size['min_diameter']:g} to {size['max_diameter']:g} mm."
+        f" Nodules are peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, with a confidence "
+        f"of at least {rules['confidence_filter']['min_confidence']:g} and a diameter of {size['min_diameter']:g} to "
+        f"{size['max_diameter']:g} mm."
     )
 
 
@@ -168,8 +168,8 @@ def _score(metadata: Mapping[str, Any]) -> Iterator[str]:
     model = default_model()
     given = metadata.get("triage") or {"model": model.name, "score": model.label}
     yield (
-        f"Score: the likelihood, from 0 to 1, of this: {given['score']}. It is agreement with a visual rating, not a "
-        f"probability of cancer. It comes from the nodule's axes and density alone (triage model {given['model']})."
+        f"Score: how likely radiologists are to rate the nodule malignant by eye, from 0 to 1 ({given['score']}). It is "
+        f"not a probability of cancer. It comes from the nodule's axes and density alone (model {given['model']})."
     )
     if given["model"] == model.name:
         low, high = model.cutoffs.low, model.cutoffs.high

@@ -157,8 +157,8 @@ def _rules(config: Mapping[str, Any]) -> str:
         return ""
     peaks, size = rules["peak_detection"], rules["size_filter"]
     return (
-        f" Nodules are peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, with a confidence "
-        f"of at least {rules['confidence_filter']['min_confidence']:g} and a diameter of {size['min_diameter']:g} to "
+        f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, are nodules if their confidence "
+        f"is at least {rules['confidence_filter']['min_confidence']:g} and their diameter {size['min_diameter']:g} to "
         f"{size['max_diameter']:g} mm."
     )
 

@@ -21,21 +21,21 @@ SHORT = (
     "cancer. Place: estimated from the middle of the body and the height of the lungs."
 )
 MEASURES = (
-    "Each nodule is segmented in the image. Diameter: of the sphere with the same volume; the model's rough estimate if "
-    "the nodule could not be segmented. Axes: the longest diameter on the largest axial section, and the longest "
+    "Each nodule is segmented in the image. Diameter: of the sphere with the same volume; the model's rough guess if the "
+    "nodule could not be segmented. Axes: the longest diameter on the largest axial section, and the longest "
     "diameter perpendicular to it. Solid part: share of the volume denser than ground-glass. Density: mean ± standard "
     "deviation (minimum to maximum). Position: to the left, back and head in the scanner's frame (LPS), or from the "
     "first voxel along the file's axes (scan). Do not compare volumes of different programs, or of different versions."
 )
 PLACES = (
-    "Place: the side of the body's midline, which is estimated from spine and ribs, and the third of the lungs' height, "
-    "which is not a lobe. Within 10 mm of the midline no side is given. If the scan does not show the midline or the "
-    "whole height of the lungs, no place is given."
+    "Place: left or right of the body's midline, which is estimated from spine and ribs, and the third of the lungs' "
+    "height, which is not a lobe. Within 10 mm of the midline no side is given. If the scan does not show the midline "
+    "or the whole height of the lungs, no place is given."
 )
 PICTURES = (
     f"Pictures: lung window, {WINDOW[0]:g} to {WINDOW[1]:g} HU. R, L, A, P, H, F: the patient's right, left, front, "
-    "back, head, feet. The circle has the nodule's diameter. The close view shows the measured outline, and its two axes "
-    "as broken lines. Image numbers are the DICOM InstanceNumber, or the slice in the file."
+    "back, head, feet. The circle has the nodule's diameter. The close view shows the measured outline, and its two "
+    "axes as broken lines. Image numbers are the DICOM InstanceNumber, or the slice in the file."
 )
 LIMITS = (
     (
@@ -157,8 +157,8 @@ def _rules(config: Mapping[str, Any]) -> str:
         return ""
     peaks, size = rules["peak_detection"], rules["size_filter"]
     return (
-        f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, are nodules if their confidence "
-        f"is at least {rules['confidence_filter']['min_confidence']:g} and their diameter {size['min_diameter']:g} to "
+        f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, are nodules if their "
+        f"confidence is at least {rules['confidence_filter']['min_confidence']:g} and their diameter {size['min_diameter']:g} to "
         f"{size['max_diameter']:g} mm."
     )
 
@@ -168,8 +168,8 @@ def _score(metadata: Mapping[str, Any]) -> Iterator[str]:
     model = default_model()
     given = metadata.get("triage") or {"model": model.name, "score": model.label}
     yield (
-        f"Score: how likely radiologists are to rate the nodule malignant by eye, from 0 to 1 ({given['score']}). It is "
-        f"not a probability of cancer. It comes from the nodule's axes and density alone (model {given['model']})."
+        f"Score: how likely radiologists are to rate the nodule malignant by eye, from 0 to 1 ({given['score']}). It "
+        f"is not a probability of cancer. It comes from the nodule's axes and density alone (model {given['model']})."
     )
     if given["model"] == model.name:
         low, high = model.cutoffs.low, model.cutoffs.high

@@ -76,7 +76,7 @@ def nodule_blocks(nodule: ReportNodule, on: Stage | None) -> list[Block]:
 
 def _facts(nodule: ReportNodule) -> Iterator[tuple[str, str]]:
     measured, found = nodule.properties, nodule.found
-    source = {"segmentation": ", measured", "network": ", the model's estimate"}.get(found.get("diameter_source", ""), "")
+    source = {"segmentation": ", measured", "network": ", the model's guess"}.get(found.get("diameter_source", ""), "")
     yield "Diameter", f"{nodule.diameter}{source}"
     if "review" in found:
         yield "Review", verdict_in_words(found)

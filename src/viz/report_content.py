@@ -21,8 +21,8 @@ SHORT = (
     "cancer. Place: estimated from the middle of the body and the height of the lungs."
 )
 MEASURES = (
-    "Each nodule is segmented in the image. Diameter: of the sphere with the same volume; the model's rough guess if the "
-    "nodule could not be segmented. Axes: the longest diameter on the largest axial section, and the longest "
+    "Each nodule is segmented in the image. Diameter: of the sphere with the same volume; the model's rough guess if "
+    "the nodule could not be segmented. Axes: the longest diameter on the largest axial section, and the longest "
     "diameter perpendicular to it. Solid part: share of the volume denser than ground-glass. Density: mean ± standard "
     "deviation (minimum to maximum). Position: to the left, back and head in the scanner's frame (LPS), or from the "
     "first voxel along the file's axes (scan). Do not compare volumes of different programs, or of different versions."
@@ -158,8 +158,8 @@ def _rules(config: Mapping[str, Any]) -> str:
     peaks, size = rules["peak_detection"], rules["size_filter"]
     return (
         f" Peaks of at least {peaks['threshold']:g}, {peaks['min_distance']:g} mm apart, are nodules if their "
-        f"confidence is at least {rules['confidence_filter']['min_confidence']:g} and their diameter {size['min_diameter']:g} to "
-        f"{size['max_diameter']:g} mm."
+        f"confidence is at least {rules['confidence_filter']['min_confidence']:g} and their "
+        f"diameter {size['min_diameter']:g} to {size['max_diameter']:g} mm."
     )
 
 

@@ -26,7 +26,7 @@ from src.followup.growth import grown
 from src.followup.matching import GATES, assign
 from src.followup.output import text_table, write_comparison
 from src.followup.registration import Registration, lungs_of, register
-from src.followup.source import Source, interval_between
+from src.followup.source import GivenScan, interval_between
 from src.guidelines.nodule import SizedNodule
 from src.guidelines.patient import Patient
 from src.guidelines.prior import exam_with_prior, lung_rads_with_prior
@@ -389,14 +389,14 @@ class TestComparison:
     )
     def test_the_interval(self, first: date | None, second: date | None, days: int | None, expected: object) -> None:
         scan = chest()[0]
-        interval = interval_between(Source(scan, None, first), Source(scan, None, second), days)
+        interval = interval_between(GivenScan(scan, None, first), GivenScan(scan, None, second), days)
         assert (interval["days"], interval["source"]) == expected
         assert (interval["days"] is None) == bool(interval["reason"])
 
     def test_a_followup_before_the_baseline_is_refused(self) -> None:
         scan = chest()[0]
         with pytest.raises(BadConfig, match="swap"):
-            interval_between(Source(scan, None, date(2021, 1, 1)), Source(scan, None, date(2020, 1, 1)), None)
+            interval_between(GivenScan(scan, None, date(2021, 1, 1)), GivenScan(scan, None, date(2020, 1, 1)), None)
 
 
 class TestDates:

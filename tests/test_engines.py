@@ -34,7 +34,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     return load_model(tiny_checkpoint(tmp_path / "tiny.pth"))
 
 
-def _answer(tiny: Checkpoint, engine: Engine, x: torch.Tensor, *, mixed: bool) -> tuple[torch.Tensor, engines.Network]:
+def _answer(
+    tiny: Checkpoint, engine: Engine, x: torch.Tensor, *, mixed: bool
+) -> tuple[torch.Tensor, engines.EngineNetwork]:
     network = open_engine(tiny, engine, CPU, mixed=mixed)
     with torch.inference_mode(), autocast(CPU, torch.bfloat16 if mixed else torch.float32):
         return network(x).float(), network

@@ -20,7 +20,7 @@ from pynetdicom.dsutils import encode
 from src.errors import BadOutput
 from src.pacs import spool as spools
 from src.pacs.audit import Audit
-from src.pacs.bounds import AT_ONCE, Bounds
+from src.pacs.bounds import AT_ONCE, PeerLimits
 from src.pacs.receiver import Receiver
 from src.pacs.settings import Listen
 from src.pacs.spool import Spool
@@ -101,7 +101,7 @@ def test_an_unfinished_message_is_ended_after_the_time_limit(place: Place) -> No
 
 
 def test_the_total_of_all_simultaneous_transfers_is_bounded(place: Place) -> None:
-    bounds = Bounds(Listen(max_instance_mb=1))
+    bounds = PeerLimits(Listen(max_instance_mb=1))
     coming = [io.BytesIO() for _ in range(AT_ONCE + 1)]
     for one in coming[:-1]:
         one.write(bytes(MIB))

@@ -19,7 +19,7 @@ from src.data.loader import read_scan
 from src.errors import BadScan, PivotError, lacking
 from src.processes import memory_of_machine
 from src.runs import confined
-from src.runs.confined import Bounds
+from src.runs.confined import ProcessLimits
 from src.sandbox import can_confine
 from src.types import Volume
 
@@ -119,7 +119,7 @@ def test_a_link_among_the_objects_is_not_used(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(confined, "_run", run)
     results: Any = {"heatmap": Volume(np.zeros((2, 2, 2), np.float32), np.eye(4))}
     with pytest.raises(PivotError, match="something else"):
-        confined.export_objects(Bounds(tmp_path, None, lambda: None), tmp_path, results, folder, None, [], [])
+        confined.export_objects(ProcessLimits(tmp_path, None, lambda: None), tmp_path, results, folder, None, [], [])
 
 
 @pytest.mark.parametrize("task", ["read", "export"])
@@ -150,7 +150,7 @@ def test_the_process_gets_no_secret_settings(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("src.runs.confined.subprocess.Popen", note)
     (tmp_path / "scan.nii").write_bytes(nifti())
-    scan, seconds = confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
+    scan, seconds = confined.read(tmp_path / "scan.nii", Config(), ProcessLimits(tmp_path, None, lambda: None))
     assert (scan.shape, scan.scan_id, seconds > 0) == ((40, 40, 40), "scan", True)
     assert not [name for name in seen if name.startswith("PIVOT")]
     assert "hunter2" not in "".join(seen.values())
@@ -160,7 +160,7 @@ def test_the_process_gets_no_secret_settings(tmp_path: Path, monkeypatch: pytest
 def test_the_acquisition_of_a_dicom_series_comes_back(tmp_path: Path) -> None:
     series = write_series(tmp_path / "scan", CHEST, edit=change(BodyPartExamined="CHEST", ConvolutionKernel="B30f"))
     path = zipped(tmp_path / "scan.zip", series)
-    scan, _ = confined.read(path, Config(), Bounds(tmp_path, None, lambda: None))
+    scan, _ = confined.read(path, Config(), ProcessLimits(tmp_path, None, lambda: None))
     assert (scan.body_part, scan.acquisition[:2]) == ("CHEST", (99.0, "B30F"))
     assert len(scan.acquisition.image_numbers) == CHEST.shape[2]
     assert (scan.body_part, scan.acquisition) == (read_scan(path).body_part, read_scan(path).acquisition)
@@ -169,7 +169,7 @@ def test_the_acquisition_of_a_dicom_series_comes_back(tmp_path: Path) -> None:
 def test_an_error_about_the_scan_comes_back(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti()[:400])
     with pytest.raises(BadScan, match=r"scan\.nii: is cut short"):
-        confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
+        confined.read(tmp_path / "scan.nii", Config(), ProcessLimits(tmp_path, None, lambda: None))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
@@ -178,7 +178,7 @@ def test_a_scan_that_needs_too_much_memory_is_refused_with_that_reason(tmp_path:
     path = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((1024, 1024, 256), np.int16), np.diag([0.4, 0.4, 1, 1])), path)
     with pytest.raises(PivotError, match="memory") as caught:
-        confined.read(path, Config(), Bounds(tmp_path, 300_000_000, lambda: None))
+        confined.read(path, Config(), ProcessLimits(tmp_path, 300_000_000, lambda: None))
     assert isinstance(lacking(caught.value), MemoryError)  # the listener then keeps the study
 
 
@@ -194,7 +194,7 @@ def test_a_reader_that_dies_is_not_blamed_on_the_scan(tmp_path: Path, monkeypatc
     monkeypatch.setattr(confined, "PACKAGES", tmp_path)  # contains no packages
     (tmp_path / "scan.nii").write_bytes(nifti())
     with pytest.raises(PivotError, match="died") as caught:
-        confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, lambda: None))
+        confined.read(tmp_path / "scan.nii", Config(), ProcessLimits(tmp_path, None, lambda: None))
     assert isinstance(lacking(caught.value), MemoryError)
 
 
@@ -233,7 +233,7 @@ def test_reading_ends_with_the_job(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti())
     start = time.monotonic()
     with pytest.raises(Over):
-        confined.read(tmp_path / "scan.nii", Config(), Bounds(tmp_path, None, check))
+        confined.read(tmp_path / "scan.nii", Config(), ProcessLimits(tmp_path, None, check))
     assert time.monotonic() - start < 30
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 

@@ -12,7 +12,7 @@ from ..errors import BadScan, PivotError
 from ..runs import confined
 from ..sandbox import end_with_parent
 
-__all__ = ["answer", "bounds_of"]
+__all__ = ["answer", "limits_of"]
 
 
 def answer(
@@ -32,7 +32,7 @@ def answer(
     sys.stdout.write(json.dumps(found))
 
 
-def bounds_of(options: argparse.Namespace) -> confined.Bounds:
+def limits_of(options: argparse.Namespace) -> confined.ProcessLimits:
     """The limits of the confined process, from now on."""
     until = time.monotonic() + options.seconds
 
@@ -41,4 +41,4 @@ def bounds_of(options: argparse.Namespace) -> confined.Bounds:
             msg = f"it took longer than {options.seconds:.0f} s"
             raise PivotError(msg)
 
-    return confined.Bounds(options.scratch, options.memory, check)
+    return confined.ProcessLimits(options.scratch, options.memory, check)

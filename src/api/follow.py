@@ -14,7 +14,7 @@ from ..followup.registration import register
 from ..followup.source import about, version_notes
 from ..guidelines.patient import Patient
 from ..runs import confined
-from .answering import answer, bounds_of
+from .answering import answer, limits_of
 
 __all__ = ["main"]
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
     task = json.loads(options.task.read_text(encoding="utf-8"))
-    bounds = bounds_of(options)
+    bounds = limits_of(options)
     exams = []
     for name in ("baseline", "followup"):
         scan, _ = confined.read(getattr(options, name), Config(), bounds)

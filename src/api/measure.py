@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import confined
-from .answering import answer, bounds_of
+from .answering import answer, limits_of
 
 __all__ = ["main"]
 
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     x, y, z = (float(value) for value in options.place.split(","))
-    return {"nodule": confined.measure(options.scan, (x, y, z), bounds_of(options))}
+    return {"nodule": confined.measure(options.scan, (x, y, z), limits_of(options))}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from ..config import Config
 from ..results.outlines import mask_in
 from ..runs import confined
 from ..types import NoduleMask, Volume
-from .answering import answer, bounds_of
+from .answering import answer, limits_of
 
 __all__ = ["PDF", "main"]
 
@@ -39,7 +39,7 @@ def _write(options: argparse.Namespace) -> dict[str, Any]:
 def _write_pdf(options: argparse.Namespace, report: dict[str, Any], masks: dict[int, NoduleMask]) -> None:
     from ..viz.report import write_report  # noqa: PLC0415 - slow
 
-    scan, _ = confined.read(options.scan, Config(), bounds_of(options))
+    scan, _ = confined.read(options.scan, Config(), limits_of(options))
     by_id = [masks.get(number) for number in range(1 + max(masks, default=-1))]
     write_report(scan, {**report, "masks": by_id}, options.target / PDF)
 
@@ -48,7 +48,7 @@ def _write_objects(options: argparse.Namespace, report: dict[str, Any], masks: d
     found = [*report["detections"], *report["masses"]]
     unused = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4))
     results: Any = {**report, "heatmap": unused, "masks": [masks.get(one["id"]) for one in found]}
-    confined.export_objects(bounds_of(options), options.scan, results, options.target, None, (), ())
+    confined.export_objects(limits_of(options), options.scan, results, options.target, None, (), ())
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ class Worker:
         pipeline = self._pipeline(config)
         upload = folder / "input" / job.file
         source = self._fetched(upload) if upload.suffix == STUDY else upload
-        bounds = confined.Bounds(Path(tempfile.tempdir), self.settings.memory, turn.check)
-        scan, seconds = confined.read(source, config, bounds)
+        limits = confined.ProcessLimits(Path(tempfile.tempdir), self.settings.memory, turn.check)
+        scan, seconds = confined.read(source, config, limits)
         patient = upload.with_name(PATIENT)
         results = pipeline.predict(scan, progress=turn.windows, patient=patient if patient.exists() else None)
         turn.check()
@@ -129,7 +129,7 @@ class Worker:
         if config.output.dicom:
             keep_series(source, results_folder / SERIES)
         save_outlines(scan, results, results_folder / OUTLINES)
-        export = partial(confined.export_objects, bounds)
+        export = partial(confined.export_objects, limits)
         write_outputs(scan, results, config, results_folder, seconds, source, export)
         turn.check()
 

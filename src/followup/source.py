@@ -16,13 +16,13 @@ from ..results.output_formatter import load_report
 from ..types import Report, Scan
 from .comparison import Interval
 
-__all__ = ["Source", "about", "interval_between", "open_source", "version_notes"]
+__all__ = ["GivenScan", "about", "interval_between", "open_given", "version_notes"]
 
 log = logging.getLogger("pivot")
 RESULTS = "_detections.json"
 
 
-class Source(NamedTuple):
+class GivenScan(NamedTuple):
     """A scan with the report of an earlier run, if there is one, and the day on which it was made."""
 
     scan: Scan
@@ -30,7 +30,7 @@ class Source(NamedTuple):
     day: date | None
 
 
-def open_source(given: Path, scan_path: Path | None = None) -> Source:
+def open_given(given: Path, scan_path: Path | None = None) -> GivenScan:
     """A scan file or DICOM folder; or a `*_detections.json`, or a folder with one, whose scan is given or beside it.
 
     Raises:
@@ -44,12 +44,12 @@ def open_source(given: Path, scan_path: Path | None = None) -> Source:
             msg = f"{given} is a scan: a scan beside it is given for results of an earlier run only"
             raise BadConfig(msg)
         scan = read_scan(given)
-        return Source(scan, None, scan_date(given, scan.series_uid))
+        return GivenScan(scan, None, scan_date(given, scan.series_uid))
     report = load_report(results)
     path = scan_path or _beside(results, report["scan_id"])
     scan = read_scan(path)
     _check(results, report, path, scan)
-    return Source(scan, report, scan_date(path, scan.series_uid))
+    return GivenScan(scan, report, scan_date(path, scan.series_uid))
 
 
 def about(scan: Scan, report: Report) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def about(scan: Scan, report: Report) -> dict[str, Any]:
     }
 
 
-def interval_between(before: Source, after: Source, days: int | None) -> Interval:
+def interval_between(before: GivenScan, after: GivenScan, days: int | None) -> Interval:
     """The days that are given, else those between the scans' own dates.
 
     Raises:

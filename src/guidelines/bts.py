@@ -10,13 +10,13 @@ from ..types import Bts
 from .nodule import SizedNodule
 from .patient import Patient
 
-__all__ = ["LEAST_AGE", "RULES", "SOURCE", "Rule", "bts", "unmanaged"]
+__all__ = ["LEAST_AGE", "RULES", "SOURCE", "Step", "bts", "unmanaged"]
 
 SOURCE = "British Thoracic Society 2015 (doi:10.1136/thoraxjnl-2015-207168)"
 LEAST_AGE = 18  # years
 
 
-class Rule(NamedTuple):
+class Step(NamedTuple):
     """What to do from this size on: mm3 of a solid nodule, millimetres of a subsolid one."""
 
     kind: Literal["solid", "subsolid"]
@@ -26,11 +26,11 @@ class Rule(NamedTuple):
 
 # Of the rules for a kind the last one holds whose size is reached.
 RULES = (
-    Rule("solid", 0, "no follow-up"),
-    Rule("solid", 80, "CT at 3 months, then by the volume doubling time"),
-    Rule("solid", 300, "assess the risk (Brock): below 10 % CT surveillance, else PET/CT"),
-    Rule("subsolid", 0, "no follow-up"),
-    Rule("subsolid", 5, "CT at 3 months; if it persists, assess the risk (Brock): below 10 % CT at 1, 2 and 4 years"),
+    Step("solid", 0, "no follow-up"),
+    Step("solid", 80, "CT at 3 months, then by the volume doubling time"),
+    Step("solid", 300, "assess the risk (Brock): below 10 % CT surveillance, else PET/CT"),
+    Step("subsolid", 0, "no follow-up"),
+    Step("subsolid", 5, "CT at 3 months; if it persists, assess the risk (Brock): below 10 % CT at 1, 2 and 4 years"),
 )
 
 

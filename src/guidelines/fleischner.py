@@ -9,7 +9,7 @@ from ..types import Fleischner, NoduleType
 from .nodule import SizedNodule, round_half_up
 from .patient import Patient
 
-__all__ = ["LEAST_AGE", "RULES", "SOURCE", "Number", "Rule", "fleischner", "unrecommended"]
+__all__ = ["LEAST_AGE", "RULES", "SOURCE", "Advice", "Number", "fleischner", "unrecommended"]
 
 SOURCE = "Fleischner Society 2017 (doi:10.1148/radiol.2017161659)"
 LEAST_AGE = 35  # years
@@ -17,7 +17,7 @@ Number: TypeAlias = Literal["single", "multiple"]
 NEEDED = ("age", "prior_cancer", "immunosuppressed")
 
 
-class Rule(NamedTuple):
+class Advice(NamedTuple):
     """What is recommended from this mean diameter on, in whole millimetres."""
 
     nodule_type: NoduleType
@@ -39,19 +39,23 @@ SEVERAL_SMALL = "CT at 3-6 months; if stable, consider CT at 2 and 4 years"
 SEVERAL_LARGE = "CT at 3-6 months; then by the most suspicious nodule"
 # Of the rules for a kind the last one holds whose size is reached; above 8 mm is 9 mm on, as sizes are whole.
 RULES = (
-    Rule("solid", "single", 0, NOTHING, OPTIONAL),
-    Rule("solid", "single", 6, "CT at 6-12 months, then consider CT at 18-24 months", "CT at 6-12 and at 18-24 months"),
-    Rule("solid", "single", 9, LARGE, LARGE),
-    Rule("solid", "multiple", 0, NOTHING, OPTIONAL),
-    Rule("solid", "multiple", 6, "CT at 3-6 months, then consider CT at 18-24 months", "CT at 3-6 and at 18-24 months"),
-    Rule("ground-glass", "single", 0, NOTHING, NOTHING),
-    Rule("ground-glass", "single", 6, GROUND_GLASS, GROUND_GLASS),
-    Rule("ground-glass", "multiple", 0, SEVERAL_SMALL, SEVERAL_SMALL),
-    Rule("ground-glass", "multiple", 6, SEVERAL_LARGE, SEVERAL_LARGE),
-    Rule("part-solid", "single", 0, NOTHING, NOTHING),
-    Rule("part-solid", "single", 6, PART_SOLID, PART_SOLID),
-    Rule("part-solid", "multiple", 0, SEVERAL_SMALL, SEVERAL_SMALL),
-    Rule("part-solid", "multiple", 6, SEVERAL_LARGE, SEVERAL_LARGE),
+    Advice("solid", "single", 0, NOTHING, OPTIONAL),
+    Advice(
+        "solid", "single", 6, "CT at 6-12 months, then consider CT at 18-24 months", "CT at 6-12 and at 18-24 months"
+    ),
+    Advice("solid", "single", 9, LARGE, LARGE),
+    Advice("solid", "multiple", 0, NOTHING, OPTIONAL),
+    Advice(
+        "solid", "multiple", 6, "CT at 3-6 months, then consider CT at 18-24 months", "CT at 3-6 and at 18-24 months"
+    ),
+    Advice("ground-glass", "single", 0, NOTHING, NOTHING),
+    Advice("ground-glass", "single", 6, GROUND_GLASS, GROUND_GLASS),
+    Advice("ground-glass", "multiple", 0, SEVERAL_SMALL, SEVERAL_SMALL),
+    Advice("ground-glass", "multiple", 6, SEVERAL_LARGE, SEVERAL_LARGE),
+    Advice("part-solid", "single", 0, NOTHING, NOTHING),
+    Advice("part-solid", "single", 6, PART_SOLID, PART_SOLID),
+    Advice("part-solid", "multiple", 0, SEVERAL_SMALL, SEVERAL_SMALL),
+    Advice("part-solid", "multiple", 6, SEVERAL_LARGE, SEVERAL_LARGE),
 )
 
 

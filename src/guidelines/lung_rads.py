@@ -20,7 +20,7 @@ __all__ = [
     "RULES",
     "SOURCE",
     "Category",
-    "Rule",
+    "Criterion",
     "exam",
     "look_up",
     "lung_rads",
@@ -32,7 +32,7 @@ Category: TypeAlias = Literal["1", "2", "3", "4A", "4B"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)  # from the least to the most suspicious
 
 
-class Rule(NamedTuple):
+class Criterion(NamedTuple):
     """The category from these mean diameters on, in millimetres."""
 
     nodule_type: NoduleType
@@ -43,16 +43,16 @@ class Rule(NamedTuple):
 
 # Of a type's rules the last one holds whose sizes are both reached.
 RULES = (
-    Rule("solid", 0, 0, "2"),
-    Rule("solid", 6, 0, "3"),
-    Rule("solid", 8, 0, "4A"),
-    Rule("solid", 15, 0, "4B"),
-    Rule("part-solid", 0, 0, "2"),
-    Rule("part-solid", 6, 0, "3"),
-    Rule("part-solid", 6, 6, "4A"),
-    Rule("part-solid", 6, 8, "4B"),
-    Rule("ground-glass", 0, 0, "2"),
-    Rule("ground-glass", 30, 0, "3"),
+    Criterion("solid", 0, 0, "2"),
+    Criterion("solid", 6, 0, "3"),
+    Criterion("solid", 8, 0, "4A"),
+    Criterion("solid", 15, 0, "4B"),
+    Criterion("part-solid", 0, 0, "2"),
+    Criterion("part-solid", 6, 0, "3"),
+    Criterion("part-solid", 6, 6, "4A"),
+    Criterion("part-solid", 6, 8, "4B"),
+    Criterion("ground-glass", 0, 0, "2"),
+    Criterion("ground-glass", 30, 0, "3"),
 )
 MANAGEMENT: dict[Category, str] = {
     "1": "low-dose CT in 12 months",
@@ -144,7 +144,7 @@ def _mean(nodule: SizedNodule) -> Decimal:
     return round_half_up(sum(axes) / 2, 1)
 
 
-def look_up(rules: Sequence[Rule], nodule_type: NoduleType, size: Decimal, solid: Decimal) -> Category:
+def look_up(rules: Sequence[Criterion], nodule_type: NoduleType, size: Decimal, solid: Decimal) -> Category:
     """The category by the last of the type's rules whose sizes, rounded millimetres, are both reached."""
     reached = [rule for rule in rules if rule.least_mm <= size and rule.least_solid_mm <= solid]
     return [rule for rule in reached if rule.nodule_type == nodule_type][-1].category

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal, NamedTuple
 
 from ..types import LungRads, LungRadsExam, LungsReport
-from .lung_rads import CATEGORIES, MANAGEMENT, Category, Rule, exam, look_up, lung_rads, uncategorised
+from .lung_rads import CATEGORIES, MANAGEMENT, Category, Criterion, exam, look_up, lung_rads, uncategorised
 from .nodule import SizedNodule
 from .patient import Patient
 
@@ -17,23 +17,23 @@ __all__ = ["GROWING", "GROWTH_MM", "NEW", "STEPPED_DOWN", "exam_with_prior", "lu
 
 # Of a type's rules the last one holds whose sizes are both reached.
 NEW = (
-    Rule("solid", 0, 0, "2"),
-    Rule("solid", 4, 0, "3"),
-    Rule("solid", 6, 0, "4A"),
-    Rule("solid", 8, 0, "4B"),
-    Rule("part-solid", 0, 0, "3"),
-    Rule("part-solid", 6, 0, "4A"),
-    Rule("part-solid", 0, 4, "4B"),
-    Rule("ground-glass", 0, 0, "2"),
-    Rule("ground-glass", 30, 0, "3"),
+    Criterion("solid", 0, 0, "2"),
+    Criterion("solid", 4, 0, "3"),
+    Criterion("solid", 6, 0, "4A"),
+    Criterion("solid", 8, 0, "4B"),
+    Criterion("part-solid", 0, 0, "3"),
+    Criterion("part-solid", 6, 0, "4A"),
+    Criterion("part-solid", 0, 4, "4B"),
+    Criterion("ground-glass", 0, 0, "2"),
+    Criterion("ground-glass", 30, 0, "3"),
 )
 GROWING = (
-    Rule("solid", 0, 0, "4A"),
-    Rule("solid", 8, 0, "4B"),
-    Rule("part-solid", 0, 0, "4A"),
-    Rule("part-solid", 0, 4, "4B"),
-    Rule("ground-glass", 0, 0, "2"),
-    Rule("ground-glass", 30, 0, "3"),
+    Criterion("solid", 0, 0, "4A"),
+    Criterion("solid", 8, 0, "4B"),
+    Criterion("part-solid", 0, 0, "4A"),
+    Criterion("part-solid", 0, 4, "4B"),
+    Criterion("ground-glass", 0, 0, "2"),
+    Criterion("ground-glass", 30, 0, "3"),
 )
 GROWTH_MM = 1.5  # of the mean diameter, or of a solid component, within a year: more is growth
 YEAR = 365.25  # days
@@ -119,7 +119,7 @@ def _stable(nodule: SizedNodule, now: LungRads, before: LungRads, days: int | No
     return min(size, lower, key=CATEGORIES.index), []
 
 
-def _by(rules: Sequence[Rule], nodule: SizedNodule, sized: LungRads) -> Category:
+def _by(rules: Sequence[Criterion], nodule: SizedNodule, sized: LungRads) -> Category:
     solid = Decimal(str(sized["solid_mm"] or 0))
     return look_up(rules, nodule.nodule_type, Decimal(str(sized["size_mm"])), solid)
 

@@ -15,7 +15,7 @@ from ..logs import Parser, add_log_options, show_log
 
 # All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
 if TYPE_CHECKING:
-    from ..followup.source import Source
+    from ..followup.source import GivenScan
     from ..types import Report
 
 __all__ = ["main", "make_parser"]
@@ -33,20 +33,20 @@ def _compare(options: argparse.Namespace) -> str:
     from ..followup.comparison import compare
     from ..followup.exam import Exam
     from ..followup.output import text_table, write_comparison
-    from ..followup.source import about, interval_between, open_source, version_notes
+    from ..followup.source import about, interval_between, open_given, version_notes
     from ..guidelines.patient import load_patient
 
     patient = load_patient(options.patient)
     writable_folder(options.output)
-    sources = (
-        open_source(options.baseline, options.baseline_scan),
-        open_source(options.followup, options.followup_scan),
+    given = (
+        open_given(options.baseline, options.baseline_scan),
+        open_given(options.followup, options.followup_scan),
     )
-    interval = interval_between(*sources, options.interval_days)
-    reports = _reports(sources, options)
+    interval = interval_between(*given, options.interval_days)
+    reports = _reports(given, options)
     baseline, followup = (
-        Exam(source.scan, [*report["detections"], *report.get("masses", [])], about(source.scan, report))
-        for source, report in zip(sources, reports, strict=True)
+        Exam(one.scan, [*report["detections"], *report.get("masses", [])], about(one.scan, report))
+        for one, report in zip(given, reports, strict=True)
     )
     notes = version_notes(baseline.about, followup.about)
     result = compare(baseline, followup, interval, patient, notes)
@@ -54,14 +54,14 @@ def _compare(options: argparse.Namespace) -> str:
     return f"{text_table(result)}\nresults in {options.output}"
 
 
-def _reports(sources: "Sequence[Source]", options: argparse.Namespace) -> "list[Report]":
+def _reports(given: "Sequence[GivenScan]", options: argparse.Namespace) -> "list[Report]":
     """The nodules of both scans; those without a report of an earlier run are searched now."""
-    if all(source.report for source in sources):
-        return [source.report for source in sources if source.report]
+    if all(one.report for one in given):
+        return [one.report for one in given if one.report]
     from ..detection.pipeline import InferencePipeline
 
     pipeline = InferencePipeline(options.checkpoint, options.config, options.device)
-    return [source.report or pipeline.predict(source.scan) for source in sources]
+    return [one.report or pipeline.predict(one.scan) for one in given]
 
 
 def make_parser() -> argparse.ArgumentParser:

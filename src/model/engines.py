@@ -16,14 +16,14 @@ from .device import precision
 from .graphs import PACKAGES, Answer, GraphKind, GraphSource, fold_batch_norms, in_bfloat16, open_graph
 from .unet import output_grid, strides_of
 
-__all__ = ["Engine", "Network", "open_engine", "pick_engine"]
+__all__ = ["Engine", "EngineNetwork", "open_engine", "pick_engine"]
 
 Engine = Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"]
 REUSED_BYTES = 2**28  # freed blocks of up to this size are reused
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-class Network(nn.Module):
+class EngineNetwork(nn.Module):
     """A checkpoint's network, computed by an engine: (N, 1, X, Y, Z) to (N, C, X/s, Y/s, Z/s), float32.
 
     Under `torch.autocast` it computes in half precision. Several threads may call it at once.
@@ -78,7 +78,7 @@ class Network(nn.Module):
 
 def open_engine(
     checkpoint: Checkpoint, engine: Engine, device: torch.device, *, mixed: bool, tiled: bool = False
-) -> Network:
+) -> EngineNetwork:
     """The checkpoint's network on `device`, computed by `engine`.
 
     `mixed` is the setting `mixed_precision`. With `tiled`, the patches' shape differs from scan to scan.
@@ -91,7 +91,7 @@ def open_engine(
     if device.type == "cpu":
         _reuse_freed_memory()
     half = precision(device, mixed=mixed) == torch.bfloat16
-    return Network(checkpoint, kind, device, half=half).eval()
+    return EngineNetwork(checkpoint, kind, device, half=half).eval()
 
 
 def pick_engine(

@@ -21,7 +21,7 @@ from .settings import Listen
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["Bounds", "dropped"]
+__all__ = ["PeerLimits", "dropped"]
 
 SPARE = 2**12  # for the header of a part
 MOST_REQUEST = 2**18  # bytes of a part before an association is established: its request takes less than 100 kB
@@ -30,7 +30,7 @@ AT_ONCE = 2  # instances of the longest kind that may be on their way at once, f
 ABORT = b"\x07\0\0\0\0\4\0\0\2\0"  # A-ABORT by the service provider, no reason given (PS3.8 9.3.8)
 
 
-class Bounds:
+class PeerLimits:
     """The bounds of one listener, for all its connections."""
 
     def __init__(self, settings: Listen) -> None:
@@ -64,9 +64,9 @@ def dropped(dataset: object) -> bool:
 
 
 class _Socket(AssociationSocket):
-    """Takes the place of a connection's own."""
+    """Takes the place of an open connection's own."""
 
-    def __init__(self, connection: AssociationSocket, bounds: Bounds) -> None:  # which is open: nothing is made anew
+    def __init__(self, connection: AssociationSocket, bounds: PeerLimits) -> None:
         vars(self).update(vars(connection))
         self.bounds = bounds
         self._wait(bounds.seconds)

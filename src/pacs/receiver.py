@@ -17,7 +17,7 @@ from ..data.part10 import read_dicom
 from ..dicom_io.deidentify import deidentify
 from ..errors import BadOutput, BadScan, lacking
 from .audit import Audit, unforeseen
-from .bounds import Bounds, dropped
+from .bounds import PeerLimits, dropped
 from .settings import Listen, server_tls
 from .spool import Spool
 
@@ -64,7 +64,7 @@ class Receiver:
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda _: SUCCESS),
-            (evt.EVT_CONN_OPEN, Bounds(self.settings).opened),
+            (evt.EVT_CONN_OPEN, PeerLimits(self.settings).opened),
             (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_RELEASED, self._released),
             (evt.EVT_CONN_CLOSE, self._closed),

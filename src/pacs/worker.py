@@ -50,11 +50,11 @@ def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
 
 
 def _run(pipeline: InferencePipeline, series: Path, folder: Path, config: PacsConfig) -> Outcome:
-    bounds = confined.Bounds(folder, config.inference.memory, lambda: None)  # the listener limits the time
+    limits = confined.ProcessLimits(folder, config.inference.memory, lambda: None)  # the listener limits the time
     wanted = _outputs(pipeline.config, config)
-    scan, seconds = confined.read(series, wanted, bounds)
+    scan, seconds = confined.read(series, wanted, limits)
     results = pipeline.predict(scan)
-    export = functools.partial(confined.export_objects, bounds)
+    export = functools.partial(confined.export_objects, limits)
     outputs = write_outputs(scan, results, wanted, config.keep_results or folder, seconds, series, export)
     (objects,) = (path for path in outputs if path.is_dir() and not path.is_symlink())
     found = [path for kind in config.results for path in sorted(objects.glob(FILES[kind]))]

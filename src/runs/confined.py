@@ -31,7 +31,7 @@ from ..types import Acquisition, Affine, Results, Scan, Vec3, Volume
 if TYPE_CHECKING:
     from ..config import Config
 
-__all__ = ["Bounds", "export_objects", "main", "measure", "read"]
+__all__ = ["ProcessLimits", "export_objects", "main", "measure", "read"]
 
 log = logging.getLogger("pivot")
 PACKAGES = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ LOOK_SECONDS = 0.05
 GIGABYTE = 1e9
 
 
-class Bounds(NamedTuple):
+class ProcessLimits(NamedTuple):
     """The process's limits: a folder for temporary files, bytes of memory (None: all), and time.
 
     `check` is called regularly. If it raises, the process is ended.
@@ -53,15 +53,15 @@ class Bounds(NamedTuple):
     check: Callable[[], None]
 
 
-def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
+def read(upload: Path, config: "Config", limits: ProcessLimits) -> tuple[Scan, float]:
     """The scan at `upload`, and the seconds of reading.
 
     Raises:
         BadScan: it cannot be read as a chest CT, or its configured outputs are not possible.
         PivotError: it needs more memory than allowed, or the process died (`lacking` tells).
     """
-    with _Folder(bounds.scratch) as folder:
-        answer = _run(["read", str(upload.absolute()), *(["--check"] if config.output.dicom else [])], folder, bounds)
+    with _Folder(limits.scratch) as folder:
+        answer = _run(["read", str(upload.absolute()), *(["--check"] if config.output.dicom else [])], folder, limits)
         with _opened(folder / VOXELS) as file:
             voxels = np.load(file, allow_pickle=False)
     affine = np.array(answer["affine"], dtype=np.float64).reshape(4, 4)
@@ -73,12 +73,12 @@ def read(upload: Path, config: "Config", bounds: Bounds) -> tuple[Scan, float]:
     if config.output.dicom:
         from .outputs import check_names  # noqa: PLC0415 - not in the confined process
 
-        check_names(scan, config, bounds.scratch)
+        check_names(scan, config, limits.scratch)
     return scan, float(answer["seconds"])
 
 
 def export_objects(
-    bounds: Bounds,
+    limits: ProcessLimits,
     series: str | Path,
     results: Results,
     folder: Path,
@@ -93,17 +93,17 @@ def export_objects(
         PivotError: as for `read`.
     """
     series, folder, report = Path(series).absolute(), folder.absolute(), report_pdf and report_pdf.absolute()
-    with _Folder(bounds.scratch) as scratch:
+    with _Folder(limits.scratch) as scratch:
         with (scratch / TASK).open("wb") as file:
             affine = results["heatmap"].affine  # pickling would lose it
             pickle.dump((results, affine, report, list(pictures), list(asked)), file, protocol=5)
-        _run(["export", str(series), "--target", str(folder)], scratch, bounds)
+        _run(["export", str(series), "--target", str(folder)], scratch, limits)
     if any(path.is_symlink() or not path.is_file() for path in folder.iterdir()):
         msg = "the process that wrote the DICOM objects made something else: they are not used"
         raise PivotError(msg)
 
 
-def measure(upload: Path, place: Vec3, bounds: Bounds) -> dict[str, Any]:
+def measure(upload: Path, place: Vec3, limits: ProcessLimits) -> dict[str, Any]:
     """The nodule of the scan at `upload` at a world point (LPS mm): its place, diameter, properties and outline.
 
     What cannot be measured is null.
@@ -114,9 +114,9 @@ def measure(upload: Path, place: Vec3, bounds: Bounds) -> dict[str, Any]:
     """
     from ..results.outlines import mask_in, packed  # noqa: PLC0415 - not in the confined process
 
-    with _Folder(bounds.scratch) as folder:
+    with _Folder(limits.scratch) as folder:
         point = [f"--place={','.join(map(repr, place))}"]
-        answer = _run(["measure", str(upload.absolute()), *point], folder, bounds)
+        answer = _run(["measure", str(upload.absolute()), *point], folder, limits)
     voxel, properties = answer["voxel"], answer["properties"]
     return {
         "coordinates": [float(value) for value in answer["coordinates"]],
@@ -153,10 +153,10 @@ class _Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
+def _run(task: list[str], folder: Path, limits: ProcessLimits) -> dict[str, Any]:
     """Run the process, and return its answer."""
     command = [sys.executable, "-P", "-m", f"{__package__}.confined", *task, "--folder", str(folder)]
-    command += ["--memory", str(bounds.memory)] if bounds.memory else []
+    command += ["--memory", str(limits.memory)] if limits.memory else []
     variables = {name: os.environ[name] for name in KEPT if name in os.environ}
     variables |= {"PYTHONPATH": str(PACKAGES), "TMPDIR": str(folder), "HOME": str(folder), "MPLCONFIGDIR": str(folder)}
     # Libraries may write names of patients to the standard error.
@@ -164,7 +164,7 @@ def _run(task: list[str], folder: Path, bounds: Bounds) -> dict[str, Any]:
     process = subprocess.Popen(command, env=variables, cwd=folder, stdin=none, stdout=none, stderr=none)  # noqa: S603
     try:
         while process.poll() is None:
-            bounds.check()
+            limits.check()
             time.sleep(LOOK_SECONDS)
     finally:
         process.kill()

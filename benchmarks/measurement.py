@@ -196,8 +196,8 @@ def _agreement(name: str, texture: npt.NDArray[np.float64], ours: npt.NDArray[np
 
 def _crop(crop: Crop, index: int) -> Properties:
     """The properties of a crop's nodule from a point and guess as wrong as a detector's."""
-    middle = (25.0, 25.0, 25.0)
-    point, guess = misplaced(Case(crop.diameter, seed=index), middle)
+    x, y, z = crop.centre.tolist()
+    point, guess = misplaced(Case(crop.diameter, seed=index), (x, y, z))
     return segment_and_measure(crop.hu, point, guess, (1.0, 1.0, 1.0))[0]
 
 

@@ -46,7 +46,7 @@ SUBJECTS = {
     "windows": ("src/detection/[bwts][lils]*.py", "sliding_window search"),
     "peaks": ("src/detection/p[eo]*.py", "peaks marks"),
     "looks": ("src/detection/second_*.py", "second_look second_stage"),
-    "geometry": ("src/data/geometry.py", "resample marks pairing"),
+    "geometry": ("src/data/geometry.py", "geometry resample pairing"),
     "resampling": ("src/data/resample.py", "resample"),
     "losses": ("src/train/losses.py", "train_losses"),
 }

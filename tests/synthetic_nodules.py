@@ -101,12 +101,12 @@ def draw_case(case: Case, shift: Vec3 = (0, 0, 0)) -> tuple[npt.NDArray[np.int16
 
 
 def misplaced(case: Case, centre: Vec3) -> tuple[Vec3, float]:
-    """A point up to a quarter diameter (at most 2 mm) off the centre, and 0.6 to 1.8 times the diameter as a guess."""
+    """A point up to a quarter diameter (at most 2 mm) off the centre, and a diameter as wrong as the network's."""
     rng = np.random.default_rng([case.seed, 1])
     direction = rng.normal(size=3)
     step = min(0.25 * case.diameter, 2) * rng.uniform() ** (1 / 3) / np.linalg.norm(direction)
     x, y, z = (float(c + step * d) for c, d in zip(centre, direction, strict=True))
-    return (x, y, z), float(case.diameter * np.exp(rng.uniform(np.log(0.6), np.log(1.8))))
+    return (x, y, z), float(case.diameter * np.exp(rng.uniform(np.log(0.75), np.log(1.3))))
 
 
 def _semi_axes(case: Case, rng: np.random.Generator) -> Array:

@@ -128,6 +128,17 @@ def test_a_bodys_centre_is_found_from_a_mark_beside_it(off: Vec3, diameter: floa
     np.testing.assert_allclose(body.centre, centre, atol=0.3)
 
 
+@pytest.mark.parametrize(("mark", "measured"), [(4.2, True), (9.5, True), (10.5, False), (14.0, False)])
+def test_a_body_far_smaller_than_its_mark_is_not_its_nodule(mark: float, *, measured: bool) -> None:
+    """A ball of 6 mm, such as the core of a nodule whose rim cannot be seen: from a mark of 10 mm on it is a part."""
+    size = (64, 64, 45)
+    centre = np.multiply((31.5, 31.5, 22), SPACING)
+    scan = _tissue(np.linalg.norm(_places(size) - centre, axis=-1) - 3.0)
+    properties, body = segment_and_measure(scan, (float(centre[0]), float(centre[1]), float(centre[2])), mark, SPACING)
+    assert (body is not None) == measured
+    assert properties["effective_diameter_mm"] == (pytest.approx(6.0, abs=0.1) if measured else None)
+
+
 def _thick(scan: Scan) -> Scan:
     """The scan with slices of twice the thickness."""
     array = scan.array[:, :, : scan.array.shape[2] // 2 * 2].reshape(*scan.array.shape[:2], -1, 2).mean(axis=3)

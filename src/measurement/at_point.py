@@ -13,7 +13,7 @@ from .segmentation import Segmentation
 
 __all__ = ["extract_properties", "measured_at"]
 
-GUESSES = (8.0, 5.0, 13.0, 20.0)  # mm, where no diameter is given
+GUESSES = (8.0, 5.0, 13.0, 20.0, 3.0)  # mm, where no diameter is given
 MOST_GUESS = 300.0  # mm
 
 
@@ -28,7 +28,8 @@ def extract_properties(
 
     `coordinates` are millimetres from the first voxel, `diameter` a first guess in millimetres, or None as of a peak,
     `axial_axis` the array axis that runs from head to feet; a scan with an affine tells it itself. Of a detection's own
-    coordinates and diameter this gives the detection's own values. Where the nodule cannot be segmented, the
+    coordinates and diameter this gives the detection's own values. Where the nodule cannot be segmented, or what can be
+    is less than 0.6 times or more than twice as wide as the guess, the
     HU statistics are those of a ball of the guessed diameter, and all else is unknown: NaN, so that it can be formatted
     as a number (the JSON has null), or None for the type.
 

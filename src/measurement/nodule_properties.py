@@ -17,7 +17,7 @@ from ..data.geometry import sphere_diameter
 from ..types import FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
 from .masks import Mask, box_around, depth_of, rim_distance, within
-from .plausible import doubt
+from .plausible import TOO_SMALL, doubt
 from .segmentation import Levels, Segmentation, segment_nodule
 
 __all__ = ["measure_nodule", "segment_and_measure"]
@@ -45,7 +45,8 @@ def segment_and_measure(
 
     What is measured depends a little on the mark. So it is measured again from its own centre and diameter, in steps,
     until a step comes again; of the measurements between, which are mostly one, the one with the median volume counts.
-    A mark with the centre and the diameter of that one leads to it again.
+    A mark with the centre and the diameter of that one leads to it again. What is far smaller than the mark is a part of
+    the nodule, such as the core without its rim, and is not its measurement.
     """
     measured: dict[_Start, tuple[Properties, Segmentation]] = {}
     start = _Start.of(coordinates, diameter, scan.shape, spacing)
@@ -59,7 +60,8 @@ def segment_and_measure(
     if start in measured:
         again = list(measured.values())[list(measured).index(start) :]
         properties, found = sorted(again, key=lambda one: one[0]["volume_mm3"] or 0.0)[len(again) // 2]
-        if not doubt(found, scan, coordinates, diameter, spacing):
+        whole = (properties["effective_diameter_mm"] or 0.0) >= TOO_SMALL * diameter
+        if whole and not doubt(found, scan, coordinates, diameter, spacing):
             return properties, found
     return _unmeasured(_ball_voxels(scan, coordinates, diameter, spacing)), None
 

@@ -45,8 +45,8 @@ def segment_and_measure(
 
     What is measured depends a little on the mark. So it is measured again from its own centre and diameter, in steps,
     until a step comes again; of the measurements between, which are mostly one, the one with the median volume counts.
-    A mark with the centre and the diameter of that one leads to it again. What is far smaller than the mark is a part of
-    the nodule, such as the core without its rim, and is not its measurement.
+    A mark with the centre and the diameter of that one leads to it again. What is far smaller than the mark is a part,
+    such as the core without its rim, and not measured.
     """
     measured: dict[_Start, tuple[Properties, Segmentation]] = {}
     start = _Start.of(coordinates, diameter, scan.shape, spacing)

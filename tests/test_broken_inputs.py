@@ -249,6 +249,12 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "no such checkpoint in config": (config("model: {checkpoint: none.pth}"), 4, "cannot read the checkpoint none.pth"),
     # the command line
     "no arguments": (only(), 2, "one of the arguments --input --input-dir --dicomweb --demo is required"),
+    "misspelt command": (only("exprot"), 2, "unknown command exprot: did you mean export?"),
+    "scan without its option": (
+        only("a.nii.gz"),
+        2,
+        "unknown command a.nii.gz: to search a scan, give --input a.nii.gz",
+    ),
     "two inputs": (good("--input-dir", "{}"), 2, "argument --input-dir: not allowed with argument --input"),
     "input and demo": (good("--demo"), 2, "argument --demo: not allowed with argument --input"),
     "unknown option": (good("--treshold", "0.5"), 2, "unrecognized arguments: --treshold 0.5"),

@@ -1,5 +1,6 @@
 """Exports for other programs, each read with an independent reader."""
 
+import copy
 import json
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from src.config import load_config
 from src.data.geometry import to_lps
 from src.errors import BadConfig
 from src.exports import EXPORTS
+from src.results import fhir
 from src.results.findings_table import FINDINGS_COLUMNS
 from src.runs.outputs import output_names, write_outputs
 from src.types import Results, Scan
@@ -191,6 +193,22 @@ def test_fhir_resources_are_valid_and_hold_the_measurements(three: Made) -> None
     assert {one.bodySite.coding[0].code for one in observations} == {"44029006"}  # the left lung
     words = {part.code.text: part.valueString for part in observations[0].component if part.code.text}
     assert words["Lung-RADS v2022 category"] == results["detections"][0]["guidelines"]["lung_rads"]["category"]
+
+
+def test_fhir_rounds_as_the_report_does_and_gives_what_the_guidelines_say(three: Made, tmp_path: Path) -> None:
+    scan, results, _ = three
+    found = copy.deepcopy(results["detections"][0])
+    found["properties"]["long_axis_mm"] = 12.3456
+    found["guidelines"]["fleischner"] |= {"low_risk": "none", "high_risk": "optional CT at 12 months"}
+    found["guidelines"]["brock"]["2a"] = {"upper_lobe": 0.0650, "other_lobe": 0.0379}
+    fhir.export(scan, {**results, "detections": [found], "masks": [None]}, tmp_path / "fhir.json")
+    bundle: Any = Bundle.model_validate_json((tmp_path / "fhir.json").read_text())
+    parts = bundle.entry[2].resource.component
+    values = {part.code.text or part.code.coding[0].display: part for part in parts}
+    assert float(values["Long axis"].valueQuantity.value) == 12.35
+    assert values["Fleischner 2017, high risk"].valueString == "optional CT at 12 months"
+    assert values["Fleischner 2017, low risk"].valueString == "none"
+    assert float(values["Brock 2a probability of cancer, other lobe"].valueQuantity.value) == 0.0379
 
 
 def test_outlines_of_the_structure_set_enclose_the_masks(three: Made) -> None:

@@ -1,6 +1,7 @@
 """The options of `pivot`, and which of them go together."""
 
 import argparse
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of `pivot detect`."""
     parser = Parser(
         prog="pivot",
-        description="Find and measure lung nodules on chest CT. Research software, not a medical device.",
+        description="Find and measure lung nodules on chest CT.\nResearch software, not a medical device.",
         epilog="commands:\n" + "\n".join(f"  pivot {name:10} {words}" for name, (_, words) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -77,6 +78,10 @@ def make_parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, refusing those that contradict each other or would have no effect."""
     parser = make_parser()
+    if arguments and not arguments[0].startswith("-"):
+        close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"to search a scan, give --input {arguments[0]}"
+        parser.error(f"unknown command {arguments[0]}: {hint}")
     options = parser.parse_args(arguments)
     if options.input_dir is None:
         for name in ("output_dir", "num_workers", "num_shards", "shard_index", "distributed", "recursive"):

@@ -9,6 +9,7 @@ from typing import Any
 from ..files import write_json
 from ..types import Results, Scan
 from .found import Finding, findings_of
+from .output_formatter import rounded
 
 __all__ = ["export"]
 
@@ -23,6 +24,12 @@ MEASURED = {
     "volume_mm3": (SNOMED, "118565006", "Volume", "mm3", "mm3"),
     "mean_intensity": (DCM, "112181", "Mean Attenuation Coefficient", "HU", "[hnsf'U]"),
 }
+ADVICE = {  # of the guidelines: which of their results, and what it is called
+    "lung_rads": {"category": "Lung-RADS v2022 category"},
+    "fleischner": {"low_risk": "Fleischner 2017, low risk", "high_risk": "Fleischner 2017, high risk"},
+    "bts": {"management": "BTS 2015 management"},
+}
+BROCK = "Brock 2a probability of cancer,"  # upper lobe, or other lobe
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
@@ -30,7 +37,7 @@ def export(scan: Scan, results: Results, path: Path) -> None:
 
     All are preliminary: nobody has verified them. There is no patient in them; whoever stores them adds one.
     """
-    findings = list(findings_of(results))
+    findings = [one._replace(found=rounded(one.found)) for one in findings_of(results)]
     observations = [_observation(one, results) for one in findings]
     study = [_study(scan.series_uid, results)] if scan.series_uid else []
     report = {
@@ -94,13 +101,19 @@ def _components(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"code": {"text": "Confidence of the detector, not a probability"}, "valueQuantity": confidence}
     score = found["triage"]["malignancy_score"]
     if score is not None:
-        text = "Agreement with readers' visual rating of malignancy, not a probability of cancer"
+        text = "Probability that readers rate the nodule malignant by eye, not of cancer"
         yield {"code": {"text": text}, "valueQuantity": _quantity(score, "of 1", "1")}
-    for name, rule in (found.get("guidelines") or {}).items():
-        said = {"lung_rads": "category", "bts": "management"}.get(name)
-        if said and rule[said]:
-            words = {"lung_rads": "Lung-RADS v2022 category", "bts": "BTS 2015 management"}[name]
-            yield {"code": {"text": words}, "valueString": rule[said]}
+    yield from _guidelines(found.get("guidelines") or {})
+
+
+def _guidelines(rules: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The results of the guidelines, as far as they have one."""
+    for name, results in ADVICE.items():
+        for key, words in results.items():
+            if (rules.get(name) or {}).get(key):
+                yield {"code": {"text": words}, "valueString": rules[name][key]}
+    for lobe, value in ((rules.get("brock") or {}).get("2a") or {}).items():
+        yield {"code": {"text": f"{BROCK} {lobe.replace('_', ' ')}"}, "valueQuantity": _quantity(value, "of 1", "1")}
 
 
 def _concept(system: str, code: str, words: str) -> dict[str, Any]:

@@ -168,8 +168,9 @@ def _score(metadata: Mapping[str, Any]) -> Iterator[str]:
     model = default_model()
     given = metadata.get("triage") or {"model": model.name, "score": model.label}
     yield (
-        f"Score: how likely radiologists are to rate the nodule malignant by eye, from 0 to 1 ({given['score']}). It "
-        f"is not a probability of cancer. It comes from the nodule's axes and density alone (model {given['model']})."
+        "Score: how likely radiologists are to rate the nodule malignant by eye, from 0 to 1. It is not a probability "
+        "of cancer. It comes from the nodule's axes and density alone. "
+        f"The triage model {given['model']} was fitted to this: {given['score']}."
     )
     if given["model"] == model.name:
         low, high = model.cutoffs.low, model.cutoffs.high

@@ -2,10 +2,12 @@
 
     python -m benchmarks.page reading   a DICOM series, from drop to reviewed report with keys alone, and with a prior
     python -m benchmarks.page loading   seconds until a job of 512 x 512 x 300 voxels is seen: slices, coarse, whole
+    python -m benchmarks.page animation --pictures docs/images   page.webp: to the first finding, magnified, accepted
 
-`reading` takes the series in `--series` (default ../shared/data/lidc-idri-0001). Its prior is the same scan in another
-breath, with a known transform. Each state is checked by axe, and left as a picture in `--pictures`. The exit code is 1
-where a limit is broken or axe finds a barrier. The page must be built (`docs/page.md`).
+`reading` and `animation` take the series in `--series` (default ../shared/data/lidc-idri-0001). The prior of `reading`
+is the same scan in another breath, with a known transform. Each of its states is checked by axe, and left as a picture
+in `--pictures`. The exit code is 1 where a limit is broken or axe finds a barrier. The page must be built
+(`docs/page.md`).
 """
 
 import argparse
@@ -25,6 +27,7 @@ import httpx
 import nibabel
 import numpy as np
 import pydicom
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from src.data.loader import read_scan
@@ -44,6 +47,7 @@ COMPUTER = {"PIVOT_CHECKPOINT": str(ROOT / "checkpoints" / "best_model.pth"), "P
 SLOW = 1_200_000  # ms
 FIRST, WHOLE = 2.0, 15.0  # seconds; limits
 LARGE = (512, 512, 300)
+SLICES, STEP, HOLD = 12, 160, 1800  # of the animation: slices that are passed; ms a slice, and ms of a state
 LINKED = 5.0  # mm by which the linked crosshair may miss the true place
 DROP = """content => {
     const data = new DataTransfer();
@@ -55,7 +59,7 @@ DROP = """content => {
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
-    parser.add_argument("part", choices=("reading", "loading"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("--series", type=Path, default=ROOT.parent / "shared" / "data" / "lidc-idri-0001")
     parser.add_argument("--pictures", type=Path, default=Path(tempfile.gettempdir(), "pivot-page"))
     parser.add_argument("--repeats", type=int, default=3)
@@ -66,8 +70,7 @@ def main() -> None:
         served(Path(folder), None, **COMPUTER) as (address, _),
         _browser() as browser,
     ):
-        part = _reading if options.part == "reading" else _loading
-        report = part(options, Path(folder), address, browser)
+        report = PARTS[options.part](options, Path(folder), address, browser)
     print(json.dumps(report, indent=1))
     sys.exit(1 if report["broken"] else 0)
 
@@ -211,6 +214,35 @@ def _load(browser: Browser, address: str) -> dict[str, float]:
     return seconds
 
 
+def _animation(options: argparse.Namespace, folder: Path, address: str, browser: Browser) -> dict[str, Any]:
+    """Film the way to the first finding, slice by slice, and its review."""
+    job = _completed(address, zipped(folder / f"{options.series.name}.zip", options.series))
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+    page.goto(f"{address}/#/jobs/{job}")
+    reader = _Reader(page, options.pictures)
+    page.locator(".stage[data-ready]").wait_for()
+    frames: list[Image.Image] = []
+
+    def film() -> None:
+        page.wait_for_timeout(1500)  # SwiftShader draws slowly
+        frames.append(Image.open(io.BytesIO(page.screenshot(timeout=SLOW))).convert("RGB"))
+
+    reader.press("j", *["]"] * SLICES)
+    for _ in range(SLICES):
+        film()
+        reader.press("[")
+    film()
+    reader.press("z")
+    film()
+    reader.press("y")
+    page.locator(".review").get_by_role("status").filter(has_text="1 of 1 read").wait_for()
+    film()
+    path = options.pictures / "page.webp"
+    times = [STEP] * SLICES + [HOLD] * 3
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, quality=70, method=6)
+    return {"frames": len(frames), "kilobytes": path.stat().st_size // 1000, "broken": []}
+
+
 def _large() -> Scan:
     """A synthetic chest of 512 x 512 x 300 voxels with the noise of a scanner."""
     small, _ = chest()
@@ -227,11 +259,13 @@ def _large() -> Scan:
 def _submitted(address: str, scan: Scan, path: Path) -> str:
     """The id of the completed job of a scan."""
     nibabel.save(nibabel.Nifti1Image(np.asarray(scan.array, np.int16), scan.affine), path)
-    job = (
-        httpx.post(address + JOBS, files={"file": (path.name, path.read_bytes())}, timeout=300)
-        .raise_for_status()
-        .json()
-    )
+    return _completed(address, path)
+
+
+def _completed(address: str, path: Path) -> str:
+    """The id of the completed job of a file."""
+    answer = httpx.post(address + JOBS, files={"file": (path.name, path.read_bytes())}, timeout=300)
+    job = answer.raise_for_status().json()
     while job["status"] in {"queued", "running"}:
         time.sleep(1)
         job = httpx.get(f"{address}{JOBS}/{job['job_id']}", timeout=60).json()
@@ -239,6 +273,8 @@ def _submitted(address: str, scan: Scan, path: Path) -> str:
         raise RuntimeError(job["error"])
     return str(job["job_id"])
 
+
+PARTS = {"reading": _reading, "loading": _loading, "animation": _animation}
 
 if __name__ == "__main__":
     main()

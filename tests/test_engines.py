@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -211,6 +212,17 @@ def test_auto_chooses_the_fastest_available_engine(
     monkeypatch.setattr(engines, "precision", lambda *_, **__: dtype)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
     assert pick_engine("auto", CPU, mixed=True, tiled=tiled) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_freed_memory_is_kept_for_the_network_and_returned_after_it(tiny: Checkpoint) -> None:
+    open_engine(tiny, "torch", CPU, mixed=False)
+    process, blocks = psutil.Process(), [torch.ones(2**22) for _ in range(20)]  # 16 MiB each
+    full = process.memory_info().rss
+    del blocks
+    assert full - process.memory_info().rss < 2**24
+    engines.return_freed_memory()
+    assert full - process.memory_info().rss > 10 * 2**24
 
 
 @pytest.mark.parametrize("given", [{"engine": "tensorrt"}, {"speed": "faster"}, {"region": "brain"}])

@@ -12,7 +12,7 @@ from ..data.preprocessing import preprocess
 from ..data.resample import Box, new_grid
 from ..model.checkpoint import Checkpoint
 from ..model.device import cudnn_benchmark, precision
-from ..model.engines import open_engine
+from ..model.engines import open_engine, return_freed_memory
 from ..model.unet import DIAMETER, HEATMAP, OutputGrid, output_grid, strides_of
 from ..types import FloatArray, Preprocessed, Scan, Shape3
 from .blending import BlendMethod
@@ -66,6 +66,7 @@ class Network:
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
             found = self.maps(volume, plan, progress)
+            return_freed_memory()
             heat, affine = found.maps[HEATMAP], volume.affine @ self.grid.matrix
             peaks = find_peaks(heat, affine, rules, found.maps[DIAMETER])
             return Answer(peaks, heat, affine, found.windows, found.retried, everywhere=plan.region is None)

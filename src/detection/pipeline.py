@@ -142,6 +142,7 @@ class InferencePipeline:
         search = self.detector.prepare(scan, lungs)
         ready = time.perf_counter()
         answer = search(self.config.post_processing.peak_detection, progress)
+        del search  # and the resampled scan in it
         if answer.retried:
             named.warning(OVERFLOWED, scan.scan_id, answer.retried)
         inferred = time.perf_counter()

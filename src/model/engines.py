@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import sys
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from .device import precision
 from .graphs import PACKAGES, Answer, GraphKind, GraphSource, fold_batch_norms, in_bfloat16, open_graph
 from .unet import output_grid, strides_of
 
-__all__ = ["Engine", "EngineNetwork", "open_engine", "pick_engine"]
+__all__ = ["Engine", "EngineNetwork", "open_engine", "pick_engine", "return_freed_memory"]
 
 Engine = Literal["auto", "torch", "torchscript", "export", "onnx", "openvino"]
 REUSED_BYTES = 2**28  # freed blocks of up to this size are reused
@@ -128,7 +129,17 @@ def _installed(package: str) -> bool:
 @functools.cache
 def _reuse_freed_memory() -> None:
     """Let glibc keep freed memory. Otherwise the kernel maps and clears memory for every layer's output."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    if mallopt := _of_malloc("mallopt"):
         mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
         mallopt(M_TRIM_THRESHOLD, 2 * REUSED_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Give the kernel what `_reuse_freed_memory` keeps, so that it does not add to what a scan's outputs need."""
+    if malloc_trim := _of_malloc("malloc_trim"):
+        malloc_trim(0)
+
+
+def _of_malloc(function: str) -> Callable[..., int] | None:
+    """A function of glibc's malloc; None elsewhere."""
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

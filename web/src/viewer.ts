@@ -1,15 +1,15 @@
 /** The CT with the heatmap over it, in three planes, drawn by NiiVue. */
 
-import { DRAG_MODE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
+import { DRAG_MODE, Niivue, NVImage, SHOW_RENDER } from "@niivue/niivue";
+import { arrange, closeUp, isNear, STEP, type View, zoom } from "./camera";
 import type { Mark, Vec3 } from "./contract";
 import type { Finding } from "./findings";
 import { centre } from "./geometry";
-import { drawMarks, isPlane, type Measure, type Plane } from "./marks";
+import { drawMarks, type Measure } from "./marks";
+import { Measuring } from "./measuring";
 import type { Shape } from "./outlines";
 import { setSlab, useSlabs } from "./slab";
 
-export const VIEWS = ["All planes", "Axial", "Coronal", "Sagittal"] as const;
-export type View = (typeof VIEWS)[number];
 export type Window = readonly [level: number, width: number]; // HU
 
 /** What lies under the crosshair: world LPS mm, HU, and the heatmap's value where there is one. */
@@ -19,8 +19,6 @@ export interface Place {
   heat: number | null;
 }
 
-const ZOOMS = { step: 1.25, least: 0.5, most: 12, close: 4 }; // times the whole plane; `close` is for one nodule
-const SINGLE = { Axial: SLICE_TYPE.AXIAL, Coronal: SLICE_TYPE.CORONAL, Sagittal: SLICE_TYPE.SAGITTAL };
 const VISIBLE_FROM = 0.1; // of the heatmap
 const BACKGROUND = [0, 0, 0, 1];
 const LETTERS = [1, 0.7, 0.25, 1]; // is seen on black and on white
@@ -34,17 +32,18 @@ export class Viewer {
   private shapes = new Map<string, Shape>();
   private rings = true;
   private outlines = true;
-  private measuring = false;
-  private measures: Measure[] = [];
   private slab = 0;
   private windowed: [number, number] = [0, 0];
   private view: View = "All planes";
+  private readonly measuring: Measuring;
 
   private constructor(
     private readonly nv: Niivue,
     private readonly canvas: HTMLCanvasElement,
     private readonly overlay: HTMLCanvasElement,
-  ) {}
+  ) {
+    this.measuring = new Measuring(nv, canvas, () => this.mark(), (measures) => this.onMeasures(measures));
+  }
 
   /** A viewer on `canvas`, with its marks on the transparent `overlay` of the same size. */
   static async open(canvas: HTMLCanvasElement, overlay: HTMLCanvasElement): Promise<Viewer> {
@@ -86,60 +85,16 @@ export class Viewer {
       return drawn;
     };
     this.nv.onLocationChange = () => this.tellPlace();
-    new ResizeObserver(() => this.arrange()).observe(this.canvas);
-    this.listenToRuler();
+    new ResizeObserver(() => arrange(this.nv, this.canvas, this.view)).observe(this.canvas);
     const stage = this.canvas.parentElement ?? this.canvas;
-    const zoom = (event: WheelEvent): void => {
+    const turned = (event: WheelEvent): void => {
       if (!event.ctrlKey) return; // a pinch on a touch pad is a wheel with Ctrl, too
       event.preventDefault();
       event.stopPropagation();
-      this.zoom(event.deltaY < 0 ? ZOOMS.step : 1 / ZOOMS.step);
+      this.zoom(event.deltaY < 0 ? STEP : 1 / STEP);
     };
-    stage.addEventListener("wheel", zoom, { capture: true, passive: false });
+    stage.addEventListener("wheel", turned, { capture: true, passive: false });
     stage.addEventListener("dblclick", () => this.closeUp());
-  }
-
-  /** Draw a line while the reader drags with Shift, or with the ruler on; NiiVue must not see it. */
-  private listenToRuler(): void {
-    const stage = this.canvas.parentElement ?? this.canvas;
-    const held = (event: MouseEvent): boolean => event.button === 0 && (this.measuring || event.shiftKey);
-    const hide = (event: Event): void => {
-      if (this.measuring || (event instanceof MouseEvent && held(event))) event.stopPropagation();
-    };
-    for (const name of ["mousedown", "touchstart"]) stage.addEventListener(name, hide, { capture: true });
-    stage.addEventListener("pointerdown", (event) => {
-      const start = held(event) ? this.pointed(event) : null;
-      if (!start) return;
-      stage.setPointerCapture(event.pointerId);
-      const line: Measure = { from: start.mm, to: start.mm, plane: start.plane };
-      this.measures = [...this.measures, line];
-      const draw = (move: PointerEvent): void => {
-        const point = this.pointed(move, start.tile);
-        if (point) line.to = point.mm;
-        this.mark();
-      };
-      const end = (): void => {
-        stage.removeEventListener("pointermove", draw);
-        if (line.to === line.from) this.measures = this.measures.filter((one) => one !== line);
-        this.onMeasures(this.measures);
-      };
-      stage.addEventListener("pointermove", draw);
-      for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, end, { once: true });
-    });
-  }
-
-  /** The place under the pointer, in RAS+ mm, on a plane: the one under it, or that of the tile `on`. */
-  private pointed(event: MouseEvent, on?: number): { mm: Vec3; plane: Plane; tile: number } | null {
-    const { left, top } = this.canvas.getBoundingClientRect();
-    const scale = this.nv.uiData.dpr ?? 1;
-    const [x, y] = [(event.clientX - left) * scale, (event.clientY - top) * scale];
-    const tile = on ?? this.nv.tileIndex(x, y);
-    const plane = this.nv.screenSlices[tile]?.axCorSag;
-    if (plane === undefined || !isPlane(plane)) return null;
-    const [a = -1, b = -1, c = -1] = this.nv.screenXY2TextureFrac(x, y, tile, false);
-    if (a < 0) return null;
-    const [r = 0, f = 0, s = 0] = this.nv.frac2mm([a, b, c]);
-    return { mm: [r, f, s], plane, tile };
   }
 
   /** Show the scan, a NIfTI file, in a window; a scan that is shown already is replaced, and nothing else changes. */
@@ -148,16 +103,16 @@ export class Viewer {
     const range = { cal_min: level - width / 2, cal_max: level + width / 2 };
     const next = await NVImage.loadFromUrl({ url: scan, name: named("scan", scan), colormap: "gray", ...range });
     const [x, y, z] = this.nv.frac2mm(this.nv.scene.crosshairPos);
-    const [r, f, s, zoom] = this.nv.scene.pan2Dxyzmm;
+    const [r, f, s, times] = this.nv.scene.pan2Dxyzmm;
     if (before) {
       Object.assign(next, { cal_min: before.cal_min, cal_max: before.cal_max }); // as the reader has set it meanwhile
       this.nv.removeVolume(before);
     }
     this.nv.addVolume(next);
-    this.arrange();
+    arrange(this.nv, this.canvas, this.view);
     setSlab(this.nv, this.slab);
     if (before) {
-      this.nv.setPan2Dxyzmm([r ?? 0, f ?? 0, s ?? 0, zoom ?? 1]);
+      this.nv.setPan2Dxyzmm([r ?? 0, f ?? 0, s ?? 0, times ?? 1]);
       this.moveTo([x ?? 0, y ?? 0, z ?? 0]);
     } else this.tellPlace();
   }
@@ -194,13 +149,13 @@ export class Viewer {
 
   /** Whether a drag measures a distance. */
   measure(on: boolean): void {
-    this.measuring = on;
+    this.measuring.on = on;
     this.canvas.style.cursor = on ? "crosshair" : "";
   }
 
   /** The distances that are drawn; the reader may have removed some. */
   setMeasures(measures: Measure[]): void {
-    this.measures = measures;
+    this.measuring.measures = measures;
     this.mark();
   }
 
@@ -212,26 +167,16 @@ export class Viewer {
 
   /** Magnify by a factor, around the crosshair; null shows the whole planes again. */
   zoom(factor: number | null): void {
-    const [x = 0, y = 0, z = 0, now = 1] = this.nv.scene.pan2Dxyzmm;
-    if (factor === null) {
-      this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
-      return;
-    }
-    const next = Math.min(ZOOMS.most, Math.max(ZOOMS.least, now * factor));
-    const at = this.nv.frac2mm(this.nv.scene.crosshairPos);
-    const moved = [x, y, z].map((pan, axis) => pan - (next - now) * (at[axis] ?? 0));
-    this.nv.setPan2Dxyzmm([moved[0] ?? 0, moved[1] ?? 0, moved[2] ?? 0, next]);
+    zoom(this.nv, factor);
   }
 
   /** Magnify the selected finding, or show the whole planes again. */
   closeUp(): void {
-    const near = this.nv.scene.pan2Dxyzmm[3] > 1;
+    const near = isNear(this.nv);
     this.zoom(null);
     if (near) return;
     if (this.selected) this.goTo(this.selected);
-    const [x = 0, y = 0, z = 0] = this.nv.frac2mm(this.nv.scene.crosshairPos);
-    const [r, f, s] = this.middle;
-    this.nv.setPan2Dxyzmm([r - ZOOMS.close * x, f - ZOOMS.close * y, s - ZOOMS.close * z, ZOOMS.close]);
+    closeUp(this.nv);
   }
 
   /** Move the crosshair to a mark's centre. */
@@ -275,7 +220,7 @@ export class Viewer {
   setView(view: View): void {
     this.view = view;
     this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
-    this.arrange();
+    arrange(this.nv, this.canvas, this.view);
   }
 
   setWindow([level, width]: Window): void {
@@ -295,35 +240,6 @@ export class Viewer {
     this.nv.gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers allow only a few
   }
 
-  /** The planes, the axial one largest; wide canvases have the others beside it, tall ones below. */
-  private arrange(): void {
-    if (this.view !== "All planes") {
-      this.nv.clearCustomLayout();
-      this.nv.setSliceType(SINGLE[this.view]);
-      return;
-    }
-    const wide = this.canvas.clientWidth > this.canvas.clientHeight;
-    this.nv.setCustomLayout(
-      wide
-        ? [
-            { sliceType: SLICE_TYPE.AXIAL, position: [0, 0, 0.62, 1] },
-            { sliceType: SLICE_TYPE.CORONAL, position: [0.62, 0, 0.38, 0.5] },
-            { sliceType: SLICE_TYPE.SAGITTAL, position: [0.62, 0.5, 0.38, 0.5] },
-          ]
-        : [
-            { sliceType: SLICE_TYPE.AXIAL, position: [0, 0, 1, 0.6] },
-            { sliceType: SLICE_TYPE.CORONAL, position: [0, 0.6, 0.5, 0.4] },
-            { sliceType: SLICE_TYPE.SAGITTAL, position: [0.5, 0.6, 0.5, 0.4] },
-          ],
-    );
-  }
-
-  /** The middle of the scan, RAS+ mm. */
-  private get middle(): Vec3 {
-    const [x = 0, y = 0, z = 0] = this.nv.frac2mm([0.5, 0.5, 0.5]);
-    return [x, y, z];
-  }
-
   private get affine(): number[][] {
     return this.nv.volumes[0]?.hdr?.affine ?? [];
   }
@@ -333,7 +249,7 @@ export class Viewer {
       const shape = this.shapes.get(finding.label) ?? null;
       return { finding, shape, centre: shape?.centroid ?? centre(finding, this.affine), selected: finding === this.selected };
     });
-    drawMarks(this.overlay, this.nv, { marks, rings: this.rings, outlines: this.outlines, measures: this.measures, slab: this.slab });
+    drawMarks(this.overlay, this.nv, { marks, rings: this.rings, outlines: this.outlines, measures: this.measuring.measures, slab: this.slab });
     this.tellWindow();
   }
 

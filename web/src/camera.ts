@@ -1,0 +1,54 @@
+/** What the canvas shows of the scan: which planes, and how large. */
+
+import { type Niivue, SLICE_TYPE } from "@niivue/niivue";
+
+export type View = "All planes" | "Axial" | "Coronal" | "Sagittal";
+
+export const STEP = 1.25; // times, of the wheel
+const ZOOMS = { least: 0.5, most: 12, close: 4 }; // times the whole plane; `close` is for one nodule
+const SINGLE = { Axial: SLICE_TYPE.AXIAL, Coronal: SLICE_TYPE.CORONAL, Sagittal: SLICE_TYPE.SAGITTAL };
+
+/** One plane, or all of them, the axial one largest; wide canvases have the others beside it, tall ones below. */
+export function arrange(nv: Niivue, { clientWidth, clientHeight }: HTMLCanvasElement, view: View): void {
+  if (view !== "All planes") {
+    nv.clearCustomLayout();
+    nv.setSliceType(SINGLE[view]);
+    return;
+  }
+  nv.setCustomLayout(
+    clientWidth > clientHeight
+      ? [
+          { sliceType: SLICE_TYPE.AXIAL, position: [0, 0, 0.62, 1] },
+          { sliceType: SLICE_TYPE.CORONAL, position: [0.62, 0, 0.38, 0.5] },
+          { sliceType: SLICE_TYPE.SAGITTAL, position: [0.62, 0.5, 0.38, 0.5] },
+        ]
+      : [
+          { sliceType: SLICE_TYPE.AXIAL, position: [0, 0, 1, 0.6] },
+          { sliceType: SLICE_TYPE.CORONAL, position: [0, 0.6, 0.5, 0.4] },
+          { sliceType: SLICE_TYPE.SAGITTAL, position: [0.5, 0.6, 0.5, 0.4] },
+        ],
+  );
+}
+
+/** Magnify by a factor, around the crosshair; null shows the whole planes again. */
+export function zoom(nv: Niivue, factor: number | null): void {
+  const [x = 0, y = 0, z = 0, now = 1] = nv.scene.pan2Dxyzmm;
+  if (factor === null) {
+    nv.setPan2Dxyzmm([0, 0, 0, 1]);
+    return;
+  }
+  const next = Math.min(ZOOMS.most, Math.max(ZOOMS.least, now * factor));
+  const at = nv.frac2mm(nv.scene.crosshairPos);
+  const moved = [x, y, z].map((pan, axis) => pan - (next - now) * (at[axis] ?? 0));
+  nv.setPan2Dxyzmm([moved[0] ?? 0, moved[1] ?? 0, moved[2] ?? 0, next]);
+}
+
+/** Whether the planes are magnified. */
+export const isNear = (nv: Niivue): boolean => nv.scene.pan2Dxyzmm[3] > 1;
+
+/** Magnify what is at the crosshair, in the middle of each plane. */
+export function closeUp(nv: Niivue): void {
+  const [x = 0, y = 0, z = 0] = nv.frac2mm(nv.scene.crosshairPos);
+  const [r = 0, f = 0, s = 0] = nv.frac2mm([0.5, 0.5, 0.5]); // the middle of the scan
+  nv.setPan2Dxyzmm([r - ZOOMS.close * x, f - ZOOMS.close * y, s - ZOOMS.close * z, ZOOMS.close]);
+}

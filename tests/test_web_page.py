@@ -256,8 +256,8 @@ def test_the_outline_is_that_of_the_mask(
     corners[:, :2] *= -1  # LPS
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
-    page.keyboard.press("r")
-    page.keyboard.press(key)
+    for pressed in ("r", "i", key):  # no rings, no inset
+        page.keyboard.press(pressed)
     image = planes(page, f"outline-{across}")
     orange: Any = (abs(image - (255, 180, 84)) < 12).all(axis=2)
     rows, columns = np.nonzero(np.pad(orange[30:-30, 30:-30], 30))  # without the letters at the sides
@@ -426,10 +426,18 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     page.mouse.move(axial[0] + 40, axial[1] + 60, steps=4)
     page.mouse.up(button="right")
     expect(lung).to_have_attribute("aria-pressed", "false")
-    expect(page.get_by_text("Level ")).not_to_have_text("Level \u2212600 · width 1500 HU")
+    level, width = page.get_by_label("Level"), page.get_by_label("Width")
+    assert (level.input_value(), width.input_value()) != ("-600", "1500")
     page.keyboard.press("w")
     expect(lung).to_have_attribute("aria-pressed", "true")
-    expect(page.get_by_text("Level ")).to_have_text("Level \u2212600 · width 1500 HU")
+    assert (level.input_value(), width.input_value()) == ("-600", "1500")
+    before = planes(page, "lung")
+    width.fill("300")
+    width.press("Enter")  # a window of one's own; the keys are the image's again
+    expect(lung).to_have_attribute("aria-pressed", "false")
+    assert (abs(planes(page, "own") - before).max(axis=2) > 30).mean() > 0.05
+    page.keyboard.press("w")
+    expect(lung).to_have_attribute("aria-pressed", "true")
 
 
 def _followed(report: dict[str, Any], move: tuple[float, float, float]) -> dict[str, Any]:

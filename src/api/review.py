@@ -4,10 +4,13 @@ There is one review for each job, with a version that every change counts up. A 
 based on, so that two readers never overwrite each other unawares.
 """
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import dist
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,11 +21,12 @@ from ..results.reviewed import findings_to_read, labels_of
 from ..types import NoduleType
 from .database import reviews
 from .problems import BadRequest
-from .schemas import Box
+from .schemas import Box, Progress, Read
 
-__all__ = ["Added", "Place", "Review", "ReviewIn", "add", "change", "load", "save", "shown"]
+__all__ = ["Added", "Place", "Review", "ReviewIn", "add", "change", "load", "load_all", "read", "save", "shown"]
 
 MOST, MOST_ADDED, MOST_DISTANCES = 1000, 100, 200
+MOST_REPORTS = 4096  # whose labels are remembered
 FAR = 10_000.0  # mm; scanners are smaller
 EMPTY: dict[str, Any] = {"findings": [], "added": [], "distances": [], "comment": "", "by": None, "at": None}
 Label = Annotated[str, Field(pattern="^[ac]?[1-9][0-9]{0,3}$", description="1, c1 (candidate) or a1 (added)")]
@@ -107,13 +111,6 @@ class Added(BaseModel):
     at: str
 
 
-class Progress(BaseModel):
-    """How many of the findings have a verdict. Candidates do not count."""
-
-    read: int
-    total: int
-
-
 class Review(BaseModel):
     """The review of a job. Version 0: nobody has written one."""
 
@@ -132,6 +129,13 @@ def load(engine: Engine, job: str) -> tuple[int, dict[str, Any]]:
     with engine.connect() as connection:
         row = connection.execute(select(reviews).where(reviews.c.job == job)).one_or_none()
     return (0, EMPTY) if row is None else (row.version, {**EMPTY, **row.content})
+
+
+def load_all(engine: Engine, numbers: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The contents of the reviews of some jobs, by the jobs' ids."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(reviews).where(reviews.c.job.in_(list(numbers))))
+        return {row.job: {**EMPTY, **row.content} for row in rows}
 
 
 def save(engine: Engine, job: str, version: int, content: Mapping[str, Any]) -> bool:
@@ -196,10 +200,34 @@ def add(old: Mapping[str, Any], measured: Mapping[str, Any], reader: str) -> dic
 
 def shown(version: int, content: Mapping[str, Any], report: Mapping[str, Any]) -> Review:
     """The review as the service shows it."""
-    asked = [*findings_to_read(report), *(one["finding"] for one in content["added"])]
-    read = {one["finding"] for one in content["findings"] if one["verdict"]}
-    progress = Progress(read=len(read.intersection(asked)), total=len(asked))
+    progress = _progress(content, findings_to_read(report))
     return Review.model_validate({"version": version, **content, "progress": progress})
+
+
+def read(content: Mapping[str, Any] | None, report: Path) -> Read | None:
+    """How far a job is read, by its review and the file of its report.
+
+    None if the job was removed, or an earlier release made its report: the list of all jobs must not fail for one.
+    """
+    try:
+        labels = _to_read(report)
+    except (OSError, KeyError, ValueError):
+        return None
+    said = content or EMPTY
+    names = sorted({one["by"] for one in said["findings"] if one["verdict"]})
+    return Read(**_progress(said, labels).model_dump(), by=names, at=said["at"])
+
+
+def _progress(content: Mapping[str, Any], labels: Iterable[str]) -> Progress:
+    asked = [*labels, *(one["finding"] for one in content["added"])]
+    said = {one["finding"] for one in content["findings"] if one["verdict"]}
+    return Progress(read=len(said.intersection(asked)), total=len(asked))
+
+
+@lru_cache(maxsize=MOST_REPORTS)
+def _to_read(report: Path) -> tuple[str, ...]:
+    """The labels to read of a report, which nobody changes once it is there."""
+    return tuple(findings_to_read(json.loads(report.read_bytes())))
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 # ruff: noqa: FAST003 - `Found` uses the job_id
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -9,10 +10,10 @@ from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.exc import DBAPIError
 
 from .. import __version__
-from . import jobs
+from . import jobs, review
 from .jobs import Job, State
 from .problems import NotCompleted, NotFound
-from .schemas import PREFIX, FileList, FileOut, JobList, JobOut, Limits, Outlines, Problem
+from .schemas import PREFIX, FileList, FileOut, JobList, JobListed, JobOut, Limits, Outlines, Problem, Read
 from .security import owner_of
 from .storage import OUTLINES, PREVIEW, SUFFIXES, artifacts, remove, report_of
 from .submission import Service, arriving, queue
@@ -121,7 +122,8 @@ async def list_jobs(
     shown, more = found[:limit], len(found) > limit
     following = f"{PREFIX}?limit={limit}&cursor={shown[-1].id}{f'&status={status}' if status else ''}" if more else None
     response.headers.update(NEVER_STORED)
-    return JobList(jobs=[_shown(service, job) for job in shown], next=following)
+    said = await service.ask(review.load_all, service.engine, [job.id for job in shown])
+    return JobList(jobs=await asyncio.to_thread(_listed, service, shown, said), next=following)
 
 
 @router.get("/inference/{job_id}", responses=refusals(404))
@@ -238,6 +240,16 @@ def limits(service: Served, owner: Owner) -> Limits:  # noqa: ARG001 - `owner` c
         job_seconds=settings.job_seconds,
         retention_hours=settings.retention_hours,
     )
+
+
+def _listed(service: Service, shown: list[Job], reviews: Mapping[str, Mapping[str, Any]]) -> list[JobListed]:
+    """Jobs with how far each is read."""
+
+    def read(job: Job) -> Read | None:
+        done = job.state == "completed"
+        return review.read(reviews.get(job.id), report_of(service.settings.jobs, job)) if done else None
+
+    return [JobListed(**_shown(service, job).model_dump(), review=read(job)) for job in shown]
 
 
 def _shown(service: Service, job: Job) -> JobOut:

@@ -8,7 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from .jobs import Job, State
 from .storage import Artifact, scan_id
 
-__all__ = ["PREFIX", "Box", "FileList", "FileOut", "JobList", "JobOut", "Limits", "Outlines", "Problem", "message"]
+__all__ = [
+    "PREFIX",
+    "Box",
+    "FileList",
+    "FileOut",
+    "JobList",
+    "JobListed",
+    "JobOut",
+    "Limits",
+    "Outlines",
+    "Problem",
+    "Progress",
+    "Read",
+    "message",
+]
 
 PREFIX = "/api/v1/inference"
 ID = "0199f3a2c4d87b1e9c3f5a6b7d8e9f01"
@@ -104,10 +118,30 @@ class JobOut(BaseModel):
         )
 
 
+class Progress(BaseModel):
+    """How many of the findings have a verdict. Candidates do not count."""
+
+    read: int
+    total: int
+
+
+class Read(Progress):
+    """How far a job is read: the names of those who gave verdicts, and when the review was changed last."""
+
+    by: list[str]
+    at: str | None
+
+
+class JobListed(JobOut):
+    """A job in the list."""
+
+    review: Annotated[Read | None, Field(description="null: there is nothing to read yet")] = None
+
+
 class JobList(BaseModel):
     """A page of jobs, newest first, and the address of the next page."""
 
-    jobs: list[JobOut]
+    jobs: list[JobListed]
     next: str | None
 
 

@@ -4,9 +4,15 @@ import { type Niivue, SLICE_TYPE } from "@niivue/niivue";
 
 export type View = "All planes" | "Axial" | "Coronal" | "Sagittal";
 
-export const STEP = 1.25; // times, of the wheel
 const ZOOMS = { least: 0.5, most: 12, close: 4 }; // times the whole plane; `close` is for one nodule
 const SINGLE = { Axial: SLICE_TYPE.AXIAL, Coronal: SLICE_TYPE.CORONAL, Sagittal: SLICE_TYPE.SAGITTAL };
+
+/** The place of the pointer on the canvas, in its pixels. */
+export function pixelAt(nv: Niivue, canvas: HTMLCanvasElement, { clientX, clientY }: MouseEvent): [number, number] {
+  const { left, top } = canvas.getBoundingClientRect();
+  const scale = nv.uiData.dpr ?? 1;
+  return [(clientX - left) * scale, (clientY - top) * scale];
+}
 
 /** One plane, or all of them, the axial one largest; wide canvases have the others beside it, tall ones below. */
 export function arrange(nv: Niivue, { clientWidth, clientHeight }: HTMLCanvasElement, view: View): void {

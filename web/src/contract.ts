@@ -19,6 +19,14 @@ export interface Progress {
   error?: Problem | null;
 }
 
+/** How far the findings of a job are read: by whom, and when the review was changed last. */
+export interface Read {
+  read: number;
+  total: number;
+  by: string[];
+  at: string | null;
+}
+
 export interface Job extends Progress {
   job_id: string;
   scan_id: string;
@@ -28,6 +36,7 @@ export interface Job extends Progress {
   finished_at: string | null;
   expires_at: string | null;
   links: { self: string; results: string; files: string; stream: string };
+  review?: Read | null; // in the list alone; null: there is nothing to read yet
 }
 
 export interface JobPage {
@@ -75,10 +84,17 @@ export interface Mark {
   confidence: number | null; // null: a reader's
 }
 
+/** Where a nodule lies; null: not known. */
+export interface Location {
+  side: string | null; // left, right or midline
+  third: string | null; // upper, middle or lower
+}
+
 export interface Detection extends Mark {
   id: number;
   coordinates_voxel: Vec3;
-  location?: { side: string | null; third: string | null };
+  location?: Location;
+  image_number?: number | null; // of its slice in a DICOM series
   diameter_source?: "segmentation" | "network";
   properties: {
     volume_mm3: number | null;

@@ -29,6 +29,7 @@ export function controls(name: string, viewer: () => Viewer | null, heatmap: Hea
   const heat = slider(name, heatmap);
   const rings = toggle("Rings", true, (on) => viewer()?.showRings(on));
   const outlines = toggle("Outlines", true, (on) => viewer()?.showOutlines(on));
+  const inset = toggle("Inset", true, (on) => viewer()?.showInset(on));
   const ruler = toggle("Measure", false, (on) => viewer()?.measure(on));
   const zooms = [
     button("−", () => viewer()?.zoom(1 / ZOOM), { "aria-label": "Smaller", title: "Smaller" }),
@@ -47,6 +48,7 @@ export function controls(name: string, viewer: () => Viewer | null, heatmap: Hea
       m: ruler.toggle,
       r: rings.toggle,
       o: outlines.toggle,
+      i: inset.toggle,
       z: () => viewer()?.closeUp(),
       f: () => viewer()?.zoom(null),
       "+": () => heat.change(STEP),
@@ -69,10 +71,25 @@ export function controls(name: string, viewer: () => Viewer | null, heatmap: Hea
       { capture: true },
     );
   const magnify = el("div", { class: "choice", role: "group", "aria-label": "Magnification" }, ...zooms);
-  const element = el("div", { class: "controls" }, views.element, windows.element, slabs.element, magnify, ruler.element, rings.element, outlines.element, heat.element);
+  const element = el("div", { class: "controls" }, views.element, windows.element, slabs.element, magnify, ruler.element, rings.element, outlines.element, inset.element, heat.element);
   const windowed = (level: number, width: number): void =>
     windows.mark(Object.keys(WINDOWS).find((name) => String(WINDOWS[name]) === String([level, width])) ?? null);
   return { element, windowed };
+}
+
+/** The window in HU, as it is shown; the reader can type another. */
+export function windowFields(change: (window: Window) => void): { element: HTMLElement; show: (level: number, width: number) => void } {
+  const level = el("input", { type: "number", min: -1024, max: 3071, step: 10 });
+  const width = el("input", { type: "number", min: 1, max: 4096, step: 50 });
+  const fields = [level, width];
+  for (const field of fields) {
+    field.addEventListener("change", () => {
+      if (!fields.some((one) => one.validity.rangeUnderflow || one.validity.rangeOverflow || one.value === "")) change([level.valueAsNumber, width.valueAsNumber]);
+    });
+    field.addEventListener("keydown", ({ key }) => key === "Enter" && field.blur()); // then the keys are the image's again
+  }
+  const show = (...values: [number, number]): void => fields.forEach((field, index) => (field.value = String(Math.round(values[index] ?? 0))));
+  return { element: el("div", { class: "window" }, el("label", {}, "Level", level), el("label", {}, "Width", width), "HU"), show };
 }
 
 interface Choice<T> {

@@ -1,8 +1,8 @@
 /** All that is known of the selected nodule. */
 
-import type { Detection } from "./contract";
+import type { Detection, LungRads } from "./contract";
 import { el } from "./dom";
-import type { Finding } from "./findings";
+import { type Finding, nameOf, whereOf } from "./findings";
 import { fixed, percent, place } from "./format";
 
 type Fact = [string, string | null | undefined];
@@ -10,12 +10,12 @@ type Fact = [string, string | null | undefined];
 /** Measurements, triage and guidelines of a finding, or what to do to see them. */
 export function details(finding: Finding | null): HTMLElement {
   if (!finding) return el("div", { class: "details empty" }, "Choose a finding to see its measurements and guidelines.");
-  const { detection, label, sort } = finding;
+  const { detection } = finding;
   const guidelines = detection?.guidelines;
   return el(
     "div",
     { class: "details" },
-    el("h2", {}, sort === "added" ? `Added nodule ${label}` : `${sort.charAt(0).toUpperCase()}${sort.slice(1)} ${label}`),
+    el("h2", {}, nameOf(finding)),
     detection ? facts(measured(detection)) : el("p", { class: "hint" }, "Below the threshold of the search: not reported and not measured. The diameter is the network's estimate."),
     finding.corrected && el("p", { class: "hint" }, "A reader corrected the type. The guidelines were applied to the measured one, and are not shown."),
     guidelines && el("h3", {}, "Guidelines"),
@@ -25,11 +25,11 @@ export function details(finding: Finding | null): HTMLElement {
 }
 
 function measured(nodule: Detection): Fact[] {
-  const { properties, triage, location } = nodule;
-  const where = [location?.side && (location.side === "midline" ? "midline" : `${location.side} lung`), location?.third && `${location.third} third`];
+  const { properties, triage } = nodule;
   const axes = properties.long_axis_mm == null ? null : `${fixed(properties.long_axis_mm, 1)} × ${fixed(properties.short_axis_mm, 1)} mm`;
   return [
-    ["Where", where.filter(Boolean).join(", ") || null],
+    ["Where", whereOf(nodule.location)],
+    ["Image", nodule.image_number == null ? null : `${nodule.image_number} of the series`],
     ["Position", nodule.coordinates_lps ? `${place(nodule.coordinates_lps)} mm` : null],
     ["Voxel", nodule.coordinates_voxel.join(", ")],
     ["Axes", axes],
@@ -56,6 +56,13 @@ function guided({ lung_rads, fleischner, bts, brock }: NonNullable<Detection["gu
     ["BTS", bts.management ?? words(bts.reason)],
     ["Brock", probability ?? words(brock.reason)],
   ];
+}
+
+/** The category of an examination, never without what it assumes; or why there is none. `name` is what it is. */
+export function examined(name: string, { category, management, assumptions: assumed, reason }: LungRads): string {
+  if (category === null) return `${name}: no category. ${words(reason) ?? "The reason is not known"}.`;
+  const why = (reason === null ? "" : `, because ${reason}`) + (assumed.length > 0 ? `, assuming: ${assumed.join("; ")}` : "");
+  return `${name}: category ${category}${why}.${management ? ` Management: ${management}.` : ""}`;
 }
 
 function assumptions(guidelines: NonNullable<Detection["guidelines"]>): HTMLElement | null {

@@ -1,6 +1,7 @@
 /** What the page lists: nodules, masses, candidates below the threshold, and what a reader added. */
 
-import type { Added, Detection, Mark, Report, Review } from "./contract";
+import type { Added, Detection, Location, Mark, Report, Review } from "./contract";
+import { fixed } from "./format";
 
 export type Sort = "nodule" | "mass" | "candidate" | "added";
 
@@ -10,6 +11,22 @@ export interface Finding extends Mark {
   sort: Sort;
   detection: Detection | null; // of a candidate nothing was measured
   corrected?: boolean; // a reader corrected the type
+}
+
+/** What a finding is called: `Nodule 1`, `Added nodule a1`. */
+export const nameOf = ({ sort, label }: Finding): string => `${{ nodule: "Nodule", mass: "Mass", candidate: "Candidate", added: "Added nodule" }[sort]} ${label}`;
+
+/** A position in words: `left lung, middle third`; null where it is not known. */
+export function whereOf(location: Location | undefined): string | null {
+  const { side = null, third = null } = location ?? {};
+  const words = [side && (side === "midline" ? side : `${side} lung`), third && `${third} third`];
+  return words.filter(Boolean).join(", ") || null;
+}
+
+/** A finding in one line: its name, position and size. */
+export function described(finding: Finding): string {
+  const size = finding.diameter_mm === null ? "not measured" : `${fixed(finding.diameter_mm, 1)} mm${finding.detection ? "" : ", estimated"}`;
+  return [nameOf(finding), whereOf(finding.detection?.location), size].filter(Boolean).join(", ");
 }
 
 /** All findings of a report: nodules, then masses, then candidates, each from the strongest. */
@@ -45,6 +62,15 @@ export function asReviewed(found: Finding[], review: Review): Finding[] {
     return { ...one, corrected: true, detection };
   });
 }
+
+/** Whether readers changed what was found: rejected or added something, or corrected a type. */
+export const isChanged = ({ findings, added }: Review): boolean =>
+  added.length > 0 || findings.some(({ verdict, nodule_type }) => verdict === "rejected" || nodule_type !== null);
+
+const DEFAULT = 0.5; // the threshold of reports that do not name theirs
+
+/** The confidence from which a report tells nodules. */
+export const thresholdOf = ({ metadata }: Report): number => metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT;
 
 /** The confidence from which nothing but nodules and masses is shown; `otherwise` where there are none. */
 export function reportedFrom(findings: Finding[], otherwise: number): number {

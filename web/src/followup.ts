@@ -1,55 +1,23 @@
 /** A job beside an earlier one of the same patient: both images linked by the registration, and what became of each nodule. */
 
 import * as api from "./api";
-import type { Followed, Followup, Job, Report, Review, Seen } from "./contract";
+import type { Followed, Followup, Job, Report, Seen } from "./contract";
+import { examined } from "./details";
 import { button, el, icon } from "./dom";
-import { asReviewed, findingsOf } from "./findings";
-import { fixed, moment } from "./format";
+import { asReviewed, type Finding, findingsOf, thresholdOf, whereOf } from "./findings";
+import { fixed } from "./format";
 import { placeOf } from "./lattice";
 import { shapesOf } from "./outlines";
+import { priorPanel } from "./prior";
 import { problemBox } from "./problem";
 import { type Reader, reader } from "./reader";
 import { plain } from "./review";
 import { onKeys } from "./shortcuts";
 
-export const address = (job: string, prior: string, days: number | null): string => `#/jobs/${job}/prior/${prior}${days === null ? "" : `/days/${days}`}`;
-
-/** The form that chooses an earlier job of the same patient. */
-export function priorPanel(job: Job, signal: AbortSignal): HTMLElement {
-  const choice = el("select", { id: "prior", disabled: true }, el("option", { value: "" }, "choose …"));
-  const days = el("input", { type: "number", id: "prior-days", min: 1, max: 36525, step: 1, placeholder: "not known" });
-  const go = button("Compare", () => { compare(); }, { class: "button small", title: "P" });
-  const compare = (): void => {
-    element.open = true;
-    if (choice.value === "") choice.focus();
-    else if (!days.reportValidity()) return;
-    else location.hash = address(job.job_id, choice.value, days.value === "" ? null : days.valueAsNumber);
-  };
-  const trouble = el("div", {});
-  api
-    .jobPage(`${api.INFERENCE}?limit=100&status=completed`, signal)
-    .then(({ jobs }) => {
-      const others = jobs.filter(({ job_id }) => job_id !== job.job_id);
-      choice.append(...others.map(({ job_id, scan_id, created_at }) => el("option", { value: job_id }, `${scan_id}, ${moment(created_at)}`)));
-      choice.disabled = go.disabled = others.length === 0;
-    })
-    .catch((error: unknown) => !signal.aborted && trouble.replaceChildren(problemBox(error)));
-  onKeys({ p: compare }, signal);
-  const element = el(
-    "details",
-    { class: "options" },
-    el("summary", {}, "Compare with a prior"),
-    el("p", { class: "hint" }, "An earlier scan of the same patient, searched here before. Without the days between them there is no doubling time."),
-    el("div", { class: "said" }, el("label", { for: "prior" }, "Prior"), choice, el("label", { for: "prior-days" }, "Days between"), days, go),
-    trouble,
-  );
-  return element;
-}
-
 /** Fill `view` with both examinations. */
 export async function followupView(id: string, prior: string, days: number | null, view: HTMLElement, signal: AbortSignal): Promise<void> {
   document.title = "PIVOT";
-  view.replaceChildren(el("p", { class: "waiting", role: "status" }, "Laying the scans on each other. This takes a minute …"));
+  view.replaceChildren(el("p", { class: "waiting", role: "status" }, "Comparing the scans. This takes about a minute …"));
   const back = el("a", { class: "button small", href: `#/jobs/${id}` }, icon("back"), "This scan alone");
   try {
     const [now, before] = await Promise.all([api.job(id, signal), api.job(prior, signal)]);
@@ -68,7 +36,7 @@ export async function followupView(id: string, prior: string, days: number | nul
 interface Panel {
   image: Reader;
   report: Report;
-  review: Review;
+  findings: Finding[]; // as its readers left them, without candidates
   trouble: HTMLElement; // what went wrong when a distance was saved
 }
 
@@ -89,7 +57,8 @@ async function panel(job: Job, name: string, signal: AbortSignal): Promise<Panel
       }
     });
   });
-  return { image, report, review, trouble };
+  const findings = asReviewed(findingsOf(report), review).filter(({ sort }) => sort !== "candidate");
+  return { image, report, findings, trouble };
 }
 
 function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back: HTMLElement, signal: AbortSignal): HTMLElement[] {
@@ -108,8 +77,7 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
   follow(before.image, now.image, found.links.to_followup);
   const show = (selected: Followed | null): void => {
     for (const [panel, which] of [[before, "baseline"], [now, "followup"]] as const) {
-      const all = asReviewed(findingsOf(panel.report), panel.review).filter(({ sort }) => sort !== "candidate");
-      panel.image.show(all, all.find(({ label }) => label === selected?.[which]?.label) ?? null);
+      panel.image.show(panel.findings, findingOf(panel, selected?.[which] ?? null));
     }
     if (selected?.followup) now.image.moveTo(selected.followup.coordinates_lps);
     else if (selected?.baseline) before.image.moveTo(selected.baseline.coordinates_lps);
@@ -119,7 +87,9 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
     const place = now.image.place();
     if (place) now.image.moveTo(place);
   });
-  const table = followedTable(found.nodules, show, signal);
+  const where = ({ baseline, followup }: Followed): string | null =>
+    whereOf(findingOf(now, followup)?.detection?.location) ?? whereOf(findingOf(before, baseline)?.detection?.location);
+  const table = followedTable(found.nodules, where, show, signal);
   const { days, reason } = found.interval;
   const side = el(
     "section",
@@ -127,24 +97,26 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
     el("div", { class: "spread" }, back, el("h1", {}, "Follow-up")),
     el("p", { class: "hint" }, days === null ? `Interval unknown: ${reason ?? ""}. No doubling time.` : `${days} days between the examinations.`),
     table,
-    found.lung_rads.category
-      ? el("p", {}, `Lung-RADS with the prior: ${found.lung_rads.category}. ${found.lung_rads.management ?? ""}`)
-      : el("p", { class: "hint" }, `Lung-RADS with the prior: none, ${found.lung_rads.reason ?? "not known"}.`),
+    el("p", { class: "hint" }, examined("Lung-RADS with the prior", found.lung_rads)),
     el(
       "ul",
       { class: "remarks hint" },
-      ...[...found.registration.warnings, ...found.notes, ...found.lung_rads.assumptions.map((one) => `Assumed: ${one}.`)].map((text) => el("li", {}, text)),
+      ...[...found.registration.warnings, ...found.notes].map((text) => el("li", {}, text)),
       el("li", {}, `A volume repeats within ${fixed(found.repeatability.volume_change_percent_95)} % (${found.repeatability.source}); less is no change. Registration: ${found.registration.method}, the lungs overlap by ${fixed(100 * found.registration.lung_overlap)} %.`),
     ),
+    priorPanel(jobs[1], thresholdOf(now.report), signal, jobs[0]),
   );
   const named = (job: Job, what: string, { image, trouble }: Panel): HTMLElement => el("div", { class: "exam" }, el("h2", {}, `${what}: ${job.scan_id}`), trouble, image.element);
   return [el("div", { class: "results pair" }, named(jobs[0], "Prior", before), named(jobs[1], "Now", now), side)];
 }
 
-const HEADS = ["Prior", "Now", "Status", "Before mm", "Now mm", "Change", "Doubling", "LR"];
-const NUMBERS = HEADS.slice(3, 7);
+/** The finding of a panel that stands in the comparison; null where it has none. */
+const findingOf = ({ findings }: Panel, seen: Seen | null): Finding | null => findings.find(({ label }) => label === seen?.label) ?? null;
 
-function followedTable(nodules: Followed[], show: (selected: Followed | null) => void, signal: AbortSignal): HTMLElement {
+const HEADS = ["Prior", "Now", "Position", "Status", "Prior mm", "Now mm", "Change", "Doubling time", "LR"];
+const NUMBERS = HEADS.slice(4, 8);
+
+function followedTable(nodules: Followed[], where: (one: Followed) => string | null, show: (selected: Followed | null) => void, signal: AbortSignal): HTMLElement {
   let selected = -1;
   const choose = (at: number): void => {
     selected = nodules.length > 0 ? (at + nodules.length) % nodules.length : -1;
@@ -152,7 +124,7 @@ function followedTable(nodules: Followed[], show: (selected: Followed | null) =>
     rows[selected]?.scrollIntoView({ block: "nearest" });
     show(nodules[selected] ?? null);
   };
-  const rows = nodules.map((one, index) => followedRow(one, () => choose(index)));
+  const rows = nodules.map((one, index) => followedRow(one, where(one), () => choose(index)));
   onKeys({ j: () => choose(selected + 1), k: () => choose(selected - 1) }, signal);
   show(null);
   if (rows.length > 0) choose(0);
@@ -168,7 +140,7 @@ export function doubling(growth: Followed["growth"]): string {
   return `${fixed(growth.doubling_time_days)} d${low === null ? "" : ` (${fixed(low)} to ${high === null ? "?" : fixed(high)})`}`;
 }
 
-function followedRow(one: Followed, choose: () => void): HTMLTableRowElement {
+function followedRow(one: Followed, where: string | null, choose: () => void): HTMLTableRowElement {
   const { growth } = one;
   const change = growth?.volume_change_percent;
   const name = (seen: Seen | null): string => (seen ? (seen.label ?? "2nd look") : "–");
@@ -179,6 +151,7 @@ function followedRow(one: Followed, choose: () => void): HTMLTableRowElement {
     { click: choose, "data-followed": one.number, class: one.status === "new" || growth?.trend === "growing" ? "alarming" : "" },
     el("td", {}, name(one.baseline)),
     el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show nodule ${one.number + 1} of the follow-up` }, name(one.followup))),
+    cell(where ?? "–", false),
     cell(one.status === "matched" ? (growth?.trend ?? "matched") : one.status, false),
     cell(size(one.baseline)),
     cell(size(one.followup)),

@@ -2,15 +2,16 @@
 
 import * as api from "./api";
 import { ended, type Job, type JobFile, type Outlines, type Progress, type Report, type Review } from "./contract";
-import { details } from "./details";
+import { details, examined } from "./details";
 import { button, el, icon } from "./dom";
-import { asReviewed, findingsOf } from "./findings";
+import { asReviewed, findingsOf, isChanged, thresholdOf } from "./findings";
 import { follow } from "./follow";
-import { priorPanel } from "./followup";
-import { bytes, duration, fixed, moment } from "./format";
+import { bytes, duration, moment } from "./format";
 import { noduleTable } from "./nodules";
 import { shapesOf } from "./outlines";
+import { priorPanel } from "./prior";
 import { problemBox } from "./problem";
+import { progressOf } from "./progress";
 import { reader } from "./reader";
 import { type Reviewing, reviewPanel } from "./review";
 import { confirmRemoval } from "./removal";
@@ -45,28 +46,8 @@ export async function jobView(id: string, view: HTMLElement, signal: AbortSignal
 
 const allScans = (): HTMLElement => el("a", { class: "button small", href: "#/" }, icon("back"), "All scans");
 
-/** The seconds until 100 %, from the first progress that was seen; null until there is a rate. */
-export function secondsLeft(first: { at: number; progress: number }, at: number, progress: number): number | null {
-  const rate = (progress - first.progress) / (at - first.at);
-  return rate > 0 && Number.isFinite(rate) ? (100 - progress) / rate : null;
-}
-
 function progressPanel(job: Job, again: () => void): { element: HTMLElement; tell: (progress: Progress) => void } {
-  const bar = el("progress", { max: 100, "aria-label": "Progress of the analysis" });
-  const stage = el("p", { role: "status" });
-  const words = el("span", { class: "hint" });
-  let first: { at: number; progress: number } | null = null;
-  const tell = (now: Progress): void => {
-    const at = performance.now() / 1000;
-    if (now.status === "running") first ??= { at, progress: now.progress };
-    const left = first && secondsLeft(first, at, now.progress);
-    if (now.status === "running") bar.value = now.progress;
-    const name = now.status === "queued" ? "Waiting for its turn" : now.progress < 100 ? "Searching for nodules" : "Writing the results";
-    if (stage.textContent !== name) stage.textContent = name;
-    const windows = now.windows_total ? `${fixed(now.progress)} % · ${now.windows_done} of ${now.windows_total} parts` : "";
-    words.textContent = windows + (left === null || now.progress >= 100 ? "" : ` · about ${duration(left)} left`);
-  };
-  tell(job);
+  const { stage, bar, words, tell } = progressOf(job);
   const cancel = (): void => void confirmRemoval(job).then((done) => done && again());
   const element = el(
     "section",
@@ -94,8 +75,6 @@ const remove = (job: Job): HTMLElement =>
     icon("trash"),
   );
 
-const DEFAULT = 0.5; // the threshold of reports that do not name theirs
-
 interface Done {
   report: Report;
   files: JobFile[];
@@ -109,7 +88,9 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
   const found = findingsOf(report);
   let read = new Set<string>();
   let reviewing: Reviewing | null = null;
-  const table = noduleTable(asReviewed(found, review), report.metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT, (visible, selected, chosen) => {
+  const threshold = thresholdOf(report);
+  const exam = el("p", { class: "hint" });
+  const table = noduleTable(asReviewed(found, review), threshold, (visible, selected, chosen) => {
     image.show(visible, selected);
     about.replaceChildren(details(selected));
     reviewing?.select(selected);
@@ -121,6 +102,7 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
     image.outline(shapesOf(outlines, now.added));
     image.setDistances(now.distances);
     table.update(asReviewed(found, now), verdicts);
+    exam.textContent = examination(report, now);
   };
   const nextUnread = (): void => table.next(({ label, sort }) => sort !== "candidate" && !read.has(label));
   reviewing = reviewPanel(job, review, files.some(({ kind }) => kind === "dicom"), { changed: take, place: image.place, nextUnread }, signal);
@@ -133,21 +115,28 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
     { class: "side", "aria-label": "Findings" },
     heading(job, report),
     el("p", { class: report.detections.length > 0 ? "hint" : "empty" }, report.summary.conclusion ?? ""),
+    exam,
     ...(report.summary.warnings ?? []).map((text) => el("div", { class: "remark", role: "note" }, icon("warning"), el("p", {}, text))),
     table.element,
     reviewing.element,
     about,
-    priorPanel(job, signal),
+    priorPanel(job, threshold, signal),
     downloads(files),
     remarks(job, report),
   );
   return [el("div", { class: "results" }, image.element, side)];
 }
 
+/** The Lung-RADS category of the examination in words; of a changed review there is none. */
+function examination({ summary: { lung_rads } }: Report, review: Review): string {
+  if (!lung_rads) return "";
+  return isChanged(review) ? "Lung-RADS: the review has changed what was found, and the category of the examination with it." : examined("Lung-RADS", lung_rads);
+}
+
 function heading(job: Job, report: Report): HTMLElement {
   const { metadata, summary } = report;
   const count = report.detections.length;
-  const exam = summary.lung_rads?.category;
+  const exam = count > 0 ? summary.lung_rads?.category : null; // what was not found says little
   const spacing = metadata.spacing.map((value) => String(Number(value.toFixed(2)))).join(" × ");
   return el(
     "div",

@@ -13,18 +13,20 @@ const MOST = 1000; // jobs that are listed, the newest
 const ROWS = 8; // of a page
 const PERIOD = 4000; // ms
 
-export type Column = "scan" | "state" | "submitted" | "size";
+export type Column = "scan" | "state" | "read" | "submitted" | "size";
 const COLUMNS: { key: Column; name: string; of: (job: Job) => string | number }[] = [
   { key: "scan", name: "Scan", of: ({ scan_id }) => scan_id.toLowerCase() },
   { key: "state", name: "State", of: ({ status }) => status },
+  { key: "read", name: "Read", of: ({ review }) => (review ? (review.total > 0 ? review.read / review.total : 1) : 2) },
   { key: "submitted", name: "Submitted", of: ({ created_at }) => created_at },
   { key: "size", name: "Size", of: ({ size_bytes }) => size_bytes },
 ];
 const STATES: Status[] = ["queued", "running", "completed", "failed", "cancelled"];
+const UNREAD = "to read";
 
 export interface Wanted {
   text: string; // in the name of the scan
-  state: Status | "";
+  state: Status | typeof UNREAD | ""; // to read: completed, with findings that nobody has read
   column: Column;
   falling: boolean;
 }
@@ -33,12 +35,22 @@ export interface Wanted {
 export function listed(jobs: Job[], { text, state, column, falling }: Wanted): Job[] {
   const key = COLUMNS.find((one) => one.key === column)?.of ?? ((): string => "");
   const part = text.trim().toLowerCase();
-  const fits = (job: Job): boolean => job.scan_id.toLowerCase().includes(part) && (state === "" || job.status === state);
+  const isOf = (job: Job): boolean => state === "" || (state === UNREAD ? isUnread(job) : job.status === state);
+  const fits = (job: Job): boolean => job.scan_id.toLowerCase().includes(part) && isOf(job);
   const compare = (one: Job, other: Job): number => {
     const [a, b] = [key(one), key(other)];
     return a === b ? 0 : a < b !== falling ? -1 : 1;
   };
   return jobs.filter(fits).sort(compare); // a stable sort: equal ones newest first
+}
+
+const isUnread = ({ review }: Job): boolean => review != null && review.read < review.total;
+
+/** How far a job is read, and by whom. */
+export function readBy({ review }: Job): string {
+  if (!review) return "–";
+  if (review.total === 0) return "nothing marked";
+  return `${review.read} of ${review.total}${review.by.length > 0 ? `, ${review.by.join(", ")}` : ""}`;
 }
 
 /** The panel of jobs; it stops with the signal. */
@@ -49,7 +61,7 @@ export function jobsPanel(signal: AbortSignal): { element: HTMLElement; refresh:
   const paging = el("nav", { class: "paging", "aria-label": "Pages of jobs" });
   const count = el("output", { class: "hint" });
   const text = el("input", { type: "search", id: "jobs-text", autocomplete: "off" });
-  const state = el("select", { id: "jobs-state" }, el("option", { value: "" }, "all"), ...STATES.map((one) => el("option", { value: one }, one)));
+  const state = el("select", { id: "jobs-state" }, el("option", { value: "" }, "all"), ...[UNREAD, ...STATES].map((one) => el("option", { value: one }, one)));
   text.addEventListener("input", () => change({ text: text.value }));
   state.addEventListener("change", () => change({ state: state.value as Wanted["state"] }));
   const filter = el("div", { class: "said", role: "search" }, el("label", { class: "pick" }, "Name", text), el("label", { class: "pick" }, "State", state), count);
@@ -139,6 +151,7 @@ function row(job: Job, changed: () => void): HTMLElement {
     {},
     el("th", { scope: "row" }, el("a", { href, "data-focus": `open-${job.job_id}` }, job.scan_id)),
     el("td", {}, badge(job)),
+    el("td", { class: isUnread(job) ? "read unread" : "read", title: job.review?.at ? `Last change ${moment(job.review.at)}` : null }, readBy(job)),
     el("td", { class: "when" }, moment(job.created_at)),
     el("td", { class: "number" }, bytes(job.size_bytes)),
     el("td", { class: "number" }, removal(job, changed)),

@@ -1,8 +1,10 @@
 /** Measuring: a line is drawn while the reader drags with Shift, or with the ruler on. */
 
 import type { Niivue } from "@niivue/niivue";
+import { pixelAt } from "./camera";
 import type { Vec3 } from "./contract";
-import { isPlane, type Measure, type Plane } from "./marks";
+import type { Measure } from "./marks";
+import { isPlane, type Plane } from "./pen";
 
 interface Pointed {
   mm: Vec3; // RAS+
@@ -55,9 +57,7 @@ export class Measuring {
 
   /** The place under the pointer on a plane: the one under it, or that of the tile `on`. */
   private pointed(event: MouseEvent, on?: number): Pointed | null {
-    const { left, top } = this.canvas.getBoundingClientRect();
-    const scale = this.nv.uiData.dpr ?? 1;
-    const [x, y] = [(event.clientX - left) * scale, (event.clientY - top) * scale];
+    const [x, y] = pixelAt(this.nv, this.canvas, event);
     const tile = on ?? this.nv.tileIndex(x, y);
     const plane = this.nv.screenSlices[tile]?.axCorSag;
     if (plane === undefined || !isPlane(plane)) return null;

@@ -1,7 +1,7 @@
 /** The table of findings: filtered by confidence, sorted by any column, one of them selected. */
 
 import { button, el } from "./dom";
-import { type Finding, reportedFrom } from "./findings";
+import { described, type Finding, reportedFrom, whereOf } from "./findings";
 import { fixed, percent } from "./format";
 
 export type Column = "number" | "confidence" | "diameter" | "volume" | "type" | "risk" | "category";
@@ -12,7 +12,7 @@ const COLUMNS: { key: Column; name: string; unit?: string; title: string; number
   { key: "confidence", name: "Conf.", title: "Confidence that it is a nodule", number: true },
   { key: "diameter", name: "Diam.", unit: "mm", title: "Diameter in millimetres", number: true },
   { key: "volume", name: "Volume", unit: "mm³", title: "Volume in cubic millimetres", number: true },
-  { key: "type", name: "Type", title: "Solid, part-solid or ground-glass" },
+  { key: "type", name: "Type", unit: "position", title: "Solid, part-solid or ground-glass; below it the lung, and its third from top to bottom" },
   { key: "risk", name: "Risk", title: "Triage category: how suspicious it looks" },
   { key: "category", name: "LR", title: "Lung-RADS category, by screening assumptions" },
 ];
@@ -157,14 +157,15 @@ function row(finding: Finding, verdict: "accepted" | "rejected" | null, current:
   const risk = detection?.triage.risk_category;
   const triage = detection && el("span", { class: `risk ${risk ?? "none"}`, title: detection.triage.reason ?? "" }, risk ?? "no score");
   const type = sort === "candidate" ? "candidate" : (detection?.properties.nodule_type ?? "–");
+  const where = whereOf(detection?.location);
   return el(
     "tr",
-    { click: () => choose(finding), "aria-current": current ? "true" : null, "data-nodule": label, class: `${sort} ${verdict ?? ""}` },
+    { click: () => choose(finding), title: described(finding), "aria-current": current ? "true" : null, "data-nodule": label, class: `${sort} ${verdict ?? ""}` },
     el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show ${sort === "added" ? "added nodule" : sort} ${label}${verdict ? `, ${verdict}` : ""}` }, label, verdict && { accepted: " ✓", rejected: " ✗" }[verdict])),
     el("td", { class: "number" }, percent(finding.confidence)),
     el("td", { class: "number" }, fixed(finding.diameter_mm, 1)),
     el("td", { class: "number" }, fixed(detection?.properties.volume_mm3)),
-    el("td", {}, type, sort === "mass" && el("small", {}, " mass")),
+    el("td", {}, type, sort === "mass" && el("small", {}, " mass"), where && el("small", { class: "where" }, where)),
     el("td", {}, triage ?? "–"),
     el("td", {}, detection?.guidelines?.lung_rads.category ?? "–"),
   );

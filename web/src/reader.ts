@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import type { Distance, Job, JobFile, Mark, Vec3 } from "./contract";
-import { controls, type Heatmap, LUNG } from "./controls";
+import { controls, type Heatmap, LUNG, windowFields } from "./controls";
 import { el } from "./dom";
 import type { Finding } from "./findings";
 import { bytes, fixed, place } from "./format";
@@ -44,7 +44,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
   const notice = el("p", { class: "notice-bar", role: "status" }, "Loading the image …");
   const curtain = el("div", { class: "curtain" });
   const readout = el("div", { class: "readout", role: "group", "aria-label": "At the crosshair" });
-  const windowing = el("span", { class: "readout" });
+  const windowing = windowFields((window) => viewer?.setWindow(window));
   const slices = el("input", { type: "range", min: 1, max: 1, value: 1, "aria-label": "Axial slice" });
   slices.addEventListener("input", () => viewer && (viewer.slice = { at: slices.valueAsNumber, of: Number(slices.max) }));
   let lines: Measure[] = [];
@@ -66,7 +66,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
     { class: "reader", "aria-label": name },
     tools.element,
     stage,
-    el("div", { class: "under" }, readout, list.element, el("div", { class: "slices" }, slices), windowing),
+    el("div", { class: "under" }, readout, list.element, el("div", { class: "slices" }, slices), windowing.element),
   );
   // NiiVue has keys of its own, which would do other things than the page says.
   for (const event of ["keydown", "keyup"]) stage.addEventListener(event, (key) => key.stopPropagation(), { capture: true });
@@ -91,7 +91,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
       readout.textContent = `${place(lps)} mm · ${value}${heat === null ? "" : ` · heatmap ${fixed(heat, 2)}`}`;
     };
     viewer.onWindow = (level, width) => {
-      windowing.textContent = `Level ${fixed(level)} · width ${fixed(width)} HU`;
+      windowing.show(level, width);
       tools.windowed(level, width);
     };
     viewer.onMeasures = (measures) => keep(measures, true);

@@ -19,6 +19,7 @@ const KEYS: [string[], string][] = [
   [["−", "+"], "heatmap weaker, stronger"],
   [["R"], "rings on and off"],
   [["O"], "outlines on and off"],
+  [["I"], "inset on and off: the chosen finding, magnified"],
   [["M"], "measure: drag a line; again: off"],
   [["Z"], "magnify the finding; again: whole planes"],
   [["F"], "whole planes"],
@@ -38,11 +39,14 @@ const POINTER: [string, string][] = [
   ["Shift drag", "measure a distance"],
 ];
 
+/** Whether keys belong to the element: the reader types or chooses in it, or it is in a dialog. */
+export const isTyping = (where: EventTarget | null): boolean =>
+  where instanceof HTMLElement && where.closest("input:not([type=range]), select, textarea, dialog") !== null;
+
 /** Run `actions` by `event.key` (in lower case) until the signal; never while the reader types or a dialog is open. */
 export function onKeys(actions: Record<string, () => void>, signal: AbortSignal): void {
   const listen = (event: KeyboardEvent): void => {
-    const typing = event.target instanceof HTMLElement && event.target.closest("input:not([type=range]), select, textarea, dialog");
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || localStorage.getItem(OFF)) return;
+    if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || localStorage.getItem(OFF)) return;
     const action = actions[event.key.toLowerCase()];
     if (!action) return;
     event.preventDefault();

@@ -4,7 +4,7 @@ import * as api from "./api";
 import type { Job } from "./contract";
 import { button, el, icon } from "./dom";
 import { bytes } from "./format";
-import { type Options, options } from "./options";
+import { options } from "./options";
 import { problemBox } from "./problem";
 import { dropped, scansOf } from "./scans";
 
@@ -12,24 +12,42 @@ import { dropped, scansOf } from "./scans";
 export function uploadPanel(accepted: (jobs: Job[]) => void, signal: AbortSignal): HTMLElement {
   const wishes = options();
   const below = el("div", { class: "uploads" });
-  const take = async (gathering: Promise<{ files: File[]; name: string }>): Promise<void> => {
-    try {
-      const { files, name } = await gathering;
-      if (files.length === 0) return;
-      below.replaceChildren(el("p", { role: "status" }, files.length > 1 ? `Reading ${files.length} files …` : ""));
-      const scans = await scansOf(files, name);
-      if (scans.length === 0) throw new Error("There is no scan among these files.");
-      accepted(await sendAll(scans, wishes, below, signal));
-    } catch (error) {
-      if (!signal.aborted) below.replaceChildren(problemBox(error));
-    }
+  const take = async (scans: File[]): Promise<void> => {
+    const config = await wishes.config();
+    const patient = wishes.patient.told();
+    if (patient !== null && scans.length > 1) throw new Error("What is said of the patient goes with one scan: drop one, or clear the patient's fields.");
+    const jobs = await sendAll(scans, (name) => ({ config: config(name), patient }), below, signal);
+    wishes.patient.clear(); // the next scan is another patient's
+    accepted(jobs);
   };
-  return el("section", { class: "card upload", "aria-labelledby": "upload-title" }, zone(take), below, wishes.element);
+  const title = [
+    icon("upload"),
+    el("h1", { id: "upload-title" }, "Drop a chest CT here"),
+    el("p", {}, "NIfTI, MetaImage, NRRD, a zip of DICOM, or a DICOM folder as it is"),
+  ];
+  return el("section", { class: "card upload", "aria-labelledby": "upload-title" }, zone(title, taking(take, below, signal)), below, wishes.element);
 }
 
 type Take = (gathering: Promise<{ files: File[]; name: string }>) => Promise<void>;
 
-function zone(take: Take): HTMLElement {
+/** Hands the scans among the files to `take`; `place` shows what goes on, and what went wrong. */
+export function taking(take: (scans: File[]) => Promise<void>, place: HTMLElement, signal: AbortSignal): Take {
+  return async (gathering) => {
+    try {
+      const { files, name } = await gathering;
+      if (files.length === 0) return;
+      place.replaceChildren(el("p", { role: "status" }, files.length > 1 ? `Reading ${files.length} files …` : ""));
+      const scans = await scansOf(files, name);
+      if (scans.length === 0) throw new Error("There is no scan among these files.");
+      await take(scans);
+    } catch (error) {
+      if (!signal.aborted) place.replaceChildren(problemBox(error));
+    }
+  };
+}
+
+/** A place to drop files, or to choose them, below its `title`. */
+export function zone(title: Element[], take: Take): HTMLElement {
   const file = picker({ "aria-label": "Scan files", multiple: true }, take);
   const folder = picker({ "aria-label": "DICOM folder", webkitdirectory: true }, take);
   const over = (on: boolean) => (event: DragEvent) => {
@@ -47,9 +65,7 @@ function zone(take: Take): HTMLElement {
         if (event.dataTransfer) void take(dropped(event.dataTransfer));
       },
     },
-    icon("upload"),
-    el("h1", { id: "upload-title" }, "Drop a chest CT here"),
-    el("p", {}, "NIfTI, MetaImage, NRRD, a zip of DICOM, or a DICOM folder as it is"),
+    ...title,
     el(
       "div",
       { class: "actions" },
@@ -73,16 +89,13 @@ function picker(props: Record<string, string | boolean>, take: Take): HTMLInputE
   return input;
 }
 
-async function sendAll(scans: File[], wishes: Options, place: HTMLElement, signal: AbortSignal): Promise<Job[]> {
-  const config = await wishes.config();
+/** The jobs of some scans; `asked` tells by a scan's name what is asked of it. */
+export async function sendAll(scans: File[], asked: (name: string) => api.Asked, place: HTMLElement, signal: AbortSignal): Promise<Job[]> {
   const { upload_bytes: most } = await api.limits();
   const large = scans.find((scan) => scan.size > most);
   if (large) throw new Error(`${large.name} has ${bytes(large.size)}; this service accepts up to ${bytes(most)}.`);
-  const patient = wishes.patient.told();
-  if (patient !== null && scans.length > 1) throw new Error("What is said of the patient goes with one scan: drop one, or clear the patient's fields.");
   const jobs: Job[] = [];
-  for (const scan of scans) jobs.push(await send(scan, { config: config(scan.name), patient }, place, signal));
-  wishes.patient.clear(); // the next scan is another patient's
+  for (const scan of scans) jobs.push(await send(scan, asked(scan.name), place, signal));
   return jobs;
 }
 

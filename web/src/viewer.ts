@@ -1,11 +1,12 @@
 /** The CT with the heatmap over it, in three planes, drawn by NiiVue. */
 
 import { DRAG_MODE, Niivue, NVImage, SHOW_RENDER } from "@niivue/niivue";
-import { arrange, closeUp, isNear, STEP, type View, zoom } from "./camera";
+import { arrange, closeUp, isNear, pixelAt, type View, zoom } from "./camera";
 import type { Mark, Vec3 } from "./contract";
-import type { Finding } from "./findings";
+import { described, type Finding } from "./findings";
 import { centre } from "./geometry";
-import { drawMarks, type Measure } from "./marks";
+import { listenToGestures } from "./gestures";
+import { drawMarks, type Found, type Measure } from "./marks";
 import { Measuring } from "./measuring";
 import type { Shape } from "./outlines";
 import { setSlab, useSlabs } from "./slab";
@@ -32,6 +33,8 @@ export class Viewer {
   private shapes = new Map<string, Shape>();
   private rings = true;
   private outlines = true;
+  private inset = true;
+  private found: Found = { rings: [], inset: null };
   private slab = 0;
   private windowed: [number, number] = [0, 0];
   private view: View = "All planes";
@@ -86,15 +89,13 @@ export class Viewer {
     };
     this.nv.onLocationChange = () => this.tellPlace();
     new ResizeObserver(() => arrange(this.nv, this.canvas, this.view)).observe(this.canvas);
-    const stage = this.canvas.parentElement ?? this.canvas;
-    const turned = (event: WheelEvent): void => {
-      if (!event.ctrlKey) return; // a pinch on a touch pad is a wheel with Ctrl, too
-      event.preventDefault();
-      event.stopPropagation();
-      this.zoom(event.deltaY < 0 ? STEP : 1 / STEP);
-    };
-    stage.addEventListener("wheel", turned, { capture: true, passive: false });
-    stage.addEventListener("dblclick", () => this.closeUp());
+    listenToGestures(this.canvas, {
+      zoom: (factor) => this.zoom(factor),
+      closeUp: () => this.closeUp(),
+      nameAt: (event) => this.nameAt(event),
+      isHidden: (event) => this.isInInset(event),
+      choose: () => this.selected && this.goTo(this.selected),
+    });
   }
 
   /** Show the scan, a NIfTI file, in a window; a scan that is shown already is replaced, and nothing else changes. */
@@ -144,6 +145,11 @@ export class Viewer {
 
   showOutlines(on: boolean): void {
     this.outlines = on;
+    this.mark();
+  }
+
+  showInset(on: boolean): void {
+    this.inset = on;
     this.mark();
   }
 
@@ -249,8 +255,22 @@ export class Viewer {
       const shape = this.shapes.get(finding.label) ?? null;
       return { finding, shape, centre: shape?.centroid ?? centre(finding, this.affine), selected: finding === this.selected };
     });
-    drawMarks(this.overlay, this.nv, { marks, rings: this.rings, outlines: this.outlines, measures: this.measuring.measures, slab: this.slab });
+    const { rings, outlines, inset, slab } = this;
+    this.found = drawMarks(this.overlay, this.nv, { marks, rings, outlines, inset, measures: this.measuring.measures, slab });
     this.tellWindow();
+  }
+
+  /** The finding whose ring is under the pointer, in words. */
+  private nameAt(event: MouseEvent): string {
+    const [x, y] = pixelAt(this.nv, this.canvas, event);
+    const ring = this.found.rings.find((one) => Math.hypot(x - one.x, y - one.y) <= one.radius);
+    return ring ? described(ring.finding) : "";
+  }
+
+  private isInInset(event: MouseEvent): boolean {
+    const [x, y] = pixelAt(this.nv, this.canvas, event);
+    const [left, top, side] = this.found.inset ?? [0, 0, -1];
+    return x >= left && x <= left + side && y >= top && y <= top + side;
   }
 
   /** Tell the window that is drawn, whoever changed it. */

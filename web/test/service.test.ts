@@ -3,8 +3,9 @@ import { afterEach, expect, test, vi } from "vitest";
 import type { Job, Progress } from "../src/contract";
 import { follow } from "../src/follow";
 import { problemOf, type Refused } from "../src/api";
-import { labelOf, secondsLeft } from "../src/job";
+import { labelOf } from "../src/job";
 import { yaml } from "../src/options";
+import { secondsLeft } from "../src/progress";
 import { scansOf } from "../src/scans";
 
 const file = (name: string, content = "x"): File => new File([content], name);

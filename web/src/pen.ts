@@ -1,0 +1,83 @@
+/** What all that is drawn over the planes shares. */
+
+import { type Niivue, SLICE_TYPE } from "@niivue/niivue";
+import type { Vec3 } from "./contract";
+import type { Finding } from "./findings";
+import { distance } from "./geometry";
+import type { Shape } from "./outlines";
+
+/** The axis of RAS across each plane. */
+export const AXIS = { [SLICE_TYPE.SAGITTAL]: 0, [SLICE_TYPE.CORONAL]: 1, [SLICE_TYPE.AXIAL]: 2 } as const;
+export type Plane = keyof typeof AXIS;
+export const SELECTED = "#ffb454";
+export const OTHER = "#e8f1f5";
+export const MARGIN = 10; // CSS pixels from the edge of a plane
+
+/** A finding to mark: its centre in RAS+ mm, its shape where there is one, and whether it is the selected one. */
+export interface Mark {
+  finding: Finding;
+  centre: Vec3;
+  shape: Shape | null;
+  selected: boolean;
+}
+
+export type Tile = Niivue["screenSlices"][number];
+
+export interface Canvas {
+  pen: CanvasRenderingContext2D;
+  nv: Niivue;
+  scale: number; // device pixels of a CSS pixel
+}
+
+export const isPlane = (type: SLICE_TYPE): type is Plane => type in AXIS;
+
+/** Left, top, width and height of a plane; NiiVue gives mirrored planes a negative width. */
+export function box(tile: Tile): [number, number, number, number] {
+  const [left = 0, top = 0, wide = 0, high = 0] = tile.leftTopWidthHeight;
+  return [Math.min(left, left + wide), top, Math.abs(wide), high];
+}
+
+export function line(pen: CanvasRenderingContext2D, x: number, y: number, toX: number, toY: number): void {
+  pen.moveTo(x, y);
+  pen.lineTo(toX, toY);
+}
+
+export const pixelsPerMm = (tile: Tile): number => Math.abs((tile.leftTopWidthHeight[2] ?? 0) / (tile.fovMM[0] ?? 1));
+
+/** A point in RAS+ mm moved onto the slice that is shown, and how far that is in mm. */
+export function onSlice(nv: Niivue, plane: Plane, point: Vec3): { frac: ReturnType<Niivue["mm2frac"]>; away: number } {
+  const frac = nv.mm2frac(point);
+  frac[AXIS[plane]] = nv.scene.crosshairPos[AXIS[plane]];
+  const [x = 0, y = 0, z = 0] = nv.frac2mm(frac);
+  return { frac, away: distance(point, [x, y, z]) };
+}
+
+/** The outline of a finding's mask on the slice that is shown; `place` is where a point of it lies on the canvas. */
+export function outline({ pen, nv, scale }: Canvas, plane: Plane, { shape, selected }: Mark, place: (end: Vec3) => readonly number[] | undefined): void {
+  if (!shape) return;
+  const [x = 0, y = 0, z = 0] = nv.frac2mm(nv.scene.crosshairPos);
+  pen.strokeStyle = selected ? SELECTED : OTHER;
+  pen.lineWidth = (selected ? 2 : 1) * scale; // of two pixels, at least one is covered wholly
+  pen.beginPath();
+  for (const ends of shape.edges(acrossAxis(nv, plane, shape), [x, y, z])) {
+    const [from, to] = ends.map(place);
+    if (from && to) line(pen, from[0] ?? 0, from[1] ?? 0, to[0] ?? 0, to[1] ?? 0);
+  }
+  pen.stroke();
+}
+
+/** The axis of the mask's array across a plane. NiiVue turns the array, so that its axes have another order. */
+function acrossAxis(nv: Niivue, plane: Plane, { steps }: Shape): 0 | 1 | 2 {
+  const start = nv.mm2frac([0, 0, 0])[AXIS[plane]];
+  const across = steps.map((step) => Math.abs(nv.mm2frac(step)[AXIS[plane]] - start));
+  return across.indexOf(Math.max(...across)) as 0 | 1 | 2;
+}
+
+/** Text that can be read on black and on white. */
+export function label(pen: CanvasRenderingContext2D, text: string, x: number, y: number, scale: number, colour: string): void {
+  const { width } = pen.measureText(text);
+  pen.fillStyle = "#000b";
+  pen.fillRect(x - 4 * scale, y - 13 * scale, width + 8 * scale, 18 * scale);
+  pen.fillStyle = colour;
+  pen.fillText(text, x, y);
+}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.api import review
 from src.api.database import reviews
 from src.api.security import hashed
 from src.data.phantom import PhantomNodule
@@ -63,6 +64,43 @@ def put(api: Api, job: str, etag: str | None, findings: list[dict[str, Any]], **
 
 
 ACCEPTED = {"finding": "1", "verdict": "accepted"}
+
+
+def test_the_list_says_how_far_each_job_is_read(api: Api, job: str, scan: tuple[bytes, Scan, PhantomNodule]) -> None:
+    number = job.split("/")[-2]
+    waiting = api.submit(config=CONFIG, headers=ANNA).json()["job_id"]
+
+    def listed() -> dict[str, Any]:
+        found = api.client.get(JOBS, headers=ANNA).json()["jobs"]
+        return {one["job_id"]: one["review"] for one in found}
+
+    total = api.client.get(job, headers=ANNA).json()["progress"]["total"]
+    assert listed()[number] == {"read": 0, "total": total, "by": [], "at": None}
+    assert listed()[waiting] is None
+    written = put(api, job, '"0"', [{**ACCEPTED, "verdict": None, "comment": "?"}]).json()
+    assert listed()[number] == {"read": 0, "total": total, "by": [], "at": written["at"]}
+    put(api, job, '"1"', [ACCEPTED])
+    assert (listed()[number]["read"], listed()[number]["by"]) == (1, ["anna"])
+    x, y, z = (scan[1].affine @ [*np.divide(scan[2].coordinates, scan[1].spacing), 1])[:3]
+    added = api.client.post(f"{job}/nodules", headers=ANNA, json={"coordinates_lps": [-x, -y, z]})
+    assert added.status_code == 201
+    assert (listed()[number]["read"], listed()[number]["total"]) == (2, total + 1)
+    api.client.delete(f"{JOBS}/{waiting}", headers=ANNA)
+
+
+def test_a_report_that_cannot_be_read_leaves_the_list_of_jobs(api: Api, job: str) -> None:
+    number = job.split("/")[-2]
+    (found,) = (api.service.settings.jobs / number).rglob("*_detections.json")
+    content = found.read_bytes()
+    review._to_read.cache_clear()  # noqa: SLF001 - as after a start of the server
+    try:
+        for broken in (b"", b"{}"):
+            found.write_bytes(broken)
+            answer = api.client.get(JOBS, headers=ANNA)
+            assert answer.status_code == 200
+            assert next(one for one in answer.json()["jobs"] if one["job_id"] == number)["review"] is None
+    finally:
+        found.write_bytes(content)
 
 
 def test_a_review_is_kept_with_who_and_when(api: Api, job: str) -> None:

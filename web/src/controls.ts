@@ -71,7 +71,7 @@ export function controls(name: string, viewer: () => Viewer | null, heatmap: Hea
       { capture: true },
     );
   const magnify = el("div", { class: "choice", role: "group", "aria-label": "Magnification" }, ...zooms);
-  const element = el("div", { class: "controls" }, views.element, windows.element, slabs.element, magnify, ruler.element, rings.element, outlines.element, inset.element, heat.element);
+  const element = el("div", { class: "controls" }, views.element, windows.element, magnify, slabs.element, ruler.element, rings.element, outlines.element, inset.element, heat.element);
   const windowed = (level: number, width: number): void =>
     windows.mark(Object.keys(WINDOWS).find((name) => String(WINDOWS[name]) === String([level, width])) ?? null);
   return { element, windowed };

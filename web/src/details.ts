@@ -61,7 +61,7 @@ function guided({ lung_rads, fleischner, bts, brock }: NonNullable<Detection["gu
 /** The category of an examination, never without what it assumes; or why there is none. `name` is what it is. */
 export function examined(name: string, { category, management, assumptions: assumed, reason }: LungRads): string {
   if (category === null) return `${name}: no category. ${words(reason) ?? "The reason is not known"}.`;
-  const why = (reason === null ? "" : `, because ${reason}`) + (assumed.length > 0 ? `, assuming: ${assumed.join("; ")}` : "");
+  const why = (reason === null ? "" : `, because ${reason}`) + (assumed.length > 0 ? `, assuming: ${assumed.map((one) => one.replace("screening assumption: ", "screening, ")).join("; ")}` : "");
   return `${name}: category ${category}${why}.${management ? ` Management: ${management}.` : ""}`;
 }
 

@@ -94,7 +94,7 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
   const side = el(
     "section",
     { class: "side", "aria-label": "Follow-up" },
-    el("div", { class: "spread" }, back, el("h1", {}, "Follow-up")),
+    el("div", { class: "actions" }, back, el("h1", {}, "Follow-up")),
     el("p", { class: "hint" }, days === null ? `Interval unknown: ${reason ?? ""}. No doubling time.` : `${days} days between the examinations.`),
     table,
     el("p", { class: "hint" }, examined("Lung-RADS with the prior", found.lung_rads)),

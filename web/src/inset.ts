@@ -2,11 +2,10 @@
 
 import type { Niivue, NVImage } from "@niivue/niivue";
 import type { Vec3 } from "./contract";
-import { whereOf } from "./findings";
 import { fixed } from "./format";
-import { AXIS, box, type Canvas, label, MARGIN, type Mark, OTHER, outline, pixelsPerMm, type Plane, type Tile } from "./pen";
+import { AXIS, box, type Canvas, label, MARGIN, type Mark, onSlice, OTHER, outline, pixelsPerMm, type Plane, type Tile } from "./pen";
 
-const SHARE = 0.36; // of the plane's shorter side
+const SHARE = 0.28; // of the plane's shorter side
 const SIDE = { least: 90, most: 240 }; // CSS pixels
 const FIELD = { least: 30, most: 90, diameters: 2.5 }; // mm
 const LEAST_TIMES = 1.5; // below it the plane itself is as good
@@ -18,17 +17,24 @@ export type Square = readonly [left: number, top: number, side: number];
 /** The width of the field around a finding, mm. */
 export const fieldOf = (diameter: number | null): number => Math.min(FIELD.most, Math.max(FIELD.least, FIELD.diameters * (diameter ?? 0)));
 
-/** The place of the inset on a plane, in its upper right corner; null where the plane is too small for one. */
-export function cornerOf([left, top, wide, high]: readonly [number, number, number, number], scale: number): Square | null {
+/**
+ * The place of the inset on a plane, in an upper corner: the right one, if what is `at` a place does not lie below it.
+ * Null where the plane is too small for one.
+ */
+export function cornerOf([left, top, wide, high]: readonly [number, number, number, number], at: readonly [number, number], scale: number): Square | null {
   const side = Math.min(SIDE.most * scale, SHARE * Math.min(wide, high));
-  return side < SIDE.least * scale ? null : [left + wide - side - MARGIN * scale, top + MARGIN * scale, side];
+  if (side < SIDE.least * scale) return null;
+  const margin = MARGIN * scale;
+  const below = at[0] > left + wide / 2 && at[1] < top + high / 2;
+  return [below ? left + margin : left + wide - side - margin, top + margin, side];
 }
 
 /** Draw the inset of `mark` on a plane, with its outline or without; returns its place, null where there is none. */
 export function drawInset(canvas: Canvas, tile: Tile, plane: Plane, mark: Mark, outlined: boolean): Square | null {
   const { pen, nv, scale } = canvas;
   const [volume] = nv.volumes;
-  const square = cornerOf(box(tile), scale);
+  const [markX = 0, markY = 0] = nv.frac2canvasPosWithTile(onSlice(nv, plane, mark.centre).frac, plane)?.pos ?? [];
+  const square = cornerOf(box(tile), [markX, markY], scale);
   if (!volume || !square) return null;
   const [left, top, side] = square;
   const pixels = side / fieldOf(mark.finding.diameter_mm); // of a mm
@@ -56,8 +62,7 @@ export function drawInset(canvas: Canvas, tile: Tile, plane: Plane, mark: Mark, 
   pen.strokeStyle = OTHER;
   pen.lineWidth = scale;
   pen.strokeRect(left, top, side, side);
-  const words = [mark.finding.label, whereOf(mark.finding.detection?.location), `× ${fixed(times, 1)}`].filter(Boolean).join(" · ");
-  label(pen, words, left + side - pen.measureText(words).width, top + side + 16 * scale, scale, OTHER);
+  label(pen, `${mark.finding.label} · × ${fixed(times, 1)}`, left + 6 * scale, top + side - 8 * scale, scale, OTHER);
   return square;
 }
 

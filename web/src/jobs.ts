@@ -159,7 +159,7 @@ function row(job: Job, changed: () => void): HTMLElement {
 }
 
 function badge(job: Job): HTMLElement {
-  const share = job.status === "running" ? ` ${fixed(job.progress)} %` : "";
+  const share = job.status === "running" ? ` ${fixed(Math.floor(job.progress))} %` : "";
   return el("span", { class: `badge ${job.status}` }, job.status + share);
 }
 

@@ -131,9 +131,13 @@ function legend({ pen, nv, scale }: Canvas, tile: Tile, plane: Plane, slab: numb
   const [left, top, wide, high] = box(tile);
   const margin = MARGIN * scale;
   const base = top + high - margin;
-  label(pen, `${Math.min(slices, slice + 1)} of ${slices}${slab > 0 ? ` · MIP ${slab} mm` : ""}`, left + margin, base, scale, OTHER);
+  const number = `${Math.min(slices, slice + 1)} of ${slices}${slab > 0 ? ` · MIP ${slab} mm` : ""}`;
+  label(pen, number, left + margin, base, scale, OTHER);
   const millimetres = scaleLength(pixelsPerMm(tile), LONGEST_SCALE * wide);
   const pixels = millimetres * pixelsPerMm(tile);
+  const text = `${millimetres} mm`;
+  const needed = pen.measureText(number).width + Math.max(pixels, pen.measureText(text).width) + 3 * margin;
+  if (needed > wide) return; // a small plane has no room for the scale
   const right = left + wide - margin;
   pen.strokeStyle = OTHER;
   pen.lineWidth = 1.5 * scale;
@@ -141,6 +145,5 @@ function legend({ pen, nv, scale }: Canvas, tile: Tile, plane: Plane, slab: numb
   line(pen, right - pixels, base, right, base);
   for (const x of [right - pixels, right]) line(pen, x, base - 4 * scale, x, base + 4 * scale);
   pen.stroke();
-  const text = `${millimetres} mm`;
   label(pen, text, right - pen.measureText(text).width, base - 8 * scale, scale, OTHER);
 }

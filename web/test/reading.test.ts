@@ -1,8 +1,10 @@
 import { expect, test } from "vitest";
-import type { Detection, Job, Lattice, Report, Review, Vec3 } from "../src/contract";
-import { asReviewed, findingsOf } from "../src/findings";
+import type { Detection, Job, Lattice, Location, LungRads, Read, Report, Review, Vec3 } from "../src/contract";
+import { examined } from "../src/details";
+import { asReviewed, described, findingsOf, isChanged, thresholdOf, whereOf } from "../src/findings";
 import { doubling } from "../src/followup";
-import { listed, type Wanted } from "../src/jobs";
+import { cornerOf, fieldOf } from "../src/inset";
+import { listed, readBy, type Wanted } from "../src/jobs";
 import { placeOf } from "../src/lattice";
 import { toDistance, toMeasure } from "../src/rulers";
 import { samples } from "../src/slab";
@@ -77,4 +79,72 @@ test.each<[string, Partial<Wanted>, string]>([
   const jobs = made.map(([scan_id, status, size_bytes], age) => ({ scan_id, status, size_bytes, created_at: `2026-01-0${9 - age}` }) as Job);
   const found = listed(jobs, { text: "", state: "", column: "submitted", falling: true, ...wanted });
   expect(found.map(({ scan_id }) => scan_id).join(" ")).toBe(names);
+});
+
+const read = (read: number, total: number, ...by: string[]): Read => ({ read, total, by, at: null });
+
+test.each<[string, Read | null | undefined, string]>([
+  ["one that still runs", null, "–"],
+  ["one of an earlier service", undefined, "–"],
+  ["one without a finding", read(0, 0), "nothing marked"],
+  ["one that nobody read", read(0, 3), "0 of 3"],
+  ["one that two readers read", read(2, 3, "anna", "ben"), "2 of 3, anna, ben"],
+])("the worklist tells how far %s is read", (_, review, words) => expect(readBy({ review } as Job)).toBe(words));
+
+test("the worklist shows what is to be read, and sorts by it", () => {
+  const made: [string, Read | null][] = [["all", read(2, 2)], ["running", null], ["half", read(1, 2)], ["none", read(0, 2)], ["empty", read(0, 0)]];
+  const jobs = made.map(([scan_id, review]) => ({ scan_id, review, status: "completed" }) as Job);
+  const names = (wanted: Partial<Wanted>): string =>
+    listed(jobs, { text: "", state: "", column: "read", falling: false, ...wanted }).map(({ scan_id }) => scan_id).join(" ");
+  expect(names({ state: "to read" })).toBe("none half");
+  expect(names({})).toBe("none half all empty running");
+});
+
+test.each<[Location | undefined, string | null]>([
+  [{ side: "left", third: "middle" }, "left lung, middle third"],
+  [{ side: "midline", third: "upper" }, "midline, upper third"],
+  [{ side: "right", third: null }, "right lung"],
+  [{ side: null, third: null }, null],
+  [undefined, null],
+])("a position in words: %s is %s", (location, words) => expect(whereOf(location)).toBe(words));
+
+test("a finding in one line has its name, position and size", () => {
+  const detection = { id: 0, diameter_mm: 8.24, location: { side: "left", third: "lower" } } as unknown as Detection;
+  const report = { detections: [detection], candidates: [{ diameter_mm: 4 }] } as unknown as Report;
+  const [nodule, candidate] = findingsOf(report);
+  expect(nodule && described(nodule)).toBe("Nodule 1, left lung, lower third, 8.2 mm");
+  expect(candidate && described(candidate)).toBe("Candidate c1, 4.0 mm, estimated");
+  expect(nodule && described({ ...nodule, sort: "added", label: "a1", diameter_mm: null })).toBe("Added nodule a1, left lung, lower third, not measured");
+});
+
+test.each<[string, Partial<LungRads>, string]>([
+  ["stands with what it assumes", { category: "1", management: "yearly", assumptions: ["screening assumption: no prior", "none was missed"] }, "Lung-RADS: category 1, assuming: screening, no prior; none was missed. Management: yearly."],
+  ["tells why it is 0", { category: "0", reason: "a part is missing" }, "Lung-RADS: category 0, because a part is missing."],
+  ["may be missing, with the reason", { reason: "needs the prior_ct" }, "Lung-RADS: no category. needs the prior ct."],
+])("the category of an examination %s", (_, given, words) =>
+  expect(examined("Lung-RADS", { category: null, management: null, assumptions: [], reason: null, ...given })).toBe(words));
+
+test("a review has changed what was found once something is rejected, added or of another type", () => {
+  const said = { finding: "1", verdict: "accepted", reason: null, nodule_type: null, comment: "seen" } as const;
+  const review = (findings: Review["findings"], added: unknown[] = []): Review => ({ findings, added }) as unknown as Review;
+  expect(isChanged(review([said]))).toBe(false);
+  expect(isChanged(review([said, { ...said, verdict: "rejected" }]))).toBe(true);
+  expect(isChanged(review([{ ...said, nodule_type: "solid" }]))).toBe(true);
+  expect(isChanged(review([said], [{}]))).toBe(true);
+});
+
+test("a report tells its threshold, or has the usual one", () => {
+  const config = { post_processing: { peak_detection: { threshold: 0.3 } } };
+  expect(thresholdOf({ metadata: { config } } as unknown as Report)).toBe(0.3);
+  expect(thresholdOf({ metadata: {} } as unknown as Report)).toBe(0.5);
+});
+
+test("the inset is as wide as its finding asks for, in a corner of the plane that leaves the finding free", () => {
+  expect([null, 5, 20, 60].map(fieldOf)).toEqual([30, 30, 50, 90]);
+  const plane = [100, 50, 500, 600] as const;
+  expect(cornerOf(plane, [300, 100], 1)).toEqual([450, 60, 140]);
+  expect(cornerOf(plane, [500, 400], 1)).toEqual([450, 60, 140]);
+  expect(cornerOf(plane, [500, 100], 1)).toEqual([110, 60, 140]); // the finding would lie below
+  expect(cornerOf([0, 0, 2000, 2000], [0, 0], 2)).toEqual([1500, 20, 480]); // no larger than 240 pixels of the page
+  expect(cornerOf([0, 0, 400, 200], [0, 0], 1)).toBeNull(); // a small plane has none
 });

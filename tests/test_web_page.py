@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -28,7 +29,7 @@ from .api_service import JOBS, served
 from .chromium import FLAGS
 from .dicom_files import CHEST, write_series
 from .pacs import until
-from .small_scans import block, mass, save_nifti
+from .small_scans import block, chest, mass, save_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "src" / "api" / "static" / "index.html"
@@ -81,6 +82,13 @@ def done(server: str, scan: tuple[Path, PhantomNodule]) -> dict[str, Any]:
     """A completed job with all files."""
     config = "output: {save_report: true, formats: {detections: both}}"
     return finished(server, submit(server, scan[0].name, scan[0].read_bytes(), config))
+
+
+@pytest.fixture(scope="module")
+def whole(server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A completed job of the whole synthetic chest."""
+    path = save_nifti(chest()[0], tmp_path_factory.mktemp("whole") / "chest.nii.gz")
+    return finished(server, submit(server, path.name, path.read_bytes()))
 
 
 @pytest.fixture
@@ -226,8 +234,17 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     expect(place).to_contain_text(words)
     heat = page.get_by_label("Heatmap", exact=True)
     expect(heat).to_have_value("0")  # it would hide the nodule
+    plain = planes(page, "no-heat")
+
+    def changed(name: str) -> float:
+        share: float = (abs(planes(page, name) - plain).max(axis=2) > 20).mean()
+        return share
+
     page.keyboard.press("h")
     expect(heat).to_have_value("0.5")
+    until(lambda: changed("heat") > 0.005)
+    page.keyboard.press("h")
+    assert changed("heat-off") < 0.001
     page.keyboard.press("2")
     expect(page.get_by_role("button", name="Axial")).to_have_attribute("aria-pressed", "true")
     page.get_by_label("Confidence at least").fill("100")
@@ -236,35 +253,50 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
 
 
+def _strongest(server: str, job: dict[str, Any]) -> dict[str, Any]:
+    """The finding that the page selects first."""
+    report = httpx.get(server + job["links"]["results"]).json()
+    found: dict[str, Any] = max(report["detections"], key=lambda each: each["confidence"])
+    return found
+
+
+def _corners(server: str, job: dict[str, Any], found: dict[str, Any], across: int) -> np.ndarray[Any, Any]:
+    """The corners of the voxels of a mask on its finding's slice across an axis of the body; LPS mm, shape (n, 3)."""
+    outlines = httpx.get(f"{server}{job['links']['self']}/outlines").json()
+    (mask,) = (one for one in outlines["masks"] if one["number"] == found["id"] + 1)
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(mask["bits"]), np.uint8), count=int(np.prod(mask["shape"])))
+    voxels = np.argwhere(bits.reshape(mask["shape"])) + mask["origin"]
+    affine = np.array(outlines["affine"])
+    volume = len(voxels) * abs(np.linalg.det(affine[:3, :3]))
+    assert volume == pytest.approx(found["properties"]["volume_mm3"], rel=0.2)
+    axis = int(np.argmax(abs(affine[across, :3])))
+    seen = voxels[voxels[:, axis] == found["coordinates_voxel"][axis]]
+    corners: np.ndarray[Any, Any] = np.concatenate([seen - 0.5, seen + 0.5]) @ affine[:3, :3].T + affine[:3, 3]
+    return corners * (-1, -1, 1)
+
+
+def _orange(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The pixels of the chosen finding's marks: their least and largest rows and columns, without the letters."""
+    alike: Any = (abs(image - (255, 180, 84)) < 12).all(axis=2)
+    rows, columns = np.nonzero(np.pad(alike[30:-30, 30:-30], 30))
+    assert len(rows) > 10
+    return np.array([(rows.min(), columns.min()), (rows.max(), columns.max())])
+
+
 @pytest.mark.parametrize(("key", "across"), [("2", 2), ("3", 1), ("4", 0)], ids=["axial", "coronal", "sagittal"])
 def test_the_outline_is_that_of_the_mask(
     opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str, key: str, across: int
 ) -> None:
-    outlines = httpx.get(f"{server}{done['links']['self']}/outlines").json()
-    report = httpx.get(server + done["links"]["results"]).json()
-    first = max(report["detections"], key=lambda each: each["confidence"])
-    (mask,) = (one for one in outlines["masks"] if one["number"] == first["id"] + 1)
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(mask["bits"]), np.uint8), count=int(np.prod(mask["shape"])))
-    voxels = np.argwhere(bits.reshape(mask["shape"])) + mask["origin"]
-    assert len(voxels) * np.prod(report["metadata"]["spacing"]) == pytest.approx(
-        first["properties"]["volume_mm3"], rel=0.2
-    )
-    affine = np.array(outlines["affine"])
-    axis = int(np.argmax(abs(affine[across, :3])))
-    seen = voxels[voxels[:, axis] == first["coordinates_voxel"][axis]]
-    corners = np.concatenate([seen - 0.5, seen + 0.5]) @ affine[:3, :3].T + affine[:3, 3]
-    corners[:, :2] *= -1  # LPS
+    corners = _corners(server, done, _strongest(server, done), across)
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
     for pressed in ("r", "i", key):  # no rings, no inset
         page.keyboard.press(pressed)
     image = planes(page, f"outline-{across}")
-    orange: Any = (abs(image - (255, 180, 84)) < 12).all(axis=2)
-    rows, columns = np.nonzero(np.pad(orange[30:-30, 30:-30], 30))  # without the letters at the sides
-    assert len(rows) > 50
+    (top, left), (bottom, right) = _orange(image)
     stage = page.locator(".stage").bounding_box()
     assert stage
-    ends = [(columns.min(), rows.max()), (columns.max(), rows.min())]
+    ends = [(left, bottom), (right, top)]
     places = []
     for x, y in ends:
         page.mouse.click(stage["x"] + 4 + int(x), stage["y"] + 4 + int(y))
@@ -275,6 +307,86 @@ def test_the_outline_is_that_of_the_mask(
         assert drawn == pytest.approx([corners[:, side].min(), corners[:, side].max()], abs=0.4)
     page.keyboard.press("o")
     assert not (abs(planes(page, "no-outline")[30:-30, 30:-30] - (255, 180, 84)) < 12).all(axis=2).any()
+
+
+def test_the_inset_magnifies_the_chosen_finding(
+    opened: Callable[..., tuple[Page, Seen]], whole: dict[str, Any], server: str
+) -> None:
+    first = _strongest(server, whole)
+    corners = _corners(server, whole, first, 2)
+    page, _ = opened(f"#/jobs/{whole['job_id']}", scheme="dark")
+    ready(page)
+    page.keyboard.press("r")
+    page.keyboard.press("2")
+    both = planes(page, "inset")
+    page.keyboard.press("i")
+    expect(page.get_by_role("button", name="Inset")).to_have_attribute("aria-pressed", "false")
+    alone = planes(page, "no-inset")
+    rows, columns = np.nonzero((abs(both - alone) > 30).any(axis=2))
+    top, left = rows.min(), columns.min()
+    side = rows.max() - top + 1
+    assert columns.max() - left + 1 == pytest.approx(side, abs=1)
+    field = np.clip(2.5 * first["diameter_mm"], 30, 90)
+    inset = both[top : top + side, left : left + side]
+    extent = np.ptp(corners[:, [1, 0]], axis=0)
+    assert np.ptp(_orange(np.pad(inset, ((30, 30), (30, 30), (0, 0)))), axis=0) / (side / field) == pytest.approx(
+        extent, abs=0.6
+    )
+    # It shows what the plane shows around the finding, in the same direction.
+    marks = _orange(alone)
+    scale = float(np.mean(np.ptp(marks, axis=0) / extent))
+    stage = page.locator(".stage").bounding_box()
+    assert stage
+    here = lps(page)
+    page.keyboard.press("o")
+    page.mouse.click(stage["x"] + stage["width"] * 0.2, stage["y"] + stage["height"] * 0.2)  # the crosshair away
+    page.keyboard.press("i")
+    both = planes(page, "inset-plain")
+    at = marks.mean(axis=0) + (np.arange(-20, 21)[:, None] / 20 * 0.4 * field * scale)
+    around = both[np.ix_(*at.T.astype(int))][..., 2]
+    steps = (side / 2 + np.arange(-20, 21) / 20 * 0.4 * side).astype(int)
+    seen = both[top : top + side, left : left + side][np.ix_(steps, steps)][..., 2]
+
+    def alike(image: np.ndarray[Any, Any]) -> float:
+        return float(np.corrcoef(image.ravel(), around.ravel())[0, 1])
+
+    assert alike(seen) > 0.8
+    assert alike(seen) > max(alike(seen[::-1]), alike(seen[:, ::-1]), alike(seen[::-1, ::-1])) + 0.02
+    # A click in it goes to the finding; its ring tells what it is.
+    assert lps(page) != here
+    page.mouse.click(stage["x"] + 4 + left + side / 2, stage["y"] + 4 + top + side / 2)
+    assert lps(page) == pytest.approx(here, abs=0.2)
+    page.keyboard.press("r")
+    y, x = marks.mean(axis=0)
+    page.mouse.move(stage["x"] + 4 + x, stage["y"] + 4 + y)
+    where = f"{first['location']['side']} lung, {first['location']['third']} third"
+    words = re.compile(rf"Nodule {first['id'] + 1}, {where}, \d\.\d mm")
+    expect(page.locator(".stage")).to_have_attribute("title", words)
+    expect(page.locator(f'tr[data-nodule="{first["id"] + 1}"]')).to_contain_text(where)
+
+
+def test_two_fingers_magnify(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+    page, _ = opened(f"#/jobs/{done['job_id']}", TABLET)
+    ready(page)
+    page.keyboard.press("2")
+    before, here = planes(page, "fingers-before"), lps(page)
+    stage = page.locator(".stage").bounding_box()
+    assert stage
+    x, y = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
+    fingers = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *apart: float) -> None:
+        points = [{"x": x + sign * one / 2, "y": y, "id": sign} for one in apart for sign in (0, 1)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 100)
+    touch("touchMove", 150)
+    touch("touchMove", 200)
+    touch("touchEnd")
+    assert lps(page)[2] == here[2]  # the slice stays; the first finger has moved the crosshair
+    assert (abs(planes(page, "fingers") - before).max(axis=2) > 30).mean() > 0.05
+    page.keyboard.press("f")
+    assert (abs(planes(page, "fingers-fitted") - before).max(axis=2) > 30).mean() < 0.02  # the crosshair
 
 
 def test_a_reading_with_keys_is_kept(
@@ -522,6 +634,65 @@ def test_a_prior_is_shown_beside_and_follows(
         assert box
         assert box["height"] > 200
     picture(page, "prior-tablet")
+
+
+def test_a_dropped_prior_is_searched_and_paired(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str, scan: tuple[Path, PhantomNodule]
+) -> None:
+    page, _ = opened(f"#/jobs/{done['job_id']}")
+    ready(page)
+    answer = _followed(httpx.get(server + done["links"]["results"]).json(), (0.0, 0.0, 0.0))
+    asked: list[Any] = []
+
+    def answered(route: Route) -> None:  # the synthetic block has no lungs to lay on each other
+        asked.append(route.request.post_data_json)
+        route.fulfill(json=answer)
+
+    page.route("**/followup", answered)
+    panel = page.locator(".prior")
+
+    def drop(name: str) -> None:
+        file = {"name": name, "mimeType": "", "buffer": scan[0].read_bytes()}
+        panel.get_by_label("Scan files").set_input_files(file)  # type: ignore[arg-type]
+
+    page.keyboard.press("p")
+    page.get_by_label("Comment").fill("a sentence that is")
+    drop("earlier.nii.gz")
+    expect(panel.get_by_text("earlier is searched.")).to_be_visible()
+    expect(page.get_by_label("Comment")).to_have_value("a sentence that is")  # it was not left for the comparison
+    expect(page.get_by_label("Prior", exact=True)).to_contain_text("earlier")
+    picture(page, "prior-dropped-light")
+    assert barriers(page) == []
+    page.get_by_label("Days between").fill("90")
+    drop("before.nii.gz")
+    page.locator(".exam .stage[data-ready]").nth(1).wait_for()
+    expect(page.get_by_role("heading", name="Prior: before")).to_be_visible()
+    assert [one["days"] for one in asked] == [90]
+    prior = httpx.get(f"{server}{JOBS}/{asked[0]['prior']}").json()
+    assert (prior["scan_id"], prior["status"]) == ("before", "completed")
+    expect(page.locator("summary", has_text="Compare with another prior")).to_be_visible()
+
+
+def test_the_worklist_tells_what_is_read_and_by_whom(
+    opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule]
+) -> None:
+    job = finished(server, submit(server, "worklist.nii.gz", scan[0].read_bytes()))
+    review = f"{server}{job['links']['self']}/review"
+    total = httpx.get(review).json()["progress"]["total"]
+    page, _ = opened()
+    page.get_by_label("Name", exact=True).fill("worklist")
+    read = page.locator(".joblist .read")
+    expect(read).to_have_text(f"0 of {total}")
+    page.locator("#jobs-state").select_option("to read")
+    expect(read).to_have_count(1)
+    said = {"findings": [{"finding": str(number), "verdict": "accepted"} for number in range(1, total + 1)]}
+    httpx.put(review, headers={"If-Match": '"0"'}, json=said).raise_for_status()
+    page.reload()
+    page.get_by_label("Name", exact=True).fill("worklist")
+    expect(read).to_have_text(f"{total} of {total}, local")
+    picture(page, "worklist-light")
+    page.locator("#jobs-state").select_option("to read")
+    expect(read).to_have_count(0)
 
 
 def test_a_slab_shows_the_brightest_voxels(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ export function priorPanel(job: Job, threshold: number, signal: AbortSignal, sho
     offer([prior]);
     choice.value = prior.job_id;
     // A sentence that is being written must not be lost.
-    if (isTyping(document.activeElement)) below.replaceChildren(el("p", { role: "status" }, `${prior.scan_id} is searched. Compare (P) shows it beside this scan.`));
+    const active = document.activeElement;
+    if (isTyping(active) && !element.contains(active)) below.replaceChildren(el("p", { role: "status" }, `${prior.scan_id} is searched. Compare (P) shows it beside this scan.`));
     else compare();
   };
   api

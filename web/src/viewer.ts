@@ -9,7 +9,7 @@ import { listenToGestures } from "./gestures";
 import { drawMarks, type Found, type Measure } from "./marks";
 import { Measuring } from "./measuring";
 import type { Shape } from "./outlines";
-import { setSlab, useSlabs } from "./slab";
+import { setHeat, setSlab, useSlices } from "./slices";
 
 export type Window = readonly [level: number, width: number]; // HU
 
@@ -74,7 +74,7 @@ export class Viewer {
       centerButton: DRAG_MODE.pan,
     });
     await nv.attachToCanvas(canvas);
-    useSlabs(nv);
+    useSlices(nv);
     const viewer = new Viewer(nv, canvas, overlay);
     viewer.listen();
     return viewer;
@@ -120,7 +120,8 @@ export class Viewer {
 
   /** Lay the heatmap, a NIfTI file, over the scan. */
   async loadHeatmap(heatmap: ArrayBuffer, opacity: number): Promise<void> {
-    const look = { colormap: "warm", opacity, cal_min: VISIBLE_FROM, cal_max: 1 };
+    const look = { colormap: "warm", opacity: 1, cal_min: VISIBLE_FROM, cal_max: 1 };
+    setHeat(this.nv, opacity);
     this.nv.addVolume(await NVImage.loadFromUrl({ url: heatmap, name: named("heatmap", heatmap), ...look }));
     this.tellPlace();
   }
@@ -233,12 +234,14 @@ export class Viewer {
     const [volume] = this.nv.volumes;
     if (!volume) return;
     [volume.cal_min, volume.cal_max] = [level - width / 2, level + width / 2];
-    this.nv.updateGLVolume();
+    this.nv.refreshLayers(volume, 0);
+    this.nv.drawScene();
   }
 
   /** The heatmap's opacity, 0 to 1. */
   setOpacity(opacity: number): void {
-    if (this.nv.volumes.length > 1) this.nv.setOpacity(1, opacity);
+    setHeat(this.nv, opacity);
+    this.nv.drawScene();
   }
 
   close(): void {

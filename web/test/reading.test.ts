@@ -3,6 +3,7 @@ import type { Detection, Job, Lattice, Location, LungRads, Read, Report, Review,
 import { examined } from "../src/details";
 import { asReviewed, described, findingsOf, isChanged, thresholdOf, whereOf } from "../src/findings";
 import { doubling } from "../src/followup";
+import { halves, LEVELS } from "../src/half";
 import { cornerOf, fieldOf } from "../src/inset";
 import { listed, readBy, type Wanted } from "../src/jobs";
 import { placeOf } from "../src/lattice";
@@ -147,4 +148,15 @@ test("the inset is as wide as its finding asks for, in a corner of the plane tha
   expect(cornerOf(plane, [500, 100], 1)).toEqual([110, 60, 140]); // the finding would lie below
   expect(cornerOf([0, 0, 2000, 2000], [0, 0], 2)).toEqual([1500, 20, 480]); // no larger than 240 pixels of the page
   expect(cornerOf([0, 0, 400, 200], [0, 0], 1)).toBeNull(); // a small plane has none
+});
+
+/** The value of a half-precision float (IEEE 754: sign, 5 bits of exponent, 10 of fraction). */
+const ofHalf = (bits: number): number => (bits & 0x8000 ? -1 : 1) * 2 ** (((bits >> 10) & 31) - 15) * (1 + (bits & 1023) / 1024);
+
+test("HU are exact up to 2048 as half-precision floats, and near it beyond", () => {
+  const half = halves();
+  const error = (hu: number): number => Math.abs(ofHalf(half[hu + LEVELS / 2] ?? 0) - hu);
+  expect(half[LEVELS / 2]).toBe(0);
+  for (let hu = 1; hu <= 2048; hu++) expect(error(hu) + error(-hu)).toBe(0);
+  for (let hu = 2049; hu < 32768; hu += 7) expect(error(hu)).toBeLessThanOrEqual(hu / 2048);
 });

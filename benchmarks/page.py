@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import httpx
 import nibabel
@@ -50,6 +50,15 @@ LIMITS = {"slices": 2.0, "whole": 15.0, "window": 2.0}  # seconds
 LARGE = (512, 512, 300)
 SLICES, STEP, HOLD = 12, 160, 1800  # of the animation: slices that are passed; ms a slice, and ms of a state
 LINKED = 5.0  # mm by which the linked crosshair may miss the true place
+Screen: TypeAlias = tuple[int, int, Literal["dark", "light"]]
+SCREENS: dict[str, Screen] = {
+    "1280": (1280, 800, "dark"),
+    "1920": (1920, 1080, "light"),
+    "1920-dark": (1920, 1080, "dark"),
+    "tablet": (820, 1180, "light"),
+    "tablet-dark": (820, 1180, "dark"),
+    "200": (640, 400, "light"),  # 1280 x 800, magnified to 200 %
+}
 DROP = """content => {
     const data = new DataTransfer();
     data.items.add(new File([Uint8Array.from(atob(content), letter => letter.charCodeAt(0))], "reading.zip"));
@@ -106,6 +115,15 @@ class _Reader:
             f"{state}: {one['id']}: {one['nodes'][0]['html'][:160]}" for one in found if one["impact"] != "minor"
         ]
 
+    def see_everywhere(self, state: str) -> None:
+        """Keep a state as each screen shows it, and what axe finds there."""
+        for name, (width, height, scheme) in SCREENS.items():
+            self.page.set_viewport_size({"width": width, "height": height})
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.wait_for_timeout(1000)
+            self.see(f"{state}-{name}")
+        self.page.set_viewport_size({"width": 1280, "height": 800})
+
     def tab_to(self, selector: str) -> None:
         """Move the focus with the tab key."""
         for _ in range(200):
@@ -129,7 +147,7 @@ def _reading(options: argparse.Namespace, folder: Path, address: str, browser: B
     page = browser.new_page(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     page.goto(address)
     reader = _Reader(page, options.pictures)
-    reader.see("1-start")
+    reader.see_everywhere("1-start")
     reader.tab_to(".upload > div > .options:last-of-type > summary")
     reader.press("Enter")
     reader.tab_to("#dicom")
@@ -154,6 +172,7 @@ def _reading(options: argparse.Namespace, folder: Path, address: str, browser: B
     report = pydicom.dcmread(io.BytesIO(Path(saved.value.path()).read_bytes()))
     said = [str(one.value) for one in report.iterall() if one.keyword == "TextValue"]
     seconds = time.monotonic() - start
+    reader.see_everywhere("5-reviewed")
     reader.press("?")
     reader.see("6-shortcuts")
     reader.press("Escape", "Escape")
@@ -183,12 +202,7 @@ def _beside_prior(reader: _Reader, prior: str, breath: Breath) -> dict[str, Any]
         page.wait_for_timeout(500)
         now, before = (np.array(reader.place(panel)) for panel in (1, 0))
         missed.append(round(float(np.linalg.norm(breath.to_second(now[None])[0] - before)), 1))
-    schemes: tuple[tuple[int, int, Literal["dark", "light"]], ...] = ((1920, 1080, "dark"), (820, 1180, "light"))
-    for width, height, scheme in schemes:
-        page.set_viewport_size({"width": width, "height": height})
-        page.emulate_media(color_scheme=scheme)
-        page.wait_for_timeout(1000)
-        reader.see(f"8-prior-{width}-{scheme}")
+    reader.see_everywhere("8-prior")
     rows = page.locator("tr[data-followed]").count()
     return {"followed": rows, "linked_mm": missed}
 

@@ -543,11 +543,11 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     page.keyboard.press("w")
     expect(lung).to_have_attribute("aria-pressed", "true")
     assert (level.input_value(), width.input_value()) == ("-600", "1500")
-    before = planes(page, "lung")
+    preset = planes(page, "lung")
     width.fill("300")
     width.press("Enter")  # a window of one's own; the keys are the image's again
     expect(lung).to_have_attribute("aria-pressed", "false")
-    assert (abs(planes(page, "own") - before).max(axis=2) > 30).mean() > 0.05
+    assert (abs(planes(page, "own") - preset).max(axis=2) > 30).mean() > 0.05
     page.keyboard.press("w")
     expect(lung).to_have_attribute("aria-pressed", "true")
 

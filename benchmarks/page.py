@@ -1,7 +1,7 @@
 """The page in headless Chromium without a graphics card (SwiftShader), against a service of its own.
 
     python -m benchmarks.page reading   a DICOM series, from drop to reviewed report with keys alone, and with a prior
-    python -m benchmarks.page loading   seconds until 512 x 512 x 300 voxels are drawn: slices, coarse, whole, new window
+    python -m benchmarks.page loading   seconds until 512 x 512 x 300 voxels are drawn: slices, coarse, whole; a window
     python -m benchmarks.page animation --pictures docs/images   page.webp: to the first finding, magnified, accepted
 
 `reading` and `animation` take the series in `--series` (default ../shared/data/lidc-idri-0001). The prior of `reading`

@@ -101,7 +101,7 @@ class TestSegmenters:
         inferer = SlidingWindowInferer(model.windows.patch_size, overlap=0.5, mode="gaussian")
         with torch.inference_mode():
             expected = inferer(image[None].as_tensor(), network).softmax(dim=1)[0, 1].numpy()
-        volume = model.grid.prepared(read_scan(own), None)
+        volume = model.grid.laid(read_scan(own)).prepared(None)
         np.testing.assert_allclose(volume.affine, image.affine, atol=1e-4)
         found, windows, _ = Segmenter(model, load_config(EVERYWHERE), CPU).probability(volume, None)
         assert np.ptp(expected) > 0.2
@@ -124,14 +124,14 @@ class TestSegmenters:
             inferer = SlidingWindowInferer((32, 32, 32), overlap=0.5, mode="gaussian")
             expected = inferer(image[None].as_tensor(), network).softmax(dim=1)[0, 1].numpy()
         model = opened(tmp_path / "model")
-        volume = model.grid.prepared(read_scan(path), None)
+        volume = model.grid.laid(read_scan(path)).prepared(None)
         found, _, _ = Segmenter(model, load_config(EVERYWHERE), CPU).probability(volume, None)
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
     def test_within_the_region_windows_are_left_out_and_the_rest_is_zero(self, tmp_path: Path) -> None:
         save_segmenter(tmp_path / "model")
         model = opened(tmp_path / "model")
-        volume = model.grid.prepared(piece(60), None)
+        volume = model.grid.laid(piece(60)).prepared(None)
         region = np.zeros(volume.array.shape, dtype=bool)
         region[2:10, 2:10, 2:10] = True
         ready = Segmenter(model, load_config(EVERYWHERE), CPU)
@@ -228,7 +228,7 @@ class TestRetinaNet:
         image = read_by_monai(path, (0.703125, 0.703125, 1.25), -1024, 300)
         boxes, world, scores = self.by_monai(network, image)
         ready = BoxDetector(model, load_config(EVERYWHERE), CPU)
-        volume = model.grid.prepared(read_scan(own_path), None)
+        volume = model.grid.laid(read_scan(own_path)).prepared(None)
         own, sure, windows = ready.boxes(volume)
         assert windows > 1
         assert len(own) == len(boxes) > 10
@@ -289,13 +289,13 @@ def test_of_a_chest_only_the_lungs_and_what_is_around_are_seen(tmp_path: Path, s
     scan, nodules = chest()
     ready = InferencePipeline(tmp_path / "model", {"model": {"mixed_precision": False}}, "cpu").detector
     assert isinstance(ready, Segmenter | BoxDetector)
-    shape, affine = ready.checkpoint.grid.of(scan)
-    place = ready.place(scan, lungs_of(scan), 4)
+    laid = ready.checkpoint.grid.laid(scan)
+    place = ready.place(laid, lungs_of(scan), 4)
     assert place.region is not None
     sizes = [side.stop - side.start for side in place.box]
     assert list(place.region.shape) == sizes
-    assert 0.1 < np.prod(sizes) / np.prod(shape) < 0.9
-    inverse = np.linalg.inv(RAS_TO_LPS @ affine)
+    assert 0.1 < np.prod(sizes) / np.prod(laid.shape) < 0.9
+    inverse = np.linalg.inv(RAS_TO_LPS @ laid.affine)
     for nodule in nodules:
         index = np.rint(map_points(inverse, nodule.coordinates_lps)).astype(int) - [side.start for side in place.box]
         assert place.region[tuple(index)]

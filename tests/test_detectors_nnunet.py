@@ -92,7 +92,7 @@ def resized(image: Any, shape: list[int], spacing: Any) -> Any:  # noqa: ANN401
 
 
 def by_pivot(model: Foreign, scan: Scan) -> tuple[Any, Any]:
-    volume = model.grid.prepared(scan, None)
+    volume = model.grid.laid(scan).prepared(None)
     probability, windows, _ = Segmenter(model, load_config(EVERYWHERE), CPU).probability(volume, None)
     assert windows > 1
     return volume.array, probability
@@ -141,8 +141,8 @@ class TestParity:
     def test_a_part_of_the_grid_is_that_part_of_the_whole(self, tmp_path: Path) -> None:
         save_nnunet(tmp_path / "model", nnunet_plans())
         grid, scan = opened(tmp_path / "model").grid, piece()
-        whole, box = grid.prepared(scan, None), (slice(5, 20), slice(0, 30), slice(11, 19))
-        part = grid.prepared(scan, box)
+        prepared, box = grid.laid(scan).prepared, (slice(5, 20), slice(0, 30), slice(11, 19))
+        whole, part = prepared(None), prepared(box)
         np.testing.assert_array_equal(part.array, whole.array[box])
         np.testing.assert_allclose(part.affine[:3, 3], map_points(whole.affine, [5, 0, 11]))
 
@@ -154,7 +154,7 @@ class TestParity:
         hu[20:25, 30:35, 18:21] = 300
         affine = np.diag([-0.7, -0.7, 1.5, 1.0])
         affine[:3, 3] = (20, 30, -40)
-        found = grid.prepared(turned_scan(Scan(hu, affine, "point"), codes), None)
+        found = grid.laid(turned_scan(Scan(hu, affine, "point"), codes)).prepared(None)
         weight = found.array - found.array.min()
         centre = map_points(found.affine, ndimage.center_of_mass(weight))
         np.testing.assert_allclose(centre, map_points(affine, [22, 32, 19]), atol=0.05)
@@ -328,7 +328,7 @@ def test_axes_of_the_file_are_those_of_the_reader_or_as_told(tmp_path: Path) -> 
     scan = piece()
     grid = opened(tmp_path / "model").grid
     assert grid.axes == "LAS"
-    shape, affine = grid.of(scan)
-    assert shape == grid.prepared(scan, None).array.shape
+    shape, affine, prepared = grid.laid(scan)
+    assert shape == prepared(None).array.shape
     assert np.sign(np.diag(affine)[:3]).tolist() == [-1, 1, 1]
     assert canonical(scan.array, scan.affine, "LAS")[1][0, 0] < 0

@@ -1,5 +1,8 @@
 """An exported network runs as it is described, and only what ONNX itself defines is run."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,7 @@ def test_a_program_answers_as_the_network_that_it_was(tmp_path: Path) -> None:
     model = open_model(save(tmp_path / "model", graph()))
     assert isinstance(model, Foreign)
     hu = np.random.default_rng(1).integers(-1000, 400, (20, 24, 12)).astype(np.int16)
-    volume = model.grid.prepared(Scan(hu, np.eye(4)), None)
+    volume = model.grid.laid(Scan(hu, np.eye(4))).prepared(None)
     config = load_config({"model": {"mixed_precision": False}})
     found, windows, _ = Segmenter(model, config, torch.device("cpu")).probability(volume, None)
     whole = torch.conv3d(torch.from_numpy(volume.array)[None], torch.from_numpy(weights()), padding=1)
@@ -89,7 +92,7 @@ def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
         open_model(save(tmp_path / "model", model))
 
 
-@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "model.pt2", "a/model.onnx"])
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "model.pth", "a/model.onnx"])
 def test_a_program_lies_beside_its_description(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadCheckpoint, match="file"):
         open_model(save(tmp_path / "model", graph(), file=name))
@@ -100,3 +103,26 @@ def test_what_is_no_onnx_is_told(tmp_path: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no graph at all")
     with pytest.raises(BadCheckpoint, match="damaged or no ONNX"):
         open_model(folder)
+
+
+@pytest.mark.parametrize("told", [{}, {"file": "model.pt2"}])
+def test_a_file_of_torch_export_is_never_loaded(tmp_path: Path, told: dict[str, str]) -> None:
+    folder = save(tmp_path / "model", None, **told)
+    (folder / "model.pt2").write_bytes(b"whatever it holds")
+    for given in (folder, folder / "model.pt2"):
+        with pytest.raises(BadCheckpoint, match=r"model\.pt2.* is refused: torch\.export\.load unpickles"):
+            open_model(given)
+
+
+def test_the_way_from_torch_export_to_onnx_works(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", None)
+    kernel = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
+    torch.export.save(torch.export.export(kernel, (torch.zeros(1, 1, *PATCH),)), folder / "model.pt2")
+    with pytest.raises(BadCheckpoint) as error:
+        open_model(folder)
+    command = re.search(r'python -c "(.+?)"', str(error.value))
+    assert command
+    subprocess.run([sys.executable, "-c", command[1].replace("IN.pt2", "model.pt2")], cwd=folder, check=True)
+    patch = torch.rand(1, 1, *PATCH)
+    with torch.inference_mode():
+        torch.testing.assert_close(open_model(folder).model(patch), kernel(patch), atol=1e-4, rtol=0)

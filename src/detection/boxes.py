@@ -49,9 +49,9 @@ class BoxDetector(ForeignDetector):
 
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
-        place = self.place(scan, lungs, MARGIN)
-        place = place._replace(box=self._on_lattice(place.box))
-        volume = self.checkpoint.grid.prepared(scan, place.box)
+        laid = self.checkpoint.grid.laid(scan)
+        place = self.place(laid, lungs, MARGIN)
+        volume = laid.prepared(self._on_lattice(place.box))
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
             boxes, scores, windows = self.boxes(volume, progress)

@@ -8,8 +8,7 @@ from scipy import ndimage
 from ..config import Config
 from ..data.lungs import Lungs, search_region
 from ..data.resample import Box
-from ..detectors.recipe import Foreign
-from ..types import Scan
+from ..detectors.recipe import Foreign, Laid
 from .half import Precision
 from .search_plan import SEARCHED
 from .windows import Region
@@ -37,7 +36,7 @@ class ForeignDetector:
 
     def __init__(self, checkpoint: Foreign, config: Config, device: torch.device) -> None:
         self.checkpoint, self.device, self.options = checkpoint, device, config.inference
-        self.model: Any = checkpoint.model.to(device)
+        self.model: Any = checkpoint.model.to(device).to(memory_format=torch.channels_last_3d)
         self.chosen = Precision(device, mixed=config.model.mixed_precision)
 
     @property
@@ -45,15 +44,11 @@ class ForeignDetector:
         """The number format that the device computes in."""
         return self.chosen.name
 
-    def place(self, scan: Scan, lungs: Lungs, margin: int) -> Place:
-        """The part with the lungs and `margin` voxels around them, or the whole scan.
-
-        Raises:
-            BadScan: the scan is too large for the detector.
-        """
-        shape, affine = self.checkpoint.grid.of(scan)
+    def place(self, laid: Laid, lungs: Lungs, margin: int) -> Place:
+        """The part with the lungs and `margin` voxels around them, or the whole scan."""
+        shape = laid.shape
         everywhere = self.options.region == "everything"
-        region = None if everywhere else search_region(lungs, shape, affine, SEARCHED)
+        region = None if everywhere else search_region(lungs, shape, laid.affine, SEARCHED)
         if region is None:
             return Place((slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), None)
         inside = ndimage.find_objects(region, max_label=1)[0]

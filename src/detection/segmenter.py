@@ -43,12 +43,12 @@ class Segmenter(ForeignDetector):
             msg = f"inference.engine {config.inference.engine} is not for {checkpoint.about.architecture}: use auto"
             raise BadConfig(msg)
         super().__init__(checkpoint, config, device)
-        self.model = self.model.to(memory_format=torch.channels_last_3d)
 
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
-        place = self.place(scan, lungs, self._output.margin)
-        volume = self.checkpoint.grid.prepared(scan, place.box)
+        laid = self.checkpoint.grid.laid(scan)
+        place = self.place(laid, lungs, self._output.margin)
+        volume = laid.prepared(place.box)
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
             heat, windows, retried = self.probability(volume, place.region, progress)

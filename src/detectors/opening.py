@@ -11,6 +11,7 @@ from .described import is_described, read_described
 from .hub import is_address, local
 from .monai_bundle import is_bundle, read_bundle
 from .nnunet import is_nnunet, read_nnunet
+from .program import EXPORTED, refuse_exported
 from .recipe import Foreign, together
 from .source import Source
 
@@ -50,6 +51,8 @@ def open_model(given: GivenModel) -> Checkpoint:
         path, within = local(path)
     if path.is_dir() or path.suffix.lower() == ".zip":
         return _read(Source(path, within))
+    if path.is_file() and path.suffix.lower() == EXPORTED:
+        refuse_exported(str(path))
     try:
         return open_checkpoint(path)
     except BadCheckpoint:

@@ -1,10 +1,10 @@
 """An exported network: `model.onnx`, with `config.yaml`, which describes its input and output.
 
-ONNX Runtime computes it. ONNX is data: a graph of known operators. Files of `torch.export` are not read,
-because loading one may unpickle objects.
+ONNX Runtime computes it. ONNX is data: a graph of known operators. A file of `torch.export` is none: loading one
+unpickles objects, evaluates texts, and looks functions up by their names. So it is refused, with the way to ONNX.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import torch
@@ -17,15 +17,20 @@ from ..model.checkpoint import first_line
 from .networks import library
 from .source import Source
 
-__all__ = ["Program", "ProgramFile", "open_program"]
+__all__ = ["EXPORTED", "Program", "ProgramFile", "open_program", "refuse_exported"]
 
+ONNX, EXPORTED = "model.onnx", ".pt2"  # the usual name; the suffix of torch.export's files
+TO_ONNX = (
+    "python -c \"import torch; torch.onnx.export(torch.export.load('IN.pt2'), f='model.onnx', dynamo=True, "
+    'external_data=False)"'
+)
 OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")  # of operators that ONNX Runtime itself computes
 
 
 class ProgramFile(Section):
     """The file. It maps (1, 1, X, Y, Z) float32 to (1, C, X, Y, Z), for the windows' X, Y and Z."""
 
-    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,200}\.onnx$")] = "model.onnx"
+    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,200}\.(onnx|pt2)$")] | None = None  # else model.onnx
 
 
 class Program(nn.Module):
@@ -46,17 +51,20 @@ def open_program(source: Source, file: ProgramFile, patch: tuple[int, int, int],
     """The network and the number of its output channels. It is run once on an empty patch.
 
     Raises:
-        BadCheckpoint: ONNX Runtime is not installed, or refuses the graph; the graph holds parts of other files or
-            operators of its own; or it does not answer a patch as described.
+        BadCheckpoint: it is a file of `torch.export`; ONNX Runtime is not installed, or refuses the graph; the graph
+            holds parts of other files or operators of its own; or it does not answer a patch as described.
     """
+    name = file.file or source.first(ONNX, f"model{EXPORTED}") or ONNX
+    if name.endswith(EXPORTED):
+        refuse_exported(f"{name} of {source.path}")
     onnx, runtime = library("onnx", "onnx"), library("onnxruntime", "onnx")
     try:
-        graph = onnx.load_model_from_string(source.read(file.file))
+        graph = onnx.load_model_from_string(source.read(name))
     except Exception as error:  # noqa: BLE001 - of the parser
-        msg = f"{file.file} of {source.path} is damaged or no ONNX ({first_line(error)})"
+        msg = f"{name} of {source.path} is damaged or no ONNX ({first_line(error)})"
         raise BadCheckpoint(msg) from None
     if fault := _fault(onnx, graph):
-        msg = f"{file.file} of {source.path} is refused: {fault}"
+        msg = f"{name} of {source.path} is refused: {fault}"
         raise BadCheckpoint(msg)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -67,12 +75,20 @@ def open_program(source: Source, file: ProgramFile, patch: tuple[int, int, int],
         with torch.inference_mode():
             shape = tuple(network(torch.zeros(1, 1, *patch)).shape)
     except Exception as error:  # noqa: BLE001 - of ONNX Runtime, which has its own for each fault
-        msg = f"{where}: {file.file} cannot be run on a patch of {list(patch)} ({first_line(error)})"
+        msg = f"{where}: {name} cannot be run on a patch of {list(patch)} ({first_line(error)})"
         raise BadCheckpoint(msg) from None
     if len(shape) != 5 or shape[2:] != patch:
-        msg = f"{where}: {file.file} answers a patch of {list(patch)} with {list(shape)}, not with maps of its size"
+        msg = f"{where}: {name} answers a patch of {list(patch)} with {list(shape)}, not with maps of its size"
         raise BadCheckpoint(msg)
     return network.eval(), shape[1]
+
+
+def refuse_exported(where: str) -> NoReturn:
+    """Raise `BadCheckpoint` for a file of `torch.export`, with the command that makes ONNX of it."""
+    msg = f"{where} is refused: torch.export.load unpickles objects and calls functions by their names, so PIVOT did "
+    msg += f"not load it. If you trust its origin, export it to ONNX ({TO_ONNX}), and describe it in a config.yaml "
+    msg += "beside it (docs/detectors.md)"
+    raise BadCheckpoint(msg)
 
 
 def _fault(onnx: Any, graph: Any) -> str | None:  # noqa: ANN401 - ONNX's

@@ -1,9 +1,9 @@
 """What a published detector needs besides its weights, as values: its grid, its windows, and what its output means."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
@@ -18,7 +18,7 @@ from ..model.checkpoint import About, Checkpoint, Preprocessing
 from ..types import Affine, FloatArray, Preprocessed, Scan, Shape3
 from .source import Source
 
-__all__ = ["BoxOutput", "Foreign", "Grid", "MapOutput", "Together", "Windows", "checked", "foreign", "together"]
+__all__ = ["BoxOutput", "Foreign", "Grid", "Laid", "MapOutput", "Together", "Windows", "checked", "foreign", "together"]
 
 Spacing = Annotated[float, Field(ge=0.2, le=10)]
 Hounsfield = Annotated[float, Field(ge=-100_000, le=100_000)]
@@ -28,6 +28,14 @@ Voxels = Annotated[float, Field(gt=0, le=1024)]
 Library: TypeAlias = Literal["MONAI", "nnU-Net"]
 Anchor: TypeAlias = tuple[Voxels, Voxels, Voxels]
 S = TypeVar("S", bound=Section)
+
+
+class Laid(NamedTuple):
+    """A scan on a detector's grid: the shape and affine (RAS+), and the scan, or a box of it, in its intensities."""
+
+    shape: Shape3
+    affine: Affine
+    prepared: Callable[[Box | None], Preprocessed]
 
 
 class Grid(Section):
@@ -46,33 +54,33 @@ class Grid(Section):
             raise ValueError(msg)
         return self
 
-    def of(self, scan: Scan) -> tuple[Shape3, Affine]:
-        """Shape and affine (RAS+) of the scan on this grid.
+    def laid(self, scan: Scan) -> Laid:
+        """The scan on this grid.
 
         Raises:
             BadScan: it is too large.
         """
         array, affine = canonical(scan.array, scan.affine, self.axes)
         if self.like == "nnU-Net":
-            grid = cubic_grid(array, affine, self.spacing)
-            return grid.shape, grid.affine
+            cubic = cubic_grid(array, affine, self.spacing)
+            return Laid(
+                cubic.shape,
+                cubic.affine,
+                lambda box: self._scaled(*cubic_resample(array, cubic, self.clip_range, box)),
+            )
         shape, moved = new_grid((array.shape[0], array.shape[1], array.shape[2]), affine, self.spacing, plain=True)
         check_size(shape, self.spacing)
-        return shape, moved
 
-    def prepared(self, scan: Scan, box: Box | None) -> Preprocessed:
-        """The scan on this grid, or a box of it, in the detector's intensities."""
-        array, affine = canonical(scan.array, scan.affine, self.axes)
-        scaled: FloatArray
-        if self.like == "nnU-Net":
-            scaled, moved = cubic_resample(array, cubic_grid(array, affine, self.spacing), self.clip_range, box)
-        else:
-            volume, moved = resample(array, affine, self.spacing, box, plain=True)
-            scaled = normalize_intensity(volume, self.clip_range)
+        def prepared(box: Box | None) -> Preprocessed:
+            volume, part = resample(array, affine, self.spacing, box, plain=True)
+            return self._scaled(normalize_intensity(volume, self.clip_range), part)
+
+        return Laid(shape, moved, prepared)
+
+    def _scaled(self, volume: FloatArray, affine: Affine) -> Preprocessed:
+        """Intensities of 0 to 1 in the detector's range."""
         low, high = self.output_range
-        if (low, high) != (0.0, 1.0):
-            scaled = scaled * (high - low) + low
-        return Preprocessed(scaled, moved)
+        return Preprocessed(volume if (low, high) == (0.0, 1.0) else volume * (high - low) + low, affine)
 
 
 class Windows(Section):

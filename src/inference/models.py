@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"  licence: {known.licence or 'read it where the model lies'}; measured by others: {known.measured}")
         hashes = "; ".join(f"{file} {digest}" for file, digest in known.sha256.items()) or "as the hub states them"
         pulled = known.source.startswith("hf:")
-        print(f"  SHA-256: {hashes}; needs: pip install 'pivot-ct[{known.needs}]'")
+        size = f"about {known.megabytes} MB" if known.megabytes else "not known"
+        print(f"  size: {size}; SHA-256: {hashes}; needs: pip install 'pivot-ct[{known.needs}]'")
         print(f"  get it: {f'pivot models pull {known.name}' if pulled else 'by hand, see docs/detectors.md'}")
 
 

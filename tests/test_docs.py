@@ -50,6 +50,17 @@ def test_the_site_asks_no_other_server(site: Path) -> None:
     assert not asked
 
 
+def test_lists_and_tables_are_no_part_of_a_paragraph(site: Path) -> None:
+    """The site needs a blank line before them."""
+    paragraph = re.compile(r"<p>(?:(?!</p>).)*?\n(?:- |1\. |\|)(?:(?!</p>).)*?</p>", re.DOTALL)
+    found = [
+        f"{path.parent.name}: {text[:80]}"
+        for path in site.rglob("index.html")
+        for text in paragraph.findall(re.sub(r"(?s)<pre.*?</pre>", "", path.read_text(encoding="utf-8")))
+    ]
+    assert not found
+
+
 def test_the_search_knows_the_pages_and_the_docstrings(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     texts = {entry["location"]: entry["text"] for entry in index["docs"]}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import BadConfig
 from .checkpoint import Checkpoint
 from .device import precision
+from .fused import fuse
 from .graphs import PACKAGES, Answer, GraphKind, GraphSource, fold_batch_norms, in_bfloat16, open_graph
 from .unet import output_grid, strides_of
 
@@ -42,9 +43,9 @@ class EngineNetwork(nn.Module):
         if not isinstance(plain, torch.jit.ScriptModule):
             plain = fold_batch_norms(plain).to(memory_format=torch.channels_last_3d)
         self.source = GraphSource(plain.to(device), checkpoint.sha256, self.reduced)
-        self.plain = self.source.network
-        foldable = half and kind is None and not isinstance(plain, torch.jit.ScriptModule)
-        self.quick = in_bfloat16(plain) if foldable else None
+        fusible = kind is None and device.type == "cpu" and not isinstance(plain, torch.jit.ScriptModule)
+        self.plain = fuse(plain) if fusible else self.source.network
+        self.quick = fuse(in_bfloat16(plain)) if fusible and half else None
         self.graphs: dict[torch.Size, Answer] = {}
         self.making = threading.Lock()
 

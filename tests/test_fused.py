@@ -1,0 +1,62 @@
+"""Fused convolutions give what the plain network gives."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from src.model.fused import fuse
+from src.model.graphs import fold_batch_norms, in_bfloat16
+from src.model.unet import UNet
+
+
+def _network(features: tuple[int, ...], seed: int) -> nn.Module:
+    """A network whose weights, biases and batch norms are all random, without its batch norms."""
+    torch.manual_seed(seed)
+    network = UNet(features).eval()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            for values in (part.weight, part.bias, part.running_mean):
+                nn.init.normal_(values)  # type: ignore[arg-type] - a batch norm with all of them
+            nn.init.uniform_(part.running_var, 0.5, 2)  # type: ignore[arg-type]
+        elif isinstance(part, nn.Conv3d):
+            nn.init.normal_(part.weight, std=0.1)
+    return fold_batch_norms(network).to(memory_format=torch.channels_last_3d)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([(4,), (4, 4, 8), (2, 6, 6)]), st.sampled_from([1, 2]))
+@torch.inference_mode()
+def test_the_fused_network_computes_the_same(seed: int, features: tuple[int, ...], count: int) -> None:
+    network = _network(features, seed)
+    side = 2 ** len(features)
+    x = torch.randn(count, 1, 2 * side, side, 3 * side).contiguous(memory_format=torch.channels_last_3d)
+    given_x = x.clone()
+    torch.testing.assert_close(fuse(network)(x), network(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(x, given_x)
+
+
+@torch.inference_mode()
+def test_half_precision_is_as_near_to_float32_as_without_fusing() -> None:
+    network = _network((8, 8), 1)
+    x = torch.rand(1, 1, 32, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+    exact, half = network(x)[:, 0], in_bfloat16(network)
+    plain, fused = ((one(x)[:, 0] - exact).abs().max() for one in (half, fuse(half)))
+    assert fused <= 1.5 * plain + 1e-3
+
+
+@torch.inference_mode()
+def test_the_network_itself_stays_as_it_is() -> None:
+    network = _network((4, 4), 2)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fuse(network)(torch.rand(1, 1, 8, 8, 8))
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_network_that_cannot_be_fused_is_copied() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert not any("Fused" in type(part).__name__ for part in fuse(_network((4,), 3)).modules())

@@ -6,6 +6,7 @@ are those that `torch.compile` uses.
 """
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,9 +23,21 @@ Afterwards = Literal["none", "relu"]
 def fuse(network: nn.Module) -> nn.Module:
     """A copy of a network without batch norms that computes the same on a CPU, sooner. It cannot be trained."""
     fused = copy.deepcopy(network)
-    if torch.backends.mkldnn.is_available():
+    if _available():
         _fuse_inside(fused)
     return fused
+
+
+@functools.cache
+@torch.inference_mode()
+def _available() -> bool:
+    """Whether this PyTorch has the operations for volumes. They have no public names, and may change."""
+    convolution, x = _Convolution(nn.Conv3d(1, 1, 1)), torch.zeros(1, 1, 2, 2, 2)
+    try:
+        convolution.added_to(x.clone(), convolution(x))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def _fuse_inside(module: nn.Module) -> None:

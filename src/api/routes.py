@@ -122,8 +122,8 @@ async def list_jobs(
     shown, more = found[:limit], len(found) > limit
     following = f"{PREFIX}?limit={limit}&cursor={shown[-1].id}{f'&status={status}' if status else ''}" if more else None
     response.headers.update(NEVER_STORED)
-    said = await service.ask(review.load_all, service.engine, [job.id for job in shown])
-    return JobList(jobs=await asyncio.to_thread(_listed, service, shown, said), next=following)
+    reviews = await service.ask(review.load_all, service.engine, [job.id for job in shown])
+    return JobList(jobs=await asyncio.to_thread(_listed, service, shown, reviews), next=following)
 
 
 @router.get("/inference/{job_id}", responses=refusals(404))

@@ -1,1 +1,1 @@
-"""Reading scans and bringing them onto the grid that a model expects."""
+"""Reads scans and prepares them for a network."""

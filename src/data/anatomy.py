@@ -36,8 +36,8 @@ SIDES = (-1, 1)  # the patient's right and left
 HILA: Points = np.array([(40.0, 20.0, 15.0), (34.0, 10.0, -4.0)])  # mm: artery and vein of the left lung
 AIR, LUNG, FAT, SKIN, MUSCLE, BLOOD, LIVER = -1000, -860, -100, 20, 50, 42, 58  # HU
 CORTICAL, ENDPLATE, TRABECULAR, CARTILAGE, TABLE, BRONCHUS = 620, 300, 210, 110, -350, -980
-RIB_DEPTH = 6.5  # mm: how far the middle of a rib lies outside the half chest
-VERTEBRA, VERTEBRAL_STEP = 132.0, 24.5  # mm: height of the first one's centre, distance of two
+RIB_DEPTH = 6.5  # mm: distance of a rib's centre line from the surface of the half chest
+VERTEBRA, VERTEBRAL_STEP = 132.0, 24.5  # mm: height of the first rib's centre, and the distance between two ribs
 
 
 class Tube(NamedTuple):
@@ -52,7 +52,7 @@ class Tube(NamedTuple):
 
 
 def inside(distance: Field, voxel: float) -> Field:
-    """The share of a voxel, 0 to 1, that lies inside a surface at the signed `distance` in mm."""
+    """The fraction of a voxel, 0 to 1, inside a surface at the signed `distance` in mm."""
     share: Field = np.clip(0.5 - distance / voxel, 0, 1)
     return share
 
@@ -63,7 +63,7 @@ def _smooth_max(a: Field, b: Field, width: float) -> Field:
 
 
 def _oval(x: Field, y: Field, a: Field | float, b: Field | float, power: float = 2) -> Field:
-    """A superellipse with half axes `a` and `b` in mm, around the origin."""
+    """A superellipse around the origin with half axes `a` and `b` in mm."""
     radius: Field = (np.abs(x / a) ** power + np.abs(y / b) ** power) ** (1 / power)
     return (radius - 1) * np.minimum(a, b)
 
@@ -82,19 +82,19 @@ def _half_chest(x: Field, y: Field, z: Field, side: int) -> Field:
 
 
 def _heart(x: Field, y: Field, z: Field) -> Field:
-    """An egg that points to the left, the front and the feet."""
+    """The heart: an egg that points left, forwards and down."""
     u, v = 0.85 * (x - 20) - 0.53 * (y + 26), 0.53 * (x - 20) + 0.85 * (y + 26)
     return _ellipsoid(u, v, z + 34 + 0.25 * u, 60, 43, 47)
 
 
 def _diaphragm(x: Field, y: Field, z: Field, side: int) -> Field:
-    """What lies below the dome of one `side`."""
+    """The space below the dome of the diaphragm on one `side`."""
     dome = -48 - 10 * (side > 0) - 55 * (((x - side * 52) / 78) ** 2 + ((y + 14) / 80) ** 2)
     return (z - dome) * 0.7
 
 
 def _mediastinum(x: Field, y: Field, z: Field) -> Field:
-    """The column between the lungs: narrow in front, around the spine behind."""
+    """The mediastinum: a column between the lungs, narrow in front and wide around the spine."""
     column = _oval(x - 2, y - 6, 25 - 7 * np.exp(-(((z - 70) / 40) ** 2)), 74.0, 2.3)
     spine = _oval(x, y - 62, 24.0, 22.0)
     return np.minimum(np.minimum(column, spine), _heart(x, y, z) - 3)
@@ -107,7 +107,7 @@ def lung(x: Field, y: Field, z: Field) -> Field:
 
 
 def _lung(x: Field, y: Field, z: Field, side: int, mediastinum: Field) -> Field:
-    """What the mediastinum and the diaphragm leave of one half of the chest."""
+    """One lung: half of the chest without the mediastinum and the diaphragm."""
     chest = _smooth_max(_half_chest(x, y, z, side), 2 - side * x, 8)
     return _smooth_max(_smooth_max(chest, -mediastinum, 10), -_diaphragm(x, y, z, side), 7)
 
@@ -141,7 +141,7 @@ def tissue(x: Field, y: Field, z: Field, voxel: float) -> Field:
         (np.maximum(np.maximum(cage + 1, _diaphragm(x, y, z, side)), 3 - side * x), value)
         for side, value in zip(SIDES, (LIVER, MUSCLE - 4), strict=True)
     ]
-    # The parenchyma is denser where it hangs lowest in a patient on the back.
+    # The patient lies on the back: the parenchyma is denser where it hangs lowest.
     layers += [(_lung(x, y, z, side, middle), LUNG + 0.35 * (y + 10)) for side in SIDES]
     for shape, value in layers:
         hu += (value - hu) * inside(shape, voxel)
@@ -188,7 +188,7 @@ def _arch(z: float) -> Iterator[Tube]:
 
 
 def great_vessels() -> Iterator[Tube]:
-    """Aorta, vena cava, pulmonary arteries; and the oesophagus."""
+    """Aorta, vena cava, pulmonary arteries and oesophagus."""
     yield from _tube([(-8, -14, -15), (-14, -20, 20), (-8, -14, 42), (8, 8, 50), (20, 32, 44)], 14, BLOOD, FAT)
     yield from _tube([(20, 32, 44), (24, 42, 20), (22, 46, -40), (12, 48, -140)], 12, BLOOD, FAT)
     yield from _tube([(-24, -8, -20), (-25, -10, 60), (-22, -5, 140)], 8, BLOOD, FAT)
@@ -198,7 +198,7 @@ def great_vessels() -> Iterator[Tube]:
 
 
 def _rib(side: int, top: float) -> Points:
-    """A path of shape (41, 3) around the half chest, outside it, falling towards the front."""
+    """The centre line of a rib, shape (41, 3): outside the half chest, falling towards the front."""
     turn = np.linspace(0.06, 0.93, 41) * np.pi
     z = top - 62 * np.sin(turn / 2) ** 1.5 + 12 * np.clip(turn - 2.2, 0, None)
     low, high = np.full(41, 20.0), np.full(41, 180.0)
@@ -211,7 +211,7 @@ def _rib(side: int, top: float) -> Points:
 
 
 def airways() -> Iterator[Tube]:
-    """Trachea and bronchi, first all walls, then all lumina."""
+    """Trachea and bronchi: all walls first, then all lumina."""
     branches: list[tuple[list[Vec3], list[float]]] = [([(0, 22, 145), (0, 30, 44)], [8.5, 8.5])]
     for side in SIDES:
         hilum: Vec3 = (side * 38, 34, 10)

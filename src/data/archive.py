@@ -1,4 +1,4 @@
-"""Zip archives of one scan, unpacked without trust in what they say."""
+"""Unpacks zip archives of one scan. Nothing that an archive states about itself is trusted."""
 
 import stat
 import tempfile
@@ -13,16 +13,16 @@ from ..errors import BadScan
 
 __all__ = ["unpacked"]
 
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA chooses its memory itself
-MAX_BYTES = 16 * 2**30  # unpacked
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # no LZMA: its memory use is set by the archive
+MAX_BYTES = 16 * 2**30  # unpacked size
 MAX_FILES = 100_000
-MAX_RATIO = 200  # unpacked to packed; CT slices reach about 10
-RATIO_FREE_BYTES = 2**30  # what may unpack at any ratio: an empty synthetic volume is small, not hostile
+MAX_RATIO = 200  # unpacked size over packed size; CT slices reach about 10
+RATIO_FREE_BYTES = 2**30  # below this size any ratio is allowed: an empty synthetic volume is harmless
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """A temporary folder with the files of the archive at `path`; it is gone afterwards, whatever happens."""
+    """A temporary folder with the files of the archive at `path`; removed on exit, also after an error."""
     with tempfile.TemporaryDirectory(prefix="pivot-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -36,7 +36,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: str) -> None:
-    """Unpack a member, whose checksum and size must be those that the archive states."""
+    """Unpack one member. Its checksum and its size must match what the archive states."""
     size = Path(archive.extract(member, folder)).stat().st_size
     if not member.is_dir() and size != member.file_size:
         msg = f"is not an intact zip archive: {member.filename} has {size} bytes, not the {member.file_size} it states"

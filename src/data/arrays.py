@@ -1,4 +1,4 @@
-"""A scan as callers give it: a path, a `Scan`, or an array that they have read."""
+"""Scans as callers pass them: a path, a `Scan`, or an array in memory."""
 
 import dataclasses
 import os
@@ -23,14 +23,14 @@ MOST_NAME = 200  # characters
 
 
 def as_array(scan: GivenScan, spacing: Vec3 | None = None) -> tuple[npt.NDArray[Any], Vec3]:
-    """The array of a scan, with an `affine` where its place is known, and its spacing in mm.
+    """The array of a scan with its spacing in mm, and with an `affine` if its position is known.
 
     Args:
         scan: a path, a `Scan`, or an (X, Y, Z) array, which may carry an `affine` (RAS+) as `Volume` does.
-        spacing: mm along x, y and z; an array without an affine needs it.
+        spacing: mm along x, y and z; required for an array without an affine.
 
     Raises:
-        BadScan: no scan, or one whose spacing is missing or contradicts its affine.
+        BadScan: the input is no scan, or its spacing is missing or contradicts its affine.
     """
     if is_path(scan):
         scan = read_scan(scan)  # type: ignore[arg-type]
@@ -51,16 +51,16 @@ def as_array(scan: GivenScan, spacing: Vec3 | None = None) -> tuple[npt.NDArray[
 
 
 def as_scan(scan: GivenScan, spacing: Vec3 | None, scan_id: str | None = None) -> tuple[Scan, bool]:
-    """The input as a `Scan`, and whether its place in the world is known.
+    """The input as a `Scan`, and whether its position in the world is known.
 
     Args:
         scan: a path, a `Scan`, or an (X, Y, Z) array in HU, which may carry an `affine` (RAS+) as `Volume` does.
-        spacing: mm along x, y and z; an array without an affine needs it.
-        scan_id: its name; by default its own, as of what `load_scan` gives, or `scan`.
+        spacing: mm along x, y and z; required for an array without an affine.
+        scan_id: its name; by default the name that the input carries (as from `load_scan`), else `scan`.
 
     Raises:
-        BadConfig: a name that cannot begin the name of a file.
-        BadScan: an array that is no chest CT volume, or whose spacing is missing or contradicts its affine.
+        BadConfig: `scan_id` cannot begin a file name.
+        BadScan: the array is no chest CT volume, or its spacing is missing or contradicts its affine.
     """
     given, steps = as_array(scan, spacing)
     own: Affine | None = getattr(given, "affine", None)
@@ -82,7 +82,7 @@ def as_scan(scan: GivenScan, spacing: Vec3 | None, scan_id: str | None = None) -
 
 
 def _name(scan_id: str) -> str:
-    """A name that may begin those of files."""
+    """Check that a name can begin a file name."""
     plain = isinstance(scan_id, str) and scan_id.isprintable() and 0 < len(scan_id) <= MOST_NAME
     if plain and not (scan_id.startswith(".") or set(scan_id) & set("/\\:")):
         return scan_id

@@ -1,4 +1,4 @@
-"""Attributes of a DICOM file, of which each is read once and checked; what is wrong is reported with name and value."""
+"""Reads the attributes of a DICOM file. Each is checked when it is read; errors name the attribute and its value."""
 
 from typing import Any, NamedTuple, NoReturn
 
@@ -11,30 +11,30 @@ from ..errors import BadScan
 
 __all__ = ["Attributes", "Vector", "words"]
 
-LONGEST = 64  # characters of a value that are reported
+LONGEST = 64  # characters of a value that an error quotes
 
 Vector = npt.NDArray[np.float64]
 
 
 def words(header: Dataset, name: str) -> list[str]:
-    """The values of an attribute, of which there may be none, one or several, as texts in capitals."""
+    """The values of an attribute (none, one or several) as upper-case texts."""
     value = header.get(name)
     values = [] if value is None else [value] if isinstance(value, str | int | float) else list(value)
     return [str(item).strip().upper() for item in values]
 
 
 class Attributes(NamedTuple):
-    """Reads attributes from wherever in a file they stand first; `BadScan` tells which is missing or wrong."""
+    """Takes the first value of an attribute in several data sets. Raises `BadScan` if it is unusable."""
 
     file: str
     sources: list[Dataset]
 
     def get(self, name: str) -> Any:  # noqa: ANN401 - numbers, lists and texts alike
-        """The first value that is stated, else None."""
+        """The first value found, else None."""
         return next((source.get(name) for source in self.sources if source.get(name) not in (None, "")), None)
 
     def need(self, name: str) -> Any:  # noqa: ANN401 - as above
-        """The first value that is stated; it must be."""
+        """The first value found. Raises `BadScan` if there is none."""
         value = self.get(name)
         if value is None:
             msg = f"{self.file} has no {name}: export the series again as original CT images"
@@ -42,7 +42,7 @@ class Attributes(NamedTuple):
         return value
 
     def numbers(self, name: str, count: int) -> Vector:
-        """So many finite numbers, as many as must be stated."""
+        """Exactly `count` finite numbers. Raises `BadScan` otherwise."""
         value = self.need(name)
         numbers = np.asarray(value, float).reshape(-1)
         if numbers.size != count or not np.isfinite(numbers).all():
@@ -50,7 +50,7 @@ class Attributes(NamedTuple):
         return numbers
 
     def stated(self, name: str) -> float | None:
-        """A number above zero, if one is stated, of an attribute that PIVOT can do without."""
+        """A number above zero from an optional attribute; None if it is missing or unusable."""
         try:
             value = float(self.get(name))
         except (TypeError, ValueError):
@@ -58,14 +58,14 @@ class Attributes(NamedTuple):
         return value if 0 < value < np.inf else None
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A whole number, which must be stated where there is no default."""
+        """A whole number. Raises `BadScan` if it is missing and there is no default."""
         value = self.get(name)
         if value is None and default is not None:
             return default
         return int(self.need(name))
 
     def refuse(self, name: str, why: str) -> NoReturn:
-        """Raise what is wrong with an attribute that is there."""
+        """Raise `BadScan` for an attribute whose value is unusable."""
         value = self.need(name)
         text = "\\".join(map(str, value)) if isinstance(value, MultiValue | list) else str(value)
         msg = f"{self.file} has {name} {text[:LONGEST]}, {why}: export the series again as original CT images"

@@ -1,4 +1,4 @@
-"""What every scan must satisfy, whatever file it came from: its grid, its affine, its values."""
+"""Checks for every scan, independent of its file format: grid, affine and values."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from .plausibility import AIR, check_hounsfield, is_drawn
 
 __all__ = ["AIR", "LARGEST_SHIFT", "as_hounsfield", "check_extent", "check_shape", "nearest_orthogonal"]
 
-WRAPPED = (61440, 64512)  # -4096 to -1024 HU as unsigned numbers of 16 bits
-MIN_VOXELS, MAX_VOXELS = 8, 4096  # along an axis
-MAX_TOTAL = 2**31  # voxels
+WRAPPED = (61440, 64512)  # -4096 to -1024 HU read as unsigned 16-bit numbers
+MIN_VOXELS, MAX_VOXELS = 8, 4096  # voxels along an axis
+MAX_TOTAL = 2**31  # voxels in all
 MIN_EXTENT, MAX_EXTENT = 20.0, 3000.0  # mm
-WHOLE = 200.0  # mm along two axes, which a piece of a chest has not
-LARGEST_SHIFT = 0.5  # mm; statements that place a voxel further apart contradict each other
-NO_SHEAR = 1e-4  # what rounding to float32 leaves
+WHOLE = 200.0  # mm along two axes; a smaller volume is a piece of a chest
+LARGEST_SHIFT = 0.5  # mm; two headers that place a voxel further apart contradict each other
+NO_SHEAR = 1e-4  # deviation that rounding to float32 explains
 SMALL_SHEAR = 0.02  # about one degree
 
 Voxels = npt.NDArray[Any]
 
 
 def check_shape(shape: tuple[int, ...]) -> tuple[Shape3, tuple[str, ...]]:
-    """The first three axes of `shape`, in voxels; a fourth axis of length 1 is dropped with a note."""
+    """The first three axes of `shape`, in voxels. Drops a fourth axis of length 1 and notes it."""
     if len(shape) < 3:
         msg = f"holds a {len(shape)}D image of {_times(shape)} pixels: a CT volume has three axes"
         raise BadScan(msg)
@@ -55,7 +55,7 @@ def check_extent(shape: Shape3, affine: Affine) -> None:
 
 
 def nearest_orthogonal(affine: Affine) -> tuple[Affine, tuple[str, ...]]:
-    """The affine with its axes at right angles (polar decomposition); a small shear is repaired with a note."""
+    """The affine with orthogonal axes (polar decomposition). Repairs a small shear and notes it."""
     matrix = affine[:3, :3]
     spacing = np.linalg.norm(matrix, axis=0)
     if not np.isfinite(affine).all() or spacing.min() == 0:
@@ -75,7 +75,7 @@ def nearest_orthogonal(affine: Affine) -> tuple[Affine, tuple[str, ...]]:
 
 
 def as_hounsfield(array: Voxels, affine: Affine) -> tuple[Voxels, tuple[str, ...]]:
-    """The same volume as int16, or float32 where HU are fractional or do not fit; never below -1024 HU.
+    """The volume as int16, or as float32 if HU are fractional or out of range; never below -1024 HU.
 
     The affine tells whether the volume is large enough for a whole chest.
 
@@ -97,7 +97,7 @@ def as_hounsfield(array: Voxels, affine: Affine) -> tuple[Voxels, tuple[str, ...
 
 
 def _without_wrapped(array: Voxels, high: float) -> tuple[Voxels, tuple[str, ...]]:
-    """The array with padding that was stored as an unsigned number, such as 63536 for -2000, as the padding it is."""
+    """Restore padding that was stored as an unsigned number, such as 63536 for -2000."""
     if not WRAPPED[0] <= high <= WRAPPED[1]:
         return array, ()
     places = array > np.iinfo(np.int16).max
@@ -108,7 +108,7 @@ def _without_wrapped(array: Voxels, high: float) -> tuple[Voxels, tuple[str, ...
 
 
 def padding_note(count: int) -> tuple[str, ...]:
-    """What to tell about `count` voxels that became air; nothing when there were none."""
+    """The note on `count` voxels that were set to air; empty for 0."""
     return (f"{count} voxels of padding or below {AIR} HU were set to air ({AIR} HU)",) if count else ()
 
 

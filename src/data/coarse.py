@@ -1,4 +1,4 @@
-"""A scan in coarse voxels: mean HU, what the body encloses, convex hulls and distances."""
+"""A scan in coarse voxels: mean HU, the inside of the body, convex hulls and distances."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from .lungs import Mask
 __all__ = ["BODY", "coarse_means", "distance_to", "hulls_of", "inside_body"]
 
 COARSE = 3.0  # mm, about the width of a coarse voxel
-BODY = -300.0  # HU of a coarse voxel above which it is tissue
+BODY = -300.0  # HU; a coarse voxel above is tissue
 ROUNDING = 1e-6  # voxels
 
 
@@ -19,13 +19,13 @@ def coarse_means(array: npt.NDArray[np.generic], affine: Affine) -> tuple[npt.ND
     """The mean HU of blocks of about 3 mm, and their affine (RAS+)."""
     steps = [max(1, round(COARSE / size)) for size in spacing_of(affine)]
     wide = affine @ np.diag([*map(float, steps), 1.0])
-    wide[:3, 3] += affine[:3, :3] @ ((np.array(steps) - 1) / 2)  # the middle of the first block
+    wide[:3, 3] += affine[:3, :3] @ ((np.array(steps) - 1) / 2)  # the centre of the first block
     return _block_means(array, steps), wide
 
 
 def _block_means(array: npt.NDArray[np.generic], steps: list[int]) -> npt.NDArray[np.float32]:
-    """Means of blocks of `steps` voxels; what is left over at the far ends is left out."""
-    order = np.argsort(np.abs(array.strides))  # slice by slice as they lie in memory: sums stay in the cache
+    """Means of blocks of `steps` voxels. Incomplete blocks at the far ends are dropped."""
+    order = np.argsort(np.abs(array.strides))  # slice by slice in memory order: the sums stay in the cache
     one, two, three = (steps[axis] for axis in order)
     blocks = [n // step for n, step in zip(array.shape, steps, strict=True)]
     slices = array[tuple(slice(n * step) for n, step in zip(blocks, steps, strict=True))].transpose(order)
@@ -40,7 +40,7 @@ def _block_means(array: npt.NDArray[np.generic], steps: list[int]) -> npt.NDArra
 
 
 def inside_body(tissue: Mask) -> Mask:
-    """What the convex hull of the largest piece of tissue holds in each slice: lungs cut by the border as well."""
+    """The convex hull of the largest piece of tissue in each slice. It includes lungs that the border cuts."""
     labels, count = ndimage.label(tissue)
     if not count:
         return np.zeros_like(tissue)
@@ -49,7 +49,7 @@ def inside_body(tissue: Mask) -> Mask:
 
 
 def hulls_of(mask: Mask) -> Mask:
-    """The convex hull of each slice, through the centres of its outermost voxels."""
+    """The convex hull of the mask in each slice, through the centres of its outermost voxels."""
     hulls = np.zeros_like(mask)
     columns = np.arange(mask.shape[1])
     for z in np.flatnonzero(mask.any(axis=(0, 1))):
@@ -63,7 +63,7 @@ def hulls_of(mask: Mask) -> Mask:
 
 
 def _lower_hull(x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> tuple[list[int], list[int]]:
-    """The corners of the convex hull of points below them, x rising (Andrew, Inf Process Lett 1979;9:216-219)."""
+    """The upper convex hull of points sorted by x (Andrew, Inf Process Lett 1979;9:216-219)."""
     hull: list[tuple[int, int]] = []
     for point in zip(x.tolist(), y.tolist(), strict=True):
         while len(hull) > 1 and not _turns_up(hull[-2], hull[-1], point):
@@ -73,12 +73,12 @@ def _lower_hull(x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> tuple[list[
 
 
 def _turns_up(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
-    """Whether the way from `a` by `b` to `c` rises more steeply after `b`."""
+    """Whether the path from `a` over `b` to `c` becomes steeper at `b`."""
     return (b[1] - a[1]) * (c[0] - b[0]) < (c[1] - b[1]) * (b[0] - a[0])
 
 
 def distance_to(mask: Mask, spacing: Vec3) -> FloatArray:
-    """The distance in mm of every voxel from the mask; in float32 it takes a third of scipy's time."""
+    """The distance in mm of each voxel from the mask, in float32: a third of the time of scipy's."""
     nearest = ndimage.distance_transform_edt(~mask, sampling=spacing, return_distances=False, return_indices=True)
     squared = np.zeros(mask.shape, dtype=np.float32)
     for place, own, size in zip(nearest, np.ogrid[tuple(map(slice, mask.shape))], spacing, strict=True):

@@ -1,4 +1,4 @@
-"""What a compressed frame says of its own size, read before it is decoded: a decoder sets memory aside by it.
+"""The image size that a compressed frame states, read before decoding: decoders allocate memory by it.
 
 The headers are those of JPEG (ITU-T T.81, B.1 and B.2), JPEG-LS (T.87, C.2) and JPEG 2000 (T.800, A.5.1 and I.4). RLE
 (PS3.5 G) has none, and never shrinks to less than a 64th.
@@ -12,16 +12,16 @@ from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, J
 __all__ = ["FrameSize", "frame_size"]
 
 SOI, SOS, LSE, COM, FILL = 0xFFD8, 0xFFDA, 0xFFF8, 0xFFFE, 0xFFFF
-FRAMES = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}  # SOF: the start of a frame of each process
-TABLES = {0xFFC4, 0xFFCC, 0xFFDB, 0xFFDD, COM, *range(0xFFE0, 0xFFF0)}  # which may stand before it
-LARGER = b"\4"  # of LSE: an image beyond 65,535 pixels, in place of the size of the frame
-SOC_SIZ = b"\xff\x4f\xff\x51"  # how a codestream of JPEG 2000 begins
-JP2 = b"\0\0\0\x0cjP  "  # how a file with one begins, which DICOM has no use for, and holds at times
+FRAMES = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}  # SOF: start of frame, for each process
+TABLES = {0xFFC4, 0xFFCC, 0xFFDB, 0xFFDD, COM, *range(0xFFE0, 0xFFF0)}  # segments that may precede SOF
+LARGER = b"\4"  # LSE type for an image beyond 65,535 pixels: its size is here, not in SOF
+SOC_SIZ = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream
+JP2 = b"\0\0\0\x0cjP  "  # start of a JP2 file; DICOM does not allow it, but some files hold it
 RLE_HEADER = 64
 
 
 class FrameSize(NamedTuple):
-    """What a frame states of the image in it."""
+    """The image size that a frame states."""
 
     columns: int
     rows: int
@@ -30,12 +30,12 @@ class FrameSize(NamedTuple):
 
 
 def frame_size(frame: bytes, syntax: UID, expected: FrameSize) -> FrameSize | None:
-    """The size that a frame of a transfer syntax states; None of a syntax that is not known here.
+    """The size that a frame of a transfer syntax states; None for an unknown syntax.
 
-    RLE states none: it is the expected size where the frame is no longer than one of that size can be.
+    RLE states no size: the result is the expected size, if the frame is not too long for it.
 
     Raises:
-        ValueError: the frame does not begin as one of its syntax does.
+        ValueError: the frame does not start like one of its syntax.
     """
     try:
         if syntax in JPEG2000TransferSyntaxes:

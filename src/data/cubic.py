@@ -1,4 +1,4 @@
-"""nnU-Net's grid: it fills the scan's extent, and is reached by cubic splines."""
+"""nnU-Net's grid: it fills the scan's extent. Resampling uses cubic splines."""
 
 from typing import NamedTuple
 
@@ -13,24 +13,24 @@ from .resample import Box, check_size, through
 
 __all__ = ["CubicGrid", "cubic_grid", "cubic_resample"]
 
-ANISOTROPIC = 3.0  # the ratio of an axis' spacing to another's above which slices are not mixed
-NEGLIGIBLE = 1e-7  # of a spline's weight
+ANISOTROPIC = 3.0  # longest spacing over another; above this ratio slices are not interpolated
+NEGLIGIBLE = 1e-7  # weight of a spline
 
 
 class CubicGrid(NamedTuple):
     """The grid on which nnU-Net sees a scan."""
 
-    shown: Box  # the scan without a frame of zeros, in its voxels
+    shown: Box  # the scan without its frame of zeros, in voxels of the scan
     shape: Shape3
     affine: Affine  # RAS+
-    between: int | None  # the axis along which the nearest slice is taken, because slices are much thicker than wide
+    between: int | None  # the axis with nearest-slice sampling, if slices are much thicker than wide
 
 
 def cubic_grid(array: npt.NDArray[np.generic], affine: Affine, spacing: Vec3) -> CubicGrid:
     """The grid of about `spacing` millimetres that fills the extent of an (X, Y, Z) scan.
 
     Raises:
-        BadScan: it is too large (`check_size`).
+        BadScan: the grid is too large (`check_size`).
     """
     shown = _shown(array)
     old = spacing_of(affine)
@@ -47,10 +47,10 @@ def cubic_grid(array: npt.NDArray[np.generic], affine: Affine, spacing: Vec3) ->
 def cubic_resample(
     array: npt.NDArray[np.generic], grid: CubicGrid, clip_range: tuple[float, float], box: Box | None = None
 ) -> tuple[FloatArray, Affine]:
-    """The scan in HU on this grid, or on a `box` of it, clipped to `clip_range` and brought to 0..1.
+    """The scan in HU on this grid, or on a `box` of it, clipped to `clip_range` and scaled to 0..1.
 
-    HU are clipped first, and the splines' overshoot is cut: to the values of the slice where slices are not mixed, else
-    to those of the scan.
+    HU are clipped first. The splines' overshoot is then clipped: to the range of the slice if slices are not
+    interpolated, else to the range of the scan.
     """
     box = box or (slice(0, grid.shape[0]), slice(0, grid.shape[1]), slice(0, grid.shape[2]))
     part = array[grid.shown]
@@ -77,7 +77,7 @@ def cubic_resample(
 
 
 def _shown(array: npt.NDArray[np.generic]) -> Box:
-    """The part of a scan without the frame of zeros around it."""
+    """The part of a scan inside its frame of zeros."""
     other = array != 0
     if not other.any():
         other[:] = True
@@ -86,13 +86,13 @@ def _shown(array: npt.NDArray[np.generic]) -> Box:
 
 
 def _thick(spacing: Vec3) -> int | None:
-    """The one axis whose voxels are much longer than others'."""
+    """The one axis whose voxels are much longer than those of the others; None if there is none."""
     longest = [axis for axis in range(3) if spacing[axis] == max(spacing)]
     return longest[0] if len(longest) == 1 and max(spacing) > ANISOTROPIC * min(spacing) else None
 
 
 def _spline(old: int, new: int) -> sparse.csr_array:
-    """The cubic spline through `old` samples, at `new` ones that fill the same extent: (new, old)."""
+    """Cubic spline weights from `old` samples to `new` samples over the same extent: (new, old)."""
     weights = np.eye(old)
     if old != new:
         weights = ndimage.zoom(weights, (new / old, 1), order=3, mode="nearest", grid_mode=True)
@@ -101,6 +101,6 @@ def _spline(old: int, new: int) -> sparse.csr_array:
 
 
 def _nearest(old: int, new: int) -> sparse.csr_array:
-    """The nearest of `old` samples, for `new` ones that fill the same extent: (new, old)."""
+    """Nearest-neighbour weights from `old` samples to `new` samples over the same extent: (new, old)."""
     nearest = np.floor((np.arange(new) + 0.5) * old / new).astype(int).clip(0, old - 1)
     return sparse.csr_array((np.ones(new, np.float32), (np.arange(new), nearest)), shape=(new, old))

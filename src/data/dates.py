@@ -1,4 +1,4 @@
-"""When a scan was made, as far as its DICOM files say so. Only intervals between dates leave PIVOT."""
+"""The acquisition date that DICOM files state. Only intervals between dates leave PIVOT."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -12,12 +12,12 @@ from .headers import is_dicom, open_dicom
 
 __all__ = ["scan_date"]
 
-DATES = ("AcquisitionDate", "SeriesDate", "StudyDate")  # the first that is there counts
+DATES = ("AcquisitionDate", "SeriesDate", "StudyDate")  # the first one present counts
 
 
 @quiet_libraries()
 def scan_date(path: Path, series_uid: str | None) -> date | None:
-    """The date of a DICOM series in a file, folder or zip; None where none is stated.
+    """The date of a DICOM series in a file, folder or zip; None if none is stated.
 
     Raises:
         BadScan: the archive cannot be unpacked.

@@ -1,4 +1,4 @@
-"""From a folder of DICOM files to one volume."""
+"""Reads a folder of DICOM files into one volume."""
 
 import os
 import re
@@ -29,29 +29,29 @@ __all__ = ["Series", "files_in", "holds_dicom", "read_series", "series_slices"]
 
 THREADS = 4
 UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart", ".gz", ".bz2", ".xz", ".zst")
-TEXT = bytes(range(32, 127)) + b"\t\n\r\f\x1b" + bytes(range(128, 256))  # of plain text, in any common encoding
+TEXT = bytes(range(32, 127)) + b"\t\n\r\f\x1b" + bytes(range(128, 256))  # bytes of text, in any common encoding
 EVERY, FITS = 2, 0.5  # pixels; the share of the difference between two slices
-SAMPLE = 1024  # bytes that tell text from what is damaged
+SAMPLE = 1024  # bytes to read to tell text from binary data
 
 Voxels = npt.NDArray[Any]
 
 
 class Series(NamedTuple):
-    """The best CT series in a folder or file: (X, Y, Z) HU, affine (RAS+), what it says of itself, notes.
+    """The best CT series in a folder or file: (X, Y, Z) HU, affine (RAS+), its attributes, and notes.
 
-    x runs along the columns, y along the rows, z along the slice normal.
+    x is the column index, y the row index, z runs along the slice normal.
     """
 
     array: Voxels
     affine: Affine
     uid: str | None  # SeriesInstanceUID
-    body_part: str  # BodyPartExamined, in capitals
+    body_part: str  # BodyPartExamined, in upper case
     notes: tuple[str, ...]
     acquisition: Acquisition
 
 
 def holds_dicom(folder: Path, *, nested: bool = True) -> bool:
-    """Whether any file in the folder, or in the folders below it, is DICOM."""
+    """Whether the folder or any folder below it holds a DICOM file."""
     return any(is_dicom(file) for file in files_in(folder, nested=nested))
 
 
@@ -59,7 +59,7 @@ def read_series(path: Path) -> Series:
     """The best CT series in a folder or file.
 
     Raises:
-        BadScan: there is none, or it cannot be read.
+        BadScan: there is no CT series, or it cannot be read.
     """
     chosen = _chosen(path)
     stack = chosen.stack
@@ -75,7 +75,7 @@ def read_series(path: Path) -> Series:
 
 
 def series_slices(path: Path) -> Stack:
-    """The slices of the best CT series in a folder or file along their normal, and the planes of its volume."""
+    """The slices of the best CT series, sorted along their normal, and the planes of its volume."""
     return _chosen(path).stack
 
 
@@ -98,9 +98,9 @@ def _header(path: Path) -> Header:
 
 
 def _headers(folder: Path) -> tuple[list[Header], list[Path]]:
-    """The headers of all DICOM files, and what else there is but texts and volumes, of which others tell.
+    """The headers of all DICOM files, and the names of the other files except texts and volumes.
 
-    A file that should be DICOM by its name, and is not, is refused.
+    A file whose name says DICOM must be DICOM, else it is refused.
     """
     headers, others = list[Header](), list[Path]()
     for file in files_in(folder):
@@ -123,7 +123,7 @@ def _headers(folder: Path) -> tuple[list[Header], list[Path]]:
 
 
 def _pattern(path: Path) -> str:
-    """The name without its numbers, by which slices are alike; empty where it has none."""
+    """The name without its digits, which slices of one series share; empty if it has no digits."""
     name = re.sub(r"\d+", "#", path.name)
     return name if "#" in name else ""
 
@@ -148,9 +148,9 @@ def _is_text(path: Path) -> bool:
 
 
 def files_in(folder: Path, *, nested: bool = True) -> Iterator[Path]:
-    """The files in a folder and, through links too, in those below it, each folder once; no hidden ones.
+    """All files in a folder and below it, through links; each folder once. Hidden files are skipped.
 
-    A link to a file that is not there is one, too.
+    A broken link counts as a file.
     """
 
     def refuse(error: OSError) -> None:
@@ -190,7 +190,7 @@ def _decode(slices: list[Slice]) -> tuple[Voxels, Repairs]:
 
 
 def _check_one(array: Voxels, slices: list[Slice]) -> None:
-    """Refuse reconstructions or phases that alternate, which no attribute told apart."""
+    """Refuse reconstructions or phases whose slices alternate and that no attribute separates."""
     count = woven(array)
     if count > 1:
         names = ", ".join(str(one.number) for one in slices[:count])
@@ -200,7 +200,7 @@ def _check_one(array: Voxels, slices: list[Slice]) -> None:
 
 
 def _check_rescaling(array: Voxels, slices: list[Slice]) -> None:
-    """Refuse neighbours of different rescaling that fit one another much better if both have the same."""
+    """Refuse neighbouring slices with different rescaling whose pixels match much better with the same one."""
     for k, (one, other) in enumerate(pairwise(slices)):
         if (one.slope, one.intercept) == (other.slope, other.intercept):
             continue
@@ -215,7 +215,7 @@ def _check_rescaling(array: Voxels, slices: list[Slice]) -> None:
 
 
 def _highest(one: Slice) -> float:
-    """The most HU that the stored bits allow; with 16 of them, what seems larger is negative (see `pixels`)."""
+    """The most HU that the stored bits allow. With 16 bits, larger values are negative (see `pixels`)."""
     bits = one.bits - 1 if one.signed or one.bits == 16 else one.bits
     return float((2**bits - 1) * one.slope + one.intercept)
 

@@ -1,4 +1,4 @@
-"""What a scan's files hold, as one short name: by it a later run knows whether results are of the same scan."""
+"""A digest of a scan's files. A later run compares it to know whether results belong to the same scan."""
 
 import hashlib
 from pathlib import Path
@@ -9,14 +9,14 @@ from .nrrd import nrrd
 
 __all__ = ["content_hash"]
 
-# Formats whose voxels may be in files beside.
+# Formats whose voxels may be in separate files.
 HEADERS = {".mhd": metaimage, ".mha": metaimage, ".nrrd": nrrd, ".nhdr": nrrd}
 
 
 def content_hash(path: str | Path) -> str:
-    """The SHA-256 of the bytes of a scan's file, of it and the files that its header names, or of all in its folder.
+    """The SHA-256 of a scan's bytes: of its file with the files that its header names, or of a whole folder.
 
-    What the files are called does not count, but for their order.
+    File names do not enter the digest; they only set the order.
 
     Raises:
         BadScan: the header cannot be read.

@@ -1,4 +1,4 @@
-"""The formats of files: by the suffix of their name, and where that is none, by how their content begins."""
+"""File formats: by the suffix of the name or, without a known suffix, by the first bytes of the content."""
 
 import re
 import zlib
@@ -11,8 +11,8 @@ __all__ = ["DICOM", "SUFFIXES", "VOLUMES", "content_of", "format_of", "suffix_of
 VOLUMES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr")
 SUFFIXES = (*VOLUMES, ".zip")
 DICOM = (".dcm", ".dicom", ".ima")
-BEGINNING = 1024  # bytes that tell the format
-NIFTI = {348: slice(344, 347), 540: slice(4, 7)}  # size of the header, and where its magic is
+BEGINNING = 1024  # bytes that identify the format
+NIFTI = {348: slice(344, 347), 540: slice(4, 7)}  # size of the header, and offset of its magic
 STARTS = {
     ".nrrd": re.compile(rb"NRRD000\d"),
     ".mha": re.compile(rb"(ObjectType|ObjectSubType|NDims|Comment)[ \t]*="),
@@ -21,22 +21,22 @@ STARTS = {
 
 
 def suffix_of(path: Path) -> str:
-    """The known suffix of a file, in lower case; empty where it has none."""
+    """The known suffix of a file, in lower case; empty if it has none."""
     return next((suffix for suffix in (*SUFFIXES, *DICOM) if path.name.lower().endswith(suffix)), "")
 
 
 def format_of(path: Path) -> str:
-    """The suffix of a file, or the one that its content should have; empty where neither is known."""
+    """The suffix of a file, or else the one that fits its content; empty if neither is known."""
     return suffix_of(path) or content_of(path)
 
 
 def content_of(path: Path) -> str:
-    """The suffix of the format that a file begins like; empty where it is none, or there is no file."""
+    """The suffix of the format that the content has; empty if the format is unknown or there is no file."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         head = file.read(BEGINNING)
-    if head[128:132] == b"DICM":  # without that mark, see `headers.is_dicom`
+    if head[128:132] == b"DICM":  # without the preamble, see `headers.is_dicom`
         return ".dcm"
     if head.startswith(GZIP):
         try:
@@ -50,7 +50,7 @@ def content_of(path: Path) -> str:
 
 
 def supported() -> str:
-    """What can be read, in words for the user."""
+    """The supported formats, in words for the user."""
     return f"supported are {', '.join(SUFFIXES)} and folders of DICOM files"
 
 

@@ -1,4 +1,4 @@
-"""Where voxels are: affines, world points, and axes in a standard order.
+"""Geometry of voxel grids: affines, world points, and axes in a standard order.
 
 Affines are 4x4 and lead from a voxel index to RAS+ millimetres (nibabel). World points that
 leave PIVOT are LPS (DICOM, ITK, LUNA16): x and y change sign.
@@ -26,27 +26,27 @@ RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def affine_from_spacing(spacing: Vec3) -> Affine:
-    """An affine with its origin in the first voxel and axes along the array's own."""
+    """An affine without a known position: origin at the first voxel, axes along the array's own."""
     return np.diag([*spacing, 1.0])
 
 
 def map_points(matrix: npt.NDArray[np.floating], points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Points of shape (..., 3) through a 4x4 matrix."""
+    """Transform points of shape (..., 3) by a 4x4 matrix."""
     return np.asarray(np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 
 
 def to_lps(affine: Affine, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Voxel indices of shape (..., 3) as world millimetres in LPS."""
+    """Voxel indices of shape (..., 3) in world millimetres, LPS."""
     return map_points(RAS_TO_LPS @ affine, index)
 
 
 def canonical(
     array: npt.NDArray[np.generic], affine: Affine, axes: str = "LPS"
 ) -> tuple[npt.NDArray[np.generic], Affine]:
-    """The same volume with its axes permuted and flipped to run closest to left, posterior, superior.
+    """The volume with its axes permuted and flipped to run closest to left, posterior, superior.
 
-    A view of `array`, no resampling; the affine still places every voxel where it was. Other `axes` are named by
-    their ends: R or L, then A or P, then S or I.
+    A view of `array`, without resampling; the affine still gives each voxel its place. Name other `axes` by their ends:
+    R or L, then A or P, then S or I.
     """
     towards = np.diag([1.0 if end in "RAS" else -1.0 for end in axes])
     order, flips = _closest_axes(towards @ affine[:3, :3])
@@ -60,9 +60,9 @@ def canonical(
 
 
 def turn_box(box: npt.NDArray[np.generic], origin: Shape3, matrix: Affine) -> tuple[npt.NDArray[np.generic], Shape3]:
-    """A box of voxels whose first one has the index `origin`, on a grid with the same voxels and other axes.
+    """A box of voxels with its first voxel at index `origin`, mapped to a grid with the same voxels and other axes.
 
-    `matrix` leads from an index to the index of the same voxel there, as those of `canonical` do.
+    `matrix` maps an index to the index of the same voxel on that grid, like the matrix of `canonical`.
     """
     ends = [map_points(matrix, end) for end in (origin, np.add(origin, box.shape) - 1)]
     x, y, z = (int(first) for first in np.round(np.min(ends, axis=0)))
@@ -72,13 +72,13 @@ def turn_box(box: npt.NDArray[np.generic], origin: Shape3, matrix: Affine) -> tu
 
 
 def _closest_axes(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, ...], list[bool]]:
-    """For each world axis the array axis that runs closest to it, and whether it runs backwards."""
+    """For each world axis: the array axis that runs closest to it, and whether that axis runs backwards."""
     cosines = directions / np.linalg.norm(directions, axis=0)
-    # The best of the six permutations, not the best axis each: an oblique scan must use every axis once.
+    # Choose the best of the six permutations, not the best axis each: an oblique scan must use every axis once.
     order = max(permutations(range(3)), key=lambda axes: sum(abs(cosines[world, axes[world]]) for world in range(3)))
     return order, [bool(cosines[world, source] < 0) for world, source in enumerate(order)]
 
 
 def sphere_diameter(volume: float) -> float:
-    """The diameter of the sphere of this volume: mm for mm³."""
+    """The diameter in mm of the sphere with this volume in mm³."""
     return float(np.cbrt(6 * volume / np.pi))

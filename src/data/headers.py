@@ -1,4 +1,4 @@
-"""The headers of DICOM files, of which only a few attributes are read; what is DICOM, and a CT image, at all."""
+"""Reads the headers of DICOM files: whether a file is DICOM, whether it holds a CT image, and a few attributes."""
 
 import hashlib
 import re
@@ -23,8 +23,8 @@ from .part10 import read_dicom
 __all__ = ["Header", "is_ct_image", "is_dicom", "open_dicom", "read_header"]
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-STORAGE = "1.2.840.10008.5.1.4."  # how the UIDs of all standard SOP classes for storage begin
-# Headers are read for these alone. What may name the patient is turned into something else at once (see `Header`).
+STORAGE = "1.2.840.10008.5.1.4."  # common prefix of the UIDs of all standard storage SOP classes
+# Only these attributes are read. Those that may identify the patient are digested at once (see `Header`).
 TAGS = [
     "SOPClassUID",
     "Modality",
@@ -67,7 +67,7 @@ TAGS = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
-# Values of ImageType, and words of a series' description, that stand for projections through many slices.
+# Values of ImageType, and words in a series description, that name projections through many slices.
 PROJECTION_TYPE = re.compile(
     r"\b(M(IN|AX)? ?IP|MAXIMUM|MINIMUM|PROJECTION|VRT?|VOLUME ?RENDER\w*|SSD)\b", re.IGNORECASE
 )
@@ -79,20 +79,20 @@ PROJECTIONS = ("MAX_IP", "MIN_IP", "VOLUME_RENDER", "SURFACE_RENDER")  # values 
 
 
 class Header(NamedTuple):
-    """What a file states, without what names the patient."""
+    """The attributes of a file, without any that identify the patient."""
 
     path: Path
     data: Dataset
-    patient: str  # a digest of PatientID, which tells one patient from another and no more
+    patient: str  # a digest of PatientID: tells patients apart, and nothing else
     description: str  # a digest of SeriesDescription
-    projection: bool  # through many slices, as a MIP is
+    projection: bool  # a projection through many slices, such as a MIP
     bare: bool  # without the preamble of a DICOM file
 
 
 @quiet_libraries()
 def is_dicom(path: Path) -> bool:
-    """Whether the file is DICOM by its content: with the mark behind its preamble, or without either."""
-    if not path.exists():  # a link to nothing
+    """Whether the content is DICOM: with preamble and mark, or without both."""
+    if not path.exists():  # a broken link
         return False
     with path.open("rb") as file:
         start = file.read(132)
@@ -114,7 +114,7 @@ def read_header(path: Path) -> Header | None:
     """The few attributes that PIVOT uses; None for a file that is not DICOM.
 
     Raises:
-        BadScan: it is DICOM, and damaged.
+        BadScan: the file is DICOM, but damaged.
     """
     if not is_dicom(path):
         return None
@@ -147,12 +147,12 @@ def _is_projection(data: Dataset, description: str) -> bool:
 
 
 def is_ct_image(header: Dataset) -> bool:
-    """Whether the file holds CT images, not a report, a screenshot or another modality."""
+    """Whether the file holds CT images, and not a report, a screenshot or another modality."""
     return header.SOPClassUID in CT_CLASSES and (header.get("Modality") or "CT") == "CT"
 
 
 def _may_be_bare(start: bytes) -> bool:
-    """Whether a file could begin with a data element of group 2 or 8, in any of the three ways to write one."""
+    """Whether a file could begin with a data element of group 2 or 8, in any of the three encodings."""
     return start[:2] in (b"\2\0", b"\x08\0", b"\0\x08") and len(start) >= 16
 
 
@@ -160,5 +160,5 @@ def _sop_class(path: Path) -> str:
     try:
         header = read_dicom(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         return str(header.get("SOPClassUID") or "")
-    except Exception:  # noqa: BLE001 - whatever is thrown at what is no DICOM
+    except Exception:  # noqa: BLE001 - pydicom raises many types on files that are no DICOM
         return ""

@@ -1,4 +1,4 @@
-"""Hounsfield units to what a network expects."""
+"""Converts Hounsfield units to a network's input range."""
 
 from typing import Literal
 
@@ -12,9 +12,9 @@ __all__ = ["normalize_intensity"]
 def normalize_intensity(
     array: FloatArray, clip_range: tuple[float, float], method: Literal["minmax", "zscore"] | None = "minmax"
 ) -> FloatArray:
-    """HU clipped to `clip_range` and, by `minmax`, brought to 0..1 or, by `zscore`, to mean 0 and deviation 1.
+    """Clip HU to `clip_range`. `minmax` then scales to 0..1; `zscore` to mean 0 and standard deviation 1.
 
-    Without a method the clipped HU stay as they are. Works in place.
+    Without a method the clipped HU are returned. Works in place.
     """
     low, high = clip_range
     np.clip(array, low, high, out=array)

@@ -1,6 +1,6 @@
-"""Reading a scan from any supported file: the one door through which volumes enter.
+"""Reads a scan from any supported file. Every volume enters PIVOT here.
 
-What reads DICOM, and what reads other files, is imported where it is used: either takes a second.
+The DICOM reader and the file readers are imported on first use: each import takes a second.
 """
 
 import os
@@ -26,7 +26,7 @@ __all__ = ["dicom_slices", "load_scan", "plain_error", "read_scan", "scan_name"]
 
 
 class Read(NamedTuple):
-    """What a file holds, as it was read."""
+    """The content of a file."""
 
     array: npt.NDArray[Any]
     affine: Affine
@@ -37,7 +37,7 @@ class Read(NamedTuple):
 
 
 def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
-    """The scan's (X, Y, Z) array in HU, with `affine`, `scan_id` and the `notes` on how it was read; its spacing in mm.
+    """The scan's (X, Y, Z) array in HU with `affine`, `scan_id` and `notes` on repairs; its spacing in mm.
 
     Raises:
         BadScan, PivotError: as `read_scan`.
@@ -48,11 +48,11 @@ def load_scan(path: str | Path) -> tuple[Volume, Vec3]:
 
 @quiet_libraries()
 def read_scan(path: str | Path) -> Scan:
-    """The scan at `path`, a file, a zip or a DICOM folder: (X, Y, Z) int16 or float32 HU, at least -1024.
+    """The scan at `path` (a file, a zip or a DICOM folder): (X, Y, Z) int16 or float32 HU, at least -1024.
 
     Raises:
-        BadScan: it cannot be read as a chest CT; the message names the file, the problem and the remedy.
-        PivotError: this machine lacks memory, disk or file handles, which is not the scan's fault.
+        BadScan: the scan cannot be read as a chest CT; the message names the file, the problem and the remedy.
+        PivotError: this machine lacks memory, disk or file handles. The scan is not at fault.
     """
     path = path_of(path, "the scan", BadScan)
     try:
@@ -60,7 +60,7 @@ def read_scan(path: str | Path) -> Scan:
         affine, straightened = nearest_orthogonal(read.affine)
         check_extent(read.array.shape, affine)
         array, changed = as_hounsfield(read.array, affine)
-    except Exception as error:  # noqa: BLE001 - whatever a library throws at a broken file is the file's fault
+    except Exception as error:  # noqa: BLE001 - a broken file can make a library raise anything
         raise _blamed(path, error) from (error.__cause__ if isinstance(error, BadScan) else error)
     notes = read.notes + straightened + changed
     return Scan(array, affine, scan_name(path), read.uid, notes, read.body_part, read.acquisition)
@@ -70,7 +70,7 @@ def read_scan(path: str | Path) -> Scan:
 def dicom_slices(path: str | Path) -> Iterator["Stack"]:
     """The slices of the DICOM series that `read_scan` reads at `path`, in the order of the scan's third axis.
 
-    Their files are there as long as the context: those of a zip are unpacked for it.
+    Inside the context their files exist: a zip stays unpacked.
 
     Raises:
         BadScan: there is no DICOM series, or it cannot be read.
@@ -83,7 +83,7 @@ def dicom_slices(path: str | Path) -> Iterator["Stack"]:
             content = stack.enter_context(unpacked(path)) if format_of(path) == ".zip" else path
             if not content.is_dir() and not _is_dicom(content):
                 msg = "is no DICOM series"
-                raise BadScan(msg)  # noqa: TRY301 - reported like what reading finds
+                raise BadScan(msg)  # noqa: TRY301 - reported like other read errors
             series = series_slices(content)
         except BadScan as error:
             msg = f"{path}: {error}"
@@ -92,7 +92,7 @@ def dicom_slices(path: str | Path) -> Iterator["Stack"]:
 
 
 def scan_name(path: str | Path) -> str:
-    """The name of a file without its known suffix (`.nii.gz` is one), or of a folder."""
+    """The name of a folder, or of a file without its known suffix (`.nii.gz` is one suffix)."""
     path = Path(path)
     name = path.name or path.resolve().name
     return name if path.is_dir() else name[: len(name) - len(suffix_of(path))]
@@ -101,7 +101,7 @@ def scan_name(path: str | Path) -> str:
 def _read(path: Path) -> Read:
     if path.is_dir():
         return _folder(path, "folder")
-    with path.open("rb"):  # so that a missing file is reported before an unknown format
+    with path.open("rb"):  # a missing file is reported before an unknown format
         pass
     if _is_dicom(path):
         return _dicom(path)
@@ -116,7 +116,7 @@ def _read(path: Path) -> Read:
 
 
 def _folder(folder: Path, kind: str) -> Read:
-    """What a folder or an unpacked archive holds: DICOM, which comes before all else, or one volume file."""
+    """Read a folder or an unpacked archive: its DICOM files if there are any, else its one volume file."""
     from .dicom import files_in, holds_dicom  # noqa: PLC0415
 
     volumes = [file for file in files_in(folder) if format_of(file) in VOLUMES]
@@ -154,7 +154,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _blamed(path: Path, error: Exception) -> PivotError:
-    """The error in words: as the scan's fault, or as the machine's where that lacks something."""
+    """The error as a message: about the scan or, if the machine lacks a resource, about the machine."""
     lack = lacking(error)
     if lack is None or isinstance(lack, PermissionError):
         return BadScan(f"{path}: {error if isinstance(error, BadScan) else plain_error(error)}")
@@ -162,7 +162,7 @@ def _blamed(path: Path, error: Exception) -> PivotError:
 
 
 def plain_error(error: Exception) -> str:
-    """What an exception means to the user, on one line, without the path that it may repeat."""
+    """What an exception means to the user, on one line, without the path, which the message already names."""
     match error:
         case FileNotFoundError():
             return "there is no such file or folder"

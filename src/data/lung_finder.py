@@ -1,4 +1,4 @@
-"""Finding the lungs in a scan, roughly and fast, and telling what each side is like."""
+"""Finds the lungs in a scan, roughly and fast, and describes each side."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,31 +16,31 @@ from .plausibility import is_drawn
 
 __all__ = ["find_lungs", "lung_surface"]
 
-# Mean HU of a coarse voxel. Gas in the bowel and air around the body lie below, emphysema mostly above the limit.
+# Mean HU of a coarse voxel in lung. Bowel gas and the air around the body are lower; emphysema is mostly within.
 AERATED = (-975.0, -600.0)
-OPENING = 3  # coarse voxels; partial volume at skin and bowel walls has the HU of lung, but is thinner
-OPEN_AIR = -940.0  # HU: as thin as the air around the body, and thinner than nearly all lung
+OPENING = 3  # coarse voxels; skin and bowel walls have lung's HU by partial volume, but are thinner
+OPEN_AIR = -940.0  # HU; below: air around the body. Nearly all lung is denser
 SKIN = 2  # coarse voxels of partial volume between air and skin
 AROUND = 30.0  # mm around the lungs in which distances are computed
-# A side is cut by the field of view where this much of its lung meets the air around the body or the first or last
-# slice, or where this much less of the body is in view than on the other side.
+# The field of view cuts a side if this much of its lung meets the air around the body or the first or last slice, or if
+# this much less of the body is in view than on the other side.
 CUT_LITRES, CUT_END, CUT_BODY = 0.02, 0.18, 0.6
-END = 10.0  # mm from an end of a lung to where its section is still small ...
-BLUNT = 0.37  # ... of the largest one; more, and the lung does not taper: something fills what is missing
-NOT_AERATED, HALF = 0.25, 0.5  # of the other lung's litres; less, and a side is not aerated, or in part only
-FAR, MISSING = 15.0, 0.15  # mm; the share of the other lung whose mirror image is further than that from any lung
-LARGE = 0.25  # of the largest section: levels that count below
-BEFORE_SPINE = 30.0  # mm in front of the spine's back where a lung ends that is filled behind
+END = 10.0  # mm from an end of a lung, where its section should be small
+BLUNT = 0.37  # of the largest section; above, the lung does not taper: something fills the rest
+NOT_AERATED, HALF = 0.25, 0.5  # of the other lung's litres; below, a side is not aerated, or only in part
+FAR, MISSING = 15.0, 0.15  # mm; fraction of the other lung whose mirror image is further than that from lung
+LARGE = 0.25  # of the largest section; smaller levels do not count
+BEFORE_SPINE = 30.0  # mm in front of the spine's back; a lung that ends there is filled behind
 FILLED_BEHIND = 0.35  # of the levels
-HEIGHT = 0.05  # of the largest section: the lungs begin and end there
-SURFACE, THIN, VESSELS = -400.0, 4, 2  # HU below tissue; coarse voxels around thick lung; widths that are filled
+HEIGHT = 0.05  # of the largest section: marks the ends of the lungs
+SURFACE, THIN, VESSELS = -400.0, 4, 2  # HU, edge of tissue; coarse voxels around thick lung; widths to fill
 
 
 class _Half(NamedTuple):
-    """One side of the chest: its columns, the lung in them, and how far the body reaches from the middle, in mm."""
+    """One side of the chest: its columns, its lung, and how far the body reaches from the middle, in mm."""
 
     columns: Mask  # (X,)
-    lung: Mask  # (x, Y, Z), the columns alone
+    lung: Mask  # (x, Y, Z), these columns only
     litres: float
     reach: float
     meets_air: float  # litres
@@ -56,7 +56,7 @@ def find_lungs(array: npt.NDArray[np.generic], affine: Affine) -> Lungs:
     coarse, wide = coarse_means(array, affine)
     inside = inside_body(coarse > BODY)
     aerated = (coarse > AERATED[0]) & (coarse < AERATED[1]) & inside
-    # The edge counts as lung, for a field of view may cut through it.
+    # Lung at the border of the image counts: the field of view may cut through it.
     lung = ndimage.binary_opening(np.pad(aerated, OPENING, mode="edge"), iterations=OPENING)
     lung = lung[(slice(OPENING, -OPENING),) * 3]
     spacing = spacing_of(wide)
@@ -98,7 +98,7 @@ def lung_surface(array: npt.NDArray[np.generic], affine: Affine) -> tuple[Mask, 
 
 
 def _distance_around(enclosed: Mask, spacing: Vec3) -> FloatArray:
-    """The distance in mm to what the lungs enclose; infinite beyond `AROUND`, which takes half the time."""
+    """The distance in mm to the lungs' hull; infinite beyond `AROUND`, which halves the time."""
     around = np.full(enclosed.shape, np.inf, np.float32)
     boxes = ndimage.find_objects(enclosed.astype(np.int8))
     for box in boxes:
@@ -111,7 +111,7 @@ def _distance_around(enclosed: Mask, spacing: Vec3) -> FloatArray:
 
 
 def _near_open_air(coarse: FloatArray) -> Mask:
-    """What is within two voxels of the air around the body, or of the sides of the picture."""
+    """All within two voxels of the air around the body or of the sides of the image."""
     padded = np.pad(coarse < OPEN_AIR, ((1, 1), (1, 1), (0, 0)), constant_values=True)
     labels, _ = ndimage.label(padded)
     near: Mask = np.asarray(ndimage.binary_dilation(labels == labels[0, 0, 0], iterations=SKIN))
@@ -119,7 +119,7 @@ def _near_open_air(coarse: FloatArray) -> Mask:
 
 
 def _halves(lung: Mask, air: Mask, inside: Mask, middle: Midline, spacing: Vec3) -> Iterator[_Half]:
-    """The patient's right, then left."""
+    """The two sides: the patient's right, then left."""
     places = np.arange(len(lung)) - middle.middle
     body = inside.any(axis=(1, 2))
     voxel = float(np.prod(spacing)) / 1e6
@@ -140,7 +140,7 @@ def _state(own: _Half, other: _Half, *, filled: bool) -> LungState:
 
 
 def _is_filled(own: _Half, other: _Half, around: FloatArray, middle: Midline, spacing: Vec3, lowest: int) -> bool:
-    """Whether something other than air may fill a lung, in whole or in part."""
+    """Whether fluid or tissue may fill a lung, in whole or in part."""
     return (
         own.litres < HALF * other.litres
         or _missing(own, other, around, middle) > MISSING
@@ -150,7 +150,7 @@ def _is_filled(own: _Half, other: _Half, around: FloatArray, middle: Midline, sp
 
 
 def _missing(own: _Half, other: _Half, around: FloatArray, middle: Midline) -> float:
-    """The share of the other lung whose mirror image lies far from what the lungs enclose."""
+    """The fraction of the other lung whose mirror image is far from the lungs' hull."""
     mirrored = np.rint(2 * middle.middle - np.flatnonzero(other.columns)).astype(int)
     seen = (mirrored >= 0) & (mirrored < len(own.columns))
     lung = other.lung[seen]
@@ -158,7 +158,7 @@ def _missing(own: _Half, other: _Half, around: FloatArray, middle: Midline) -> f
 
 
 def _ends_bluntly(half: _Half, spacing: Vec3) -> bool:
-    """Whether the lung ends inside the picture without tapering."""
+    """Whether the lung ends inside the image without tapering."""
     sections, step = half.sections, round(END / spacing[2])
     levels = np.flatnonzero(sections)
     if not levels.size:
@@ -171,7 +171,7 @@ def _ends_bluntly(half: _Half, spacing: Vec3) -> bool:
 
 
 def _filled_behind(half: _Half, middle: Midline, spacing: Vec3, lowest: int) -> bool:
-    """Whether the lung mostly ends in front of the spine, as above fluid in a patient on the back."""
+    """Whether the lung mostly ends in front of the spine, as above fluid in a supine patient."""
     sections = half.sections
     levels = np.flatnonzero(sections > LARGE * sections.max())
     filled = np.asarray(half.lung.any(axis=0))[:, levels]
@@ -181,7 +181,7 @@ def _filled_behind(half: _Half, middle: Midline, spacing: Vec3, lowest: int) -> 
 
 
 def _height(whole: list[_Half]) -> tuple[int, int] | None:
-    """The levels where whole lungs begin and end; None where the picture may end before them."""
+    """The levels where both lungs begin and end; None if the image may end before them."""
     if not whole:
         return None
     sections = np.sum([half.sections for half in whole], axis=0)

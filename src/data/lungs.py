@@ -1,7 +1,7 @@
-"""The lungs of a scan: where they are, what each side is like, and whether they can be judged.
+"""The lungs of a scan: where they are, how each side looks, and whether they can be judged.
 
-This is the only idea of the lungs in PIVOT. `lung_finder.find_lungs` finds them; where the network looks, which marks
-count, the examination's category, words for places and the comparison of two scans all ask it.
+PIVOT has no other model of the lungs. `lung_finder.find_lungs` finds them. The network's region, the filter of marks,
+the examination's category, the descriptions of places and the comparison of two scans all use it.
 """
 
 import re
@@ -19,10 +19,10 @@ from .geometry import map_points, spacing_of
 
 __all__ = ["LEAST_LITRES", "Lung", "Lungs", "Mask", "check_chest", "lung_on_grid", "search_region"]
 
-LEAST_LITRES = 0.3  # less is no pair of lungs: a block of a scan, or lungs that the rule does not recognise
-CERTAIN_LITRES = 1.0  # less may be what is left of lungs that disease has filled
-CHEST = ("CHEST", "LUNG", "THORA")  # in what DICOM may call the body part of a chest
-# What it may call parts without lungs (PS3.16, annex L), of which several may be one word. The chest lies between parts
+LEAST_LITRES = 0.3  # less: a block of a scan, or lungs that are not recognised
+CERTAIN_LITRES = 1.0  # less: perhaps the rest of lungs that disease has filled
+CHEST = ("CHEST", "LUNG", "THORA")  # in DICOM's names for a chest
+# DICOM's names of body parts without lungs (PS3.16, annex L); one word may join several. The chest lies between parts
 # of the first and of the second kind.
 ABOVE = "HEAD|BRAIN|SKULL|FACE|ORBITS?|SINUS(ES)?|JAW|MANDIBLE|MAXILLA|NECK|CSPINE|CAROTID|LARYNX|PHARYNX"
 BELOW = (
@@ -31,7 +31,7 @@ BELOW = (
 )
 BESIDE = "UPPER|LOWER|FORE|LEFT|RIGHT|BOTH|AND|WITH|CT|L|R"
 ELSEWHERE = re.compile(f"({ABOVE}|{BELOW}|{BESIDE})+")
-MIDLINE = 10.0  # mm to either side of the body's midline where left and right are not told apart
+MIDLINE = 10.0  # mm to either side of the midline within which a place is neither left nor right
 Mask = npt.NDArray[np.bool_]
 WORDS: dict[LungState, str] = {
     "cut": "the field of view cuts the {} lung",
@@ -49,13 +49,13 @@ class Lung(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Lungs:
-    """What is known of the lungs, on a coarse grid (X, Y, Z) that runs left, back, head, placed by `affine` (RAS+).
+    """The lungs on a coarse grid (X, Y, Z) that runs left, back, head; `affine` (RAS+) gives its position.
 
-    `lung` is thick, aerated lung. `around` is the distance in mm to what the lungs enclose: their convex hull in each
-    slice, so that hila and masses that indent a lung belong to it. `midline` is the lowest and the highest estimate
-    of the body's middle along x, `height` the lowest and the highest level of the lungs, all in voxels of the grid;
-    None where they are not sure. `right` and `left` are None without a midline. `doubtful` says that lung may lie
-    where none is seen: a side is filled, or the midline is not sure. `drawn` says that they are a digital phantom's.
+    `lung` is thick, aerated lung. `around` is the distance in mm to the lungs' convex hull in each slice, which
+    includes hila and masses that indent a lung. `midline` is the lowest and the highest estimate of the body's middle
+    along x, `height` the lowest and the highest level of the lungs, in voxels of the grid; each is None if uncertain.
+    `right` and `left` are None without a midline. `doubtful`: lung may exist where none is seen, because a side is
+    filled or the midline is uncertain. `drawn`: the scan is a digital phantom.
     """
 
     lung: Mask
@@ -70,22 +70,22 @@ class Lungs:
 
     @cached_property
     def litres(self) -> float:
-        """Of thick, aerated lung."""
+        """Litres of thick, aerated lung."""
         return round(float(self.lung.sum() * np.prod(spacing_of(self.affine)) / 1e6), 2)
 
     @property
     def recognised(self) -> bool:
-        """Whether this is aerated lung at all, and not a block of a scan, an abdomen or a head."""
+        """Whether the scan shows lungs at all, and is not a block of a scan, an abdomen or a head."""
         return self.litres >= LEAST_LITRES
 
     @property
     def certain(self) -> bool:
-        """Whether there is no lung but where lung is seen; if not, everything is searched and no mark is dropped."""
+        """Whether all lung is recognised. If not, the whole scan is searched and no mark is dropped."""
         return self.litres >= CERTAIN_LITRES and not self.doubtful
 
     @cached_property
     def reason(self) -> str | None:
-        """Why the lungs cannot be judged as a whole; None where they can."""
+        """Why the lungs cannot be judged as a whole; None if they can."""
         if not self.recognised:
             return (
                 f"no lungs are recognised: {self.litres:.1f} litres of aerated lung, and not {LEAST_LITRES:g} or more"
@@ -107,7 +107,7 @@ class Lungs:
                 yield WORDS[lung.state].format(side)
 
     def report(self) -> LungsReport:
-        """What a report says of the lungs."""
+        """The report's statements about the lungs."""
         right, left = (
             None if lung is None else SideReport(litres=lung.litres, state=lung.state)
             for lung in (self.right, self.left)
@@ -151,10 +151,10 @@ class Lungs:
 
 
 def check_chest(body_part: str, lungs: Lungs) -> None:
-    """Refuse a scan without lungs that calls itself another part of the body, by DICOM's BodyPartExamined.
+    """Refuse a scan without lungs whose BodyPartExamined (DICOM) names another part of the body.
 
     Raises:
-        BadScan: it is no chest.
+        BadScan: the scan is no chest.
     """
     if not lungs.recognised and _is_elsewhere(body_part.upper()):
         msg = f"{lungs.reason}, and BodyPartExamined is {body_part[:16]}: give a CT of the chest"
@@ -162,7 +162,7 @@ def check_chest(body_part: str, lungs: Lungs) -> None:
 
 
 def _is_elsewhere(body_part: str) -> bool:
-    """Whether each word names a part of the body without lungs, or tells more of one."""
+    """Whether each word names a body part without lungs, or qualifies one."""
     words = re.findall(r"[^\W\d_]+", body_part)
     if not all(ELSEWHERE.fullmatch(word) for word in words):
         return False
@@ -170,9 +170,9 @@ def _is_elsewhere(body_part: str) -> bool:
 
 
 def search_region(lungs: Lungs, shape: Shape3, affine: Affine, reach: float) -> Mask | None:
-    """Where in a grid of `shape` and `affine` (RAS+) nodules can be: up to `reach` mm from what the lungs enclose.
+    """The voxels of a grid of `shape` and `affine` (RAS+) that may hold nodules: up to `reach` mm from the lungs' hull.
 
-    The grid's axes run along those of the lungs. None means anywhere: where lung may be is not certain.
+    The grid's axes are parallel to those of the lungs. None means anywhere: the extent of the lungs is uncertain.
     """
     if not lungs.certain:
         return None
@@ -181,13 +181,13 @@ def search_region(lungs: Lungs, shape: Shape3, affine: Affine, reach: float) -> 
 
 
 def lung_on_grid(lungs: Lungs, shape: Shape3, affine: Affine) -> Mask:
-    """Thick, aerated lung on a grid of `shape` and `affine` (RAS+) whose axes run along those of the lungs."""
+    """Thick, aerated lung on a grid of `shape` and `affine` (RAS+), with axes parallel to those of the lungs."""
     lung: Mask = lungs.lung[_nearest(lungs, shape, affine)]
     return lung
 
 
 def _nearest(lungs: Lungs, shape: Shape3, affine: Affine) -> tuple[npt.NDArray[np.intp], ...]:
-    """The nearest voxels of the lungs' own grid for those of another one: an index for NumPy."""
+    """The nearest voxels of the lungs' grid for each voxel of another grid, as an index for NumPy."""
     index = np.linalg.inv(lungs.affine) @ affine
     return np.ix_(
         *(

@@ -1,4 +1,4 @@
-"""The header of a MetaImage file as values (https://itk.org/Wiki/ITK/MetaIO/Documentation)."""
+"""Parses the header of a MetaImage file (https://itk.org/Wiki/ITK/MetaIO/Documentation)."""
 
 import math
 import re
@@ -20,7 +20,8 @@ __all__ = ["metaimage"]
 
 END = "ElementDataFile"  # the last field: voxels or names of files follow
 LINE = re.compile(r"([\w|\[\]]+)[ \t]*=[ \t]*(.*?)[ \t]*", re.ASCII)
-# What does not change how voxels are read: patients' and writers' remarks, and what ITK copies from DICOM and NIfTI.
+# Fields that do not change how voxels are read: remarks on patient and writer, and what ITK copies from DICOM and
+# NIfTI.
 REMARK = re.compile(
     r"Comment|ObjectSubType|TransformType|Name|ID|ParentID|AcquisitionDate|Color|CompressionLevel|CenterOfRotation"
     r"|ElementMin|ElementMax|ElementNBits|SequenceID|ITK_\w+|[0-9a-fA-F]{4}\|[0-9a-fA-F]{4}"
@@ -54,16 +55,16 @@ TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-OBLIQUE = 0.1  # cosine; what runs more nearly across an axis has no side on it
-SIGNS = {"L": 1, "P": 1, "S": 1, "R": -1, "A": -1, "I": -1}  # along LPS
+OBLIQUE = 0.1  # cosine; an axis closer to a right angle has no direction along the world's axis
+SIGNS = {"L": 1, "P": 1, "S": 1, "R": -1, "A": -1, "I": -1}  # in LPS
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
 def metaimage(path: Path) -> Stated:
-    """What the header at `path` says.
+    """Parse the header at `path`.
 
     Raises:
-        BadScan: it is no MetaImage header of a CT volume, or says what PIVOT does not know.
+        BadScan: it is no MetaImage header of a CT volume, or uses a feature that PIVOT does not know.
     """
     lines = header_lines(path)
     fields, data, start = _fields(lines)
@@ -94,7 +95,7 @@ def metaimage(path: Path) -> Stated:
 
 
 def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, str, int]:
-    """The fields, the value of the last one, and where in the file its line ends."""
+    """The fields, the value of the last one, and the offset where its line ends."""
     fields = Fields()
     for line, end in lines:
         match = LINE.fullmatch(line)
@@ -117,7 +118,7 @@ def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, str, int]:
 def _parts(
     path: Path, fields: Fields, data: str, begin: int, lines: Iterator[tuple[str, int]], sizes: list[int]
 ) -> list[VoxelFile]:
-    """Where the voxels are: behind the header, in one file, or in one for each slice."""
+    """The location of the voxels: behind the header, in one file, or in one file for each slice."""
     skip = integers("HeaderSize", fields.get("HeaderSize", "0"))
     if data in ("LOCAL", "Local", "local"):
         if skip != [0]:
@@ -186,7 +187,7 @@ def _one(fields: Fields, name: str, default: float) -> float:
 
 
 def _affine(fields: Fields, dimension: int) -> tuple[Affine, tuple[str, ...]]:
-    """Index to LPS millimetres, and notes; the axes' directions stand one after the other in TransformMatrix."""
+    """The affine from index to LPS millimetres, and notes. TransformMatrix lists one axis direction after the other."""
     scale = unit(fields.get("DistanceUnits", ""))
     spacing = numbers("ElementSpacing", fields.get("ElementSpacing", fields.get("ElementSize", "")))
     origin, turn = (numbers(name, fields.get(name, "")) for name in ("Offset", "TransformMatrix"))
@@ -206,9 +207,9 @@ def _affine(fields: Fields, dimension: int) -> tuple[Affine, tuple[str, ...]]:
 
 
 def _check_directions(directions: npt.NDArray[np.float64], fields: Fields, spacing: list[float]) -> None:
-    """Refuse directions that are no unit vectors, or run to other sides than AnatomicalOrientation says.
+    """Refuse directions that are no unit vectors or that contradict AnatomicalOrientation.
 
-    That field names where axes run to by its definition, where they come from by ITK's habit: either is believed.
+    By definition that field names the sides that axes run to; ITK writes the sides they come from. Both are accepted.
     """
     lengths = np.linalg.norm(directions, axis=1)
     shape = numbers("DimSize", fields["DimSize"])[:3]

@@ -1,4 +1,4 @@
-"""The middle of the body, by its bones: a lung that is filled, or pulls the heart over, does not move it."""
+"""The middle of the body, found by its bones: a filled lung or a displaced heart does not move it."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,16 @@ from ..types import FloatArray, Vec3
 
 __all__ = ["Midline", "find_midline"]
 
-BONE = (110.0, 210.0)  # HU of a coarse voxel from which it may be bone, and from which it is
+BONE = (110.0, 210.0)  # HU of a coarse voxel: possibly bone; certainly bone
 BLUR = 5.0  # mm
-APART = 25.0  # mm between spine and symmetry; further apart, one of them is wrong
-LEAST_SPINE = 0.05  # of the height that is bone at the place of the spine, from 0 to 1
+APART = 25.0  # mm between the spine and the plane of symmetry; further apart, one is wrong
+LEAST_SPINE = 0.05  # fraction of the height, 0 to 1, with bone at the place of the spine
 SPINE_HALF_WIDTH = 20.0  # mm
 CURVE = 15.0  # mm along the body over which the depth of the spine is smoothed
 
 
 class Midline(NamedTuple):
-    """The middle of the body along x by two witnesses, and how deep the back of the spine lies at each level."""
+    """Two estimates of the middle of the body along x, and the depth of the spine's back at each level."""
 
     spine: float  # voxels
     symmetry: float  # voxels
@@ -27,15 +27,15 @@ class Midline(NamedTuple):
 
     @property
     def middle(self) -> float:
-        """The mean of both witnesses, in voxels."""
+        """The mean of both estimates, in voxels."""
         return (self.spine + self.symmetry) / 2
 
 
 def find_midline(coarse: FloatArray, spacing: Vec3) -> Midline | None:
-    """The middle of a body in (X, Y, Z) HU, x to the left, z along it; None where it is not sure.
+    """The middle of a body in (X, Y, Z) HU, x to the left, z along the body; None if uncertain.
 
-    One witness is the spine, the only bone that runs along the body. The other is the plane in which the bones
-    mirror themselves best. They have to agree.
+    One estimate is the spine, the only bone that runs along the body. The other is the plane of best mirror symmetry of
+    the bones. Both must agree.
     """
     bone = np.clip((coarse - BONE[0]) / (BONE[1] - BONE[0]), 0, 1).astype(np.float32)
     bone = ndimage.gaussian_filter(bone, (BLUR / spacing[0], BLUR / spacing[1], 0))
@@ -48,7 +48,7 @@ def find_midline(coarse: FloatArray, spacing: Vec3) -> Midline | None:
 
 
 def _mirror(bone: FloatArray) -> float:
-    """The plane x, in steps of half a voxel, about which the mirrored bones overlap the bones most."""
+    """The plane x, in steps of half a voxel, with the best overlap of the bones and their mirror image."""
     size = 2 * len(bone)
     spectrum = np.fft.rfft(bone, size, axis=0)
     overlap = np.fft.irfft((spectrum**2).sum(axis=(1, 2)), size)
@@ -56,7 +56,7 @@ def _mirror(bone: FloatArray) -> float:
 
 
 def _back(bone: FloatArray, spine: int, spacing: Vec3) -> npt.NDArray[np.intp]:
-    """Where the spine ends towards the back, at half its density."""
+    """The back of the spine, at half its density."""
     reach = round(SPINE_HALF_WIDTH / spacing[0])
     strip = bone[max(0, spine - reach) : spine + reach + 1].mean(axis=0)
     strip = ndimage.gaussian_filter1d(strip, CURVE / spacing[2], axis=1)

@@ -1,4 +1,4 @@
-"""The header of a NIfTI file as values (nifti1.h); nibabel names its fields, PIVOT judges them."""
+"""Parses the header of a NIfTI file (nifti1.h). nibabel names the fields; PIVOT checks their values."""
 
 import math
 from pathlib import Path
@@ -16,18 +16,18 @@ from .voxels import GZIP, Encoding, Stated, Stream, VoxelFile
 
 __all__ = ["nifti"]
 
-MILLIMETRES = {1: 1000.0, 3: 0.001}  # xyzt_units: metres, micrometres; unknown counts as mm
-LONG = 1e-3  # by which rounding may make a quaternion longer than 1
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # xyzt_units: metres, micrometres; unknown means mm
+LONG = 1e-3  # excess length of a quaternion that rounding explains
 MAX_EXTENSION = 2**26  # bytes between header and voxels
 
 Header = nib.Nifti1Header
 
 
 def nifti(path: Path) -> Stated:
-    """What the header at `path`, a NIfTI file that may be gzipped, says.
+    """Parse the header at `path`, a NIfTI file that may be gzipped.
 
     Raises:
-        BadScan: it is no NIfTI header of a CT volume, or contradicts itself.
+        BadScan: the header is no NIfTI header of a CT volume, or contradicts itself.
     """
     with path.open("rb") as file:
         encoding: Encoding = "gzip" if file.read(2) == GZIP else "raw"
@@ -48,7 +48,7 @@ def nifti(path: Path) -> Stated:
 
 
 def _header(stream: Stream) -> Header:
-    """The header of NIfTI-1 or 2, which its own size tells: 348 bytes or 540, in either byte order."""
+    """The header of NIfTI-1 or NIfTI-2 in either byte order. Its size field, 348 or 540 bytes, tells which."""
     first = stream.take(4)
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         for order in ("<", ">"):
@@ -95,7 +95,7 @@ def _dtype(header: Header) -> np.dtype[Any]:
 
 
 def _start(header: Header) -> tuple[int, tuple[str, ...]]:
-    """Where the voxels begin; 0 stands for the first byte possible."""
+    """The offset of the first voxel; 0 stands for the first possible byte."""
     first, stated = header.sizeof_hdr + 4, float(header["vox_offset"])
     if stated == 0:
         return first, (f"the header does not say where its voxels begin: taken from byte {first} on",)
@@ -106,7 +106,7 @@ def _start(header: Header) -> tuple[int, tuple[str, ...]]:
 
 
 def _scaling(header: Header) -> tuple[float, float]:
-    """Slope and intercept; a slope of zero, or none, means stored values (nifti1.h)."""
+    """Slope and intercept. A slope of zero, or none, means unscaled values (nifti1.h)."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
@@ -117,10 +117,10 @@ def _scaling(header: Header) -> tuple[float, float]:
 
 
 def _affine(header: Header, shape: Shape3) -> tuple[Affine, tuple[str, ...]]:
-    """The sform, else the qform, else the bare voxel sizes; those that are stated must agree.
+    """The sform, else the qform, else the voxel sizes alone. Those that are stated must agree.
 
     Raises:
-        BadScan: they place a voxel more than half a millimetre apart, or none can be used.
+        BadScan: they disagree by more than half a millimetre at a voxel, or none is usable.
     """
     scale = np.diag([*np.full(3, MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)), 1.0])
     sform = scale @ _sform(header) if header["sform_code"] else None
@@ -134,7 +134,7 @@ def _affine(header: Header, shape: Shape3) -> tuple[Affine, tuple[str, ...]]:
     if qform is not None:
         return qform, () if sform is None else ("the sform is not usable, so the qform places the scan",)
     if sform is not None:
-        return sform, ()  # refused later, for its own fault
+        return sform, ()  # refused later, with its own message
     sizes = header["pixdim"][1:4]
     if header["qform_code"] or not _sized(header):
         msg = f"has voxel sizes of {' x '.join(f'{size:g}' for size in sizes)}: write it again with the right spacing"
@@ -151,7 +151,7 @@ def _sform(header: Header) -> Affine:
 
 
 def _qform(header: Header) -> Affine | None:
-    """Index to RAS+ by the quaternion and the voxel sizes; None where they cannot be used."""
+    """The affine from index to RAS+ by the quaternion and the voxel sizes; None if they are unusable."""
     vector = np.array([header[f"quatern_{name}"] for name in "bcd"], dtype=np.float64)
     origin = np.array([header[f"qoffset_{name}"] for name in "xyz"], dtype=np.float64)
     length, handed = float(vector @ vector), float(header["pixdim"][0])
@@ -173,7 +173,7 @@ def _qform(header: Header) -> Affine | None:
 
 
 def _stated(header: Header) -> str:
-    """The fields of a qform, as they are."""
+    """The fields of a qform, for a message."""
     fields = (("quatern", "bcd"), ("qoffset", "xyz"))
     words = [f"{name}_{axis} {float(header[f'{name}_{axis}']):g}" for name, axes in fields for axis in axes]
     return f"pixdim[0] {float(header['pixdim'][0]):g}, {', '.join(words)}"
@@ -205,7 +205,7 @@ def _agree(sform: Affine, qform: Affine, shape: Shape3) -> None:
 
 
 def _agree_in_size(sform: Affine, sizes: npt.NDArray[np.float64], shape: Shape3) -> None:
-    """Refuse voxel sizes other than the sform's; those that are zero or NaN state nothing."""
+    """Refuse voxel sizes that differ from the sform's. Zero or NaN counts as not stated."""
     own = np.linalg.norm(sform[:3, :3], axis=0)
     stated = np.where(np.isfinite(sizes) & (sizes > 0), sizes, own)
     if (np.abs(stated - own) * shape).max() > LARGEST_SHIFT:
@@ -215,7 +215,7 @@ def _agree_in_size(sform: Affine, sizes: npt.NDArray[np.float64], shape: Shape3)
 
 
 def _words(affine: Affine) -> str:
-    """Voxel sizes, sides and first voxel of an affine."""
+    """Voxel sizes, axis directions and first voxel of an affine, for a message."""
     sides = "".join(nib.orientations.aff2axcodes(affine))
     sizes, first = np.linalg.norm(affine[:3, :3], axis=0), affine[:3, 3]
     return "{} mm towards {} from ({})".format(

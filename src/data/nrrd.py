@@ -1,4 +1,4 @@
-"""The header of an NRRD file as values (https://teem.sourceforge.net/nrrd/format.html)."""
+"""Parses the header of an NRRD file (https://teem.sourceforge.net/nrrd/format.html)."""
 
 import math
 import re
@@ -20,11 +20,11 @@ __all__ = ["nrrd"]
 
 MAGIC = re.compile(r"NRRD000[1-5]")
 FIELD = re.compile(r"([^:=]+?): ?(.*?)[ \t]*")
-REMARK = re.compile(r"([^:=]+?):=(.*)")  # what a writer adds; it changes nothing
+REMARK = re.compile(r"([^:=]+?):=(.*)")  # comments of writers, without effect
 FIELDS = {
     *("dimension", "type", "encoding", "endian", "data file", "line skip", "byte skip", "sizes", "spacings", "units"),
     *("kinds", "space", "space dimension", "space units", "space origin", "space directions", "axis mins", "axis maxs"),
-    # These change nothing either.
+    # These have no effect either.
     *("content", "min", "max", "old min", "old max", "number", "sample units", "thicknesses", "centers", "labels"),
     "measurement frame",
 }
@@ -52,7 +52,7 @@ TYPES = {
     "f8": ("double",),
 }
 ENCODINGS: dict[str, Encoding] = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-# Signs that lead from a space to left, posterior, superior; None: the space does not say where the patient's sides are.
+# Signs from a space to left, posterior, superior. None: the space does not define the patient's sides.
 VECTOR = re.compile(r"none|\([^()]*\)")
 Vectors = list[list[float]]
 SPACES: dict[str, tuple[int, int, int] | None] = {
@@ -64,14 +64,14 @@ SPACES: dict[str, tuple[int, int, int] | None] = {
     "3d-left-handed": None,
 }
 SHORT = {"lps": "left-posterior-superior", "ras": "right-anterior-superior", "las": "left-anterior-superior"}
-SPATIAL = ("domain", "space", "time", "none", "???", "")  # kinds of axes along which voxels lie
+SPATIAL = ("domain", "space", "time", "none", "???", "")  # kinds of spatial axes
 
 
 def nrrd(path: Path) -> Stated:
-    """What the header at `path` says.
+    """Parse the header at `path`.
 
     Raises:
-        BadScan: it is no NRRD header of a CT volume, or says what PIVOT does not know.
+        BadScan: it is no NRRD header of a CT volume, or uses a feature that PIVOT does not know.
     """
     lines = header_lines(path)
     fields, start = _fields(lines)
@@ -97,7 +97,7 @@ def nrrd(path: Path) -> Stated:
 
 
 def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, int]:
-    """The fields, and where in the file the voxels begin; 0 where other files hold them."""
+    """The fields, and the offset of the voxels; 0 if other files hold them."""
     magic, _ = next(lines, ("", 0))
     if not MAGIC.fullmatch(magic):
         msg = f"not an NRRD file, or not what its name says: it begins with {magic[:20]!r}"
@@ -131,7 +131,7 @@ def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, int]:
 def _parts(
     path: Path, fields: Fields, start: int, lines: Iterator[tuple[str, int]], sizes: list[int]
 ) -> list[VoxelFile]:
-    """Where the voxels are: behind the header, in one file, or in several of one size."""
+    """The location of the voxels: behind the header, in one file, or in several files of equal size."""
     if start:
         return [VoxelFile(path, start)]
     word, *more = fields["data file"].split() or [""]
@@ -153,7 +153,7 @@ def _parts(
 
 
 def _skip(fields: Fields, *, raw: bool, attached: bool) -> int | None:
-    """Bytes before the first voxel; None: the voxels are the last bytes of their file."""
+    """Bytes before the first voxel. None: the voxels are the last bytes of their file."""
     line, byte = (integers(name, fields.get(name, "0")) for name in ("line skip", "byte skip"))
     if line != [0] or len(byte) != 1 or byte[0] < (-1 if raw and not attached else 0):
         msg = f"skips {line} lines and {byte} bytes before its voxels: give the bytes alone, or -1 before raw voxels"
@@ -175,7 +175,7 @@ def _dtype(fields: Fields) -> np.dtype[Any]:
 
 
 def _axes(fields: Fields, directions: Vectors | None, sizes: list[int]) -> list[int]:
-    """The axes in order, those along which voxels lie before those of one entry that are no axes in space."""
+    """The order of the axes: spatial axes first, then axes of length 1 that are not spatial."""
     kinds = [word.strip('"').lower() for word in fields.get("kinds", "").split()] or [""] * len(sizes)
     if len(kinds) != len(sizes):
         msg = f"states {len(kinds)} kinds for {len(sizes)} axes: correct its header"
@@ -194,7 +194,7 @@ def _axes(fields: Fields, directions: Vectors | None, sizes: list[int]) -> list[
 def _affine(
     fields: Fields, directions: Vectors | None, axes: list[int], shape: Shape3
 ) -> tuple[Affine, tuple[str, ...]]:
-    """Index to LPS millimetres, and notes."""
+    """The affine from index to LPS millimetres, and notes."""
     if not all(
         math.isnan(value) for name in ("axis mins", "axis maxs") for value in numbers(name, fields.get(name, ""))
     ):
@@ -224,7 +224,7 @@ def _affine(
 
 
 def _space(fields: Fields, *, turned: bool) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """The signs that lead to left, posterior, superior, and a note where the header does not say where these are."""
+    """The signs to left, posterior, superior, and a note if the header does not define these directions."""
     name = fields.get("space", "").lower()
     name = SHORT.get(name.removesuffix("t"), name.removesuffix("-time"))
     if name and name not in SPACES:
@@ -252,7 +252,7 @@ def _check_spacings(vectors: npt.NDArray[np.float64], sizes: list[float] | None,
 
 
 def _vectors(name: str, fields: Fields, count: int) -> Vectors | None:
-    """The vectors of a field, `none` as an empty one; None where there is no such field."""
+    """The vectors of a field; `none` is an empty one. None if there is no such field."""
     text = fields.get(name, "")
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""Whether what is given together belongs together: an array and its spacing, a scan and what was found in one."""
+"""Checks that inputs match: an array and its spacing, a scan and the results of a scan."""
 
 from itertools import product
 from typing import Any
@@ -12,14 +12,14 @@ from .geometry import map_points, spacing_of
 
 __all__ = ["check_spacing", "is_same_grid", "overlap"]
 
-SAME_PLACE = 0.5  # mm; what rounding moves is less
+SAME_PLACE = 0.5  # mm; rounding explains smaller shifts
 
 
 def check_spacing(array: npt.NDArray[Any], spacing: npt.ArrayLike) -> None:
-    """Refuse a spacing (mm, along x, y, z) that contradicts the array's own `affine`, where it has one.
+    """Refuse a spacing (mm, along x, y, z) that contradicts the array's own `affine`, if it has one.
 
     Raises:
-        BadScan: it does.
+        BadScan: the two differ.
     """
     own: Affine | None = getattr(array, "affine", None)
     if own is not None and not np.allclose(spacing_of(own), spacing, rtol=1e-3):
@@ -29,7 +29,7 @@ def check_spacing(array: npt.NDArray[Any], spacing: npt.ArrayLike) -> None:
 
 
 def is_same_grid(shape: Shape3, affine: Affine, other_shape: Shape3, other: Affine) -> bool:
-    """Whether two grids have as many voxels, each in the same place to half a millimetre."""
+    """Whether two grids have the same shape, and each voxel in the same place to half a millimetre."""
     if tuple(shape) != tuple(other_shape):
         return False
     corners = _corners(shape, 0.0)
@@ -37,7 +37,7 @@ def is_same_grid(shape: Shape3, affine: Affine, other_shape: Shape3, other: Affi
 
 
 def overlap(shape: Shape3, affine: Affine, other_shape: Shape3, other: Affine) -> float:
-    """Intersection over union (0..1) of the boxes, along the world's axes, around two grids."""
+    """Intersection over union (0..1) of the bounding boxes of two grids, along the world's axes."""
     one, two = (map_points(on, _corners(size, 0.5)) for on, size in ((affine, shape), (other, other_shape)))
     sides = np.minimum(one.max(0), two.max(0)) - np.maximum(one.min(0), two.min(0))
     common = float(np.prod(np.clip(sides, 0, None)))
@@ -45,5 +45,5 @@ def overlap(shape: Shape3, affine: Affine, other_shape: Shape3, other: Affine) -
 
 
 def _corners(shape: Shape3, beyond: float) -> npt.NDArray[np.float64]:
-    """The indices of a grid's eight corners, or of points so many voxels beyond them: (8, 3)."""
+    """The indices of a grid's eight corners, moved outwards by a number of voxels: (8, 3)."""
     return np.array(list(product(*((-beyond, size - 1 + beyond) for size in shape))), dtype=np.float64)

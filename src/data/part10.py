@@ -1,7 +1,7 @@
-"""DICOM files (PS3.10), and data sets without that form, as pydicom reads them, but within bounds.
+"""Reads DICOM files (PS3.10) and bare data sets through pydicom, with limits.
 
-pydicom inflates a deflated data set (PS3.5 A.5) without limit: 600 kB become 600 MB before the first attribute is read.
-And it takes all elements of group 2 at the start for file meta information, so that a data set which begins with a
+pydicom inflates a deflated data set (PS3.5 A.5) without limit: 600 kB become 600 MB before you read the first
+attribute. It also treats all leading elements of group 2 as file meta information, so a data set that begins with a
 TransferSyntaxUID changes how it is read.
 """
 
@@ -23,7 +23,7 @@ from .voxels import CHUNK, REMEDY, Stream
 
 __all__ = ["read_dicom"]
 
-HEADER = 2**26  # bytes, for all but the pixels
+HEADER = 2**26  # bytes, for everything except the pixels
 META, PIXELS = 0x0002, 0x7FE0  # groups
 SIZES = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated")
 
@@ -35,12 +35,12 @@ def read_dicom(
     stop_before_pixels: bool = False,
     specific_tags: Sequence[str] = (),
 ) -> FileDataset:
-    """The data set of a DICOM file, or of its bytes from where they stand; the options are those of `dcmread`.
+    """Read the data set of a DICOM file, or of its bytes from the current position. Takes the options of `dcmread`.
 
     Raises:
-        BadScan: its file meta information states something twice; or it is deflated, and damaged, cut short, followed
-            by something else, or larger than its header can need.
-        Exception: whatever pydicom raises at what is no DICOM.
+        BadScan: the file meta information states an element twice; or the data set is deflated and is damaged, cut
+            short, followed by other data, or larger than a header can be.
+        Exception: pydicom raises various types for a file that is no DICOM.
     """
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         start = file.tell()
@@ -67,7 +67,7 @@ def read_dicom(
 
 
 def _meta(file: BinaryIO) -> FileMetaDataset:
-    """The file meta information that begins here, as `dcmread` reads it; `file` then stands behind it."""
+    """Read the file meta information as `dcmread` does, and leaves `file` behind it."""
     start = file.tell()
     meta = _read_file_meta_info(file)
     end = file.tell()
@@ -83,7 +83,7 @@ def _meta(file: BinaryIO) -> FileMetaDataset:
 
 
 def _inflated(file: BinaryIO) -> bytes:
-    """The deflated data set that begins here and is all that follows."""
+    """Inflate the deflated data set that starts here and ends with the file."""
     stream, content, most = Stream(file, "deflate"), bytearray(), 0
     while piece := stream.take(CHUNK):
         content += piece
@@ -96,7 +96,7 @@ def _inflated(file: BinaryIO) -> bytes:
 
 
 def _pixel_bytes(start: bytes) -> int:
-    """How many bytes the pixels take that the start of a data set declares, at most those of the largest CT."""
+    """The bytes of pixels that the start of a data set declares, at most those of the largest CT."""
     tags: list[Any] = [Tag(name) for name in SIZES]
     header = read_dataset(BytesIO(start), False, True, stop_when=_in_pixels, specific_tags=tags)  # noqa: FBT003
     rows, columns, samples, frames, bits = (max(0, int(header.get(name) or 1)) for name in SIZES)

@@ -1,4 +1,4 @@
-"""Which slices belong together: series of one UID that are several, and several that are one."""
+"""Groups slices into volumes: splits series that hold several, and joins series that continue one another."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
@@ -12,15 +12,15 @@ from .stacks import TOLERANCE, Stack, extent, typical_step
 
 __all__ = ["DIFFERENCES", "MIN_SLICES", "Part", "joined", "split"]
 
-MIN_SLICES = 3  # fewer are a localiser
-CONTINUES = (0.5, 1.5)  # times the distance between slices, from the end of one series to where the next continues it
-TURNED = 0.01  # by which components of directions may differ in slices of one reconstruction
-LIKE = 0.05  # by which distances between slices may differ in series that continue one another
+MIN_SLICES = 3  # fewer slices are a localiser
+CONTINUES = (0.5, 1.5)  # of the distance between slices: the step from the end of one series to the next
+TURNED = 0.01  # tolerance of direction components within one reconstruction
+LIKE = 0.05  # tolerance, relative, of slice distances in series that continue one another
 
 
 @dataclass(eq=False)
 class Part:
-    """Slices that may be a volume; then the volume, or what is wrong with them."""
+    """Slices that may form a volume; then that volume, or the problem with it."""
 
     slices: list[Slice]
     stack: Stack | None = None
@@ -29,7 +29,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """What it is called in words for the user."""
+        """The name of the part, for messages."""
         numbers = sorted({one.about.number for one in self.slices})
         name = " and ".join(str(number) for number in numbers[:3]) if any(numbers) else "without number"
         kernel = self.slices[0].about.kernel
@@ -37,12 +37,12 @@ class Part:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Its lowest and its highest place along the normal, in millimetres."""
+        """The lowest and the highest position along the normal, in millimetres."""
         return extent(self.slices)
 
 
 def split(part: Part) -> list[Part]:
-    """The reconstructions, acquisitions or phases that share a SeriesInstanceUID."""
+    """The separate reconstructions, acquisitions or phases under one SeriesInstanceUID."""
     for differ, everywhere in SPLITS:
         pieces = list(_grouped(part.slices, differ).values())
         if _are_volumes(pieces) and (everywhere or _overlap(pieces)):
@@ -55,7 +55,7 @@ def split(part: Part) -> list[Part]:
 
 @dataclass(frozen=True, eq=False)
 class _Near:
-    """Numbers that equal others from which none differs by more than `least`, as by rounding."""
+    """The numbers with those merged that differ by at most `least`, as rounding makes them."""
 
     values: npt.NDArray[np.float64]
     least: float
@@ -67,7 +67,7 @@ class _Near:
         return 0  # equal ones must have the same, and there are few
 
 
-# What tells reconstructions apart, and what it is called.
+# The attributes that separate reconstructions, with their names for messages.
 DIFFERENCES: tuple[tuple[str, Callable[[Slice], Hashable]], ...] = (
     ("FrameOfReferenceUID", lambda one: one.about.frame_of_reference),
     ("ImageType", lambda one: one.about.image_type),
@@ -80,7 +80,7 @@ DIFFERENCES: tuple[tuple[str, Callable[[Slice], Hashable]], ...] = (
     ("KVP, ContrastBolusAgent or phase", lambda one: one.about.phase),
     ("SeriesDescription", lambda one: one.about.description),
 )
-SURE = 6  # the first of these tell apart wherever slices lie; the others only where one piece covers the other
+SURE = 6  # these always separate parts; the others only if the parts overlap
 SPLITS = tuple((differ, place < SURE) for place, (_, differ) in enumerate(DIFFERENCES))
 
 
@@ -104,7 +104,7 @@ def _overlap(pieces: list[list[Slice]]) -> bool:
 
 
 def _twins(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices of which each InstanceNumber occurs as often, at different places: one piece for each time."""
+    """Split slices whose InstanceNumbers each occur equally often, at different places: one piece per repetition."""
     groups = [sorted(group, key=_height(slices)) for group in _grouped(slices, lambda one: one.number).values()]
     if len({len(group) for group in groups}) > 1 or not all(typical_step(group) for group in groups):
         return [slices]
@@ -112,7 +112,7 @@ def _twins(slices: list[Slice]) -> list[list[Slice]]:
 
 
 def _runs(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices in the order of their InstanceNumber, cut where they turn back."""
+    """Slices by InstanceNumber, split where the direction along the normal reverses."""
     if len({one.number for one in slices}) < len(slices):
         return [slices]
     height, runs, direction = _height(slices), list[list[Slice]](), 0.0
@@ -133,7 +133,7 @@ def _height(slices: list[Slice]) -> Callable[[Slice], float]:
 
 
 def joined(parts: list[Part]) -> list[Part]:
-    """Parts that continue one another end to end, as one."""
+    """Join parts that continue one another end to end."""
     pools: dict[Hashable, list[Part]] = defaultdict(list)
     for part in parts:
         first = part.slices[0]

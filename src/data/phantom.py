@@ -52,8 +52,8 @@ LESIONS: tuple[Lesion, ...] = (
     Lesion(6),
 )
 NODULE: dict[NoduleType, float] = {"solid": 35, "part-solid": -600, "ground-glass": -600}  # HU
-CORE = 0.6  # of a part-solid nodule's diameter: its solid part
-LEAF_RADIUS, LEAVES = 0.56, 600  # mm; ends of one vessel tree
+CORE = 0.6  # solid part of a part-solid nodule, as a fraction of its diameter
+LEAF_RADIUS, LEAVES = 0.56, 600  # mm; spacing of the ends of one vessel tree
 PSF_FWHM, NOISE = 1.2, 22.0  # mm, HU
 
 
@@ -66,7 +66,7 @@ def chest_phantom(
     """
     rng = np.random.default_rng(seed)
     canvas = _Canvas(spacing)
-    for low in range(0, canvas.shape[0], 16):  # in slabs, which fit the processor's cache
+    for low in range(0, canvas.shape[0], 16):  # in slabs that fit the processor's cache
         canvas.hu[low : low + 16] = anatomy.tissue(canvas.x[low : low + 16], canvas.y, canvas.z, canvas.voxel)
     canvas.hu += _texture(canvas, rng)
     depth = _Depth()
@@ -81,7 +81,7 @@ def chest_phantom(
 
 
 class _Canvas:
-    """The float32 HU image under construction, with the millimetre position of its voxels."""
+    """The float32 HU image under construction, with the position of each voxel in mm."""
 
     def __init__(self, spacing: Vec3) -> None:
         self.spacing = np.asarray(spacing, dtype=np.float64)
@@ -92,7 +92,7 @@ class _Canvas:
         self.hu: FloatArray = np.empty(self.shape, np.float32)
         self.voxel = float(self.spacing.prod() ** (1 / 3))
         lps = np.diag([*self.spacing, 1.0])
-        lps[:3, 3] = np.add(self.first, (7.5, -152.0, -230.0))  # an arbitrary table position, as scanners have
+        lps[:3, 3] = np.add(self.first, (7.5, -152.0, -230.0))  # an arbitrary table position, as on a scanner
         self.affine = RAS_TO_LPS @ lps
 
     def box(self, low: Points, high: Points) -> tuple[tuple[slice, ...], list[FloatArray]]:
@@ -107,7 +107,7 @@ class _Canvas:
         return np.float32(self.first[axis]) + np.float32(self.spacing[axis]) * index
 
     def draw(self, tube: Tube) -> None:
-        """Draw one tube; one that is thinner than a voxel fades."""
+        """Draw one tube. A tube thinner than a voxel is drawn fainter."""
         a, b = tube.start, tube.end
         reach = max(tube.start_radius, tube.end_radius)
         where, grid = self.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
@@ -123,7 +123,7 @@ class _Canvas:
 
 
 def _texture(canvas: _Canvas, rng: np.random.Generator) -> FloatArray:
-    """Slow variations of 10 to 16 HU, 8 mm and 26 mm wide."""
+    """Slow variations of 10 to 16 HU, with widths of 8 mm and 26 mm."""
     coarse, fine = (np.ceil(np.array(EXTENT) / width).astype(int) + 1 for width in (26, 8))
     field = ndimage.zoom(rng.normal(0, 10, coarse), fine / coarse, order=1) + rng.normal(0, 16, fine)
     total: FloatArray = ndimage.zoom(field.astype(np.float32), canvas.shape / fine, order=1)
@@ -132,7 +132,7 @@ def _texture(canvas: _Canvas, rng: np.random.Generator) -> FloatArray:
 
 
 class _Depth:
-    """How deep below the surface of the lungs a point lies, in mm; 0 outside. On a 3 mm grid."""
+    """The depth in mm of each point below the surface of the lungs, on a 3 mm grid; 0 outside."""
 
     step = 3.0
 
@@ -161,9 +161,9 @@ def _lung_vessels(depth: _Depth, rng: np.random.Generator) -> Iterator[Tube]:
 
 
 def _tree(leaves: Points, root: Points, rng: np.random.Generator) -> Iterator[Tube]:
-    """Grow from `root` towards the middle of the `leaves`, halve them, and go on with each half.
+    """Grow a vessel from `root` towards the middle of the `leaves`, splits them in two halves, and repeats with each.
 
-    A branch of n leaves has n^(1/3) times a leaf's radius: Murray's law (PNAS 1926;12:207).
+    A branch with n leaves has n^(1/3) times the radius of a leaf: Murray's law (PNAS 1926;12:207).
     """
     stack = [(root, leaves + rng.uniform(-1.5, 1.5, leaves.shape))]
     while stack:
@@ -180,7 +180,7 @@ def _tree(leaves: Points, root: Points, rng: np.random.Generator) -> Iterator[Tu
 
 
 def _bend(vessel: Tube, rng: np.random.Generator) -> Iterator[Tube]:
-    """The same vessel in pieces of at most 7 mm, slightly winding."""
+    """The vessel in slightly winding pieces of at most 7 mm."""
     length = float(np.linalg.norm(vessel.end - vessel.start))
     if length < 7:
         yield vessel
@@ -192,7 +192,7 @@ def _bend(vessel: Tube, rng: np.random.Generator) -> Iterator[Tube]:
 
 
 def _place(lesions: Sequence[Lesion], depth: _Depth, vessels: Sequence[Tube], rng: np.random.Generator) -> list[Points]:
-    """A centre in millimetres for each lesion; no two surfaces come nearer than 10 mm."""
+    """A centre in mm for each lesion; surfaces are at least 10 mm apart."""
     centres: list[Points] = []
     finders = {"free": _free, "vessel": _beside_vessel, "pleura": _at_pleura}
     for lesion in lesions:
@@ -244,7 +244,7 @@ def _at_pleura(radius: float, depth: _Depth, _vessels: Sequence[Tube], rng: np.r
 
 
 def _draw_lesion(canvas: _Canvas, lesion: Lesion, centre: Points, rng: np.random.Generator) -> None:
-    """A lumpy ball of the lesion's volume; what is denser there stays."""
+    """Draw a lumpy ball of the lesion's volume. Denser voxels stay."""
     waves = rng.normal(0, 1.7, (4, 3))
     edge = canvas.voxel if lesion.nodule_type == "solid" else max(canvas.voxel, 2.5)  # ground-glass fades out
     _draw_ball(canvas, centre, lesion.diameter_mm / 2, waves, NODULE[lesion.nodule_type], edge)

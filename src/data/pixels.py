@@ -1,4 +1,4 @@
-"""The pixels of DICOM slices in HU: what is stored, checked against what the header says of it."""
+"""The pixels of DICOM slices in HU. Checks stored values against the header."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ from .slices import Slice
 
 __all__ = ["Repairs", "read_pixels"]
 
-HIGHEST = 31743  # HU, of 16 stored bits without a sign and the usual intercept of -1024, less one for the sign
-LARGE = 2**15  # slopes and intercepts from here on could overflow whole numbers
-PADDINGS = 2  # values that padding may have
-COPIES = 8  # of a frame, more than decoding takes
-AIR_LIKE = -900  # HU; padding above it could be lung or tissue, and is none
+HIGHEST = 31743  # HU; most that 16 signed bits give with the usual intercept of -1024
+LARGE = 2**15  # larger slopes and intercepts could overflow integers
+PADDINGS = 2  # distinct values that padding may have
+COPIES = 8  # sizes of a frame: memory limit for decoding
+AIR_LIKE = -900  # HU; a higher padding value may be lung or tissue, and is not treated as padding
 DECODING = (
     "Rows",
     "Columns",
@@ -38,30 +38,30 @@ Voxels = npt.NDArray[Any]
 
 
 class Repairs(NamedTuple):
-    """How many pixels were changed, or kept where the header would have them changed."""
+    """Counts of repaired pixels, and of pixels kept against the header."""
 
-    padded: int = 0  # below -1024 HU: became air
-    negative: int = 0  # of unsigned pixels: too large for anything but a negative number
-    kept: int = 0  # have the value of padding, which is that of lung or tissue
-    padding: int = 0  # HU of that value
+    padded: int = 0  # below -1024 HU: set to air
+    negative: int = 0  # unsigned, but too large: read as negative
+    kept: int = 0  # equal to a padding value in the range of lung or tissue
+    padding: int = 0  # that value, HU
 
     def plus(self, other: "Repairs") -> "Repairs":
-        """Both together."""
+        """Add the counts of both."""
         padded, negative, kept, _ = (a + b for a, b in zip(self, other, strict=True))
         return Repairs(padded, negative, kept, self.padding or other.padding)
 
     def notes(self) -> tuple[str, ...]:
-        """What to tell the user."""
+        """The notes for the user."""
         signed = f"PixelRepresentation says unsigned, but {self.negative} pixels can only be negative: read as such"
         kept = f"PixelPaddingValue is {self.padding} HU, which may be lung or tissue: its {self.kept} pixels were kept"
         return (*((signed,) if self.negative else ()), *((kept,) if self.kept else ()), *padding_note(self.padded))
 
 
 def read_pixels(path: Path, slices: list[Slice]) -> Iterator[tuple[Voxels, Repairs]]:
-    """For each slice of one file its (columns, rows) HU, int32 or float64, and the repairs.
+    """For each slice of one file: (columns, rows) HU, int32 or float64, and the repairs.
 
     Raises:
-        BadScan: there are no pixels, they cannot be decoded, or the header contradicts them.
+        BadScan: the pixels are missing, cannot be decoded, or contradict the header.
     """
     where = f"{path.name} (instance {slices[0].number})"
     try:
@@ -78,12 +78,12 @@ def read_pixels(path: Path, slices: list[Slice]) -> Iterator[tuple[Voxels, Repai
 
 
 def _stored(dataset: Dataset, one: Slice, where: str) -> Voxels:
-    """The stored values (rows, columns) of a slice as they are."""
+    """The stored values (rows, columns) of a slice, unchanged."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     shape = (one.size[1], one.size[0])
     if not syntax.is_encapsulated:
         return _native(dataset, one, shape, where, "<" if syntax.is_little_endian else ">")
-    if dataset.BitsAllocated not in (8, 16):  # for which GDCM would end the process
+    if dataset.BitsAllocated not in (8, 16):  # GDCM would abort the process
         msg = f"{where} has BitsAllocated {dataset.BitsAllocated}, which {syntax.name} has not: export the series again"
         raise BadScan(msg)
     try:
@@ -104,20 +104,20 @@ def _stored(dataset: Dataset, one: Slice, where: str) -> Voxels:
 
 
 def _decoded(dataset: Dataset, one: Slice, syntax: UID, where: str) -> Voxels:
-    """The pixels of a compressed slice, whose size must be that of the header: else memory is set aside for another."""
+    """Decode a compressed slice. Its size must match the header, by which the decoder allocates memory."""
     frame = _frame(dataset, one)
     size = FrameSize(*one.size, samples=1, bits=int(dataset.BitsAllocated))
-    said = frame_size(frame, syntax, size)
-    if said and (said[:3] != size[:3] or said.bits > size.bits):
+    stated = frame_size(frame, syntax, size)
+    if stated and (stated[:3] != size[:3] or stated.bits > size.bits):
         words = "{0} x {1} pixels of {2} x {3} bits"
         msg = (
-            f"{where} has {words.format(*said)} in its {syntax.name} data, but {words.format(*size)} by its header "
+            f"{where} has {words.format(*stated)} in its {syntax.name} data, but {words.format(*size)} by its header "
             "(Columns, Rows, SamplesPerPixel, BitsAllocated): one of them is wrong, export the series again"
         )
         raise BadScan(msg)
     try:
         decoded: Voxels = pixel_array(_alone(dataset, frame), correct_unused_bits=False)
-    except RuntimeError:  # pydicom's, in whose words a decoder's lack of memory is like any other failure
+    except RuntimeError:  # pydicom reports a decoder's lack of memory like any other failure
         bytearray(COPIES * len(frame) + COPIES * size.columns * size.rows * 4)
         raise
     return decoded
@@ -132,7 +132,7 @@ def _frame(dataset: Dataset, one: Slice) -> bytes:
 
 
 def _alone(dataset: Dataset, frame: bytes) -> Dataset:
-    """A frame with the attributes that its decoder needs, and no others."""
+    """A frame with only the attributes that its decoder needs."""
     alone = Dataset()
     alone.file_meta = dataset.file_meta
     for name in DECODING:
@@ -156,22 +156,22 @@ def _native(dataset: Dataset, one: Slice, shape: tuple[int, int], where: str, or
 
 
 def _numbers(stored: Voxels, one: Slice, where: str) -> tuple[npt.NDArray[np.int32], int]:
-    """The stored values as the numbers that BitsStored and PixelRepresentation make of them, and how many wrapped.
+    """Interpret stored values by BitsStored and PixelRepresentation, and counts those that wrapped.
 
-    Unsigned pixels of 16 bits that would be beyond any HU are negative numbers: padding, or the whole scan, of a
-    program that got the sign wrong.
+    Unsigned 16-bit values beyond any HU are negative numbers. They are padding, or a program wrote the whole scan with
+    the wrong sign.
     """
     values = stored.astype(np.int32)
     most = 2 ** (one.bits - one.signed) - 1
     least = -most - 1 if one.signed else 0
     wrapped = (values > 32767) & (values * one.slope + one.intercept > HIGHEST) if not one.signed else None
     if wrapped is not None and one.bits < 16 and len(np.unique(values[wrapped])) > PADDINGS:
-        wrapped = None  # what is beyond the stored bits has many values, as an overlay in the bits above has
+        wrapped = None  # damage beyond the stored bits has many values, as overlays in the high bits have
     negative = 0 if wrapped is None else int(np.count_nonzero(wrapped))
     if wrapped is not None and negative:
         values[wrapped] -= 65536
     low, high = int(values.min()), int(values.max())
-    if one.signed and low >= 0 and most < high <= 2 * most + 1:  # PS3.5 8.1.1: the bits above may be anything
+    if one.signed and low >= 0 and most < high <= 2 * most + 1:  # PS3.5 8.1.1: the bits above may have any value
         values[values > most] -= 2 * (most + 1)
         if (values * one.slope + one.intercept).min() >= AIR:
             return values, negative

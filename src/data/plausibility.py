@@ -1,6 +1,7 @@
-"""Whether values are Hounsfield units of a chest CT, judged by where its tissues must lie; else, what they look like.
+"""Tells whether values are Hounsfield units of a chest CT, by where its tissues must lie; if not, what they look like.
 
-The limits leave room beside what real scans hold (`docs/inputs.md`). A digital phantom without noise is told from them.
+The limits leave a margin around the values of real scans (`docs/inputs.md`). Digital phantoms without noise are
+recognised.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,43 +14,43 @@ from ..errors import BadScan
 
 __all__ = ["AIR", "check_hounsfield", "is_drawn"]
 
-AIR = -1024  # HU; what is lower is padding outside the field of view
-NOISE = -1250  # HU; below lies no noise of air, only padding, which has one value or two
+AIR = -1024  # HU; lower values are padding outside the field of view
+NOISE = -1250  # HU; no noise of air is lower, only padding, with one value or two
 LUNG = (-980, -600)
 LUNG_TO_FAT = (-950, -20)
-TISSUE = -500  # HU; what is denser is no lung
+TISSUE = -500  # HU; lung is less dense
 SOFT = (-200, 200)  # fat, water, muscle
-DENSE = 500  # HU; only bone, contrast medium and metal
-# Of the voxels without padding; in a scan of the whole body most are air.
+DENSE = 500  # HU; only bone, contrast medium and metal are denser
+# Fractions of the voxels without padding. In a whole-body scan most voxels are air.
 LEAST_LUNG, LEAST_LUNG_TO_FAT, LEAST_SOFT = 0.005, 0.05, 0.01
-MEDIAN, WHOLE_MEDIAN = (-350, 200), (-150, 200)  # HU of what is denser than lung
-NEARLY_ALL = 0.9  # of the voxels are lung in a piece of it with vessels, whose tissue need be neither soft nor dense
-MOST_DENSE = 0.4  # of what is denser than lung
-MOST_PADDING, MOST_BELOW = 0.5, 0.02  # of all voxels
-THIN, PIECE_THIN, LEAST_THIN = -930, -780, 0.0005  # HU, below which this share must lie: air, or the noise of lung
-THINNEST = (-1045, 0.02)  # HU of the most frequent values below -900, if so many voxels have one near it: air
+MEDIAN, WHOLE_MEDIAN = (-350, 200), (-150, 200)  # HU, median of tissue
+NEARLY_ALL = 0.9  # fraction of lung; a piece with more has vessels, which need not be soft nor dense
+MOST_DENSE = 0.4  # fraction of tissue
+MOST_PADDING, MOST_BELOW = 0.5, 0.02  # fractions of all voxels
+THIN, PIECE_THIN, LEAST_THIN = -930, -780, 0.0005  # HU; at least this fraction lies below: air, or noise in lung
+THINNEST = (-1045, 0.02)  # HU of the peak below -900 if that fraction lies near it: air
 NEAR = 10  # HU
-LOW = (-1000, -130)  # HU: lung thinner than the first and tissue with a median below the second are moved together
-HIGH = 145  # HU; where the median of tissue lies above, there must be air
+LOW = (-1000, -130)  # HU: thinnest lung and median of tissue; if both are lower, values are shifted
+HIGH = 145  # HU; if the median of tissue is higher, there must be air
 MEANS, MODES = 4, 350  # voxels along an axis; HU
 WATER_TO_MUSCLE = (0, 70)  # HU
-LOWEST_FAT, BETWEEN = -150, (-70, -10)  # HU: the most frequent tissue lies neither below nor between
+LOWEST_FAT, BETWEEN = -150, (-70, -10)  # HU: limits of the most frequent tissue, and a range where it cannot lie
 MOST_ALIKE, WHOLE_ALIKE = (
     0.2,
     0.12,
-)  # of the voxels may have the same value above FILLED, in a piece and in a whole chest
-FILLED = -900  # HU; up to here many voxels may have one value: air, or a border
-FEWEST, HIGHEST = 40, 65535  # different values above FILLED; HU
-# Of neighbours in lung, and of those in tissue, that have the same value in a phantom: drawn sharply, and blurred. Of
-# real scans 0.28 at most, in steps of 32 HU 0.6, in steps of 128 HU 0.84.
+)  # fraction of voxels with one value above FILLED, in a piece and in a whole chest
+FILLED = -900  # HU; many voxels below may share a value: air, or a border
+FEWEST, HIGHEST = 40, 65535  # distinct values above FILLED; HU
+# Fraction of neighbours in lung, and in tissue, that are equal in a phantom: drawn sharply, and blurred. Real scans
+# reach 0.28, in steps of 32 HU 0.6, in steps of 128 HU 0.84.
 DRAWN, BLURRED = 0.95, 0.65
-DRAWN_AIR = -980  # HU; below lies the air of a phantom
-ROUGH = 0.5  # of the variance of all voxels, which neighbours may reach
-FLAT = 200.0  # HU of standard deviation that are needed to judge that
+DRAWN_AIR = -980  # HU; a phantom's air is below
+ROUGH = 0.5  # of the variance of all voxels: limit for neighbours
+FLAT = 200.0  # HU; least standard deviation for that test
 BLOCK, STEP = 64, 4  # voxels along an axis
-BODY = 0.1  # of a slice, that is tissue where the slice shows the body
-OFFSETS = (50, -50, 100, -100, 150, -150, 200, -200)  # HU that are tried
-SAMPLE = 2**19  # voxels that are looked at
+BODY = 0.1  # least fraction of tissue in a slice of the body
+OFFSETS = (50, -50, 100, -100, 150, -150, 200, -200)  # HU, candidates
+SAMPLE = 2**19  # voxels to examine
 
 AXES = ("first", "second", "third")
 
@@ -57,10 +58,10 @@ Values = npt.NDArray[np.float64]
 
 
 def check_hounsfield(array: npt.NDArray[Any], *, whole: bool = False) -> None:
-    """Refuse values that are not HU of a chest CT; of a `whole` chest, and not a piece of one, more is known.
+    """Refuse values that are not HU of a chest CT. A `whole` chest is checked more strictly than a piece.
 
     Raises:
-        BadScan: the message tells what was found instead.
+        BadScan: the message says what the values look like.
     """
     values, drawn = _sample(array), is_drawn(array)
     fault = _fault(values, whole=whole, drawn=drawn)
@@ -75,7 +76,7 @@ def check_hounsfield(array: npt.NDArray[Any], *, whole: bool = False) -> None:
 
 
 def is_drawn(array: npt.NDArray[Any]) -> bool:
-    """Whether lung and tissue are even, as in a digital phantom without noise, in which no nodule can be excluded."""
+    """Whether lung and tissue are even, as in a digital phantom without noise; no nodule can be excluded there."""
     step = max(1, round((array.size / SAMPLE) ** 0.5))
     lines = array[:, ::step, ::step]
     here, there = lines[:-1], lines[1:]
@@ -87,13 +88,13 @@ def is_drawn(array: npt.NDArray[Any]) -> bool:
 
 
 def _sample(array: npt.NDArray[Any]) -> Values:
-    """Every n-th voxel along each axis."""
+    """Each n-th voxel along each axis."""
     step = max(1, round((array.size / SAMPLE) ** (1 / 3)))
     return array[::step, ::step, ::step].ravel(order="K").astype(np.float64)
 
 
 def _fault(values: Values, *, whole: bool, drawn: bool = False) -> str:
-    """What speaks against HU of a chest CT; nothing where they are plausible."""
+    """The first contradiction to HU of a chest CT; empty if the values are plausible."""
     return _padded(values) or _without_tissue(values, whole=whole) or _moved(values, whole=whole, drawn=drawn)
 
 
@@ -109,7 +110,7 @@ def _padded(values: Values) -> str:
 
 
 def _without_tissue(values: Values, *, whole: bool) -> str:
-    """What speaks against lung, fat and soft tissue in plausible shares."""
+    """The first contradiction to plausible shares of lung, fat and soft tissue."""
     body = values[values >= AIR]
     tissue = body[body > TISSUE]
     piece = _share(body, LUNG) >= NEARLY_ALL
@@ -127,7 +128,7 @@ def _without_tissue(values: Values, *, whole: bool) -> str:
 
 
 def _moved(values: Values, *, whole: bool, drawn: bool) -> str:
-    """What speaks against air at -1000 HU: an offset, or a wrong slope."""
+    """The first contradiction to air at -1000 HU: an offset, or a wrong slope."""
     low = values[(values >= NOISE) & (values < FILLED)]
     counts = np.bincount((low - NOISE).astype(int), minlength=FILLED - NOISE)
     near = np.convolve(counts, np.ones(2 * NEAR + 1), "same")
@@ -148,9 +149,9 @@ def _moved(values: Values, *, whole: bool, drawn: bool) -> str:
 
 
 def _no_fat_or_muscle(array: npt.NDArray[Any]) -> str:
-    """What speaks against fat near -100 and muscle near 50 HU, of which one is the most frequent in a whole chest.
+    """The first contradiction to fat near -100 and muscle near 50 HU; one is the most frequent tissue in a whole chest.
 
-    Means of blocks are looked at, in which low dose does not blur the two into one.
+    Uses means of blocks: there the noise of a low dose does not merge the two.
     """
     whole = array[tuple(slice(n // MEANS * MEANS) for n in array.shape)]
     step = max(1, round((whole.size / SAMPLE) ** (1 / 3) / 2))
@@ -169,7 +170,7 @@ def _share(values: Values, limits: tuple[int, int]) -> float:
 
 
 def _no_image(array: npt.NDArray[Any], values: Values, *, whole: bool, drawn: bool) -> str:
-    """What speaks against an image of a body where the values would be possible, and what to do."""
+    """The first contradiction to an image of a body, if the range of the values is possible, with the remedy."""
     found, counts = np.unique(values[values > FILLED], return_counts=True)
     alike, highest = float(counts.max(initial=0) / values.size), float(array.max())
     if highest > HIGHEST:
@@ -194,7 +195,7 @@ def _without_slices(array: npt.NDArray[Any]) -> str:
 
 
 def _rough(array: npt.NDArray[Any]) -> str:
-    """Whether neighbours differ as much as voxels anywhere, in the middle of the volume."""
+    """Whether neighbours in the middle of the volume differ as much as arbitrary voxels."""
     middle = array[tuple(slice(max(0, (n - BLOCK) // 2), (n + BLOCK) // 2) for n in array.shape)]
     middle = np.clip(middle, AIR, -AIR).astype(np.float64)
     if middle.std() < FLAT:
@@ -209,14 +210,14 @@ def _rough(array: npt.NDArray[Any]) -> str:
 
 
 def _planes(array: npt.NDArray[Any], step: int) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """For each axis its name, and every n-th pixel of each slice across it: (slices, pixels)."""
+    """For each axis: its name, and every n-th pixel of each slice across it, (slices, pixels)."""
     for axis, name in enumerate(AXES):
         part = array[tuple(slice(None, None, 1 if other == axis else step) for other in range(3))]
         yield name, np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1)
 
 
 def _gaps(blank: npt.NDArray[np.bool_], planes: npt.NDArray[Any]) -> str:
-    """The numbers of blank slices, with one value throughout, between slices that show the body."""
+    """The indices of blank slices (one value throughout) between slices that show the body."""
     seen = np.flatnonzero(~blank)
     body = (planes > TISSUE).mean(axis=1) >= BODY
     odd = [
@@ -228,7 +229,7 @@ def _gaps(blank: npt.NDArray[np.bool_], planes: npt.NDArray[Any]) -> str:
 
 
 def _looks(array: npt.NDArray[Any], fault: str, *, whole: bool) -> str:
-    """What the values look like, and what to do."""
+    """What the values look like, and the remedy."""
     values = _sample(array)
     above = values[values > AIR + 50]  # without a border of air or padding
     if not above.size:
@@ -248,7 +249,7 @@ def _looks(array: npt.NDArray[Any], fault: str, *, whole: bool) -> str:
 
 
 def _only_lung_is_missing(values: Values) -> bool:
-    """Whether these are HU of something else than a chest: air and soft tissue are in their places, and no lung."""
+    """Whether these are HU of another body part: air and soft tissue at their places, and no lung."""
     thin, soft = (values[(values >= low) & (values <= high)] for low, high in ((NOISE, FILLED), SOFT))
     if min(thin.size, soft.size) < THINNEST[1] * values.size or _share(values, LUNG_TO_FAT) >= LEAST_LUNG_TO_FAT:
         return False
@@ -262,7 +263,7 @@ def _swapped(values: Values) -> Values:
 
 
 def _turned(values: Values) -> Values:
-    """With the other sign; all air where there are not two signs to turn."""
+    """The values with the other sign; all air unless both signs occur."""
     return -values if values.min() < TISSUE and values.max() > -TISSUE else np.full_like(values, AIR)
 
 

@@ -1,4 +1,4 @@
-"""A scan as a network sees it."""
+"""Prepares a scan for a network."""
 
 from typing import Literal
 
@@ -19,12 +19,12 @@ def preprocess(
     method: Literal["minmax", "zscore"] | None,
     box: Box | None = None,
 ) -> Preprocessed:
-    """The scan with axes to left, back and head, on a grid of `spacing` mm, clipped and normalised; or a box of it.
+    """The scan, or a box of it: axes to left, back and head, resampled to `spacing` mm, clipped and normalised.
 
-    Whatever order and direction the file's axes have, the network sees the same volume.
+    The result does not depend on the order and the direction of the file's axes.
     """
     array, affine = canonical(scan.array, scan.affine)
-    whole = method == "zscore"  # its mean and deviation are those of the whole volume
+    whole = method == "zscore"  # mean and deviation are those of the whole volume
     resampled, moved = resample(array, affine, spacing, None if whole else box)
     if np.shares_memory(resampled, scan.array):
         resampled = resampled.copy()

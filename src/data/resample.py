@@ -1,4 +1,4 @@
-"""From one voxel grid to another, with every voxel keeping its place in the world."""
+"""Resamples voxel grids. Tissue keeps its place in the world."""
 
 import math
 import os
@@ -15,19 +15,19 @@ from .geometry import map_points, spacing_of
 
 __all__ = ["Box", "check_size", "new_grid", "resample", "through", "to_grid"]
 
-SAME = 1e-3  # mm; spacings closer than this are one
+SAME = 1e-3  # mm; smaller differences between spacings are ignored
 FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
-REACH = 4  # standard deviations of a Gaussian that count
+REACH = 4  # standard deviations at which a Gaussian is cut
 LARGEST = 2**29  # voxels of a new grid, 2 GiB; a chest at 1 mm has about 80 million
-SLAB = 8  # rows or slices at a time in each thread, so that no copy of the whole volume is made on the way
+SLAB = 8  # rows or slices per thread at a time: no copy of the whole volume is made
 Box = tuple[slice, slice, slice]
 
 
 def new_grid(shape: Shape3, affine: Affine, spacing: Vec3, *, plain: bool = False) -> tuple[Shape3, Affine]:
-    """The grid of `spacing` millimetres along the same axes, from the old one's first voxel to its last.
+    """The grid of `spacing` millimetres along the same axes, from the old grid's first voxel to its last.
 
-    MONAI's `Spacing` begins there, too, so that the network sees the same voxels. With `plain` the grid is MONAI's: its
-    last voxel is the nearest one to the old one's, and an axis whose spacing is almost right stays as it is.
+    It starts where MONAI's `Spacing` starts, so the network sees the same voxels. `plain` gives MONAI's grid: its last
+    voxel is the one nearest to the old last voxel, and an axis whose spacing is almost right is left unchanged.
     """
     old = spacing_of(affine)
     if plain:
@@ -45,13 +45,13 @@ def resample(
 ) -> tuple[FloatArray, Affine]:
     """An (X, Y, Z) volume on its `new_grid` of `spacing` millimetres, or on a `box` of it, by linear interpolation.
 
-    Where voxels grow, a Gaussian first removes what the coarser grid cannot show; its width makes up the
+    Where voxels grow, a Gaussian first removes detail that the coarser grid cannot show. Its width makes up the
     difference between the two voxel sizes, taken as the full width at half maximum (Cardoso et al., MICCAI 2015).
-    Beyond the old grid lies its minimum. With `plain` there is no Gaussian, and the last voxel is repeated beyond the
-    old grid, as by MONAI's `Spacing` with `mode="bilinear"` and `padding_mode="border"`.
+    Points beyond the old grid get the volume's minimum. `plain` applies no Gaussian and repeats the last voxel beyond
+    the old grid, as MONAI's `Spacing` does with `mode="bilinear"` and `padding_mode="border"`.
 
     Raises:
-        BadScan: that is more than memory is set aside for (`check_size`).
+        BadScan: the new grid is too large (`check_size`).
     """
     x, y, z = array.shape
     shape, grid = new_grid((x, y, z), affine, spacing, plain=plain)
@@ -80,9 +80,9 @@ def through(
     base: float = 0.0,
     each: bool = False,
 ) -> FloatArray:
-    """An (X, Y, Z) volume, `prepared` plane by plane, with a matrix (new, old) along each axis, and `base` added.
+    """An (X, Y, Z) volume, `prepared` plane by plane, multiplied by a matrix (new, old) along each axis, plus `base`.
 
-    With `each`, no plane leaves its own range of values.
+    With `each`, every plane is clipped to its own range of values.
     """
     depth = array.shape[2]
     planes = np.empty((depth, to_x.shape[0], to_y.shape[0]), np.float32)
@@ -90,7 +90,7 @@ def through(
 
     def in_plane(slices: slice) -> None:
         for index in range(*slices.indices(depth)):
-            plane = prepared(array[:, :, index].T.astype(np.float32))  # y, x: as files have it
+            plane = prepared(array[:, :, index].T.astype(np.float32))  # y, x: memory order
             planes[index] = _in_plane(to_y, to_x, plane)
             if each:
                 np.clip(planes[index], plane.min(), plane.max(), out=planes[index])
@@ -104,10 +104,10 @@ def through(
 
 
 def check_size(shape: Shape3, spacing: Vec3) -> None:
-    """Refuse a grid of `shape` and `spacing` mm that is larger than a chest takes, before memory is set aside for it.
+    """Refuse a grid of `shape` and `spacing` mm that is larger than a chest needs, before memory is allocated.
 
     Raises:
-        BadScan: it is.
+        BadScan: it is larger.
     """
     if math.prod(shape) > LARGEST:
         size = " x ".join(str(n) for n in shape)
@@ -117,22 +117,22 @@ def check_size(shape: Shape3, spacing: Vec3) -> None:
 
 
 def to_grid(array: npt.NDArray[np.generic], affine: Affine, shape: Shape3, target: Affine) -> FloatArray:
-    """An (X, Y, Z) map on another grid, given by `shape` and its affine, linearly; zero outside the map.
+    """An (X, Y, Z) map resampled linearly to another grid of `shape` and an affine; zero outside the map.
 
-    The two grids' axes are parallel, in any order and direction.
+    The axes of the two grids are parallel, in any order and direction.
     """
     index = np.linalg.inv(affine) @ target
-    order = np.abs(index[:3, :3]).argmax(axis=0)  # the map's axis that runs along each of the target's
+    order = np.abs(index[:3, :3]).argmax(axis=0)  # for each target axis, the parallel axis of the map
     turned = np.asarray(array, np.float32).transpose(order)
     to_x, to_y, to_z = (
         _linear(turned.shape[axis], index[own, axis] * np.arange(shape[axis]) + index[own, 3])
         for axis, own in enumerate(order)
     )
-    whole = np.zeros(shape[::-1], np.float32)  # z, y, x: as files have it
+    whole = np.zeros(shape[::-1], np.float32)  # z, y, x: memory order
 
     def fill(slices: slice) -> None:
         rows = to_z[slices]
-        if rows.nnz:  # memory beyond the map stays untouched
+        if rows.nnz:  # pages beyond the map are never touched
             used = range(rows.indices.min(), rows.indices.max() + 1)
             planes = np.stack([_in_plane(to_x, to_y, turned[:, :, index]) for index in used])
             whole[slices] = _across(rows[:, used.start : used.stop], planes)
@@ -142,14 +142,14 @@ def to_grid(array: npt.NDArray[np.generic], affine: Affine, shape: Shape3, targe
 
 
 def _by_slabs(work: Callable[[slice], None], size: int) -> None:
-    """Do the work on all of `size` rows, `SLAB` of them at a time, in as many threads as there are processors."""
+    """Run the work on all of `size` rows, `SLAB` at a time, with one thread per processor."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done in [pool.submit(work, slice(first, first + SLAB)) for first in range(0, size, SLAB)]:
             done.result()
 
 
 def _interpolation(old: int, new: int, a: float, b: float, *, plain: bool = False) -> sparse.csr_array:
-    """From `old` samples `a` mm apart to `new` samples `b` mm apart with the same first one: (new, old)."""
+    """Weights from `old` samples `a` mm apart to `new` samples `b` mm apart, with the same first sample: (new, old)."""
     if plain:
         return _linear(old, (np.arange(new) * b / a).clip(0, old - 1))
     linear = _linear(old, np.arange(new) * b / a)
@@ -157,9 +157,9 @@ def _interpolation(old: int, new: int, a: float, b: float, *, plain: bool = Fals
 
 
 def _linear(old: int, places: npt.NDArray[np.floating]) -> sparse.csr_array:
-    """From `old` samples to places between them, in samples from the first: (len(places), old).
+    """Weights from `old` samples to places between them, in samples from the first: (len(places), old).
 
-    Up to half a sample beyond the ends the last sample holds; further out, 0.
+    Up to half a sample beyond either end the last sample is used; further out, 0.
     """
     rows = np.flatnonzero(abs(places - (old - 1) / 2) <= old / 2)
     inside = places[rows].clip(0, old - 1)
@@ -174,7 +174,7 @@ def _linear(old: int, places: npt.NDArray[np.floating]) -> sparse.csr_array:
 
 
 def _gaussian(size: int, sigma: float) -> sparse.csr_array:
-    """A convolution with a Gaussian of `sigma` samples, whose edges repeat the last sample: (size, size)."""
+    """Weights of a Gaussian of `sigma` samples; the last sample is repeated at the edges: (size, size)."""
     reach = math.ceil(REACH * sigma)
     offsets = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
@@ -185,10 +185,10 @@ def _gaussian(size: int, sigma: float) -> sparse.csr_array:
 
 
 def _in_plane(first: sparse.csr_array, second: sparse.csr_array, plane: FloatArray) -> FloatArray:
-    """Matrices applied along the first and the second axis of a plane; the result has the second axis first."""
+    """Multiply the first and the second axis of a plane by a matrix each. The result is transposed."""
     return np.asarray(second @ np.ascontiguousarray((first @ plane).T))
 
 
 def _across(matrix: sparse.csr_array, planes: FloatArray) -> FloatArray:
-    """A matrix applied along the first axis of a block."""
+    """Multiply the first axis of a block by a matrix."""
     return np.asarray(matrix @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:])

@@ -1,7 +1,7 @@
-"""Which slices of all that were given are read: which belong together, which of these are a volume, which is the best.
+"""Chooses the series to read: groups slices into volumes and takes the best volume.
 
-Of what is a volume, the first of these wins: no projection; original, primary images; a body part named as chest;
-most of the length that any covers; thinnest; most slices; lowest SeriesNumber. What is left out is reported with why.
+The first difference decides: no projection; original, primary images; a body part named as chest; most of the length
+that any series covers; thinnest; most slices; lowest SeriesNumber. The notes name what is left out, and why.
 """
 
 from collections import Counter, defaultdict
@@ -21,18 +21,18 @@ from .stacks import Stack, stacked, typical_step
 __all__ = ["Chosen", "choose"]
 
 CHEST = ("CHEST", "LUNG", "THORAX")
-COVER = 0.9  # of the longest series, that a thinner one must cover to be preferred
-PARALLEL = 0.99  # cosine between the normals of series whose places along them can be compared
-FAR = 15.0  # mm, beyond what is read, that are reported
+COVER = 0.9  # of the longest series: a thinner series must cover this fraction
+PARALLEL = 0.99  # cosine between normals; positions along nearly parallel normals are compared
+FAR = 15.0  # mm beyond the chosen series; more is reported
 NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleIntercept")
 
 
 class Chosen(NamedTuple):
-    """The slices that are read, and what to tell of the choice."""
+    """The chosen slices, and the notes on the choice."""
 
     stack: Stack
     uid: str | None  # SeriesInstanceUID
-    body_part: str  # BodyPartExamined, in capitals
+    body_part: str  # BodyPartExamined, in upper case
     notes: tuple[str, ...]
 
 
@@ -40,7 +40,7 @@ def choose(headers: Iterable[Header]) -> Chosen:
     """The best CT series of DICOM files.
 
     Raises:
-        BadScan: none is a volume, or they are of several studies or patients.
+        BadScan: no series is a volume, or there are several studies or patients.
     """
     images, notes = _images(list(headers))
     whole, broken = _parts(images)
@@ -55,7 +55,7 @@ def choose(headers: Iterable[Header]) -> Chosen:
         kind = "/".join(about.image_type)
         msg = f"holds only projections through many slices (ImageType {kind}): give the axial series they are made of"
         raise BadScan(msg)
-    assert best.stack is not None  # noqa: S101 - that is what usable means
+    assert best.stack is not None  # noqa: S101 - usable parts have a volume
     notes += _rescaling(best.stack.slices)
     notes += [f"left out: {other.label}: {_why_not(best, other, usable)}{_beyond(best, other)}" for other in others]
     notes += [f"left out: {part.label}: {_what(part.problem)}" for part in parts if part.problem]
@@ -64,7 +64,7 @@ def choose(headers: Iterable[Header]) -> Chosen:
 
 
 def _images(headers: list[Header]) -> tuple[list[Header], list[str]]:
-    """The CT images among the files, and what to tell of the others."""
+    """The CT images among the files, and notes on the other files."""
     if not headers:
         msg = "holds no DICOM files: give a scan file, or the folder of a DICOM series"
         raise BadScan(msg)
@@ -90,7 +90,7 @@ def _images(headers: list[Header]) -> tuple[list[Header], list[str]]:
 
 
 def _why_no_image(header: Header) -> str | None:
-    """Why a file holds no slice of a CT series; None where it may."""
+    """Why a file holds no slice of a CT series; None if it may hold one."""
     data, uid = header.data, UID(str(header.data.SOPClassUID))
     modality = str(data.get("Modality") or "")
     if "LOCALIZER" in words(data, "ImageType"):
@@ -104,7 +104,7 @@ def _why_no_image(header: Header) -> str | None:
 
 
 def _parts(headers: list[Header]) -> tuple[list[Part], list[str]]:
-    """The slices of each series whose headers can all be read, and what is wrong with each other series."""
+    """The slices of each series with readable headers, and the problem with each other series."""
     groups: dict[str, list[Header]] = defaultdict(list)
     for header in headers:
         groups[str(header.data.get("SeriesInstanceUID") or "")].append(header)
@@ -129,14 +129,14 @@ def _check_one_patient(slices: list[Slice]) -> None:
 
 
 def _rescaling(slices: list[Slice]) -> list[str]:
-    """What to tell of slices that do not all become HU in the same way."""
+    """The note on slices with different rescaling; empty if all have the same."""
     ways = sorted({(one.slope, one.intercept) for one in slices})
     used = " to ".join(f"{slope:g} and {intercept:g}" for slope, intercept in (ways[0], ways[-1]))
     return [f"RescaleSlope and RescaleIntercept differ between slices ({used}): each has its own"] if ways[1:] else []
 
 
 def _judged(part: Part) -> Part:
-    """The part with its volume, or with what is wrong with it."""
+    """The part with its volume, or with the problem."""
     if len(part.slices) < MIN_SLICES:
         part.problem = f"fewer than {MIN_SLICES} slices of a series: give the folder of all slices"
         return part
@@ -150,7 +150,7 @@ def _judged(part: Part) -> Part:
 
 
 def _preference(usable: list[Part]) -> Callable[[Part], tuple[float | str, ...]]:
-    """The place of a series in the order of preference: the smallest is the best."""
+    """The sort key of a series: the smallest is the best."""
     ranks = {id(part): _rank(part) for part in usable}
     first = min(ranks.values())
     longest = max(_length(part) for part in usable if ranks[id(part)] == first)
@@ -188,7 +188,7 @@ def _length(part: Part) -> float:
 
 
 def _why_not(best: Part, other: Part, usable: list[Part]) -> str:
-    """What decided between two series: the first place in the order of preference where they differ."""
+    """Why one series was preferred: the first place in the sort key where the two differ."""
     about = other.slices[0].about
     key = _preference(usable)
     place = next((i for i, (a, b) in enumerate(zip(key(best), key(other), strict=True)) if a != b), -1)
@@ -209,7 +209,7 @@ def _why_not(best: Part, other: Part, usable: list[Part]) -> str:
 
 
 def _beyond(best: Part, other: Part) -> str:
-    """How far another series reaches beyond the one that is read: what is there is not searched."""
+    """How far another series reaches beyond the chosen one. That range is not searched."""
     if best.slices[0].normal @ other.slices[0].normal < PARALLEL:
         return ""
     (low, high), (from_, to) = best.span, other.span
@@ -218,7 +218,7 @@ def _beyond(best: Part, other: Part) -> str:
 
 
 def _why_none(whole: list[Part], parts: list[Part], broken: list[str]) -> str:
-    """The one problem to solve where no series is a volume: that of the largest, as it was given or as it was taken."""
+    """The problem to report if no series is a volume: that of the largest series, before or after splitting."""
     if not whole:
         return broken[0].partition("): ")[2]
     largest = max(whole, key=lambda part: len(part.slices))
@@ -226,5 +226,5 @@ def _why_none(whole: list[Part], parts: list[Part], broken: list[str]) -> str:
 
 
 def _what(problem: str) -> str:
-    """A problem without its remedy, which is for whoever wants that series."""
+    """A problem without its remedy, which matters only to someone who wants that series."""
     return problem.rpartition(": ")[0] or problem

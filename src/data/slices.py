@@ -1,4 +1,4 @@
-"""Single DICOM files: their headers, and the slices that they hold, as values that are checked."""
+"""Single DICOM files: the slices that they hold, as checked values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ PHASES = (
     "NominalPercentageOfCardiacPhase",
     "NominalPercentageOfRespiratoryPhase",
 )
-# RescaleType (0028,1054) of values that are no Hounsfield units, by PS3.3 C.11.1.1.2
+# Values of RescaleType (0028,1054) that are not Hounsfield units (PS3.3 C.11.1.1.2).
 OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
-UNIT = 1e-3  # by which the directions of rows and columns may miss right angles and length 1
+UNIT = 1e-3  # tolerance of the row and column directions: right angle, and length 1
 
 
 @dataclass(frozen=True, slots=True)
 class SliceIdentity:
-    """What tells one patient, one series, one reconstruction or one phase from another."""
+    """Attributes that separate patients, series, reconstructions and phases."""
 
     study: str
     series: str
@@ -38,21 +38,21 @@ class SliceIdentity:
     body_part: str
     kernel: str
     acquisition: str
-    phase: tuple[str, ...]  # what is stated of energy, contrast medium, heartbeat and breath
+    phase: tuple[str, ...]  # energy, contrast medium, heart phase and breath, as stated
     description: str  # a digest of SeriesDescription
     thickness: float | None  # mm, as stated: not the distance between slices
     between: float | None  # SpacingBetweenSlices, mm, as stated
-    diameter: float | None  # of the reconstruction, mm
+    diameter: float | None  # reconstruction diameter, mm
     projection: bool
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Slice:
-    """One axial image: where it lies (LPS millimetres) and how its stored values become HU."""
+    """One axial image: its position (LPS millimetres) and the rescaling to HU."""
 
     path: Path
     frame: int
-    number: int  # InstanceNumber, or the frame's number from 1 on
+    number: int  # InstanceNumber, or the frame's number, from 1
     size: tuple[int, int]  # columns, rows
     spacing: Vector  # mm between columns, mm between rows
     position: Vector  # of the centre of the first pixel
@@ -62,7 +62,7 @@ class Slice:
     intercept: float
     bits: int  # BitsStored
     signed: bool
-    padding: tuple[int, int] | None  # first and last stored value that the header calls padding
+    padding: tuple[int, int] | None  # first and last stored value of padding
     about: SliceIdentity
 
     @property
@@ -72,10 +72,10 @@ class Slice:
 
 
 def slices_of(header: Header) -> list[Slice]:
-    """The slice of a classic CT file, or one slice for each frame of an enhanced one.
+    """The slice of a classic CT file, or one slice for each frame of an enhanced CT file.
 
     Raises:
-        BadScan: an attribute is missing, malformed, or cannot be that of a CT image.
+        BadScan: an attribute is missing, malformed, or impossible for a CT image.
     """
     try:
         return list(_slices(header))
@@ -110,7 +110,7 @@ def _slice(header: Header, frame: int, of: Attributes, *, enhanced: bool) -> Sli
         of.refuse("ImageOrientationPatient", "which is no pair of perpendicular unit vectors")
     row /= np.linalg.norm(row)
     column -= row * (row @ column)
-    spacing = of.numbers("PixelSpacing", 2)[::-1]  # which gives that between rows first
+    spacing = of.numbers("PixelSpacing", 2)[::-1]  # the spacing between rows comes first
     (slope,), (intercept,) = of.numbers("RescaleSlope", 1), of.numbers("RescaleIntercept", 1)
     for name, low in (("PixelSpacing", spacing.min()), ("RescaleSlope", slope)):
         if low <= 0:
@@ -165,7 +165,7 @@ def _kernel(of: Attributes) -> str:
 
 
 def _stored(of: Attributes) -> tuple[int, bool]:
-    """BitsStored, and whether the stored values have a sign."""
+    """BitsStored, and whether stored values are signed."""
     bits, allocated = of.whole("BitsStored"), of.whole("BitsAllocated")
     if allocated not in (8, 16, 32):
         of.refuse("BitsAllocated", "which is not 8, 16 or 32")
@@ -180,7 +180,7 @@ def _stored(of: Attributes) -> tuple[int, bool]:
 
 
 def _padding(of: Attributes) -> tuple[int, int] | None:
-    """PS3.3 C.7.5.1.1.2: one stored value, or the range up to a limit; often written with the wrong sign."""
+    """PS3.3 C.7.5.1.1.2: one stored value, or a range up to a limit. Writers often get the sign wrong."""
     value = of.get("PixelPaddingValue")
     if not isinstance(value, int):
         return None

@@ -1,4 +1,4 @@
-"""Slices in their order along the normal, on a regular grid: which repairs that takes, and what cannot be repaired."""
+"""Sorts slices along the normal onto a regular grid. Repairs what can be repaired, and refuses the rest."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,21 +13,21 @@ from .slices import Slice
 
 __all__ = ["TOLERANCE", "Stack", "extent", "heights_of", "on_grid", "stacked", "typical_step"]
 
-TOLERANCE = 0.5  # mm by which a voxel may be misplaced without a word
+TOLERANCE = 0.5  # mm; larger displacements of a voxel are reported
 GAP, DUPLICATE = 1.5, 0.1  # of the median distance between slices
-SAME = 1e-3  # mm, or parts of a unit vector
-RUN = 3  # steps of another size in a row that are a second spacing, where fewer are missing slices
-WIDEST = 12.0  # mm; between slices further apart nothing is interpolated
-ROUND = 0.02  # of the width of an image, by which the stated diameter may differ
-LEAST_TILT = 0.1  # degrees; less is no tilt, but slices out of line
-THIN = 0.75  # times the distance between slices; thinner ones leave out what lies between
-COMMON = 0.1  # of the steps are at most as fine as the grid onto which uneven slices are resampled
+SAME = 1e-3  # mm, or components of a unit vector
+RUN = 3  # this many other steps in a row are a second spacing; fewer are missing slices
+WIDEST = 12.0  # mm; wider gaps are not interpolated
+ROUND = 0.02  # of the image's width: tolerance of the stated diameter
+LEAST_TILT = 0.1  # degrees; smaller angles are misaligned slices, not a tilt
+THIN = 0.75  # of the distance between slices; thinner slices leave gaps
+COMMON = 0.1  # fraction of steps no wider than the step of the resampled grid
 
 Vector = npt.NDArray[np.float64]
 
 
 class Stack(NamedTuple):
-    """Slices along their normal without duplicates, and the heights (mm along it) at which the volume has planes."""
+    """Slices sorted along their normal, without duplicates, and the heights (mm along it) of the volume's planes."""
 
     slices: list[Slice]
     grid: Vector
@@ -35,7 +35,7 @@ class Stack(NamedTuple):
 
     @property
     def resampled(self) -> bool:
-        """Whether the planes of the volume are not the slices themselves."""
+        """Whether the planes of the volume differ from the slices."""
         return len(self.grid) != len(self.slices) or bool(np.abs(self.grid - heights_of(self.slices)).max() > TOLERANCE)
 
 
@@ -43,7 +43,7 @@ def stacked(slices: Sequence[Slice]) -> Stack:
     """The slices of one series as a stack.
 
     Raises:
-        BadScan: they do not belong together, some are missing, or they are tilted or too unevenly spaced.
+        BadScan: slices do not belong together, are missing, are tilted, or are spaced too unevenly.
     """
     _check_uniform(slices)
     first = slices[0]
@@ -58,25 +58,25 @@ def stacked(slices: Sequence[Slice]) -> Stack:
 
 
 def heights_of(slices: Sequence[Slice]) -> Vector:
-    """Where slices lie along the normal of the first, in millimetres."""
+    """Positions of slices along the normal of the first, in millimetres."""
     return np.array([one.position for one in slices]) @ slices[0].normal
 
 
 def extent(slices: Sequence[Slice]) -> tuple[float, float]:
-    """The lowest and the highest place of slices along the normal of the first."""
+    """The lowest and the highest position of slices along the normal of the first."""
     heights = heights_of(slices)
     return float(heights.min()), float(heights.max())
 
 
 def typical_step(slices: Sequence[Slice]) -> float:
-    """The median distance between slices at distinct places; 0 where there is but one place."""
+    """The median distance between slices at distinct positions; 0 for a single position."""
     steps = np.diff(np.sort(heights_of(slices)))
     steps = steps[steps > SAME]
     return float(np.median(steps)) if steps.size else 0.0
 
 
 def on_grid(array: npt.NDArray[Any], heights: Vector, grid: Vector) -> npt.NDArray[Any]:
-    """The volume (X, Y, planes) interpolated linearly from slices at `heights` to planes at `grid`."""
+    """The volume (X, Y, planes), interpolated linearly from slices at `heights` to planes at `grid`."""
     planes = np.empty((*array.shape[:2], len(grid)), array.dtype, order="F")
     for k, height in enumerate(grid):
         above = int(np.clip(np.searchsorted(heights, height), 1, len(heights) - 1))
@@ -87,8 +87,8 @@ def on_grid(array: npt.NDArray[Any], heights: Vector, grid: Vector) -> npt.NDArr
 
 
 def _check_uniform(slices: Sequence[Slice]) -> None:
-    """Refuse slices that do not all have the same size, pixel spacing and orientation."""
-    reach = max(slices[0].size)  # pixels, over which deviations add up
+    """Refuse slices that differ in size, pixel spacing or orientation."""
+    reach = max(slices[0].size)  # pixels over which deviations add up
     span = reach * float(max(slices[0].spacing))
     for name, values, least in (
         ("sizes", [one.size for one in slices], SAME),
@@ -129,7 +129,7 @@ def _same_pixels(one: Slice, other: Slice) -> bool:
 
 
 def _check_straight(slices: list[Slice]) -> None:
-    """Refuse slices whose origins leave the line along the normal."""
+    """Refuse slices whose origins are off the line along the normal."""
     shifts = np.array([one.position - slices[0].position for one in slices])
     normal = slices[0].normal
     along = shifts @ normal
@@ -143,7 +143,7 @@ def _check_straight(slices: list[Slice]) -> None:
 
 
 def _check_complete(slices: list[Slice], steps: Vector) -> None:
-    """Refuse slices with a gap that no second spacing explains."""
+    """Refuse gaps that a second spacing does not explain."""
     median = float(np.median(steps))
     wide = steps > GAP * median
     if not wide.any():
@@ -165,14 +165,14 @@ def _check_complete(slices: list[Slice], steps: Vector) -> None:
 
 
 def _grid(heights: Vector) -> tuple[Vector, tuple[str, ...]]:
-    """Evenly spaced heights from the first slice to the last: the slices' own where these are even."""
+    """Evenly spaced heights from the first slice to the last; the slices' own if they are even."""
     even = np.linspace(heights[0], heights[-1], len(heights))
     steps = np.diff(heights)
     off = float(np.abs(heights - even).max())
     if off <= min(TOLERANCE, float(np.median(steps)) / 2):
         return even, ()
     count, fine = len(heights), float(np.quantile(steps, COMMON, method="lower"))
-    if steps.max() > GAP * fine:  # a second spacing: the finer one must not be lost
+    if steps.max() > GAP * fine:  # a second spacing: keep the finer one
         count = int(np.ceil((heights[-1] - heights[0]) / fine - DUPLICATE)) + 1
     grid = np.linspace(heights[0], heights[-1], count)
     note = (
@@ -183,7 +183,7 @@ def _grid(heights: Vector) -> tuple[Vector, tuple[str, ...]]:
 
 
 def _statements(slices: list[Slice], heights: Vector) -> tuple[str, ...]:
-    """Where other attributes contradict the positions and the pixel spacing, which are used."""
+    """Notes on attributes that contradict the positions and the pixel spacing. The latter are used."""
     first, step = slices[0], float(np.median(np.diff(heights)))
     width, pixel = float(first.spacing[0] * first.size[0]), float(first.spacing[0])
     between, diameter = first.about.between or step, first.about.diameter or width
@@ -197,9 +197,9 @@ def _statements(slices: list[Slice], heights: Vector) -> tuple[str, ...]:
     return (
         *((gaps,) if thickness < THIN * step else ()),
         *(
-            f"{name} {said:g} mm contradicts {used}, {size:.4g} mm, which was used"
-            for name, used, said, size, limit in statements
-            if abs(said - size) > limit
+            f"{name} {stated:g} mm contradicts {used}, {size:.4g} mm, which was used"
+            for name, used, stated, size, limit in statements
+            if abs(stated - size) > limit
         ),
     )
 

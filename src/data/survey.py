@@ -1,4 +1,4 @@
-"""Which scans a folder holds, and what else there is in it that is none."""
+"""Finds the scans in a folder, and lists everything else in it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from .loader import plain_error, scan_name
 
 __all__ = ["Survey", "find_scans", "survey"]
 
-DATA = (".raw", ".zraw", ".img", ".gz", ".bz2")  # beside a header that names them: part of its scan
+DATA = (".raw", ".zraw", ".img", ".gz", ".bz2")  # these belong to the scan of the header that names them
 HEADERS = (".mhd", ".nhdr")
 
 
@@ -19,15 +19,15 @@ class Survey(NamedTuple):
     """The scans of a folder, sorted by path."""
 
     scans: list[Path]
-    passed_over: dict[str, str]  # path of what is no scan of this folder, and why
-    twins: dict[Path, Path]  # a scan whose results would be called like those of another
+    passed_over: dict[str, str]  # path of each file or folder that is no scan, and why
+    twins: dict[Path, Path]  # scans whose results would have the same name
 
 
 def find_scans(folder: str | Path) -> list[Path]:
     """Every scan directly in `folder`, sorted by name: files, zips and DICOM folders, or the folder itself.
 
     Raises:
-        BadScan: there is none, or two would have the same `scan_name`.
+        BadScan: there is no scan, or two would have the same `scan_name`.
     """
     found = survey(folder)
     for scan, other in found.twins.items():
@@ -36,18 +36,18 @@ def find_scans(folder: str | Path) -> list[Path]:
 
 
 def twin_message(scan: Path, other: Path) -> str:
-    """What to tell of a scan whose results would overwrite another's."""
+    """The message on two scans whose results would overwrite each other."""
     return f"{scan.parent}: {other.name} and {scan.name} would both be called {scan_name(scan)}: rename one of them"
 
 
 def survey(folder: str | Path, *, recursive: bool = False) -> Survey:
-    """The scans in a folder and, where asked for, in the folders below it.
+    """The scans in a folder and, with `recursive`, in the folders below it.
 
-    A folder of DICOM files is one scan, with all that lies below it. Where folders below are looked into, one is a
-    scan where it holds a single study and no other scans.
+    A folder of DICOM files is one scan, together with everything below it. With `recursive`, a folder below is one scan
+    if it holds a single study and no other scans.
 
     Raises:
-        BadScan: there are none, or the folder cannot be read.
+        BadScan: there are no scans, or the folder cannot be read.
     """
     folder = path_of(folder, "input_dir", BadScan)
     found = Survey([], {}, {})
@@ -99,7 +99,7 @@ def _is_data(entry: Path, entries: list[Path]) -> bool:
 
 
 def _is_one_study(folder: Path) -> bool:
-    """Whether a folder holds DICOM of one study in the folders below it, and no other scans."""
+    """Whether the folders below a folder hold DICOM of a single study, and no other scans."""
     from .dicom import files_in  # noqa: PLC0415 - as above
     from .headers import is_dicom  # noqa: PLC0415
 
@@ -114,11 +114,11 @@ def _is_one_study(folder: Path) -> bool:
 
 @quiet_libraries()
 def _study(file: Path) -> str:
-    """StudyInstanceUID; empty where none is stated, or the file is damaged, which reading will tell."""
+    """StudyInstanceUID; empty if it is missing or the file is damaged. Reading reports the damage."""
     from .headers import open_dicom  # noqa: PLC0415 - as above
 
     try:
         header = open_dicom(file, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
         return str(header.get("StudyInstanceUID") or "")
-    except Exception:  # noqa: BLE001 - pydicom raises anything on what is damaged
+    except Exception:  # noqa: BLE001 - pydicom raises many types on damaged files
         return ""

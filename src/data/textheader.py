@@ -1,4 +1,4 @@
-"""What the text headers of MetaImage and NRRD share: lines, numbers, and the names of files beside them."""
+"""Shared parsing of the text headers of MetaImage and NRRD: lines, numbers, and names of files beside the header."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from .voxels import VoxelFile
 
 __all__ = ["NO_SPACING", "Fields", "beside", "files", "grid", "header_lines", "integers", "numbered", "numbers", "unit"]
 
-HEADER_BYTES = 2**20  # a list of a thousand slices takes a tenth of it
+HEADER_BYTES = 2**20  # bytes; a list of a thousand slices needs a tenth of it
 NO_SPACING = "states no usable voxel spacing: write the scan again with its spacing in millimetres"
 NO_ORIGIN = "the header states no origin: world coordinates count from the first voxel"
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE)
@@ -25,13 +25,13 @@ Vectors = npt.NDArray[np.float64]
 
 
 class Fields(dict[str, str]):
-    """The fields of a header by their names; one that is given twice is refused, unless it says the same."""
+    """The fields of a header by name. A repeated field is refused unless its value is the same."""
 
     def add(self, name: str, value: str) -> None:
-        """Take a field.
+        """Store a field.
 
         Raises:
-            BadScan: it is there already, with another value.
+            BadScan: the field exists with another value.
         """
         if self.setdefault(name, value) != value:
             msg = f"states {name} twice, as {self[name][:60]!r} and as {value[:60]!r}: remove the wrong one"
@@ -39,7 +39,7 @@ class Fields(dict[str, str]):
 
 
 def header_lines(path: Path) -> Iterator[tuple[str, int]]:
-    """The lines of a text header, and where in the file each ends; it is for the caller to stop before the voxels.
+    """Yield the lines of a text header and the offset of each line's end. The caller stops before the voxels.
 
     Raises:
         BadScan: a line is not text.
@@ -63,7 +63,7 @@ def header_lines(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def numbers(name: str, text: str) -> list[float]:
-    """The numbers of a field; NaN and infinity are some."""
+    """The numbers of a field; NaN and infinity are allowed."""
     words = re.split(r"[\s,]+", text.strip()) if text.strip() else []
     if not all(NUMBER.fullmatch(word) for word in words):
         msg = f"states {name} as {text[:60]!r}, which are no numbers: correct its header"
@@ -81,7 +81,7 @@ def integers(name: str, text: str) -> list[int]:
 
 
 def unit(text: str) -> float:
-    """Millimetres in a unit of length."""
+    """The factor from a unit of length to millimetres."""
     if text.strip('" ').lower() not in UNITS:
         msg = f"states lengths in {text[:20]!r}: write the scan again in millimetres"
         raise BadScan(msg)
@@ -89,10 +89,10 @@ def unit(text: str) -> float:
 
 
 def beside(header: Path, name: str) -> Path:
-    """The file of that plain name in the folder of the header, and nowhere else.
+    """The file of that plain name in the folder of the header. No other folder is allowed.
 
     Raises:
-        BadScan: it is no plain name, or there is no such file.
+        BadScan: the name is no plain name, or there is no such file.
     """
     name = name.removeprefix("./")
     if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
@@ -110,7 +110,7 @@ def beside(header: Path, name: str) -> Path:
 
 
 def numbered(pattern: str, ranges: Sequence[int]) -> list[str]:
-    """The names that a pattern such as `slice%03d.raw` gives for the numbers from, to and by."""
+    """The names from a pattern such as `slice%03d.raw`, for the numbers from `first` to `last` by `step`."""
     match = PATTERN.fullmatch(pattern)
     first, last, step = ranges
     if not match or step == 0 or not 0 <= (last - first) / step < 2**16:
@@ -123,10 +123,10 @@ def numbered(pattern: str, ranges: Sequence[int]) -> list[str]:
 def files(
     header: Path, names: Sequence[str], sizes: Sequence[int], dimension: Sequence[int], start: int | None = 0
 ) -> list[VoxelFile]:
-    """The files with equal shares of the voxels, each of so many dimensions (one less than there are, by default).
+    """The files that share the voxels equally, each of a number of dimensions (by default one less than the image).
 
     Raises:
-        BadScan: there is another number of them than `sizes` needs.
+        BadScan: the number of files does not fit `sizes`.
     """
     axes, *more = dimension or [len(sizes) - 1]
     if more or not 0 < axes <= len(sizes):
@@ -144,7 +144,7 @@ def files(
 
 
 def grid(axes: Vectors, origin: Vectors | None) -> tuple[Affine, tuple[str, ...]]:
-    """The affine of three axes, each a row with its direction times its spacing, and notes on what is missing."""
+    """The affine from three axes, each a row of direction times spacing, and notes on missing fields."""
     affine = np.eye(4)
     affine[:3, :3] = axes.T
     if origin is not None and not np.isfinite(origin).all():

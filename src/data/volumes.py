@@ -1,7 +1,7 @@
-"""Files that hold a whole volume: NIfTI, MetaImage and NRRD, read by PIVOT itself.
+"""Reads files that hold a whole volume: NIfTI, MetaImage and NRRD.
 
-A header is parsed once, into values, and these say which bytes are voxels: no other program reads the header again,
-and no file is opened but those of plain names beside it.
+PIVOT parses each header once, into values, and these locate the voxels. No other library reads the header again, and
+only plain names beside the header are opened.
 """
 
 from pathlib import Path
@@ -23,10 +23,10 @@ HEADERS = {".nii.gz": nifti, ".nii": nifti, ".mhd": metaimage, ".mha": metaimage
 
 
 def read_volume(path: Path, suffix: str) -> tuple[npt.NDArray[Any], Affine, tuple[str, ...]]:
-    """Values of shape (X, Y, Z) as scaled by the header, the affine (RAS+), and notes on repairs.
+    """Values of shape (X, Y, Z), scaled by the header, the affine (RAS+), and notes on repairs.
 
     Raises:
-        BadScan: it holds another format than that of the suffix, or is damaged.
+        BadScan: the content is of another format than the suffix, or damaged.
     """
     held = content_of(path)
     if held and HEADERS.get(held) is not HEADERS[suffix]:

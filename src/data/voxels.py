@@ -1,4 +1,4 @@
-"""Voxels from the bytes of files: exactly as many as the header says, every checksum compared, no gap left."""
+"""Decodes voxels from files: exactly as many as the header states, with every checksum verified."""
 
 import bz2
 import math
@@ -20,9 +20,9 @@ Encoding = Literal["raw", "gzip", "zlib", "deflate", "bzip2"]
 
 GZIP = b"\x1f\x8b"
 CHUNK = 2**18  # bytes decoded at once
-MAX_DEFLATE = 1032  # the most that deflate can shrink (https://zlib.net/zlib_tech.html); no scan comes near it
+MAX_DEFLATE = 1032  # highest ratio of deflate (https://zlib.net/zlib_tech.html); no scan comes near it
 REMEDY = "copy it again, or save it anew"
-FIRST: dict[Encoding, bytes] = {"gzip": GZIP, "bzip2": b"BZh"}  # of each stream, of which there may be several
+FIRST: dict[Encoding, bytes] = {"gzip": GZIP, "bzip2": b"BZh"}  # first bytes of each stream; a file may hold several
 DECODERS: dict[Encoding, Callable[[], Any]] = {
     "gzip": lambda: isal_zlib.decompressobj(wbits=31),
     "zlib": lambda: isal_zlib.decompressobj(wbits=15),
@@ -33,7 +33,7 @@ DECODERS: dict[Encoding, Callable[[], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class VoxelFile:
-    """A file with voxels: those from byte `start` to its end; None: as many at its end as are needed."""
+    """A file with voxels, from byte `start` to its end. None: the last bytes of the file, as many as are needed."""
 
     path: Path
     start: int | None = 0
@@ -41,7 +41,7 @@ class VoxelFile:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What a header says, as values: each of `parts` holds an equal share of the voxels, the first axis fastest."""
+    """The values of a header. Each of `parts` holds an equal share of the voxels, with the first axis fastest."""
 
     shape: Shape3
     dtype: np.dtype[Any]
@@ -55,15 +55,15 @@ class Stated:
 
     @property
     def size(self) -> int:
-        """Bytes of voxels, decoded."""
+        """Decoded bytes of voxels."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def voxels_of(stated: Stated) -> npt.NDArray[Any]:
-    """The voxels of a scan: an array of its shape in Fortran order, native byte order, scaled as the header says.
+    """The voxels of a scan in Fortran order and native byte order, scaled by the header.
 
     Raises:
-        BadScan: the files hold more, or less, or are damaged.
+        BadScan: the files hold too much or too little data, or are damaged.
     """
     scaled = (stated.slope, stated.intercept) != (1, 0)
     short = stated.dtype.kind in "iu" and stated.dtype.itemsize == 2 and _is_whole(stated.slope, stated.intercept)
@@ -76,7 +76,7 @@ def voxels_of(stated: Stated) -> npt.NDArray[Any]:
             return _scaled(array, int(stated.slope), int(stated.intercept)) if scaled else array
         array = np.empty(stated.shape, np.float32, order="F")
         plane = np.empty(stated.shape[:2], stated.dtype, order="F")
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite results are refused later
             for z in range(stated.shape[2]):
                 shares.fill(_bytes_of(plane))
                 array[..., z] = plane * np.float64(stated.slope) + stated.intercept if scaled else plane
@@ -88,12 +88,12 @@ def _is_whole(*numbers: float) -> bool:
 
 
 def _scaled(array: npt.NDArray[Any], slope: int, intercept: int) -> npt.NDArray[Any]:
-    """16-bit voxels scaled by whole numbers: in place where the results have 16 bits too, as HU have."""
+    """Scale 16-bit voxels by whole numbers; in place if the results also fit 16 bits, as HU do."""
     ends = [int(end) * slope + intercept for end in (array.min(), array.max())]
     short = np.iinfo(np.int16)
     if min(ends) < short.min or max(ends) > short.max:
         return array.astype(np.int32) * slope + intercept
-    array = array.view(np.int16)  # what does not fit meanwhile comes back: it is lost and found by multiples of 2**16
+    array = array.view(np.int16)  # overflow wraps by multiples of 2**16, and wraps back
     array *= np.int16(slope)
     array += np.int16(intercept)
     return array
@@ -105,7 +105,7 @@ def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
 
 
 class _Shares:
-    """The voxels of all parts, one after the other."""
+    """Decodes the voxels of all parts, one after the other."""
 
     def __init__(self, stated: Stated) -> None:
         self.share, rest = divmod(stated.size, len(stated.parts))
@@ -125,10 +125,10 @@ class _Shares:
             self.file.close()
 
     def fill(self, view: memoryview) -> None:
-        """Fill `view` with the next bytes; the last one of a part must be its very last.
+        """Fill `view` with the next bytes. The end of the last part must be the end of its file.
 
         Raises:
-            BadScan: it is not, or there are too few.
+            BadScan: there is more data, or too little.
         """
         while view:
             if not self.left:
@@ -137,11 +137,11 @@ class _Shares:
             if self.stream.fill(view[:count]) < count:
                 raise BadScan(self._words("fewer"))
             view, self.left = view[count:], self.left - count
-            if not self.left and self.stream.take(1):  # also compares the checksum
+            if not self.left and self.stream.take(1):  # also verifies the checksum
                 raise BadScan(self._words("more"))
 
     def _check(self, part: VoxelFile) -> None:
-        """Refuse a file that cannot hold its share, before memory is set aside for it."""
+        """Refuse a file that is too small for its share, before memory is allocated."""
         stored = part.path.stat().st_size - (part.start or 0)
         wanted = self.share + self.stated.skip
         words = f"declares {wanted} bytes of voxels"
@@ -169,7 +169,7 @@ class _Shares:
 
 
 class Stream:
-    """The decoded bytes of an open file, from where it stands."""
+    """The decoded bytes of an open file, from its current position."""
 
     def __init__(self, file: BinaryIO, encoding: Encoding) -> None:
         self.file = file
@@ -177,10 +177,10 @@ class Stream:
         self._left = memoryview(b"")
 
     def fill(self, view: memoryview) -> int:
-        """Fill `view` with the next bytes; how many there were, fewer only at the end.
+        """Fill `view` with the next bytes and returns their number, which is smaller only at the end.
 
         Raises:
-            BadScan: the stream is damaged or has no end.
+            BadScan: the stream is damaged or cut short.
         """
         done = 0
         while done < len(view) and (count := self._give(view[done:])):
@@ -193,7 +193,7 @@ class Stream:
         return bytes(content[: self.fill(memoryview(content))])
 
     def drop(self, size: int) -> None:
-        """Pass over `size` bytes, as far as they are there."""
+        """Skip up to `size` bytes."""
         while size > 0 and (taken := len(self.take(min(size, CHUNK)))):
             size -= taken
 
@@ -206,7 +206,7 @@ class Stream:
         return count
 
     def _decode(self, encoding: Encoding) -> Iterator[bytes]:
-        """What the stream holds, in pieces; it ends only behind an end marker with the right checksum."""
+        """Decode the stream in pieces. It must end with an end marker and a correct checksum."""
         decoder, data = DECODERS[encoding](), b""
         while True:
             if decoder.eof:
@@ -229,7 +229,7 @@ class Stream:
             data = getattr(decoder, "unconsumed_tail", b"")
 
     def _behind(self, encoding: Encoding, data: bytes) -> bytes:
-        """What begins another stream, which gzip and bzip2 allow; zeros at the end may fill a block."""
+        """The start of another stream, which gzip and bzip2 allow. Zeros at the end may pad a block."""
         padding = b"\0" if encoding in ("gzip", "deflate") else b""
         data = data.lstrip(padding)
         while not data and (more := self.file.read(CHUNK)):

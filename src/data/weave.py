@@ -1,4 +1,4 @@
-"""Whether slices in one row are of one reconstruction, by their pixels: where two are woven, they alternate."""
+"""Tells by their pixels whether the slices of one row belong to several reconstructions that alternate."""
 
 from typing import Any
 
@@ -7,21 +7,21 @@ import numpy.typing as npt
 
 __all__ = ["woven"]
 
-COUNTS = (2, 3)  # of reconstructions or phases that may be woven
-SLICES, LEAST = 96, 10  # that are looked at, from the middle; fewer than the latter tell nothing
-STEP = 4  # every fourth pixel along x and y is looked at
-NEARER = 1.05  # times as near, in HU, each slice is to the next of its own reconstruction as to the next of all
-NOISIER = 1.5  # times as much noise as in the neighbour; slices that were interpolated in between reach up to 1.41
-ALIKE = 3  # times nearer in noise, by its logarithm, to the next but one than to the neighbour
-MOST = 0.9  # of the slices, that must show it
+COUNTS = (2, 3)  # reconstructions or phases that may alternate
+SLICES, LEAST = 96, 10  # slices from the middle that are compared; with fewer than the latter there is no verdict
+STEP = 4  # pixels; compares each fourth one along x and y
+NEARER = 1.05  # ratio of distances in HU: to the next slice, over the next of the same reconstruction
+NOISIER = 1.5  # ratio of noise to the neighbour; slices interpolated in between reach 1.41
+ALIKE = 3  # ratio of log-noise distances: to the neighbour, over the next but one
+MOST = 0.9  # fraction of slices that must show it
 
 Values = npt.NDArray[np.float32]
 
 
 def woven(array: npt.NDArray[Any]) -> int:
-    """How many reconstructions or phases alternate along z in (X, Y, Z) HU; 1 where it is one.
+    """The number of reconstructions or phases that alternate along z in (X, Y, Z) HU; 1 if there is only one.
 
-    Reconstructions of the same data with the same kernel are one, wherever their slices lie.
+    Reconstructions of the same data with the same kernel count as one, wherever their slices lie.
     """
     first = max(0, (array.shape[2] - SLICES) // 2)
     part = array[..., first : first + SLICES]
@@ -38,7 +38,7 @@ def woven(array: npt.NDArray[Any]) -> int:
 
 
 def _apart(pixels: Values, lag: int) -> Values:
-    """The mean difference in HU of each slice to the one `lag` slices on."""
+    """The mean difference in HU between each slice and the slice `lag` further on."""
     return np.asarray(np.abs(pixels[..., lag:] - pixels[..., :-lag]).mean(axis=(0, 1)))
 
 

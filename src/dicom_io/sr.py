@@ -83,9 +83,9 @@ def measurement_report(context: Context, seg: Segmentation | None) -> Comprehens
         title=REPORT,
     )
     review: Mapping[str, Any] = context.results.get("review", {"findings": []})
-    said = [f"Rejected by a reader: {label}: {why}." for label, why in rejected_in_words(review)]
-    said += [f"Distance measured by a reader: {text}." for text in distances_in_words(review)]
-    report[0].ContentSequence.extend(_comment(text) for text in said)
+    comments = [f"Rejected by a reader: {label}: {why}." for label, why in rejected_in_words(review)]
+    comments += [f"Distance measured by a reader: {text}." for text in distances_in_words(review)]
+    report[0].ContentSequence.extend(_comment(text) for text in comments)
     evidence = [*context.images, *([seg] if seg else [])]
     made = Comprehensive3DSR(evidence=evidence, content=report, is_complete=True, **context.common("SR"))
     made = context.finished(made)

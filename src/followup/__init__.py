@@ -1,1 +1,1 @@
-"""Two examinations of one patient: where nodules went, how they grew, which are new."""
+"""Compares two examinations of one patient: matches nodules, measures growth, and finds new nodules."""

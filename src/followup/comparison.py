@@ -1,4 +1,4 @@
-"""Baseline against follow-up: pairs, growth, new and resolved nodules, and Lung-RADS with priors."""
+"""Compares baseline and follow-up: pairs, growth, new and resolved nodules, and Lung-RADS with priors."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
@@ -19,12 +19,12 @@ from .registration import Points, Quality, Registration, register
 __all__ = ["SCHEMA", "Comparison", "Followed", "Interval", "compare"]
 
 SCHEMA = "pivot-followup-1"
-TWICE = 3.0  # mm beyond the radius within which a second look only found a nodule that is known already
+TWICE = 3.0  # mm beyond the radius; within it, a second measurement found a nodule that is known already
 Status = Literal["matched", "new", "resolved", "not visible"]
 
 
 class Interval(TypedDict):
-    """The days from baseline to follow-up; null with a reason where they are not known."""
+    """The days from baseline to follow-up; null, with the reason, if they are unknown."""
 
     days: int | None
     source: str | None
@@ -38,11 +38,11 @@ class Followed(TypedDict):
     status: Status  # not visible: the other examination does not show its place
     baseline: Seen | None
     followup: Seen | None
-    expected_lps: Vec3  # where it should be in the follow-up; of a nodule without baseline, in the baseline
-    distance_mm: float | None  # from there to where it was found
+    expected_lps: Vec3  # expected place in the follow-up; for a nodule without baseline, in the baseline
+    distance_mm: float | None  # distance from there to the nodule
     growth: Growth | None
     lung_rads: LungRads | None  # of the follow-up
-    picture: str | None  # the name of its file
+    picture: str | None  # file name
 
 
 class Comparison(TypedDict):
@@ -69,7 +69,7 @@ def compare(
     notes: Sequence[str] = (),
     fit: Registration | None = None,
 ) -> Comparison:
-    """What became of every nodule and mass; `fit` is the registration of the scans, if it is known already."""
+    """The comparison of all nodules and masses. Pass `fit` if the registration is known."""
     fit = fit or register(baseline.lungs, followup.lungs)
     followed = _follow(baseline, followup, fit)
     for number, one in enumerate(followed):
@@ -92,7 +92,7 @@ def compare(
 
 
 def _follow(baseline: Exam, followup: Exam, fit: Registration) -> list[Followed]:
-    """Pairs first, then those that only one examination shows."""
+    """Pairs first, then the nodules of one examination only."""
     before, after = baseline.seen(), followup.seen()
     there, back = fit.to_followup(_points(before)), fit.to_baseline(_points(after))
     sizes = [one["diameter_mm"] for one in before], [one["diameter_mm"] for one in after]
@@ -112,7 +112,7 @@ def _follow(baseline: Exam, followup: Exam, fit: Registration) -> list[Followed]
 
 
 def _second_look(exam: Exam, place: Points, nodule: Seen, known: Sequence[Seen]) -> Seen | None:
-    """The nodule at its expected place where the detector missed it; what is `known` there is another one."""
+    """The nodule at its expected place, if the detector missed it. A `known` nodule there is another one."""
     if not exam.shows(place, nodule["diameter_mm"]):
         return None
     found = exam.look(place, nodule["diameter_mm"])
@@ -131,7 +131,7 @@ def _pair(before: Seen, after: Seen, expected: Points) -> Followed:
 
 
 def _alone(nodule: Seen, place: Points, other: Exam, status: Literal["new", "resolved"]) -> Followed:
-    """A nodule that the other examination lacks, or does not show the place of."""
+    """A nodule that the other examination lacks, or whose place it does not show."""
     state: Status = status if other.shows(place, nodule["diameter_mm"]) else "not visible"
     before, after = (None, nodule) if status == "new" else (nodule, None)
     return _followed(state, before, after, place, None)

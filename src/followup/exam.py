@@ -1,4 +1,4 @@
-"""One of the two examinations: a scan, its nodules, and what can be asked of it."""
+"""One of the two examinations: a scan with its nodules and lungs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ from .registration import LungImage, Points, lungs_of
 
 __all__ = ["Exam", "Seen"]
 
-BESIDE_LUNG = 6.0  # mm from aerated lung to a nodule's edge; a place further away is no place in the lungs
-SAME_SIZE = 1.6  # the ratio of diameters within which what stands at a place may be the nodule
-SAME_PLACE = 8.0  # mm from the expected place to what stands there
+BESIDE_LUNG = 6.0  # mm from aerated lung to a nodule's edge; further away is outside the lungs
+SAME_SIZE = 1.6  # ratio of diameters within which a nodule at the place may be the same
+SAME_PLACE = 8.0  # mm between the expected place and the nodule there
 
 
 class Seen(TypedDict):
     """A nodule in one of the examinations."""
 
-    id: int | None  # of the detection; null where only a second look found it
+    id: int | None  # of the detection; null if the detector missed it
     found_by: Literal["detector", "second look"]
     coordinates_lps: Vec3
     diameter_mm: float
@@ -32,7 +32,7 @@ class Seen(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Exam:
-    """A scan with its detections; `about` is what the report says of it."""
+    """A scan with its detections; `about` is the report's metadata."""
 
     scan: Scan
     detections: Sequence[Detection]
@@ -40,7 +40,7 @@ class Exam:
 
     @cached_property
     def lungs(self) -> LungImage:
-        """The scan's lungs; raises `BadScan` where there are none."""
+        """The scan's lungs. Raises `BadScan` if there are none."""
         return lungs_of(self.scan)
 
     @cached_property
@@ -62,7 +62,7 @@ class Exam:
         ]
 
     def shows(self, point: Points, diameter: float) -> bool:
-        """Whether a nodule of that diameter at an LPS point would be in the picture, and in the lungs."""
+        """Whether a nodule of that diameter at an LPS point would be in the image and in the lungs."""
         array, affine = self.standard
         world = map_points(RAS_TO_LPS, point)
         index = map_points(np.linalg.inv(affine), world)
@@ -71,7 +71,7 @@ class Exam:
         return bool(inside) and self.lungs.lungs.distance_to(world) <= diameter / 2 + BESIDE_LUNG
 
     def look(self, point: Points, diameter: float) -> Seen | None:
-        """What stands at an LPS point, if it is about as large as a nodule of that diameter."""
+        """The nodule at an LPS point, if its size is close to that diameter."""
         array, affine = self.standard
         spacing = spacing_of(affine)
         index = map_points(np.linalg.inv(affine), map_points(RAS_TO_LPS, point))

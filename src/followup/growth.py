@@ -1,4 +1,4 @@
-"""How much a nodule grew between two measurements, and how sure that is."""
+"""The growth of a nodule between two measurements, and its uncertainty."""
 
 import math
 from typing import Literal, NamedTuple, TypeAlias, TypedDict
@@ -8,39 +8,39 @@ from ..types import Acquisition, Properties, Vec3
 
 __all__ = ["REPEATABILITY", "SOURCE", "Growth", "grown", "mean_diameter"]
 
-REPEATABILITY = 0.27  # change of a volume that 95 % of repeated measurements stay within
+REPEATABILITY = 0.27  # 95 % limit of the volume change between repeated measurements
 SOURCE = (
     "27 % of the volume between two scans of an unchanged solid nodule by one software (Marchiano et al. Radiology "
     "2009;251:919-925; -25 to 29 % in Hein et al., PMC3043750), more for small nodules in large voxels"
 )
-# On top of it, for small nodules on thick slices: the SD of a diameter, as a share of the thickness.
+# Additional uncertainty for small nodules on thick slices: the SD of a diameter, as a fraction of the thickness.
 PARTIAL_VOLUME = 0.05
-# And for slices that differ: the SD of a diameter, as a share of the difference of their thicknesses.
+# For different slices: the SD of a diameter, as a fraction of the difference of the thicknesses.
 DIFFERING = 0.15
-# And for kernels that differ: the SD of a diameter in mm.
+# For different kernels: the SD of a diameter in mm.
 OTHER_KERNEL = 0.1
-AS_THICK = 0.8  # of the smaller diameter: slices as thick as that tell no trend
-THICKEST = 10.0  # mm; a SliceThickness beyond it is a mistake
-LEAST_VOLUME = 50.0  # mm3; our choice: NELSON calls smaller ones negative, and vessels taken for nodules mostly are
+AS_THICK = 0.8  # of the smaller diameter; with thicker slices there is no trend
+THICKEST = 10.0  # mm; a larger SliceThickness is a mistake
+LEAST_VOLUME = 50.0  # mm3; our choice: NELSON calls smaller ones negative; most vessels among marks are smaller
 TWO_SIDED_95 = 1.96
 Trend: TypeAlias = Literal["growing", "stable", "shrinking"]
 
 
 class Growth(TypedDict):
-    """The change from baseline to follow-up; null where one of both could not be measured."""
+    """The change from baseline to follow-up; null if either could not be measured."""
 
     trend: Trend | None  # stable: within repeatability; null: unknown
     volume_change_percent: float | None
-    volume_change_percent_95: tuple[float, float] | None  # the interval that the uncertainty leaves
+    volume_change_percent_95: tuple[float, float] | None  # the interval of the uncertainty
     diameter_change_mm: float | None  # of the sphere of the same volume
     mean_diameter_change_mm: float | None  # of (long + short axis) / 2
     doubling_time_days: float | None  # of the volume
-    doubling_time_days_95: tuple[float, float | None] | None  # an upper limit of null: it may not grow at all
-    reason: str | None  # why something is null
+    doubling_time_days_95: tuple[float, float | None] | None  # upper limit null: possibly no growth
+    reason: str | None  # why a value is null
 
 
 class _Slices(NamedTuple):
-    """What two scans are compared by: how far their slices blur, in mm, and whether they state different kernels."""
+    """How comparable two scans are: the blur of their slices in mm, and whether they state different kernels."""
 
     thick: tuple[float, float]
     other_kernel: bool
@@ -63,9 +63,9 @@ def grown(
     spacings: tuple[Vec3, Vec3],
     acquisitions: tuple[Acquisition, Acquisition] = (Acquisition(), Acquisition()),
 ) -> Growth:
-    """The growth from one measurement to another, `days` later, on scans with these voxel sides in mm.
+    """The growth between two measurements, `days` apart, on scans with these voxel sides in mm.
 
-    `acquisitions` are what the scans state of their slices.
+    `acquisitions` are the slice thickness and the kernel that the scans state.
     """
     slices = _Slices.of(spacings, acquisitions)
     first, second = before["volume_mm3"], after["volume_mm3"]
@@ -98,7 +98,7 @@ def grown(
 
 
 def _untold(before: Properties, after: Properties, slices: _Slices) -> str | None:
-    """Why two measurements tell no trend, however large the change is."""
+    """Why two measurements give no trend, whatever the change."""
     volumes = before["volume_mm3"] or 0.0, after["volume_mm3"] or 0.0
     if max(volumes) < LEAST_VOLUME:
         return f"no trend below {LEAST_VOLUME:g} mm3"
@@ -121,7 +121,7 @@ def mean_diameter(properties: Properties) -> float | None:
 
 
 def _spread(volumes: tuple[float, float], slices: _Slices) -> tuple[float, float]:
-    """The SD of the logarithm of the volumes' ratio: as if slices were alike, and as they are."""
+    """The SD of the log volume ratio: for equal slices, and for the actual ones."""
     diameters = [sphere_diameter(volume) for volume in volumes]
     alike = (math.log1p(REPEATABILITY) / TWO_SIDED_95) ** 2
     alike += sum((3 * PARTIAL_VOLUME * side / d) ** 2 for side, d in zip(slices.thick, diameters, strict=True))
@@ -132,7 +132,7 @@ def _spread(volumes: tuple[float, float], slices: _Slices) -> tuple[float, float
 def _doubling(
     change: float, margin: float, days: int | None
 ) -> tuple[float | None, tuple[float, float | None] | None, str | None]:
-    """The doubling time for a change of the logarithm of the volume, its limits, and why it is null."""
+    """The doubling time for a change of the log volume, its limits, and the reason if it is null."""
     if not days:
         return None, None, "the interval is not known" if days is None else "both scans are of the same day"
     if change <= 0:

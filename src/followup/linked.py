@@ -1,4 +1,4 @@
-"""Where the points of one examination lie in the other, as a lattice that a viewer interpolates in."""
+"""Maps points of one examination to the other, as a lattice for interpolation in a viewer."""
 
 from collections.abc import Callable
 from itertools import product
@@ -12,11 +12,11 @@ from .registration import Points, Registration
 
 __all__ = ["Lattice", "Links", "links"]
 
-STEP = 20.0  # mm between the nodes; the registration is smooth over more
+STEP = 20.0  # mm between nodes; the registration varies over longer distances
 
 
 class Lattice(TypedDict):
-    """The places of nodes in the other examination, LPS mm: x fastest, as one list of coordinates."""
+    """The positions of the nodes in the other examination, LPS mm, as one list of coordinates, x fastest."""
 
     origin: Vec3  # of the first node, LPS mm
     step: Vec3  # mm

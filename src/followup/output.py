@@ -1,4 +1,4 @@
-"""A comparison as files: `followup.json`, `followup.txt` and a picture for each nodule, all or none."""
+"""Writes a comparison: `followup.json`, `followup.txt` and a picture per nodule, all or none."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ WIDTHS = (4, 12, 10, 7, 8, 8, 8, 10, 18, 9)
 
 
 def write_comparison(comparison: Comparison, baseline: Exam, followup: Exam, folder: Path) -> list[Path]:
-    """Write everything into `folder`: every file, or none; the JSON arrives last.
+    """Write all files into `folder`, or none. The JSON is written last.
 
     Raises:
         BadOutput: the folder cannot be written to.
@@ -33,7 +33,7 @@ def write_comparison(comparison: Comparison, baseline: Exam, followup: Exam, fol
 
 
 def text_table(comparison: Comparison) -> str:
-    """The comparison for people: a line for each nodule, and what it rests on."""
+    """The comparison as text: one line per nodule, and the quality of the registration."""
     interval, fit, exam = comparison["interval"], comparison["registration"], comparison["lung_rads"]
     days = f"{interval['days']} days" if interval["days"] is not None else f"unknown ({interval['reason']})"
     lines = [
@@ -85,7 +85,7 @@ def _volume(nodule: Seen | None) -> str:
 
 
 def _doubling(one: Followed) -> str:
-    """`210 (160 to 310)`; an open end where it may not grow at all."""
+    """`210 (160 to 310)`, with an open end if it may not grow at all."""
     growth = one["growth"]
     if not growth or growth["doubling_time_days"] is None or growth["doubling_time_days_95"] is None:
         return "-"

@@ -20,9 +20,9 @@ SIZE = (8.4, 4.9)  # inches
 
 
 def draw_pair(one: Followed, baseline: Exam, followup: Exam, path: Path) -> None:
-    """Write the picture: to the left the baseline, to the right the follow-up, the nodule circled where it is.
+    """Write the picture: baseline on the left, follow-up on the right, with a circle around the nodule.
 
-    Where one lacks it, its expected place is in the middle.
+    An examination without the nodule is centred on its expected place.
     """
     figure = Figure(figsize=SIZE, dpi=130, facecolor="black")
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.06, top=0.86, wspace=0.03)

@@ -1,7 +1,7 @@
-"""Where a point of the baseline lies in the follow-up: lungs laid upon lungs, first rigidly, then by demons.
+"""Registers the lungs of the baseline to those of the follow-up: first rigidly, then with demons.
 
-Both scans are seen in voxels of about 3 mm, with nothing outside the lungs, so that ribs, arms and table
-do not pull. Points are world millimetres in LPS, as SimpleITK has them.
+Both scans are resampled to voxels of about 3 mm. Everything outside the lungs is blank, so that ribs, arms and table
+have no influence. Points are world millimetres in LPS, as in SimpleITK.
 """
 
 import logging
@@ -24,50 +24,50 @@ __all__ = ["LungImage", "Points", "Quality", "Registration", "as_image", "lungs_
 log = logging.getLogger("pivot")
 Points = npt.NDArray[np.float64]  # (n, 3), LPS mm
 FILLED = 9.0  # mm; vessels and nodules up to twice as wide count as lung
-LUNG_HU, OUTSIDE_HU = -850.0, 0.0  # what lung is scaled to, and what lies outside
+LUNG_HU, OUTSIDE_HU = -850.0, 0.0  # centre of the scaled lung, and the value outside
 MARGIN = 20.0  # mm around the lungs that are registered
-LEVELS = ((4, 60), (2, 50), (1, 30))  # of the demons: voxels taken together, iterations
-SMOOTH = 1.5  # voxels, of the displacement field
-LEAST_OVERLAP = 0.8  # Dice of the lungs; with less, the scans hardly show the same
+LEVELS = ((4, 60), (2, 50), (1, 30))  # of the demons: shrink factor, iterations
+SMOOTH = 1.5  # voxels; smoothing of the displacement field
+LEAST_OVERLAP = 0.8  # Dice of the lungs; below, the scans may not show the same body
 INVERSE_STEPS = 30
 
 
 class Quality(TypedDict):
-    """How well two scans fit, over the lungs of the baseline."""
+    """The quality of the registration, over the lungs of the baseline."""
 
     method: Literal["rigid", "deformable"]
     lung_overlap: float  # Dice, 0 to 1
     correlation_rigid: float  # of the HU
     correlation_deformable: float
-    folded_percent: float  # of the lungs, where the deformable transform turns inside out
+    folded_percent: float  # of the lungs, where the deformable transform folds
     least_jacobian: float  # of the deformable transform; 0 or less is a fold
-    largest_shift_mm: float  # by which the deformable transform departs from the rigid one
+    largest_shift_mm: float  # largest difference between the deformable and the rigid transform
     warnings: list[str]
 
 
 @dataclass(frozen=True, eq=False)
 class LungImage:
-    """The lungs of a scan, and an image of nothing else."""
+    """The lungs of a scan, and an image of the lungs alone."""
 
     lungs: Lungs
-    mask: sitk.Image  # 1 in the lungs, vessels and small nodules included
+    mask: sitk.Image  # 1 in the lungs, with vessels and small nodules
     image: sitk.Image  # HU
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """The transform from the baseline to the follow-up, and how good it is."""
+    """The transform from the baseline to the follow-up, and its quality."""
 
     transform: sitk.Transform
     quality: Quality
 
     def to_followup(self, points: npt.ArrayLike) -> Points:
-        """Baseline points (n, 3) in the follow-up."""
+        """Map baseline points (n, 3) to the follow-up."""
         listed = np.asarray(points, dtype=np.float64).reshape(-1, 3).tolist()
         return np.array([self.transform.TransformPoint(point) for point in listed]).reshape(-1, 3)
 
     def to_baseline(self, points: npt.ArrayLike) -> Points:
-        """Follow-up points (n, 3) in the baseline, by fixed-point iteration."""
+        """Map follow-up points (n, 3) to the baseline, by fixed-point iteration."""
         goal = np.asarray(points, dtype=np.float64).reshape(-1, 3)
         guess = goal - (self.to_followup(goal) - goal)
         for _ in range(INVERSE_STEPS):
@@ -79,7 +79,7 @@ def lungs_of(scan: Scan) -> LungImage:
     """The lungs of a scan.
 
     Raises:
-        BadScan: there are none that could be recognised.
+        BadScan: no lungs are recognised.
     """
     array, affine = canonical(scan.array, scan.affine)
     lungs = find_lungs(array, affine)
@@ -94,14 +94,14 @@ def lungs_of(scan: Scan) -> LungImage:
 
 
 def _filled(lungs: Lungs) -> Mask:
-    """The lungs with what is enclosed by them, up to twice `FILLED` wide."""
+    """The lungs and what they enclose, up to twice `FILLED` wide."""
     spacing = spacing_of(lungs.affine)
     beyond = distance_to(lungs.lung, spacing) > FILLED
     return np.asarray(distance_to(beyond, spacing) > FILLED)
 
 
 def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:
-    """An (X, Y, Z) volume as SimpleITK has it, in its place in the world (LPS)."""
+    """An (X, Y, Z) volume as a SimpleITK image at its position in the world (LPS)."""
     lps = RAS_TO_LPS @ affine
     spacing = np.array(spacing_of(affine))
     image = sitk.GetImageFromArray(array.transpose(2, 1, 0))  # SimpleITK's arrays are z, y, x
@@ -112,9 +112,9 @@ def as_image(array: npt.NDArray[np.generic], affine: Affine) -> sitk.Image:
 
 
 def register(baseline: LungImage, followup: LungImage) -> Registration:
-    """The transform that lays the baseline's lungs upon those of the follow-up.
+    """The transform from the baseline's lungs to those of the follow-up.
 
-    It is the rigid one, with a warning, where the deformable one folds or fits worse.
+    If the deformable transform folds or fits worse, the rigid one is used, with a warning.
     """
     fixed, inside = _cropped(baseline)
     rigid = _rigid(baseline, followup)
@@ -145,7 +145,7 @@ def register(baseline: LungImage, followup: LungImage) -> Registration:
 
 
 def _objections(folded: float, fits: list[float]) -> list[str]:
-    """What speaks against the deformable transform."""
+    """Why the deformable transform is rejected; empty if it is not."""
     if folded > 0:
         return [f"the deformable transform folds in {100 * folded:.2g} % of the lungs: the rigid one is used"]
     if not fits[1] > fits[0]:
@@ -164,7 +164,7 @@ def _cropped(lungs: LungImage) -> tuple[sitk.Image, sitk.Image]:
 
 
 def _rigid(baseline: LungImage, followup: LungImage) -> sitk.Transform:
-    """Turned and moved, from the lungs' centres on; the same every time."""
+    """The rigid transform, started at the lungs' centres. Deterministic."""
     start = sitk.CenteredTransformInitializer(
         sitk.Cast(baseline.mask, sitk.sitkFloat32),
         sitk.Cast(followup.mask, sitk.sitkFloat32),
@@ -179,13 +179,13 @@ def _rigid(baseline: LungImage, followup: LungImage) -> sitk.Transform:
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 80)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=False)
-    method.SetNumberOfThreads(1)  # sums in another order would end elsewhere
+    method.SetNumberOfThreads(1)  # the order of the sums changes the result
     found: sitk.Transform = method.Execute(baseline.image, followup.image)
     return found
 
 
 def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
-    """The displacement in mm of every voxel of the fixed image, from coarse to fine."""
+    """The displacement in mm of each voxel of the fixed image, from coarse to fine."""
     field = None
     for shrink, iterations in LEVELS:
         near, far = _shrunk(fixed, shrink), _shrunk(moving, shrink)
@@ -204,7 +204,7 @@ def _shrunk(image: sitk.Image, factor: int) -> sitk.Image:
 
 
 def _correlation(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform, lung: Mask) -> float:
-    """Of the HU of both images in the lungs of the fixed one."""
+    """The correlation of the HU of both images, in the lungs of the fixed one."""
     moved = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, OUTSIDE_HU))
     return float(np.corrcoef(sitk.GetArrayFromImage(fixed)[lung], moved[lung])[0, 1])
 

@@ -1,4 +1,4 @@
-"""What the command line gives as an examination: a scan, or the results of an earlier run with their scan."""
+"""Reads an examination from the command line: a scan, or the results of an earlier run with their scan."""
 
 import logging
 from datetime import date
@@ -23,7 +23,7 @@ RESULTS = "_detections.json"
 
 
 class GivenScan(NamedTuple):
-    """A scan with the report of an earlier run, if there is one, and the day on which it was made."""
+    """A scan with its date and, if there is one, the report of an earlier run."""
 
     scan: Scan
     report: Report | None
@@ -31,12 +31,12 @@ class GivenScan(NamedTuple):
 
 
 def open_given(given: Path, scan_path: Path | None = None) -> GivenScan:
-    """A scan file or DICOM folder; or a `*_detections.json`, or a folder with one, whose scan is given or beside it.
+    """Read a scan file or a DICOM folder; or a `*_detections.json`, or a folder with one, and its scan.
 
     Raises:
         BadScan: the scan cannot be read.
         BadOutput: the JSON cannot be read, or lacks what a comparison needs.
-        BadConfig: the scan of the results is missing or another one, or there are several results.
+        BadConfig: the scan of the results is missing or different, or there are several results.
     """
     results = _results(given)
     if results is None:
@@ -53,7 +53,7 @@ def open_given(given: Path, scan_path: Path | None = None) -> GivenScan:
 
 
 def about(scan: Scan, report: Report) -> dict[str, Any]:
-    """What a comparison says of an examination."""
+    """The metadata of an examination in a comparison."""
     versions = report["metadata"].get("versions", {})
     return {
         "scan_id": report["scan_id"],
@@ -67,7 +67,7 @@ def about(scan: Scan, report: Report) -> dict[str, Any]:
 
 
 def interval_between(before: GivenScan, after: GivenScan, days: int | None) -> Interval:
-    """The days that are given, else those between the scans' own dates.
+    """The given days, else those between the scans' own dates.
 
     Raises:
         BadConfig: the follow-up is older than the baseline.
@@ -87,7 +87,7 @@ def interval_between(before: GivenScan, after: GivenScan, days: int | None) -> I
 
 
 def version_notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What speaks against comparing volumes: measurements of other versions of PIVOT."""
+    """Warnings about measurements of other versions of PIVOT, whose volumes may differ."""
     others = sorted({str(one["pivot"]) for one in (before, after)} - {__version__})
     if not others:
         return []
@@ -95,7 +95,7 @@ def version_notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def _results(given: Path) -> Path | None:
-    """The JSON of an earlier run; None where a scan was given."""
+    """The JSON of an earlier run; None for a scan."""
     if given.name.endswith(".json"):
         return given
     if not given.is_dir():
@@ -121,7 +121,7 @@ def _beside(results: Path, scan_id: str) -> Path:
 
 
 def _check(results: Path, report: Report, path: Path, scan: Scan) -> None:
-    """Refuse a scan that the report is not about, and a report without measurements."""
+    """Refuse a scan that does not belong to the report, and a report without measurements."""
     metadata = report["metadata"]
     affine = np.array(metadata.get("affine", ()), dtype=np.float64)
     same = metadata.get("shape") == list(scan.shape) and affine.shape == (4, 4)

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the script; returns the exit code."""
     options = make_parser().parse_args(arguments)
     show_log(options.log)
-    sys.stdout.write(shtab.complete(_whole(), options.shell) + "\n")
+    sys.stdout.write(shtab.complete(_parser(), options.shell) + "\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     """One parser of all commands; without a command it has the options of `detect`."""
     whole = detect_parser()
     commands = whole.add_subparsers()

@@ -1,1 +1,1 @@
-"""The DICOM node and DICOMweb: what talks to a hospital's archive."""
+"""The DICOM node and the DICOMweb client: communication with a hospital's archive."""

@@ -1,4 +1,4 @@
-"""What a DICOMweb server answers, within bounds: how long an answer may be, and what of it is inflated."""
+"""Limits for the responses of a DICOMweb server: their length, and how much compressed content is inflated."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -14,27 +14,27 @@ from ..data.part10 import read_dicom
 __all__ = ["Adapter", "Client", "TooLong"]
 
 MOST_JSON = 2**26  # bytes of a list or a header
-MOST_INSTANCE = 2**29  # bytes, as many as the listener takes by default
+MOST_INSTANCE = 2**29  # bytes; the default of the listener
 PIECE = 2**16  # bytes that are inflated at once
-INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # as stored, not decompressed
+INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # as stored, without decompression
 
 
 class TooLong(requests.RequestException):
-    """An answer is longer than what was asked for can be."""
+    """A response is longer than the request allows."""
 
 
 class Adapter(HTTPAdapter):
-    """Reads no answer further than it may be long; what length it states is no proof."""
+    """Limits the length of each response. The length that a response states is not trusted."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:  # noqa: ANN401
-        """As requests does; to read an answer that is too long raises `TooLong`."""
+        """Behaves as in requests, except that reading a response beyond the limit raises `TooLong`."""
         response = super().send(request, *args, **options)
         response.raw = _Counted(response.raw, MOST_INSTANCE if _has_instances(response) else MOST_JSON)
         return response
 
 
 class _Counted:
-    """The bytes of an answer; `count` is how many were read since it was last set to 0."""
+    """The body of a response; `count` is the number of bytes read since it was last set to 0."""
 
     def __init__(self, raw: Any, most: int) -> None:  # noqa: ANN401 - of urllib3
         self._raw, self._most, self.count = raw, most, 0
@@ -43,7 +43,7 @@ class _Counted:
         return getattr(self._raw, name)
 
     def stream(self, amount: int = PIECE, *, decode_content: bool | None = None) -> Iterator[bytes]:
-        """The bytes in pieces, inflated where the server has deflated them."""
+        """Yield the bytes, inflated if the server deflated them."""
         for piece in self._raw.stream(min(amount, PIECE), decode_content=decode_content):
             self.count += len(piece)
             if self.count > self._most:
@@ -54,7 +54,7 @@ class _Counted:
 
 
 class Client(DICOMwebClient):
-    """A client that reads instances by PIVOT's own reader, since pydicom's inflates without limit."""
+    """A client that reads instances with PIVOT's own reader, because pydicom's inflates without limit."""
 
     def _http_get_multipart_application_dicom(
         self,
@@ -67,7 +67,9 @@ class Client(DICOMwebClient):
         if not _has_instances(response):
             msg = "no instances"
             raise ValueError(msg)
-        if not response.headers["Content-Type"].lower().startswith("multipart/"):  # of a single one, by some servers
+        if (
+            not response.headers["Content-Type"].lower().startswith("multipart/")
+        ):  # some servers send one object, no list
             return iter([read_dicom(BytesIO(response.content))])
         return self._instances(response)
 

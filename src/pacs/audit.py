@@ -1,7 +1,7 @@
-"""The audit trail: a JSON object a line, of what happened to which study, and why. Never of whom.
+"""The audit trail: one JSON object a line, about events of studies and their reasons. It never identifies a patient.
 
-Lines hold times, UIDs, AE titles, counts, outcomes and reasons; callers pass nothing that names a patient.
-Where the disk takes no more, lines wait in memory: nobody who audits is stopped by it, and `works` tells.
+Lines hold times, UIDs, AE titles, counts, outcomes and reasons. Callers pass nothing that identifies a patient. If the
+disk is full, lines wait in memory: writers never block. `works` tells whether all lines are on disk.
 """
 
 import errno
@@ -21,7 +21,7 @@ MOST_WAITING = 10_000  # lines
 
 
 class Audit:
-    """Appends whole lines to the file at `path`; any number of threads may write.
+    """Appends whole lines to the file at `path`. Threads may share it.
 
     Raises:
         BadOutput: the file cannot be opened for writing.
@@ -37,11 +37,11 @@ class Audit:
             msg = f"cannot write the audit trail {path}: {error.strerror}"
             raise BadOutput(msg) from error
         self._lock = threading.Lock()
-        self._waiting = deque([b"\n"] if cut else [])  # the process, or the machine, ended within a line
+        self._waiting = deque([b"\n"] if cut else [])  # an earlier process or the machine stopped within a line
         self._lost = 0  # lines
 
     def write(self, event: str, **facts: object) -> None:
-        """Append one event; it is on disk when this returns, or as soon as the disk takes it."""
+        """Append one event. It is on disk on return, or as soon as the disk has room."""
         with self._lock:
             if len(self._waiting) < MOST_WAITING:
                 self._waiting.append(_line(event, **facts))
@@ -50,7 +50,7 @@ class Audit:
             self._flush()
 
     def works(self) -> bool:
-        """Whether all events so far are on disk; those that wait are tried again."""
+        """Whether all events are on disk. Retries those that wait."""
         with self._lock:
             return self._flush()
 
@@ -67,11 +67,11 @@ class Audit:
         return True
 
     def _append(self, line: bytes) -> None:
-        """Append all of a line, or nothing of it."""
+        """Append the whole line, or nothing."""
         end = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as the system would
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as the system would raise
             os.fsync(self._file)
         except OSError:
             os.ftruncate(self._file, end)
@@ -84,6 +84,6 @@ def _line(event: str, **facts: object) -> bytes:
 
 
 def unforeseen(error: Exception) -> str:
-    """What an error is that nobody foresaw, and where; without its message, which may quote a header."""
+    """The type and the place of an unexpected error. Its message is left out: it may quote a header."""
     *_, frame = traceback.extract_tb(error.__traceback__)
     return f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"

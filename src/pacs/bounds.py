@@ -1,8 +1,8 @@
-"""Bounds of what peers send: how long a part and a message are, how much is on its way at once, how long it takes.
+"""Limits for peers: the length of a PDU and of a message, the data in transit, and the time for each.
 
-pynetdicom reads as many bytes as a peer announces, for as long as that takes, and keeps them all. A part that is too
-long, or too slow, ends its association. Of a dataset that is too long the rest is dropped as it comes, so that the
-sender gets its answer, `dropped`, and goes on with the next instance.
+pynetdicom reads as many bytes as a peer announces, without a time limit, and keeps them all. Here a PDU that is too
+long or too slow ends its association. The rest of a dataset that is too long is discarded on arrival: the sender gets
+its response (`dropped`) and continues with the next instance.
 """
 
 import threading
@@ -24,47 +24,47 @@ if TYPE_CHECKING:
 __all__ = ["PeerLimits", "dropped"]
 
 SPARE = 2**12  # for the header of a part
-MOST_REQUEST = 2**18  # bytes of a part before an association is established: its request takes less than 100 kB
+MOST_REQUEST = 2**18  # bytes of a PDU before an association is established; requests take less than 100 kB
 MOST_COMMAND = 2**16  # bytes of a message's command set
-AT_ONCE = 2  # instances of the longest kind that may be on their way at once, for all associations
+AT_ONCE = 2  # instances of the largest size in transit at once, over all associations
 ABORT = b"\x07\0\0\0\0\4\0\0\2\0"  # A-ABORT by the service provider, no reason given (PS3.8 9.3.8)
 
 
 class PeerLimits:
-    """The bounds of one listener, for all its connections."""
+    """The limits of one listener, shared by all its connections."""
 
     def __init__(self, settings: Listen) -> None:
         self.part = settings.max_pdu_kb * 2**10
         self.instance = settings.max_instance_mb * 2**20
         self.seconds = settings.network_timeout
-        self._coming = WeakSet[BytesIO]()  # as long as anything holds them
+        self._coming = WeakSet[BytesIO]()  # entries live as long as the buffers
         self._lock = threading.Lock()
 
     def opened(self, event: evt.Event) -> None:
-        """A peer has connected: what it sends is bounded from now on."""
+        """Apply the limits to a peer that has just connected."""
         event.assoc.dul.socket = _Socket(cast("AssociationSocket", event.assoc.dul.socket), self)
 
     def too_much(self, dataset: BytesIO) -> bool:
-        """Whether what has come of a peer's dataset is too long, or too much of all is on its way or being kept."""
+        """Whether a peer's dataset is too long, or the data of all peers in transit or in memory is too much."""
         with self._lock:
             self._coming.add(dataset)
             return dataset.tell() > self.instance or sum(one.tell() for one in self._coming) > AT_ONCE * self.instance
 
 
 class _Dropped(BytesIO):
-    """Takes what is written, and keeps nothing."""
+    """Accepts writes and discards them."""
 
     def write(self, content: object, /) -> int:
         return len(cast("bytes", content))
 
 
 def dropped(dataset: object) -> bool:
-    """Whether a dataset that has come was dropped, as it was too long."""
+    """Whether a received dataset was dropped because it was too long."""
     return isinstance(dataset, _Dropped)
 
 
 class _Socket(AssociationSocket):
-    """Takes the place of an open connection's own."""
+    """Replaces the socket of an open connection."""
 
     def __init__(self, connection: AssociationSocket, bounds: PeerLimits) -> None:
         vars(self).update(vars(connection))
@@ -72,11 +72,11 @@ class _Socket(AssociationSocket):
         self._wait(bounds.seconds)
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """As many bytes, or fewer where the peer has closed the connection; raises `OSError` for one to be ended."""
+        """Read `size` bytes, or fewer if the peer closed the connection. Raise `OSError` to end the association."""
         dimse, established = self.assoc.dimse, self.assoc.is_established
         most = self.bounds.part + SPARE if established else MOST_REQUEST
         command = dimse.message.encoded_command_set.tell() if dimse.message else 0
-        if nr_bytes > most or command > MOST_COMMAND or dimse.msg_queue.qsize():  # a peer waits for its answer
+        if nr_bytes > most or command > MOST_COMMAND or dimse.msg_queue.qsize():  # a peer may wait for its response
             return self._end("the peer sends more than it may")
         if dimse.message and dimse.message.data_set and self.bounds.too_much(dimse.message.data_set):
             dimse.message.data_set = _Dropped()

@@ -1,4 +1,4 @@
-"""When a study has arrived: DICOM has no sign for it, so by silence, or by the number of instances that it states."""
+"""Decides when a study is complete: by the stated instance counts, or by silence. DICOM has no signal for it."""
 
 import functools
 import os
@@ -13,38 +13,38 @@ from .spool import instances, series_in
 __all__ = ["SeriesArrival", "arrivals", "has_arrived", "shortfalls"]
 
 STATED = ("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances")
-LOOKED_AT = 4096  # files that are looked at once, and not four times a second
-CLOCK = 2.0  # seconds by which file systems and the clock may differ
+LOOKED_AT = 4096  # files whose headers are kept, and not read four times a second
+CLOCK = 2.0  # seconds; tolerance between the file system and the clock
 
 
 class SeriesArrival(NamedTuple):
-    """What has come of one series."""
+    """The received part of one series."""
 
     folder: Path
     instances: int
     newest: float  # seconds since the epoch
-    interrupted: bool  # an association is still sending it, or broke off
-    stated: int | None  # instances of the series
-    stated_in_study: int | None  # instances of the whole study
+    interrupted: bool  # an association is sending it, or was interrupted
+    stated: int | None  # stated instances of the series
+    stated_in_study: int | None  # stated instances of the study
 
 
 def arrivals(study: Path) -> list[SeriesArrival]:
-    """What has come of each series in the folder of a study; raises `OSError` where the machine does not tell."""
+    """The received part of each series in a study's folder. Raises `OSError` on a failure of the machine."""
     return [_arrival(folder) for folder in series_in(study)]
 
 
 def has_arrived(series: list[SeriesArrival], rules: Completeness, now: float) -> bool:
-    """Whether a study can be run: all instances that it states are there, or nothing more came for long enough."""
+    """Whether a study can be run: all stated instances are there, or nothing has arrived for long enough."""
     for one in series:
         if one.newest > now + CLOCK:
-            os.utime(one.folder)  # the clock was put back: what is new counts from now
+            os.utime(one.folder)  # the clock was set back: restart the wait now
     silence = now - max((one.newest for one in series), default=now)
     wait = rules.interrupted_seconds if shortfalls(series) else rules.quiet_seconds
     return _as_stated(series) or silence >= wait
 
 
 def shortfalls(series: list[SeriesArrival]) -> dict[str, str]:
-    """The series that are not whole, as far as can be told, and why."""
+    """The series that are known to be incomplete, and why."""
     reasons = {} if _as_stated(series) else {one.folder.name: _shortfall(one) for one in series}
     return {uid: reason for uid, reason in reasons.items() if reason}
 
@@ -77,14 +77,14 @@ def _arrival(folder: Path) -> SeriesArrival:
 
 @functools.lru_cache(LOOKED_AT)
 def _stated(file: Path, _changed: int) -> tuple[int | None, int | None]:
-    """What a file states of its study and its series; nothing where it is damaged, which choosing the series tells."""
+    """What a file states of its study and its series; empty if the file is damaged."""
     try:
         header = read_dicom(file, stop_before_pixels=True, specific_tags=STATED)
         study, series = (_number(str(header.get(name, ""))) for name in STATED)
     except Exception as error:
         if lacking(error):
             raise
-        return None, None  # pydicom raises anything on a broken element
+        return None, None  # pydicom raises many types on broken elements
     return study, series
 
 

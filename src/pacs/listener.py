@@ -1,7 +1,7 @@
 """The PACS service: `python -m src.pacs.listener --config configs/pacs.yaml`.
 
-It receives studies, runs the best chest CT series of each, and sends what it found back. It ends on SIGINT or
-SIGTERM, after the run at hand; what is left in the spool is done after the next start.
+It receives studies, runs the best chest CT series of each, and sends the results back. SIGINT or SIGTERM ends it after
+the current run. The next start continues with what is left in the spool.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from .spool import Spool
 __all__ = ["listening", "main", "make_parser"]
 
 log = logging.getLogger("pivot")
-TICK = 0.25  # seconds between looks at the spool and the outbox
-LONGEST = 30.0  # seconds between them while they fail
+TICK = 0.25  # seconds between checks of the spool and the outbox
+LONGEST = 30.0  # seconds between checks after a failure
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run until a signal; returns the exit code."""
+    """Run until a signal. Return the exit code."""
     options = make_parser().parse_args(arguments)
     show_log(options.log)
     if not can_confine():
@@ -61,7 +61,7 @@ def listening(config: PacsConfig) -> Iterator[int]:
     """A running service, and the port on which it listens.
 
     Raises:
-        PivotError: the settings, the model, the spool or the port cannot be used.
+        PivotError: the settings, the model, the spool or the port are unusable.
     """
     spool, audit = Spool(config.spool, config.most_spooled), Audit(config.audit or config.spool / "audit.jsonl")
     key = load_key(config.deidentify_key or config.spool / "deidentify.key") if config.deidentify else None
@@ -88,7 +88,7 @@ def listening(config: PacsConfig) -> Iterator[int]:
 
 
 def _repeat(action: Callable[[], None], stop: threading.Event, audit: Audit) -> None:
-    """Do it again and again; an error that nobody foresaw is reported once, and does not end the service."""
+    """Repeat a task. An unexpected error is reported once, and does not end the service."""
     wait, reported = TICK, ""
     while not stop.wait(wait):
         try:

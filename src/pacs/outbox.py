@@ -1,7 +1,7 @@
-"""Results on their way to the PACS: kept on disk until each destination has each of them, over restarts too.
+"""Sends results to the PACS. Keeps them on disk, over restarts, until each destination has received them.
 
 outbox/<run>/*.dcm         the objects of a run
-outbox/<run>/state.json    what each destination still lacks, how often it was tried, and when it is next
+outbox/<run>/state.json    what each destination still lacks, its failed attempts, and the time of the next
 """
 
 import json
@@ -24,21 +24,21 @@ STATE = "state.json"
 
 
 class _Way(TypedDict):
-    """The way to one destination."""
+    """The state of one destination."""
 
-    files: list[str]  # still to be sent
-    attempts: int  # since it last took a file
-    next: float  # seconds since the epoch
+    files: list[str]  # files still to be sent
+    attempts: int  # failed attempts since it last accepted a file
+    next: float  # next attempt, seconds since the epoch
 
 
 class _State(TypedDict):
     study: str
     since: float
-    ways: dict[str, _Way]  # by the name of the destination
+    ways: dict[str, _Way]  # by the destination's name
 
 
 def wait_before(attempt: int, retry: Retry) -> float:
-    """Seconds to wait after the first, second, ... attempt that failed: each time twice as long, up to a limit."""
+    """Seconds to wait after each failed attempt: doubled each time, up to a limit."""
     return float(min(retry.first_seconds * 2.0 ** min(attempt - 1, 64), retry.most_seconds))
 
 
@@ -46,17 +46,17 @@ class Outbox:
     """The results below `folder`, for the destinations of `config`.
 
     Raises:
-        BadConfig: the certificates, the login or the URL of one of them cannot be used.
+        BadConfig: the certificates, the login or the URL of a destination are unusable.
     """
 
     def __init__(self, folder: Path, config: PacsConfig, audit: Audit) -> None:
         for peer in config.destinations:
             check_peer(peer)
         self.folder, self.config, self.audit = folder, config, audit
-        self.stopping = threading.Event()  # set by whoever wants `send_due` to end after the results at hand
+        self.stopping = threading.Event()  # set it to end `send_due` after the current results
 
     def put(self, study: str, files: Sequence[Path], run: str) -> None:
-        """Take over the objects of a run by its name: all, or none if anything fails; those of a run once."""
+        """Move the objects of a run here under the run's name: all, or none on an error. A repeated run is ignored."""
         if (self.folder / run / STATE).exists():
             return
         names = [file.name for file in files]
@@ -68,7 +68,7 @@ class Outbox:
             (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
 
     def send_due(self) -> None:
-        """Try each destination whose time has come, once; forget what has arrived, or was tried for too long."""
+        """Try each due destination once. Remove results that all have received or that were tried too long."""
         for place in sorted(self.folder.glob(f"*/{STATE}")):
             if self.stopping.is_set():
                 return
@@ -79,7 +79,7 @@ class Outbox:
                 reason = "the file that tells what is to be sent is damaged: send its objects by hand"
                 self.audit.write("results stay", run=place.parent.name, reason=reason)
             except (OSError, BadOutput):
-                continue  # a full disk: tried again, and the others meanwhile
+                continue  # a full disk: try again later, and continue with the others
 
     def _send_run(self, run: Path, state: _State) -> None:
         for name, way in state["ways"].items():
@@ -94,7 +94,7 @@ class Outbox:
         try:
             if peer is None:
                 msg = "the configuration has no such destination any more"
-                raise PeerGone(msg)  # noqa: TRY301 - tried again like one that does not answer
+                raise PeerGone(msg)  # noqa: TRY301 - tried again like an unreachable one
             for file, refusal in send([run / name for name in way["files"]], peer, self.config.listen.ae_title):
                 way["files"], way["attempts"] = [name for name in way["files"] if name != file.name], 0
                 outcome = {"reason": refusal} if refusal else {}

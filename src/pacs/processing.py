@@ -1,7 +1,7 @@
-"""From a study that has arrived to results on their way: which series, whether it was run before, the run.
+"""Processes a received study: chooses the series, skips repeats, runs it, and passes the results to the outbox.
 
-A study is refused, and removed, for its own faults alone. What the machine or the settings lack is waited for, study by
-study, so that the others go on in the meantime. A study whose runs do not come to an end is set aside, and kept.
+A study is refused, and removed, only for its own faults. If the machine or the settings are at fault, that study waits
+and the others continue. A study whose runs repeatedly do not finish is set aside and kept.
 """
 
 import errno
@@ -26,32 +26,32 @@ from .spool import Spool, series_in
 
 __all__ = ["Outcome", "Processor"]
 
-MOST_FAILED = 3  # runs of a study that ended their process, or failed for want of memory or by the settings
-MOST_CUT = 10  # runs of a study during which the listener ended, which others have done as a rule
-LONGEST_PAUSE = 60.0  # seconds between two tries at a study that waits
-# What fails a run, and is not the fault of what was sent: perhaps what it takes, perhaps the settings.
+MOST_FAILED = 3  # runs of a study that ended their process, or failed for lack of memory or by the settings
+MOST_CUT = 10  # runs of a study during which the listener ended, usually for another reason
+LONGEST_PAUSE = 60.0  # seconds between attempts at a waiting study
+# Failures that are not the fault of the data sent: lack of resources, or the settings.
 FAILURES = (BrokenProcessPool, MemoryError, BadCheckpoint, BadConfig, BadOutput)
 
 
 class Outcome(NamedTuple):
-    """What came of a series; it is written here, so that the listener needs none of what the worker imports."""
+    """The result for a series. Defined here, so that the listener imports none of the worker's modules."""
 
     nodules: int
     objects: list[Path]
 
 
 class _Pause(NamedTuple):
-    """When a study is tried again."""
+    """When to try a study again."""
 
     until: float  # monotonic seconds
-    seconds: float  # the pause before
+    seconds: float  # the previous pause
 
 
 NO_PAUSE = _Pause(0.0, 0.5)
 
 
 class Processor:
-    """Runs one series at a time in a process of its own, so that its end does not end the listener.
+    """Runs one series at a time in a separate process. If that process dies, the listener continues.
 
     Raises:
         BadConfig, BadCheckpoint: the model cannot be loaded.
@@ -59,18 +59,18 @@ class Processor:
 
     def __init__(self, config: PacsConfig, spool: Spool, outbox: Outbox, audit: Audit) -> None:
         self.config, self.spool, self.outbox, self.audit = config, spool, outbox, audit
-        self.stopping = threading.Event()  # set by whoever wants `work` to end after the run at hand
+        self.stopping = threading.Event()  # set it to end `work` after the current run
         self._pauses: dict[str, _Pause] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._ready()
 
     def close(self) -> None:
-        """End the process, after the run at hand."""
+        """End the process after the current run."""
         if self._pool:
             self._pool.shutdown()
 
     def work(self) -> None:
-        """Run the studies that have arrived, then those that were cut short; none that could not be audited."""
+        """Run the studies that have arrived, then interrupted ones; none while the audit trail is unwritable."""
         if not self.audit.works():
             return
         for study in self.spool.waiting():
@@ -79,15 +79,15 @@ class Processor:
             self._in_turn(study, self._study)
 
     def _in_turn(self, study: Path, action: Callable[[Path], None]) -> None:
-        """Do it, unless its time has not come; whatever it raises, the study is kept, and the others go on."""
+        """Run a task, if it is due. On any error the study is kept, and the others continue."""
         pause = self._pauses.get(study.name, NO_PAUSE)
         if self.stopping.is_set() or time.monotonic() < pause.until:
             return
         try:
             action(study)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other studies go on
+        except Exception as error:  # noqa: BLE001 - the other studies continue
             if pause is NO_PAUSE:
-                self.audit.write("study waits", study=study.name, reason=f"{_told(error)}: kept, and tried again")
+                self.audit.write("study waits", study=study.name, reason=f"{_reason(error)}: kept, and tried again")
             seconds = min(2 * pause.seconds, LONGEST_PAUSE)
             self._pauses[study.name] = _Pause(time.monotonic() + seconds, seconds)
         else:
@@ -98,7 +98,7 @@ class Processor:
             self._study(self.spool.take(study.name))
 
     def _study(self, study: Path) -> None:
-        """Run a taken study, refuse it, or set it aside; after what it raises it is tried again."""
+        """Run a taken study, refuse it, or set it aside. After an error it is tried again."""
         cut, failed = self.spool.attempts(study)
         if failed >= MOST_FAILED:
             self._set_aside(
@@ -129,19 +129,19 @@ class Processor:
         self.audit.write("study set aside", study=study.name, place=f"{place.parent.name}/{place.name}", reason=reason)
 
     def _chosen(self, study: Path) -> Path:
-        """The best series of a study; raises `BadScan` where there is none."""
+        """The best series of a study. Raises `BadScan` if there is none."""
         short = self._short(study)
         whole = [folder for folder in series_in(study) if folder.name not in short]
-        chosen, said = choose_series(whole, self.config.series)
-        said += [{"series": uid, "refused": reason} for uid, reason in short.items()]
-        self.audit.write("series choice", study=study.name, series=said)
+        chosen, decisions = choose_series(whole, self.config.series)
+        decisions += [{"series": uid, "refused": reason} for uid, reason in short.items()]
+        self.audit.write("series choice", study=study.name, series=decisions)
         if chosen is None:
-            msg = f"no series fits the rules: {'; '.join(sorted({one['refused'] for one in said}))}"
+            msg = f"no series fits the rules: {'; '.join(sorted({one['refused'] for one in decisions}))}"
             raise BadScan(msg)
         return chosen
 
     def _short(self, study: Path) -> dict[str, str]:
-        """The series that are not whole, and why; their instances are remembered, in case that the rest comes later."""
+        """The incomplete series, and why. Their instances are recorded, in case the rest comes later."""
         short = shortfalls(arrivals(study))
         for series in series_in(study):
             if missing := self.spool.missing(series):
@@ -177,7 +177,7 @@ class Processor:
             raise
 
     def _ready(self) -> ProcessPoolExecutor:
-        """The process, with its model, so that nothing but the run itself counts against a study.
+        """The process with its loaded model, so that a study is charged only for its own run.
 
         Raises:
             BadConfig, BadCheckpoint: the model cannot be loaded.
@@ -194,7 +194,7 @@ class Processor:
         raise OSError(errno.EAGAIN, "its process ends as it starts")
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Why a study waits."""
     lack = lacking(error)
     if isinstance(lack, OSError):
@@ -207,9 +207,9 @@ def _told(error: Exception) -> str:
 
 
 def _load(settings: Inference) -> None:
-    from .worker import open_model  # noqa: PLC0415 - torch is for the worker's process
+    from .worker import open_model  # noqa: PLC0415 - only the worker's process needs torch
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a service manager sends to all processes of the service
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager sends it to all processes of the service
     limit_memory(settings.memory)
     open_model(settings)
 
@@ -217,7 +217,7 @@ def _load(settings: Inference) -> None:
 def _run(series: Path, folder: Path, config: PacsConfig) -> Outcome:
     from .worker import run_series  # noqa: PLC0415 - as above
 
-    if hasattr(signal, "setitimer"):  # whose signal ends the process, even within code that never returns
+    if hasattr(signal, "setitimer"):  # this signal ends the process even in code that never returns
         signal.setitimer(signal.ITIMER_REAL, config.inference.time_limit)
     try:
         return run_series(series, folder, config)

@@ -1,4 +1,4 @@
-"""The C-STORE and C-ECHO provider: it acknowledges an instance once it is on disk."""
+"""The C-STORE and C-ECHO provider. It acknowledges an instance once it is on disk."""
 
 import threading
 import uuid
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 __all__ = ["Receiver"]
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000  # PS3.4 B.2.3
-SILENCE = 3.0  # seconds in which a peer must ask for an association, so that silent ones hold no place for long
-# Nothing that unpacks to any size: the longest run of zeros costs a sender nothing.
+SILENCE = 3.0  # seconds for a peer to request an association; silent peers must not block places
+# No deflated syntax: a sender could make it unpack to any size.
 TRANSFER_SYNTAXES = [syntax for syntax in ALL_TRANSFER_SYNTAXES if "Deflate" not in UID(syntax).name]
-MOST_HEADER = 2**23  # bytes; to read 20 million takes half a minute, if it is all small elements
-META = (b"\x02\x00", b"\x00\x02")  # group 0002, of files, in either order of bytes
+MOST_HEADER = 2**23  # bytes; 20 million bytes of small elements take half a minute to read
+META = (b"\x02\x00", b"\x00\x02")  # group 0002 (file meta information), in either byte order
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 @dataclass
 class _Visit:
-    """An association, and what it sent of which study."""
+    """An association, and the instances that it sent of each study."""
 
     peer: str
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     studies: Counter[str] = field(default_factory=Counter)
-    current: str = ""  # the study that it sends; the one before is taken to be sent to the end
+    current: str = ""  # the current study; the previous one counts as sent completely
 
 
 class Receiver:
-    """Listens from `start` to `stop`; with `key`, instances are de-identified before they are stored."""
+    """Listens from `start` to `stop`. With `key`, instances are de-identified before they are stored."""
 
     def __init__(self, settings: Listen, spool: Spool, audit: Audit, key: bytes | None) -> None:
         self.settings, self.spool, self.audit, self.key = settings, spool, audit, key
@@ -55,11 +55,11 @@ class Receiver:
         self._server: ThreadedAssociationServer | None = None
 
     def start(self) -> int:
-        """Listen in threads of its own; returns the port.
+        """Listen in background threads. Return the port.
 
         Raises:
-            BadOutput: the port cannot be listened on.
-            BadConfig: the certificates cannot be used.
+            BadOutput: the port is unusable.
+            BadConfig: the certificates are unusable.
         """
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_C_STORE, self._store),
@@ -77,12 +77,12 @@ class Receiver:
         except OSError as error:
             msg = f"cannot listen on {address[0]}:{address[1]} ({error.strerror}): change listen.bind or listen.port"
             raise BadOutput(msg) from None
-        assert isinstance(server, ThreadedAssociationServer)  # noqa: S101 - as it does not block
+        assert isinstance(server, ThreadedAssociationServer)  # noqa: S101 - it does not block
         self._server = server
         return int(server.server_address[1])
 
     def stop(self) -> None:
-        """Take no more associations, and end those that are open."""
+        """Accept no more associations, and end the open ones."""
         if self._server:
             self._server.shutdown()
 
@@ -103,7 +103,7 @@ class Receiver:
         visit = self._visit(event.assoc)
         try:
             return self._keep(event, visit)
-        except Exception as error:  # noqa: BLE001 - one instance is refused, and the others of the association go on
+        except Exception as error:  # noqa: BLE001 - refuse one instance; the association continues
             lack = lacking(error)
             if lack:
                 self._refused(visit, f"cannot be stored: {getattr(lack, 'strerror', None) or 'not enough memory'}")
@@ -112,10 +112,10 @@ class Receiver:
             return CANNOT_UNDERSTAND
         finally:
             if dataset := _dataset(event):
-                dataset.truncate(0)  # it would stay until the next one comes
+                dataset.truncate(0)  # it would stay until the next one arrives
 
     def _keep(self, event: evt.Event, visit: _Visit) -> int:
-        if not self.audit.works():  # what nobody could account for is not taken
+        if not self.audit.works():  # refuse what cannot be audited
             return OUT_OF_RESOURCES
         if dropped(_dataset(event)):
             most = self.settings.max_instance_mb
@@ -133,9 +133,9 @@ class Receiver:
         self.audit.write("instance refused", peer=visit.peer, reason=reason)
 
     def _content(self, event: evt.Event) -> tuple[bytes, tuple[str, str, str]]:
-        """The file to keep, and the UIDs of study, series and instance."""
+        """The file to store, and the UIDs of study, series and instance."""
         content = event.encoded_dataset()
-        if event.encoded_dataset(include_meta=False)[:2] in META:  # it would count as the file's, and change its syntax
+        if event.encoded_dataset(include_meta=False)[:2] in META:  # it would change the transfer syntax
             msg = "begins with the header of a file: send the dataset alone"
             raise BadScan(msg)
         start = BytesIO(content[:MOST_HEADER])
@@ -170,8 +170,8 @@ class Receiver:
         self._end(event.assoc, interrupted=False)
 
     def _closed(self, event: evt.Event) -> None:
-        """The connection is gone; where the association was not released before, it broke off."""
-        if not event.assoc.is_established:  # and it waits for no request any more
+        """The connection has closed. Without a release before, the association was interrupted."""
+        if not event.assoc.is_established:  # and no request is awaited any more
             queue: Any = event.assoc.dul.to_user_queue
             queue.put(None)  # as the timeout does
         self._end(event.assoc, interrupted=True)

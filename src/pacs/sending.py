@@ -1,4 +1,4 @@
-"""Sending DICOM files to a peer, by C-STORE or by STOW-RS: once; trying again is for `outbox`."""
+"""Sends DICOM files to a peer once, by C-STORE or STOW-RS. `outbox` repeats failed attempts."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,26 +17,26 @@ __all__ = ["PeerGone", "check_peer", "open_web", "send"]
 
 STORED = (0x0000, 0xB000, 0xB006, 0xB007)  # success, and warnings, PS3.4 B.2.3
 OUT_OF_RESOURCES = 0xA700
-REFUSED_FROM, REFUSED_TO = 400, 500  # HTTP: the fault is in what was sent
-NOT_FOR_GOOD = (401, 403, 404, 408, 429)  # of these: a fault of access or of the moment
+REFUSED_FROM, REFUSED_TO = 400, 500  # HTTP: the data sent is at fault
+NOT_FOR_GOOD = (401, 403, 404, 408, 429)  # except these: access, or a temporary condition
 
 
 class PeerGone(Exception):
-    """The peer does not answer, or not now: try again later."""
+    """The peer does not respond now: try again later."""
 
 
 def send(files: Sequence[Path], peer: Peer, ae_title: str) -> Iterator[tuple[Path, str | None]]:
-    """Send the files in turn: after each, its path and why the peer refused it for good, or None.
+    """Send the files in turn. Yield each path with the reason if the peer refused it for good, else None.
 
     Raises:
-        PeerGone: the peer cannot be reached, broke off, or has no room; files not yet told were not sent.
-        BadConfig: the certificates or the login of the peer cannot be used.
+        PeerGone: the peer cannot be reached, broke off, or has no room. Files that were not yielded were not sent.
+        BadConfig: the peer's certificates or login are unusable.
     """
     return _store(files, peer, ae_title) if isinstance(peer, DicomPeer) else _stow(files, peer)
 
 
 def check_peer(peer: Peer) -> None:
-    """Raise `BadConfig` where the certificates, the login or the URL of a peer cannot be used."""
+    """Raise `BadConfig` if the certificates, the login or the URL of a peer are unusable."""
     if isinstance(peer, DicomPeer):
         client_tls(peer.tls)
     else:

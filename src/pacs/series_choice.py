@@ -1,4 +1,4 @@
-"""Which series of a study is run: those that the rules refuse go first, then the best of the rest by preference."""
+"""Chooses the series of a study to run: the rules exclude series, and preferences rank the rest."""
 
 import re
 from collections import Counter
@@ -25,12 +25,12 @@ TAGS = [
     "SeriesNumber",
     "SharedFunctionalGroupsSequence",
 ]
-UNSAFE = re.compile(r"[^\w .,+/-]")  # what a coded value has no use for
-LONGEST = 32  # characters of a value that are reported
+UNSAFE = re.compile(r"[^\w .,+/-]")  # characters that a coded value cannot contain
+LONGEST = 32  # characters of a value that a report quotes
 
 
 class SeriesCandidate(NamedTuple):
-    """What the rules look at in a series; texts are safe to be logged."""
+    """The attributes of a series that the rules use. Texts are safe to log."""
 
     uid: str
     modality: str
@@ -43,7 +43,7 @@ class SeriesCandidate(NamedTuple):
 
 
 def choose_series(folders: list[Path], rules: SeriesRules) -> tuple[Path | None, list[dict[str, Any]]]:
-    """The best series among folders of one series each, or None; and what decided on each, best first."""
+    """The best of folders with one series each, or None; and the decision on each, best first."""
     candidates, damaged = list[SeriesCandidate](), list[dict[str, Any]]()
     for folder in folders:
         try:
@@ -51,23 +51,23 @@ def choose_series(folders: list[Path], rules: SeriesRules) -> tuple[Path | None,
             candidates.append(candidate(folder.name, headers))
         except BadScan as error:
             damaged.append({"series": folder.name, "refused": str(error)})
-    best, said = choose(candidates, rules)
-    return next((folder for folder in folders if best and folder.name == best.uid), None), said + damaged
+    best, decisions = choose(candidates, rules)
+    return next((folder for folder in folders if best and folder.name == best.uid), None), decisions + damaged
 
 
 def choose(
     candidates: list[SeriesCandidate], rules: SeriesRules
 ) -> tuple[SeriesCandidate | None, list[dict[str, Any]]]:
-    """The best series, or None where the rules refuse all; and what decided on each, best first."""
+    """The best series, or None if the rules exclude all; and the decision on each, best first."""
     reasons = {one.uid: verdict(one, rules) for one in candidates}
     fit = sorted((one for one in candidates if not reasons[one.uid]), key=lambda one: rank(one, rules))
-    said = [{"series": one.uid, "chosen": one is fit[0], "is": _description(one)} for one in fit]
+    decisions = [{"series": one.uid, "chosen": one is fit[0], "is": _description(one)} for one in fit]
     refused = [{"series": uid, "refused": reason} for uid, reason in reasons.items() if reason]
-    return fit[0] if fit else None, said + refused
+    return fit[0] if fit else None, decisions + refused
 
 
 def candidate(uid: str, headers: list[pydicom.Dataset], slices: int | None = None) -> SeriesCandidate:
-    """What most of the headers of a series say; of `slices`, where not given, the sum of their frames."""
+    """The most common value of each attribute in a series' headers. Without `slices`, frames are counted."""
     if not headers:
         msg = "holds no instances"
         raise BadScan(msg)
@@ -89,7 +89,7 @@ def candidate(uid: str, headers: list[pydicom.Dataset], slices: int | None = Non
 
 
 def verdict(one: SeriesCandidate, rules: SeriesRules) -> str | None:
-    """Why the rules refuse a series; None where they do not."""
+    """Why the rules exclude a series; None if they do not."""
     excluded = sorted(set(one.image_type) & _upper(rules.exclude_image_type))
     least, most = rules.slices
     thinnest, thickest = rules.slice_thickness
@@ -115,7 +115,7 @@ def verdict(one: SeriesCandidate, rules: SeriesRules) -> str | None:
 
 
 def rank(one: SeriesCandidate, rules: SeriesRules) -> tuple[float, ...]:
-    """The place of a series in the order of preference: the smallest is the best."""
+    """The sort key of a series: the smallest is the best."""
     kernels = [place for place, word in enumerate(rules.prefer_kernel) if re.search(word, one.kernel, re.IGNORECASE)]
     places = {
         "body_part": float(not one.body_part),

@@ -1,4 +1,4 @@
-"""What configs/pacs.yaml may say: the listener, its rules for series, and where results go."""
+"""The schema of configs/pacs.yaml: the listener, its rules for series, and the destinations of results."""
 
 import socket
 import ssl
@@ -29,32 +29,32 @@ AeTitle = Annotated[str, StringConstraints(pattern=r"^[^\\\s](?:[^\\]{0,14}[^\\\
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
 Words = tuple[str, ...]
-MEMORY_SHARE = 0.8  # of the machine's memory, for the process that runs
-HANDSHAKE = 30.0  # seconds that a peer may take for it, or for the rest of a message
+MEMORY_SHARE = 0.8  # fraction of the machine's memory for the worker process
+HANDSHAKE = 30.0  # seconds for the TLS handshake, or for the rest of a message
 ObjectKind = Literal["sr", "seg", "pm", "sc", "pdf"]
 
 
 class Tls(Section):
-    """PEM files. With `ca`, the other side must show a certificate that was signed by it."""
+    """PEM files. With `ca`, the other side must present a certificate that it signed."""
 
-    certificate: Path | None = None  # needed by the listener
+    certificate: Path | None = None  # required for the listener
     key: Path | None = None
     ca: Path | None = None
 
 
 class Listen(Section):
-    """The listener's place in the network."""
+    """The network address of the listener, and its limits."""
 
     ae_title: AeTitle = "PIVOT"
     bind: str = "127.0.0.1"
-    port: Port = 11112  # 0: any free one
-    allowed_ae_titles: tuple[AeTitle, ...] = ()  # none: whoever can reach the port
+    port: Port = 11112  # 0: any free port
+    allowed_ae_titles: tuple[AeTitle, ...] = ()  # empty: any AE title
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 10
     network_timeout: Annotated[float, Field(gt=0, le=86400)] = (
-        60.0  # seconds, after which a silent peer is taken for gone
+        60.0  # seconds without data until the connection is closed
     )
-    max_pdu_kb: Annotated[int, Field(ge=16, le=131072)] = 1024  # KiB of a message's part; more ends the association
-    max_instance_mb: Annotated[int, Field(ge=1, le=65536)] = 512  # MiB; a longer one is refused (A700)
+    max_pdu_kb: Annotated[int, Field(ge=16, le=131072)] = 1024  # KiB; a larger PDU ends the association
+    max_instance_mb: Annotated[int, Field(ge=1, le=65536)] = 512  # MiB; a larger instance is refused (A700)
     tls: Tls | None = None
 
     @model_validator(mode="after")
@@ -66,18 +66,18 @@ class Listen(Section):
 
 
 class Completeness(Section):
-    """When a study is taken to have arrived."""
+    """When a study counts as complete."""
 
     quiet_seconds: Seconds = 30.0  # without a new instance
-    interrupted_seconds: Seconds = 900.0  # that the rest of an interrupted or short series is waited for
+    interrupted_seconds: Seconds = 900.0  # wait for the rest of an interrupted or incomplete series
 
 
 class SeriesRules(Section):
-    """Which series of a study may be run, and which of them is the best; words match in any case."""
+    """Which series of a study may be run, and which is preferred. Case is ignored."""
 
     modality: Words = ("CT",)
-    body_part: Words = ("CHEST", "LUNG", "THORAX", "CHESTABDOMEN", "CHEST_TO_PELVIS")  # equal to one of these
-    body_part_missing: bool = True  # whether a series may run that does not say
+    body_part: Words = ("CHEST", "LUNG", "THORAX", "CHESTABDOMEN", "CHEST_TO_PELVIS")  # exact values
+    body_part_missing: bool = True  # whether a series without BodyPartExamined may run
     exclude_image_type: Words = (
         "LOCALIZER",
         "DERIVED",
@@ -91,24 +91,22 @@ class SeriesRules(Section):
     slice_thickness: tuple[float, float] = (0.0, 3.0)  # mm, from and to
     slice_thickness_missing: bool = True
     slices: tuple[int, int] = (20, 5000)  # from and to
-    prefer_kernel: Words = ()  # regular expressions, best first, looked for in ConvolutionKernel
+    prefer_kernel: Words = ()  # regular expressions for ConvolutionKernel, best first
     prefer: tuple[Literal["body_part", "kernel", "thin", "slices"], ...] = ("body_part", "kernel", "thin", "slices")
 
 
 class Inference(Section):
-    """How the chosen series is run."""
+    """How to run the chosen series."""
 
     checkpoint: Path | None = None
     config: Path | None = None
     device: Device | None = None
-    time_limit: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600  # seconds of one run, which ends its process
-    memory_gb: Annotated[float, Field(gt=0)] | None = (
-        None  # of the process that runs; none: four fifths of the machine's
-    )
+    time_limit: Annotated[int, Field(ge=1, le=7 * 86400)] = 3600  # seconds; a longer run is ended with its process
+    memory_gb: Annotated[float, Field(gt=0)] | None = None  # of the worker process; none: four fifths of the machine's
 
     @property
     def memory(self) -> int | None:
-        """Bytes that the process may take; None where the machine does not say how many it has."""
+        """The memory limit of the worker process in bytes; None if the machine's memory is unknown."""
         machine = memory_of_machine()
         if self.memory_gb is None:
             return None if machine is None else int(MEMORY_SHARE * machine)
@@ -121,7 +119,7 @@ class _Peer(Section):
 
 
 class DicomPeer(_Peer):
-    """A node that takes C-STORE."""
+    """A destination by C-STORE."""
 
     kind: Literal["dicom"]
     ae_title: AeTitle
@@ -131,7 +129,7 @@ class DicomPeer(_Peer):
 
 
 class DicomWebPeer(_Peer):
-    """A server that takes STOW-RS; the environment variable holds `user:password` or a bearer token."""
+    """A destination by STOW-RS. The environment variable holds `user:password` or a bearer token."""
 
     kind: Literal["dicomweb"]
     url: Annotated[str, StringConstraints(pattern=r"^https?://")]
@@ -142,7 +140,7 @@ def _kind(peer: object) -> object:
     return peer.get("kind") if isinstance(peer, dict) else getattr(peer, "kind", None)
 
 
-# By a function, for a field that is checked before its type, as those of sections are, cannot tell the two apart.
+# A function chooses the type: pydantic's field discriminator does not work with fields that are validated before.
 Peer = Annotated[
     Annotated[DicomPeer, Tag("dicom")] | Annotated[DicomWebPeer, Tag("dicomweb")],
     Discriminator(_kind, "kind", "a destination's kind is dicom or dicomweb"),
@@ -150,7 +148,7 @@ Peer = Annotated[
 
 
 class Retry(Section):
-    """How often a peer that does not answer is tried again; each wait is twice the last."""
+    """How often to retry an unreachable peer. Each wait is twice the last."""
 
     first_seconds: Seconds = 5.0
     most_seconds: Seconds = 900.0
@@ -163,9 +161,9 @@ class PacsConfig(Section):
     listen: Listen = Listen()
     spool: Path = Path("spool")
     max_spool_gb: Annotated[float, Field(gt=0)] | None = (
-        None  # of images; more are refused (A700); none: what the disk has
+        None  # of images; more are refused (A700); none: limited by the disk
     )
-    audit: Path | None = None  # `audit.jsonl` in the spool
+    audit: Path | None = None  # default: `audit.jsonl` in the spool
     completeness: Completeness = Completeness()
     series: SeriesRules = SeriesRules()
     inference: Inference = Inference()
@@ -174,11 +172,11 @@ class PacsConfig(Section):
     destinations: tuple[Peer, ...] = ()
     retry: Retry = Retry()
     deidentify: bool = False
-    deidentify_key: Path | None = None  # `deidentify.key` in the spool, made when it is missing
+    deidentify_key: Path | None = None  # default: `deidentify.key` in the spool, created if missing
 
     @property
     def most_spooled(self) -> float:
-        """Bytes of images that the spool may hold."""
+        """The most bytes of images in the spool."""
         return float("inf") if self.max_spool_gb is None else self.max_spool_gb * 1e9
 
     @model_validator(mode="after")
@@ -194,16 +192,16 @@ class PacsConfig(Section):
 
 
 def load_pacs(path: str | Path) -> PacsConfig:
-    """The settings of a YAML file.
+    """Read the settings from a YAML file.
 
     Raises:
-        BadConfig: it cannot be read, or a key or value is wrong.
+        BadConfig: the file cannot be read, or a key or value is wrong.
     """
     return load_section(PacsConfig, path)
 
 
 def server_tls(tls: Tls | None) -> ssl.SSLContext | None:
-    """The context of a listener, or None without `tls`; raises `BadConfig` for files that do not fit."""
+    """The listener's TLS context, or None without `tls`. Raises `BadConfig` for unusable files."""
     if tls is None:
         return None
     context = _NoWaiting(ssl.PROTOCOL_TLS_SERVER)
@@ -215,9 +213,9 @@ def server_tls(tls: Tls | None) -> ssl.SSLContext | None:
 
 
 def client_tls(tls: Tls | None) -> ssl.SSLContext | None:
-    """The context of a sender, or None without `tls`; raises `BadConfig` for files that do not fit.
+    """The sender's TLS context, or None without `tls`. Raises `BadConfig` for unusable files.
 
-    Without `ca`, the peer's certificate must be one that the machine trusts.
+    Without `ca`, the peer's certificate must be trusted by the machine.
     """
     if tls is None:
         return None
@@ -228,7 +226,7 @@ def client_tls(tls: Tls | None) -> ssl.SSLContext | None:
 
 
 class _NoWaiting(ssl.SSLContext):
-    """Shakes hands at the first read, in the association's own thread: a silent peer must not keep others out."""
+    """Performs the handshake at the first read, in the association's thread: a silent peer must not block others."""
 
     def wrap_socket(self, sock: socket.socket, *_: object, **__: object) -> ssl.SSLSocket:
         sock.settimeout(HANDSHAKE)

@@ -4,13 +4,13 @@
     incoming/<study>/<series>/*.dcm   arrived; `.open-*` beside them while an association is sending,
                                       and after one that was interrupted
     work/<study>/<series>/*.dcm       taken for a run; after a restart it is run again
-    work/<study>/.attempts            a letter for each run that did not come to its end: s started, f failed
-    aside/<study>/<series>/*.dcm      set aside: their runs did not come to an end too often; kept for the operator
+    work/<study>/.attempts            a letter for each run that did not finish: s started, f failed
+    aside/<study>/<series>/*.dcm      set aside after too many unfinished runs; kept for the operator
     done/<study>.json                 the instances of each series that was run
-    done/<study>.short.json           those of each series that was removed, as it was not whole
+    done/<study>.short.json           the instances of each incomplete series that was removed
 
-Files appear by rename, and a study is taken, set aside and removed by rename, so that a crash at any moment leaves no
-half of either.
+Files are created, and studies are taken, set aside and removed, by rename. A crash never leaves half a file or half a
+study.
 """
 
 import errno
@@ -36,29 +36,29 @@ ATTEMPTS = ".attempts"
 STARTED, FAILED = b"s", b"f"
 INSTANCE = ".dcm"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# What is left free for results and the audit trail: a twentieth of the disk, but so many bytes.
+# Space kept free for results and the audit trail: a twentieth of the disk, at most this many bytes.
 LEAST_FREE, MOST_FREE = 16 * 2**20, 2**30
-MEASURING = 5.0  # seconds between two looks at how much the spool holds, once it is taken to be full
+MEASURING = 5.0  # seconds between measurements of a full spool
 
 
 class Attempts(NamedTuple):
-    """The runs of a study that did not come to their end."""
+    """The runs of a study that did not finish."""
 
-    cut: int  # the listener ended in the meantime: it was stopped or killed, perhaps by what the study took
-    failed: int  # the run ended its own process, or took more memory than there is
+    cut: int  # runs during which the listener ended: it was stopped or killed, perhaps because of the study
+    failed: int  # runs that ended their own process, or lacked memory
 
 
 class Spool:
-    """The folders below `root`, which are made if need be; images take at most `most` bytes of it.
+    """Creates the missing folders below `root`. Images take at most `most` bytes of it.
 
     Raises:
-        BadOutput: `root` cannot be written to, for another reason than that the disk is full.
+        BadOutput: `root` is not writable. A full disk is no error here.
     """
 
     def __init__(self, root: Path, most: float = float("inf")) -> None:
-        root = root.absolute()  # what reads a study does so from another folder
+        root = root.absolute()  # the confined reader must not reach other studies
         if not root.exists():
-            writable_folder(root).chmod(0o700)  # patients' images
+            writable_folder(root).chmod(0o700)  # contains patients' images
         self.incoming, self.work, self.aside, self.outbox, self._partial, self._done = (
             _usable(root / name) for name in ("incoming", "work", "aside", "outbox", "partial", "done")
         )
@@ -69,10 +69,10 @@ class Spool:
         self._held, self._measured = self._measure(), time.monotonic()
 
     def check_room(self, size: int) -> None:
-        """Make room for so many bytes more.
+        """Make room for `size` more bytes.
 
         Raises:
-            OSError: the spool would hold more than it may, or too little of the disk would be left for results.
+            OSError: the spool would exceed its limit, or leave too little of the disk for results.
         """
         if shutil.disk_usage(self.incoming).free < self._reserve + size:
             raise OSError(errno.ENOSPC, "the disk is full, but for what results and the audit trail may need")
@@ -87,10 +87,10 @@ class Spool:
         return sum(_size(study) for place in (self.incoming, self.work, self.aside) for study in place.iterdir())
 
     def add(self, content: bytes, study: str, series: str, instance: str, association: str) -> None:
-        """Keep an instance that `association` sends; it is on disk when this returns.
+        """Store an instance from `association`. It is on disk on return.
 
         Raises:
-            BadScan: a UID is no UID, and so no name for a file.
+            BadScan: a UID is malformed, and unsafe as a file name.
             OSError: the disk is full, nearly full, or gone.
         """
         for name, uid in (("Study", study), ("Series", series), ("SOP", instance)):
@@ -108,7 +108,7 @@ class Spool:
                 (folder / f".open-{association}").touch()
                 draft.replace(folder / f"{instance}{INSTANCE}")
                 opened += [os.open(place, os.O_RDONLY) for place in (folder, folder.parent, self.incoming)]
-            for place in opened:  # the names, too, survive a loss of power
+            for place in opened:  # the names also survive a power failure
                 os.fsync(place)
         finally:
             for place in opened:
@@ -117,9 +117,9 @@ class Spool:
                 draft.unlink()
 
     def close(self, association: str, live: set[str], study: str | None = None) -> None:
-        """Note that an association sent a study, or all of its studies, to the end; `live` are the others.
+        """Note that an association has sent a study, or all its studies, completely. `live` are the other associations.
 
-        It makes up for associations that broke off while they sent the same series.
+        This completes series whose earlier associations were interrupted.
         """
         with self._moving:
             studies = _studies(self.incoming) if study is None else [self.incoming / study]
@@ -130,52 +130,52 @@ class Spool:
                             marker.unlink()
 
     def take(self, study: str) -> Path:
-        """Take an arrived study for a run; instances that come later make a new one."""
+        """Take an arrived study for a run. Later instances start a new study."""
         with self._moving:
             return (self.incoming / study).rename(self.work / study)
 
     def waiting(self) -> list[Path]:
-        """The folders of the studies that arrive, or have arrived."""
+        """The folders of the studies that are arriving or have arrived."""
         with self._moving:
             return [folder for folder in _studies(self.incoming) if not (self.work / folder.name).exists()]
 
     def taken(self) -> list[Path]:
-        """The folders of the studies that were taken and not run to the end, those last that were tried often."""
+        """The folders of the studies that were taken and not finished, sorted by the number of attempts."""
         return sorted(_studies(self.work), key=lambda study: sum(self.attempts(study)))
 
     def attempts(self, study: Path) -> Attempts:
         """How often a taken study was tried."""
         try:
             content = (study / ATTEMPTS).read_bytes()
-        except OSError:  # there is none, or it cannot be read, which the next run will tell
+        except OSError:  # missing or unreadable; the next run reports it
             return Attempts(0, 0)
         return Attempts(content.count(STARTED), content.count(FAILED))
 
     def begin(self, study: Path) -> None:
-        """Note, on disk, that a run begins; `finish`, `set_aside` or `stop` say how it ended."""
+        """Record on disk that a run begins. `finish`, `set_aside` or `stop` record its end."""
         with (study / ATTEMPTS).open("ab") as file:
             file.write(STARTED)
             file.flush()
             os.fsync(file.fileno())
 
     def stop(self, study: Path, *, failed: bool) -> None:
-        """Note that the run that began failed, or that it does not count; this needs no room on the disk."""
+        """Record that the run failed, or that it does not count. Needs no disk space."""
         with suppress(FileNotFoundError), (study / ATTEMPTS).open("r+b") as file:
             content = file.read()
             file.seek(max(0, len(content) - 1))
             file.write(FAILED) if failed else file.truncate()
 
     def set_aside(self, study: Path) -> Path:
-        """Keep a taken study where nothing runs it; returns the place, a new one for each."""
+        """Move a taken study to a new place from which nothing is run. Return that place."""
         place, number = self.aside / study.name, 1
         while place.exists():
             number += 1
             place = self.aside / f"{study.name}-{number}"
-        (study / ATTEMPTS).unlink(missing_ok=True)  # so that it is as new when it is moved back
+        (study / ATTEMPTS).unlink(missing_ok=True)  # moved back, it starts as new
         return study.rename(place)
 
     def finish(self, study: Path) -> None:
-        """Remove a taken study: all of it at once, so that no part of it is ever run as if it were the whole."""
+        """Remove a taken study in one step, so that a part of it is never run as the whole."""
         size = _size(study)
         gone = self._partial / secrets.token_hex(16)
         study.rename(gone)
@@ -184,7 +184,7 @@ class Spool:
             self._held = max(0, self._held - size)
 
     def run_name(self, series: Path) -> str:
-        """A name for the run of just these instances of a series, the same for each attempt."""
+        """A name for the run of exactly these instances of a series, the same for each attempt."""
         names = [file.stem for file in instances(series)]
         return hashlib.sha256(" ".join([series.parent.name, series.name, *names]).encode()).hexdigest()[:32]
 
@@ -194,19 +194,19 @@ class Spool:
         return {file.stem for file in instances(series)} <= set(earlier)
 
     def record_run(self, series: Path) -> None:
-        """Remember the instances of a series that was run."""
+        """Record the instances of a series that was run."""
         study = series.parent.name
         self._write(study, {**self._read(study), series.name: [file.stem for file in instances(series)]})
 
     def record_short(self, series: Path) -> None:
-        """Remember the instances of a series that is not whole, before they are removed."""
+        """Record the instances of an incomplete series before they are removed."""
         name = f"{series.parent.name}.short"
         earlier = self._read(name)
         known = {*earlier.get(series.name, []), *(file.stem for file in instances(series))}
         self._write(name, {**earlier, series.name: sorted(known)})
 
     def missing(self, series: Path) -> int:
-        """How many instances of a series came before, and were removed: without them it is not whole."""
+        """The number of instances of a series that arrived earlier and were removed. Without them it is incomplete."""
         earlier = self._read(f"{series.parent.name}.short").get(series.name, [])
         return len(set(earlier) - {file.stem for file in instances(series)})
 
@@ -215,7 +215,7 @@ class Spool:
             draft.write_text(json.dumps(record))
 
     def _read(self, name: str) -> dict[str, list[str]]:
-        """The instances of each series of a study that are remembered; none where the record is damaged."""
+        """The recorded instances of each series of a study; empty if the record is damaged."""
         try:
             record = json.loads((self._done / f"{name}.json").read_text())
         except (FileNotFoundError, ValueError):
@@ -226,10 +226,10 @@ class Spool:
 
 
 def check_uid(name: str, uid: str) -> str:
-    """The UID, which may be part of a path or a URL.
+    """A UID that is safe in a path or a URL.
 
     Raises:
-        BadScan: it is missing or malformed.
+        BadScan: the UID is missing or malformed.
     """
     if not UID.fullmatch(uid):
         msg = f"{name} is missing or malformed: a UID is made of up to 64 digits and single dots"
@@ -238,26 +238,26 @@ def check_uid(name: str, uid: str) -> str:
 
 
 def series_in(study: Path) -> list[Path]:
-    """The folders of the series of a study; unlike `glob`, this takes no fault of the machine for an empty folder."""
+    """The folders of the series of a study. Unlike `glob`, it raises on a failure of the machine."""
     with os.scandir(study) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     return [study / name for name in names]
 
 
 def instances(series: Path) -> list[Path]:
-    """The files of a series, by name; raises `OSError` where the folder cannot be read."""
+    """The files of a series, by name. Raises `OSError` if the folder cannot be read."""
     with os.scandir(series) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(INSTANCE))
     return [series / name for name in names]
 
 
 def _studies(folder: Path) -> list[Path]:
-    """The folders of studies in `folder`; what else lies there is none of ours."""
+    """The folders of studies in `folder`. Other names are ignored."""
     return [path for path in series_in(folder) if UID.fullmatch(path.name)]
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the instances in a folder, at whatever depth, but for those that go in the meantime."""
+    """Bytes of the instances in a folder and below. Files that vanish meanwhile are skipped."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -267,7 +267,7 @@ def _size(folder: Path) -> int:
 
 
 def _usable(folder: Path) -> Path:
-    """The folder, made if need be; one on a full disk serves, as room may come."""
+    """Create the folder if it is missing. A full disk is no error: it may get room later."""
     try:
         return writable_folder(folder)
     except BadOutput as error:
@@ -278,7 +278,7 @@ def _usable(folder: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """The file or folder is gone, or as much of it as can be removed now; the next start tries again."""
+    """Remove the file or folder, as far as possible now. The next start tries the rest again."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""Fetching a study from a DICOMweb server (QIDO-RS, WADO-RS): its best chest CT series, one instance at a time."""
+"""Fetches the best chest CT series of a study from a DICOMweb server (QIDO-RS, WADO-RS), instance by instance."""
 
 import shutil
 from pathlib import Path
@@ -29,16 +29,16 @@ def pull_study(
     key: bytes | None = None,
     login: str | None = None,
 ) -> Path:
-    """Fetch the series of a study that the rules prefer into a new folder in `folder`; returns its path.
+    """Fetch the preferred series of a study into a new folder in `folder`. Return its path.
 
-    Only headers of the other series are asked for. With a `key`, every instance is de-identified before it is
-    written, and the folder is called after the new StudyInstanceUID. `login` is `user:password` or a bearer token.
+    Of the other series, only headers are requested. With a `key`, each instance is de-identified before it is written,
+    and the folder is named by the new StudyInstanceUID. `login` is `user:password` or a bearer token.
 
     Raises:
-        BadScan: `study` is no UID, there is no such study, none of its series fits the rules, or the server sent less
-            than it states, or something else than was asked for; then nothing is written.
+        BadScan: `study` is no UID, the study does not exist, no series fits the rules, or the server sent fewer
+            instances than it states, or others than requested. Nothing is written.
         BadConfig: the URL is malformed.
-        PivotError: the server does not answer as it should.
+        PivotError: the server gives no valid DICOMweb response.
     """
     client = open_web(url, login)
     check_uid("the study UID", study)
@@ -46,7 +46,7 @@ def pull_study(
         return _pull(client, study, Path(folder), rules or SeriesRules(), key)
     except PivotError:
         raise
-    except Exception as error:  # whatever an answer does to the libraries that read it
+    except Exception as error:  # a malformed response can make the libraries raise anything
         if lacking(error):
             raise
         msg = f"{url} does not answer as a DICOMweb server ({_plain(error)}): check the URL and the login"
@@ -55,9 +55,9 @@ def pull_study(
 
 def _pull(client: Client, study: str, folder: Path, rules: SeriesRules, key: bytes | None) -> Path:
     series = client.search_for_series(study_instance_uid=study, get_remaining=True)
-    best, said = choose([_candidate(client, study, Dataset.from_json(one)) for one in series], rules)
+    best, decisions = choose([_candidate(client, study, Dataset.from_json(one)) for one in series], rules)
     if best is None:
-        why = "; ".join(f"{one['series']}: {one['refused']}" for one in said) or "the server has no such study"
+        why = "; ".join(f"{one['series']}: {one['refused']}" for one in decisions) or "the server has no such study"
         msg = f"study {study}: no series to run ({why})"
         raise BadScan(msg)
     return _fetch(client, study, best, folder, key)
@@ -73,7 +73,7 @@ def _candidate(client: Client, study: str, series: Dataset) -> SeriesCandidate:
 
 
 def _left_there(_uri: str) -> None:
-    """In place of pixels and whatever else the server leaves out of a header."""
+    """Defaults for pixels and other attributes that the server omits from a header."""
 
 
 def _fetch(client: Client, study: str, best: SeriesCandidate, folder: Path, key: bytes | None) -> Path:

@@ -1,6 +1,6 @@
-"""What the listener's second process does: have a series read, find its nodules, and have DICOM objects written.
+"""The listener's second process: reads a series, finds its nodules, and writes DICOM objects.
 
-What a peer sent is read in a process of its own, which can open that series alone (`runs.confined`).
+Data from peers is read in a third process, which can open only that series (`runs.confined`).
 """
 
 import functools
@@ -27,18 +27,18 @@ FILES: dict[ObjectKind, str] = {
 
 @functools.cache
 def open_model(settings: Inference) -> InferencePipeline:
-    """The loaded model; raises `BadConfig` or `BadCheckpoint`, as `InferencePipeline` does."""
+    """Load the model. Raises `BadConfig` or `BadCheckpoint`, as `InferencePipeline` does."""
     config = load_config(settings.config)
     check_outputs(config)
     return InferencePipeline(settings.checkpoint, config, settings.device)
 
 
 def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
-    """Find the nodules of the series in one folder; the results stay in `keep_results`, or in the `folder` given.
+    """Find the nodules of the series in a folder. Results stay in `keep_results`, or else in the given `folder`.
 
     Raises:
         BadScan: the series is no readable chest CT, or no DICOM objects can refer to it.
-        PivotError: whatever else went wrong.
+        PivotError: any other failure.
         OSError, MemoryError: the machine lacks disk, file handles or memory, or the process that read it died.
     """
     try:
@@ -62,7 +62,7 @@ def _run(pipeline: InferencePipeline, series: Path, folder: Path, config: PacsCo
 
 
 def _outputs(inference: Config, pacs: PacsConfig) -> Config:
-    """The inference settings with DICOM objects, and without what nobody would see."""
+    """The inference settings, with DICOM objects and without outputs that are not kept."""
     kept = pacs.keep_results is not None
     output = inference.output.model_dump()
     output |= {"save_dicom": True, "save_report": "pdf" in pacs.results or (kept and output["save_report"])}

@@ -1,1 +1,1 @@
-"""The report of a scan: its reading and writing."""
+"""Reads and writes the report of a scan."""

@@ -10,7 +10,7 @@ __all__ = ["box_of", "mask_of"]
 
 
 def mask_of(one: Finding, scan: Scan) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-    """The voxels of a finding and the index of their first; the ball of its diameter where it has no mask."""
+    """The voxels of a finding and the index of the first one. Without a mask: the ball of its diameter."""
     if one.mask is not None:
         return one.mask.voxels, np.array(one.mask.origin)
     centre = np.divide(one.found["coordinates"], scan.spacing)
@@ -23,7 +23,7 @@ def mask_of(one: Finding, scan: Scan) -> tuple[npt.NDArray[np.bool_], npt.NDArra
 
 
 def box_of(one: Finding, scan: Scan) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The index of a finding's first voxel, and that after its last one, along x, y and z."""
+    """The index of a finding's first voxel, and the index after the last one, along x, y and z."""
     voxels, origin = mask_of(one, scan)
     inside = np.argwhere(voxels)
     return inside.min(axis=0) + origin, inside.max(axis=0) + 1 + origin

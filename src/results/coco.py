@@ -1,4 +1,4 @@
-"""Findings as COCO annotations: one image a slice of the scan's third axis, one annotation a nodule on a slice."""
+"""Findings as COCO annotations: one image per slice of the scan's third axis, one annotation per finding and slice."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -19,7 +19,7 @@ KINDS = {"Nodule": 1, "Mass": 2}
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
-    """Write the slices that show a finding as images, and on each its box (x, y, width, height in voxels) and mask.
+    """Write the slices with findings as images, and each finding's box (x, y, width, height in voxels) and mask.
 
     `segmentation` is COCO's uncompressed run-length code, `score` the confidence, `nodule` the finding's number.
     """
@@ -57,9 +57,9 @@ def _slices(one: Finding, scan: Scan) -> Iterator[dict[str, Any]]:
 
 
 def _runs(section: npt.NDArray[np.bool_], x: int, y: int, scan: Scan) -> list[int]:
-    """The lengths of runs of 0 and 1 by turns, down the columns of the slice, as COCO counts."""
+    """The lengths of alternate runs of 0 and 1, down the columns of the slice, as COCO counts."""
     whole = np.zeros(scan.shape[:2], dtype=bool)
     whole[x : x + section.shape[0], y : y + section.shape[1]] = section
-    line = np.concatenate([[False], whole.ravel(), [not whole[-1, -1]]])  # a column of the picture is one x
+    line = np.concatenate([[False], whole.ravel(), [not whole[-1, -1]]])  # a column of the picture has one x
     changes = np.flatnonzero(line[1:] != line[:-1])
     return [int(run) for run in np.diff(np.concatenate([[0], changes]))]

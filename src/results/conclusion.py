@@ -1,4 +1,4 @@
-"""What a run says of a scan in words: the same in the summary, the picture, the report and the DICOM objects."""
+"""A run's conclusion in words: the same in the summary, the picture, the report and the DICOM objects."""
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -11,15 +11,15 @@ __all__ = ["NONE_FOUND", "conclude", "expected_at", "warnings_of"]
 NONE_FOUND = "No nodule above the thresholds. This does not mean that there is none."
 NONE_SEARCHED = "No lungs could be searched: {}. That nothing was marked says nothing about nodules."
 NOT_MEASURED = "How many nodules this model finds at this threshold has not been measured."
-EXACT = 1e-9  # of thresholds
+EXACT = 1e-9  # tolerance between thresholds
 
 
 def conclude(
     detections: Sequence[Detection], masses: Sequence[Detection], lungs: LungsReport, expected: Expected | None
 ) -> str:
-    """What was found, in sentences; a negative result with how many nodules the model finds.
+    """The findings in sentences. A negative result states the model's sensitivity.
 
-    `expected` is what `expected_at` says of the model.
+    `expected` is the result of `expected_at`.
     """
     found = [
         f"{len(some)} {what}{'es' if what == 'mass' and len(some) > 1 else 's' * (len(some) > 1)}"
@@ -36,16 +36,16 @@ def conclude(
 
 
 def warnings_of(masses: Sequence[Detection], lungs: LungsReport) -> list[str]:
-    """What must not be overlooked: lungs that could not be judged, and masses."""
+    """Warnings of high importance: lungs that could not be judged, and masses."""
     warnings = [] if lungs["evaluable"] else [_reason(lungs)]
     return [*warnings, *(f"a mass of {mass['diameter_mm']:.0f} mm" for mass in masses)]
 
 
 def expected_at(results: Mapping[str, Any], threshold: float) -> Expected | None:
-    """How well a model detects at a threshold of the confidence, as measured; None where that is unknown.
+    """The model's measured sensitivity at a confidence threshold; None if it is unknown.
 
-    `results` are those of the checkpoint. Their `detection`, which `benchmarks.detection` writes, has `points`: a table
-    of thresholds, of which the next one from `threshold` up is taken.
+    `results` are the checkpoint's results. `benchmarks.detection` writes their `detection`, whose `points` are a table
+    of thresholds. The next threshold from `threshold` up is used.
     """
     measured = results.get("detection") or {"points": []}
     reached = [point for point in measured["points"] if point["threshold"] >= threshold - EXACT]

@@ -1,4 +1,4 @@
-"""A run's findings as a bundle of FHIR R4 resources: a report, an observation for each finding, and the study."""
+"""A run's findings as a bundle of FHIR R4 resources: a report, an observation per finding, and the study."""
 
 import json
 import uuid
@@ -17,25 +17,25 @@ LOINC, SNOMED, UCUM = "http://loinc.org", "http://snomed.info/sct", "http://unit
 NOBODY = {"display": "not stated: PIVOT reads nothing that tells who the patient is"}
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 SIDES = {"left": ("44029006", "Left lung structure"), "right": ("3341006", "Right lung structure")}
-# Of the properties: system, code, words, unit and UCUM's code of it.
+# Each property's system, code, display text, unit and UCUM code.
 MEASURED = {
     "long_axis_mm": (SNOMED, "103339001", "Long axis", "mm", "mm"),
     "short_axis_mm": (SNOMED, "103340004", "Short axis", "mm", "mm"),
     "volume_mm3": (SNOMED, "118565006", "Volume", "mm3", "mm3"),
     "mean_intensity": (DCM, "112181", "Mean Attenuation Coefficient", "HU", "[hnsf'U]"),
 }
-ADVICE = {  # of the guidelines: which of their results, and what it is called
+ADVICE = {  # the result of each guideline, and its name
     "lung_rads": {"category": "Lung-RADS v2022 category"},
     "fleischner": {"low_risk": "Fleischner 2017, low risk", "high_risk": "Fleischner 2017, high risk"},
     "bts": {"management": "BTS 2015 management"},
 }
-BROCK = "Brock 2a probability of cancer,"  # upper lobe, or other lobe
+BROCK = "Brock 2a probability of cancer,"  # followed by: upper lobe, or other lobe
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
-    """Write a Bundle of the type collection: DiagnosticReport, ImagingStudy (of a DICOM series) and Observations.
+    """Write a Bundle of type collection: DiagnosticReport, ImagingStudy (of a DICOM series) and Observations.
 
-    All are preliminary: nobody has verified them. There is no patient in them; whoever stores them adds one.
+    All are preliminary, because nobody has verified them. They contain no patient: add one when you store them.
     """
     findings = [one._replace(found=rounded(one.found)) for one in findings_of(results)]
     observations = [_observation(one, results) for one in findings]
@@ -89,7 +89,7 @@ def _observation(one: Finding, results: Results) -> dict[str, Any]:
 
 
 def _components(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What is known of a finding beside its diameter."""
+    """The measurements of a finding other than its diameter."""
     for key, (system, code, words, unit, ucum) in MEASURED.items():
         value = (found.get("properties") or {}).get(key)
         if value is not None:
@@ -107,7 +107,7 @@ def _components(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _guidelines(rules: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The results of the guidelines, as far as they have one."""
+    """The results of the guidelines that have one."""
     for name, results in ADVICE.items():
         for key, words in results.items():
             if (rules.get(name) or {}).get(key):
@@ -125,7 +125,7 @@ def _quantity(value: float, unit: str, ucum: str) -> dict[str, Any]:
 
 
 def _id(results: Results, part: object) -> str:
-    """The same for the same part of the same run."""
+    """An id that is always the same for the same part of the same run."""
     run = [results["scan_id"], results["timestamp"], results["model"], part]
     return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(run)))
 

@@ -1,4 +1,4 @@
-"""Nodules and masses as one table: a row for each, with where it is, in words too."""
+"""Nodules and masses as one table: one row each, with the place also in words."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -55,7 +55,7 @@ def is_findings_table(path: Path) -> bool:
 
 
 def save_findings(reports: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Write the table of reports: a row a nodule, then a row a mass; what is null leaves its field empty."""
+    """Write the table of reports: nodules first, then masses. Null values give empty fields."""
     rows = (
         [report["scan_id"], kind, *_fields(found)]
         for report in reports

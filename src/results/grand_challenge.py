@@ -1,4 +1,4 @@
-"""Marks as grand-challenge.org has them: "Multiple points", version 1.0."""
+"""Marks in the format of grand-challenge.org: "Multiple points", version 1.0."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ __all__ = ["export"]
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
-    """Write a point a mark: its place in world mm (LPS) and its confidence as `probability`.
+    """Write one point per mark: its position in world mm (LPS), and its confidence as `probability`.
 
-    Candidates below the threshold are points too, since FROC counts at every threshold.
+    Candidates below the threshold are included, because FROC counts at every threshold.
 
     Raises:
-        BadScan: the scan's place in the world is not known.
+        BadScan: the scan's position in the world is unknown.
     """
     points = [
         {"name": f"nodule {number}", "point": list(place), "probability": confidence}

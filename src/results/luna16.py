@@ -10,12 +10,12 @@ __all__ = ["export", "placed_marks"]
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
-    """Write a row a mark: seriesuid, world coordinates in mm (LPS), probability (the confidence).
+    """Write one row per mark: seriesuid, world coordinates in mm (LPS), probability (the confidence).
 
-    A scan that is no DICOM series goes by its name, which in LUNA16 is the series UID.
+    A scan that is no DICOM series is listed by its name, which is the series UID in LUNA16.
 
     Raises:
-        BadScan: the scan's place in the world is not known.
+        BadScan: the scan's position in the world is unknown.
     """
     name = scan.series_uid or scan.scan_id
     table = ([name, *place, confidence] for place, confidence in placed_marks(scan, results))
@@ -23,12 +23,12 @@ def export(scan: Scan, results: Results, path: Path) -> None:
 
 
 def placed_marks(scan: Scan, results: Results) -> list[tuple[Vec3, float]]:
-    """The place in the world, mm (LPS), and the confidence of each mark.
+    """The position in the world, mm (LPS), and the confidence of each mark.
 
-    Candidates below the threshold are marks too, since FROC counts at every threshold.
+    Candidates below the threshold are included, because FROC counts at every threshold.
 
     Raises:
-        BadScan: the scan's place in the world is not known.
+        BadScan: the scan's position in the world is unknown.
     """
     placed = []
     for mark in [*results["detections"], *results["masses"], *results["candidates"]]:

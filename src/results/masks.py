@@ -1,4 +1,4 @@
-"""Nodules as labels on the scan's grid: NIfTI with a table of names and colours for ITK-SNAP and one for 3D Slicer."""
+"""Nodules as labels on the scan's grid: NIfTI, with tables of names and colours for ITK-SNAP and 3D Slicer."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CLEAR = '0 0 0 0 0 0 0 "Clear Label"'  # ITK-SNAP's: number, colour, opacity, wh
 
 
 def export(scan: Scan, results: Results, image_path: Path, itksnap_path: Path, slicer_path: Path) -> None:
-    """Write the labels, 0 where there is no nodule, else the nodule's number; of voxels of two, the stronger's."""
+    """Write the labels: 0 for background, else the nodule's number. Where two overlap, the stronger one's."""
     import nibabel  # noqa: PLC0415 - slow
 
     findings = list(findings_of(results))

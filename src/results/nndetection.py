@@ -1,4 +1,4 @@
-"""Findings as nnDetection writes its predictions, as JSON."""
+"""Findings in nnDetection's format of predictions, as JSON."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ __all__ = ["export"]
 
 
 def export(scan: Scan, results: Results, path: Path) -> None:
-    """Write boxes, scores and labels (0) of the findings, with the scan's geometry as ITK has it.
+    """Write boxes, scores and labels (0) of the findings, and the scan's geometry in ITK's convention.
 
     A box is (z1, y1, z2, y2, x1, x2) in voxels of the array (z, y, x), nnDetection's order; ends are exclusive.
     """

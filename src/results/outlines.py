@@ -1,4 +1,4 @@
-"""The findings' masks for the page: small boxes of bits, so that it needs no volume of labels."""
+"""The findings' masks for the page, as small boxes of bits instead of a volume of labels."""
 
 import base64
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ __all__ = ["mask_in", "packed", "save_outlines"]
 def packed(mask: NoduleMask) -> dict[str, Any]:
     """A mask as JSON: the index of its first voxel (`origin`), its `shape`, and its voxels as base64 (`bits`).
 
-    There is one bit for each voxel, the last axis fastest, the highest bit of a byte first.
+    Each voxel is one bit, with the last axis fastest and the highest bit of a byte first.
     """
     bits = base64.b64encode(np.packbits(mask.voxels).tobytes()).decode()
     return {"origin": [int(index) for index in mask.origin], "shape": list(mask.voxels.shape), "bits": bits}
 
 
 def mask_in(outline: Mapping[str, Any]) -> NoduleMask:
-    """The mask that `packed` packed.
+    """Unpack a mask that `packed` packed.
 
     Raises:
-        ValueError: its parts do not fit each other.
+        ValueError: its parts contradict each other.
     """
     a, b, c = (int(size) for size in outline["shape"])
     x, y, z = (int(index) for index in outline["origin"])
@@ -39,6 +39,6 @@ def mask_in(outline: Mapping[str, Any]) -> NoduleMask:
 
 
 def save_outlines(scan: Scan, results: Results, path: Path) -> None:
-    """Write the masks of all findings that have one, with the finding's `number`; `affine` maps voxels to RAS+ mm."""
+    """Write all masks of findings, each with the finding's `number`. `affine` maps voxels to RAS+ mm."""
     masks = [{"number": one.number, **packed(one.mask)} for one in findings_of(results) if one.mask is not None]
     write_json({"affine": scan.affine.tolist(), "masks": masks}, path)

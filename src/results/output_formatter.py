@@ -1,6 +1,6 @@
-"""Results as files: detections as JSON and CSV, heatmaps as NIfTI, and the way back.
+"""Writes results to files, and reads them: detections as JSON and CSV, heatmaps as NIfTI.
 
-nibabel is imported where it is used: it takes a second.
+nibabel is imported on first use: the import takes a second.
 """
 
 import json
@@ -67,17 +67,17 @@ DIGITS = {
     "affine": 9,
 }
 REPORT_KEYS = ("scan_id", "model", "timestamp", "metadata", "detections", "masses", "candidates", "summary")
-LATER_KEYS = {"masses", "candidates"}  # which reports of earlier versions lack
-NEEDED = ("coordinates", "diameter_mm", "confidence")  # of every detection
+LATER_KEYS = {"masses", "candidates"}  # missing in reports of earlier versions
+NEEDED = ("coordinates", "diameter_mm", "confidence")  # in each detection
 
 
 def save_json(report: Mapping[str, Any], path: str | Path) -> None:
-    """Write a report's `*_detections.json`; further keys, such as the heatmap, are left out."""
+    """Write a report's `*_detections.json`. Other keys, such as the heatmap, are left out."""
     write_json(rounded({key: report[key] for key in REPORT_KEYS if key in report}), path, indent=2)
 
 
-def rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - whatever JSON holds
-    """The same with measurements rounded to what they mean: much finer than they repeat."""
+def rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - any JSON value
+    """The value with measurements rounded, to digits far below their repeatability."""
     if isinstance(value, float):
         return round(value, DIGITS[key]) if key in DIGITS else value
     if isinstance(value, Mapping):
@@ -86,7 +86,7 @@ def rounded(value: Any, key: str = "") -> Any:  # noqa: ANN401 - whatever JSON h
 
 
 def save_csv(report: Mapping[str, Any], path: str | Path) -> None:
-    """Write a report's `*_detections.csv`: a row a nodule, coordinates in millimetres as in the JSON."""
+    """Write a report's `*_detections.csv`: one row per nodule, with coordinates in millimetres as in the JSON."""
     write_csv(CSV_COLUMNS, (_row(report["scan_id"], detection) for detection in report["detections"]), path)
 
 
@@ -98,13 +98,13 @@ def _row(scan_id: str, detection: Detection) -> list[object]:
         *detection["coordinates"],
         detection["diameter_mm"],
         detection["confidence"],
-        triage["malignancy_score"],  # an empty field when there is no score
+        triage["malignancy_score"],  # a missing score gives an empty field
         triage["risk_category"],
     ]
 
 
 def save_heatmap(heatmap: npt.NDArray[Any], path: str | Path) -> None:
-    """Write a (X, Y, Z) heatmap in 0..1 to NIfTI, in steps of 1/255 and placed by its `affine`, or to `.npy`."""
+    """Write an (X, Y, Z) heatmap in 0..1 to NIfTI in steps of 1/255 with its `affine`, or to `.npy`."""
     with whole_file(path) as partial:
         if Path(path).suffix == ".npy":
             np.save(partial, np.asarray(heatmap))
@@ -118,7 +118,7 @@ def save_heatmap(heatmap: npt.NDArray[Any], path: str | Path) -> None:
 
 
 def _in_steps(heatmap: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """0..1 as 0..255, slice by slice: no copy of the whole heatmap is made on the way."""
+    """Scale 0..1 to 0..255, slice by slice, without a copy of the whole heatmap."""
     steps = np.empty(heatmap.shape, np.uint8, order="F")
     for z in range(heatmap.shape[2]):
         steps[..., z] = np.rint(heatmap[..., z] * 255)
@@ -127,10 +127,10 @@ def _in_steps(heatmap: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 @quiet_libraries()
 def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:
-    """The (X, Y, Z) heatmap in a file that `save_heatmap` wrote: a `Volume`, or a plain array of a `.npy`.
+    """The (X, Y, Z) heatmap in a file of `save_heatmap`: a `Volume`, or a plain array from `.npy`.
 
     Raises:
-        BadOutput: no such file, or no volume.
+        BadOutput: the file is missing, or holds no volume.
     """
     import nibabel  # noqa: PLC0415
     from nibabel.filebasedimages import ImageFileError  # noqa: PLC0415
@@ -154,10 +154,10 @@ def load_heatmap(path: str | Path) -> npt.NDArray[np.float32]:
 
 
 def load_report(path: str | Path, *, reviewed: bool = False) -> Report:
-    """The content of a `*_detections.json`, or of a `*_reviewed.json` where `reviewed` ones are allowed.
+    """The content of a `*_detections.json`, or of a `*_reviewed.json` if `reviewed` ones are allowed.
 
     Raises:
-        BadOutput: no such file, or not written by PIVOT.
+        BadOutput: the file is missing, or not written by PIVOT.
     """
     try:
         report = json.loads(path_of(path, "the detections", BadOutput).read_text(encoding="utf-8"))
@@ -182,10 +182,10 @@ def load_report(path: str | Path, *, reviewed: bool = False) -> Report:
 
 
 def as_report(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A report, after a look at what it holds.
+    """A report, after validation.
 
     Raises:
-        BadOutput: something else.
+        BadOutput: it is something else.
     """
     missing = [key for key in REPORT_KEYS if not isinstance(given, Mapping) or key not in {*given, *LATER_KEYS}]
     if missing:
@@ -195,10 +195,10 @@ def as_report(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def heatmap_of(given: GivenHeatmap) -> npt.NDArray[Any]:
-    """A heatmap (X, Y, Z): an array or a tensor, what `predict` returned, or the path of a saved one.
+    """A heatmap (X, Y, Z) from an array or a tensor, from the results of `predict`, or from a file.
 
     Raises:
-        BadOutput: something else.
+        BadOutput: it is something else.
     """
     if is_path(given):
         return load_heatmap(given)  # type: ignore[arg-type]
@@ -215,10 +215,10 @@ def heatmap_of(given: GivenHeatmap) -> npt.NDArray[Any]:
 
 
 def marks_of(given: GivenDetections) -> list[Detection]:
-    """The marks in a list, in a report, or in the JSON file at a path; of those the diameter may be unknown.
+    """The marks in a list, in a report, or in a JSON file. Their diameters may be unknown.
 
     Raises:
-        BadOutput: something else.
+        BadOutput: it is something else.
     """
     where = str(given) if is_path(given) else "detections"
     content = load_report(given) if is_path(given) else given  # type: ignore[arg-type]
@@ -226,21 +226,21 @@ def marks_of(given: GivenDetections) -> list[Detection]:
 
 
 def load_detections(path: str | Path) -> list[Detection]:
-    """The nodules in a `*_detections.json`, strongest first as they were written.
+    """The nodules in a `*_detections.json`, strongest first, as written.
 
     Raises:
-        BadOutput: no such file, or not written by PIVOT.
+        BadOutput: the file is missing, or not written by PIVOT.
     """
     return load_report(path)["detections"]
 
 
 def as_detections(listed: object, where: str, *, measured: bool = True, reviewed: bool = False) -> list[Detection]:
-    """A list of detections, after a look at what it holds; those that are not `measured` may lack a diameter.
+    """A list of detections, after validation. Unless `measured`, the diameter may be missing.
 
-    If `reviewed`, a nodule that a reader added may lack its confidence and its diameter.
+    With `reviewed`, a nodule that a reader added may lack its confidence and its diameter.
 
     Raises:
-        BadOutput: something else; the message begins with `where`.
+        BadOutput: it is something else; the message begins with `where`.
     """
     if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | np.ndarray):
         msg = f"{where} holds no list `detections`: give PIVOT's detections JSON, or a list of detections"

@@ -1,4 +1,4 @@
-"""A report with a reader's review: what the reader accepted, corrected and added."""
+"""Applies a reader's review to a report: accepted, corrected and added findings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,18 +19,18 @@ def findings_to_read(report: Mapping[str, Any]) -> list[str]:
 
 
 def labels_of(report: Mapping[str, Any], added: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The labels of all that can be read: nodules and masses, candidates (`c1`), and the reader's own (`a1`)."""
+    """The labels of all findings to read: nodules and masses, candidates (`c1`), and the reader's own (`a1`)."""
     candidates = [f"c{number}" for number in range(1, len(report.get("candidates") or []) + 1)]
     return [*findings_to_read(report), *candidates, *(str(one["finding"]) for one in added)]
 
 
 def reviewed(report: Mapping[str, Any], review: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as the reader sees it. Only what was rejected is left out of `detections` and `masses`.
+    """The report after the review. Only rejected findings are removed from `detections` and `masses`.
 
-    A corrected type takes the place of the measured one, and the guidelines of that finding are null. Nodules that the
-    reader added follow the others; their confidence is null. Each finding has its verdict as `review`, which is null
-    where there is none: it was not read. `review` of the report holds the review, with what was rejected and accepted
-    candidates. The summary says what the reader changed; the examination has no category if that may change it.
+    A corrected type replaces the measured one, and that finding's guidelines become null. Nodules that the reader added
+    follow the others; their confidence is null. Each finding has its verdict as `review`; null means that it was not
+    read. The report's `review` holds the review with the rejected findings and the accepted candidates. The summary
+    states the reader's changes. If they may change the examination's category, it becomes null.
     """
     verdicts = {one["finding"]: one for one in review["findings"]}
 
@@ -57,17 +57,17 @@ def reviewed(report: Mapping[str, Any], review: Mapping[str, Any]) -> dict[str, 
 
 
 def verdict_in_words(found: Mapping[str, Any]) -> str:
-    """What a reader said of a finding of a reviewed report, with who and when."""
+    """The reader's verdict on a finding of a reviewed report, with name and time."""
     verdict = found.get("review")
     if not verdict or not (verdict["verdict"] or verdict["nodule_type"] or verdict["comment"]):
         return "not read: no reader has confirmed it"
-    told = "added by the reader" if found["confidence"] is None else (verdict["verdict"] or "no verdict")
+    status = "added by the reader" if found["confidence"] is None else (verdict["verdict"] or "no verdict")
     kind = f", type corrected to {verdict['nodule_type']}" if verdict["nodule_type"] else ""
-    return f"{told}{kind}{_signed(verdict)}"
+    return f"{status}{kind}{_signed(verdict)}"
 
 
 def rejected_in_words(review: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a reader rejected: the label, and the reason with who and when."""
+    """The rejected findings: the label, and the reason with name and time."""
     for one in review["findings"]:
         if _is_rejected(one):
             yield one["finding"], f"{one['reason']}{_signed(one)}"
@@ -90,12 +90,12 @@ def _summary(
     verdicts: Mapping[str, Mapping[str, Any]],
     added: int,
 ) -> dict[str, Any]:
-    """The summary of what is left: what the search said stands behind what the reader said."""
+    """The summary of the remaining findings: first the review, then the search."""
     summary, asked = dict(report["summary"]), findings_to_read(report)
-    said = [verdicts[label]["verdict"] for label in asked if label in verdicts]
+    given = [verdicts[label]["verdict"] for label in asked if label in verdicts]
     if not verdicts and not added:
         return summary
-    accepted, rejected = said.count("accepted"), said.count("rejected")
+    accepted, rejected = given.count("accepted"), given.count("rejected")
     unread = len(asked) - accepted - rejected
     count = len(left["detections"]) + len(left["masses"])
     words = [f"{count} finding{'s' * (count != 1)} after the review." if count else NONE_LEFT]
@@ -110,7 +110,7 @@ def _summary(
 
 
 def _without_guidelines(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The finding's guidelines without their results, which rest on the measured type."""
+    """The finding's guidelines without their results, which depend on the measured type."""
     if "guidelines" not in found:
         return {}
     return {"guidelines": {name: _null(rule, CORRECTED) for name, rule in found["guidelines"].items()}}
@@ -125,7 +125,7 @@ def _is_rejected(verdict: Mapping[str, Any] | None) -> bool:
 
 
 def _added(nodule: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A nodule of the reader's as a detection."""
+    """A nodule that the reader added, as a detection."""
     return {
         "id": number,
         **{key: nodule[key] for key in ("coordinates", "coordinates_voxel", "coordinates_lps", "diameter_mm")},

@@ -1,1 +1,1 @@
-"""From a scan to its nodules: where the network looks, what it marks, and how marks become findings."""
+"""Finds the nodules of a scan: the region to search, the marks, and the findings."""

@@ -10,9 +10,9 @@ from ..types import FloatArray, Shape3
 __all__ = ["BlendMethod", "blend_weights", "nnunet_weights"]
 
 BlendMethod = Literal["gaussian", "linear", "average"]
-# Of the largest weight: float16's least positive number, in which nnU-Net keeps ten times the weight.
+# Relative to the largest weight: float16's smallest positive number, because nnU-Net keeps ten times the weight.
 FAINT = 2**-24 / 10
-FLOOR = 1e-3  # of the largest weight; zero weights would divide zero by zero at the volume's corners
+FLOOR = 1e-3  # of the largest weight; zero weights would give 0/0 at the volume's corners
 
 
 def blend_weights(
@@ -33,7 +33,7 @@ def blend_weights(
 
 
 def nnunet_weights(shape: Shape3, sigma: float = 0.125) -> FloatArray:
-    """nnU-Net's weights (X, Y, Z): a Gaussian whose largest value, 1, is at the voxel at half the patch."""
+    """nnU-Net's weights (X, Y, Z): a Gaussian with its maximum, 1, at half the patch size."""
     x, y, z = (np.exp(-0.5 * ((np.arange(size) - size // 2) / (size * sigma)) ** 2) for size in shape)
     weights: FloatArray = np.maximum(x[:, None, None] * y[:, None] * z, FAINT).astype(np.float32)
     return weights

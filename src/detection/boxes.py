@@ -23,10 +23,10 @@ from .sliding_window import Progress
 
 __all__ = ["BoxDetector"]
 
-MARGIN = 32  # voxels that it sees around the lungs
-TESTED = 64  # voxels: the side of the part on which half precision is tested
-COARSE = 2  # voxels of the detector for one of the heatmap
-BLOB = 0.25  # of a mark's diameter: the standard deviation of its Gaussian in the heatmap
+MARGIN = 32  # voxels of context around the lungs
+TESTED = 64  # voxels: side of the part that tests half precision
+COARSE = 2  # voxels of the detector per heatmap voxel
+BLOB = 0.25  # SD of a mark's Gaussian in the heatmap, as a fraction of its diameter
 
 
 class BoxDetector(ForeignDetector):
@@ -109,7 +109,7 @@ class BoxDetector(ForeignDetector):
         return scores
 
     def _on_lattice(self, box: Box) -> Box:
-        """The box, extended to begin on the network's strides, so that its anchors are those of the whole scan."""
+        """The box, extended to start on the network's strides, so that its anchors are those of the whole scan."""
         x, y, z = (
             slice(side.start // step * step, side.stop)
             for side, step in zip(box, self.model.size_divisible, strict=True)
@@ -124,7 +124,7 @@ class BoxDetector(ForeignDetector):
 
 
 class _Counted(nn.Module):
-    """A network of the detector's interface, in a precision, that counts its windows."""
+    """Adapts a network to the detector's interface, with a precision and a count of windows."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, device: torch.device, progress: Progress | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every detector gives for a scan, whatever it is made of: marks with a confidence, a place and a diameter."""
+"""The common interface of all detectors: marks with a confidence, a place and a diameter."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias
@@ -13,12 +13,12 @@ __all__ = ["Answer", "Detector", "Search"]
 
 
 class Answer(NamedTuple):
-    """A detector's answer. The value of `heat` at each peak is at least the peak's confidence."""
+    """A detector's result. The value of `heat` at each peak is at least the peak's confidence."""
 
     peaks: list[PlacedPeak]  # including candidates, strongest first
     heat: FloatArray  # (X, Y, Z), 0 to 1, for viewers
     affine: Affine  # of `heat`, RAS+
-    windows: int  # run
+    windows: int  # windows computed
     retried: int  # batches repeated in float32 because half precision overflowed
     everywhere: bool  # whether the whole scan was searched, not only the lungs
 
@@ -38,7 +38,7 @@ class Detector(Protocol):
         """The engine that computes the network."""
 
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
-        """The scan, brought to the detector's grid and intensities, ready to be searched.
+        """Resample and normalise the scan for this detector.
 
         Raises:
             BadScan: the scan is too large for the detector.

@@ -1,4 +1,4 @@
-"""Several detectors as one: marks within millimetres of each other are one mark, with a joint confidence."""
+"""Several detectors as one. Marks within millimetres of each other become one mark with a joint confidence."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from .sliding_window import Progress
 
 __all__ = ["Ensemble", "fused"]
 
-NEAR = 5.0  # mm; marks nearer than this, or than half of the larger diameter, are one
+NEAR = 5.0  # mm; marks nearer than this, or than half of the larger diameter, are merged
 
 
 class Ensemble:
@@ -77,12 +77,12 @@ def _joint(answers: Sequence[Answer]) -> FloatArray:
 
 
 def fused(found: Sequence[tuple[str, Sequence[PlacedPeak]]]) -> list[PlacedPeak]:
-    """The marks of several detectors, each with its name, as one list, surest first.
+    """Merge the marks of several detectors, each with its name, into one list, most confident first.
 
-    The surest mark takes the nearest mark of each other detector within reach: `NEAR`, or half of the larger diameter.
-    Place and diameter are the means, weighted by confidence. The joint confidence is the noisy-or, 1 - (1-a)(1-b): the
-    chance that one of the detectors is right, if they err independently. It is never below that of any detector, so
-    that none of them hides what another is sure of.
+    The most confident mark takes the nearest mark of each other detector within reach: `NEAR`, or half of the larger
+    diameter. Place and diameter are means weighted by confidence. The joint confidence is the noisy-or, 1 - (1-a)(1-b):
+    the probability that at least one detector is right if their errors are independent. It is never below the
+    confidence of any detector.
     """
     marks = [(name, mark) for name, peaks in found for mark in peaks]
     marks.sort(key=lambda pair: -pair[1].peak["confidence"])
@@ -97,7 +97,7 @@ def fused(found: Sequence[tuple[str, Sequence[PlacedPeak]]]) -> list[PlacedPeak]
 
 
 def _distance(group: dict[str, PlacedPeak], mark: PlacedPeak) -> float:
-    """From the group's surest mark, in mm."""
+    """The distances from the group's most confident mark, in mm."""
     return float(np.linalg.norm(next(iter(group.values())).world - mark.world))
 
 

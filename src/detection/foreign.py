@@ -1,4 +1,4 @@
-"""What the detectors of others share: a model on a device, its precision, and the part of a scan that it sees."""
+"""The base of detectors of other projects: a model on a device, its precision, and the part of a scan to search."""
 
 from typing import Any, NamedTuple
 
@@ -17,14 +17,14 @@ __all__ = ["ForeignDetector", "Place"]
 
 
 class Place(NamedTuple):
-    """The part of a detector's grid that it sees, and where in it nodules can be (None: anywhere)."""
+    """The part of a detector's grid to search, and the mask of possible nodules in it (None: anywhere)."""
 
     box: Box
     region: Region | None
 
 
 class ForeignDetector:
-    """A detector of others on a device.
+    """A detector of another project on a device.
 
     Args:
         checkpoint: the loaded model.

@@ -1,4 +1,4 @@
-"""Half precision for networks that nobody measured in it: only if it hardly changes what they say."""
+"""Half precision for networks without measurements in it: used only if it hardly changes their output."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ TOLERANCE = 0.02  # of a probability
 
 
 class Precision:
-    """The type that a network computes in on a device: the fast one, if it passes a test on the first scan."""
+    """The number format for a network on a device: the fast one, if it passes a test on the first scan."""
 
     def __init__(self, device: torch.device, *, mixed: bool) -> None:
         self.dtype = precision(device, mixed=mixed)
@@ -23,13 +23,13 @@ class Precision:
 
     @property
     def name(self) -> str:
-        """For reports."""
+        """The format's name for reports."""
         return str(self.dtype).removeprefix("torch.")
 
     def test(self, probability: Callable[[torch.dtype], Tensor]) -> None:
-        """Go on in float32 if the given probability, as computed in either type, differs by more than `TOLERANCE`."""
+        """Fall back to float32 if the probabilities in both formats differ by more than `TOLERANCE`."""
         with self.testing:
             if not self.tested:
                 difference = (probability(self.dtype) - probability(torch.float32)).abs().max()
-                self.dtype = self.dtype if float(difference) <= TOLERANCE else torch.float32  # NaN is no match
+                self.dtype = self.dtype if float(difference) <= TOLERANCE else torch.float32  # NaN fails
                 self.tested = True

@@ -1,4 +1,4 @@
-"""The network's output for a scan: both looks, then the second stage for their candidates."""
+"""Runs the network on a scan: both looks, then the second stage on their candidates."""
 
 from functools import partial
 
@@ -42,7 +42,7 @@ class Network:
         open_it = partial(open_engine, checkpoint, device=device, mixed=self.mixed)
         network = open_it(self.options.engine, tiled=self.options.speed in TILES)
         self.model: torch.nn.Module = network
-        self.any_shape = network if network.kind is None else open_it("torch")  # a graph has one shape
+        self.any_shape = network if network.kind is None else open_it("torch")  # an exported graph has a fixed shape
 
     @property
     def grid(self) -> OutputGrid:
@@ -74,7 +74,7 @@ class Network:
         return search
 
     def plan(self, scan: Scan, lungs: Lungs) -> SearchPlan:
-        """Where to look in a scan."""
+        """The plan of the search in a scan."""
         array, affine = canonical(scan.array, scan.affine)
         grid = new_grid(array.shape, affine, self.checkpoint.about.preprocessing.spacing)
         return plan_search(*grid, lungs, self.model, self.options)

@@ -1,4 +1,4 @@
-"""The detector of a loaded model."""
+"""Opens the detector of a loaded model."""
 
 import torch
 
@@ -12,13 +12,13 @@ __all__ = ["open_detector"]
 
 
 def open_detector(checkpoint: Checkpoint, config: Config, device: torch.device) -> Detector:
-    """What searches scans with this model, under this configuration.
+    """The detector for this model under this configuration.
 
     Raises:
-        BadConfig: the configuration asks for what this kind of model cannot do.
+        BadConfig: the configuration has an option that this kind of model does not support.
     """
     if isinstance(checkpoint, Together):
-        from .ensemble import Ensemble  # noqa: PLC0415 - only where there is one
+        from .ensemble import Ensemble  # noqa: PLC0415 - only if needed
 
         names = _told_apart([one.about.name for one in checkpoint.members])
         members = [open_detector(one, config, device) for one in checkpoint.members]
@@ -26,14 +26,14 @@ def open_detector(checkpoint: Checkpoint, config: Config, device: torch.device) 
     if not isinstance(checkpoint, Foreign):
         return Network(checkpoint, config, device)
     if isinstance(checkpoint.output, BoxOutput):
-        from .boxes import BoxDetector  # noqa: PLC0415 - only where there is one
+        from .boxes import BoxDetector  # noqa: PLC0415 - only if needed
 
         return BoxDetector(checkpoint, config, device)
-    from .segmenter import Segmenter  # noqa: PLC0415 - only where there is one
+    from .segmenter import Segmenter  # noqa: PLC0415 - only if needed
 
     return Segmenter(checkpoint, config, device)
 
 
 def _told_apart(names: list[str]) -> list[str]:
-    """The names; of those that are there more than once, with numbers."""
+    """The names, with numbers appended to repeated ones."""
     return [f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]

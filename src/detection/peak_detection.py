@@ -45,7 +45,7 @@ def detect_peaks(
 
     Raises:
         BadConfig: a number is out of range, or the method is unknown.
-        BadOutput: the heatmap is none.
+        BadOutput: the input is no heatmap.
     """
     given = heatmap_of(heatmap)
     heat = np.asarray(given, dtype=np.float32)
@@ -95,7 +95,7 @@ def _thin(points: npt.NDArray[np.float64], distance: float) -> list[int]:
     if distance <= 0 or not len(points):
         return list(range(len(points)))
     tree, alive, kept = KDTree(points), np.ones(len(points), dtype=bool), []
-    reach = np.nextafter(distance, 0)  # a point at exactly this distance stays
+    reach = np.nextafter(distance, 0)  # a point at exactly this distance is kept
     for i, point in enumerate(points):
         if alive[i]:
             kept.append(i)

@@ -39,7 +39,7 @@ from .sliding_window import Progress
 
 __all__ = ["InferencePipeline"]
 
-named = logging.getLogger("pivot.scan")  # for messages with the scan's name, which may be a patient's
+named = logging.getLogger("pivot.scan")  # for messages with the scan's name, which may identify a patient
 OVERFLOWED = "%s: %d batches overflowed in half precision and were repeated in float32"
 
 
@@ -96,7 +96,7 @@ class InferencePipeline:
     @property
     def network(self) -> Network:
         """The detector of a PIVOT checkpoint."""
-        assert isinstance(self.detector, Network)  # noqa: S101 - for those who know their checkpoint
+        assert isinstance(self.detector, Network)  # noqa: S101 - for callers who know their checkpoint
         return self.detector
 
     @_enough_memory()
@@ -112,7 +112,7 @@ class InferencePipeline:
 
         Args:
             scan: a path, a `Scan`, or an (X, Y, Z) array in HU.
-            spacing: of an array, in mm.
+            spacing: mm, for an array.
             progress: is called with the number of windows done and the number of all windows.
             patient: what the guidelines may use: a YAML file, a mapping or a `Patient`. The results do not repeat it.
             scan_id: the scan's name in the results. By default that of its file.
@@ -142,7 +142,7 @@ class InferencePipeline:
         search = self.detector.prepare(scan, lungs)
         ready = time.perf_counter()
         answer = search(self.config.post_processing.peak_detection, progress)
-        del search  # and the resampled scan in it
+        del search  # and its resampled scan
         if answer.retried:
             named.warning(OVERFLOWED, scan.scan_id, answer.retried)
         inferred = time.perf_counter()
@@ -210,7 +210,7 @@ class InferencePipeline:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Everything but the scan that results depend on: the model, the configuration and the versions."""
+        """All inputs of the results except the scan: the model, the configuration and the versions."""
         return {
             "checkpoint": self.checkpoint.identity,
             "triage": {"model": default_model().name, "score": default_model().label},
@@ -234,7 +234,7 @@ class InferencePipeline:
             "series_uid": scan.series_uid,
             "notes": list(scan.notes),
             **self.origin,
-            "guidelines": {**SOURCES, "patient": patient != Patient()},  # only whether anything is known
+            "guidelines": {**SOURCES, "patient": patient != Patient()},  # only whether patient data was given
             "expected": self.expected,
             "device": str(self.device),
             "precision": self.detector.precision,

@@ -13,7 +13,7 @@ from ..types import Detection, NoduleMask
 __all__ = ["common_voxels", "filter_detections", "non_maximum_suppression", "sphere_iou"]
 
 SAME_PEAK = 5.0  # mm; the guide thins peaks to no less
-SAME_BODY = 0.5  # two bodies are one if more than this share of the smaller lies in the larger
+SAME_BODY = 0.5  # two bodies are one if the larger contains more than this fraction of the smaller
 
 
 def non_maximum_suppression(

@@ -1,4 +1,4 @@
-"""Where the network looks: the region around the lungs, and the windows that cover it."""
+"""Plans the search: the region around the lungs, and the windows that cover it."""
 
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ TILES = {"balanced": (96, 16), "fast": (48, 0)}
 
 
 class SearchPlan(NamedTuple):
-    """Where the network looks in the resampled scan.
+    """The plan of the search in the resampled scan.
 
-    `patch` and `stride` are in voxels of the resampled scan. `box` is the part that the network sees (None: all of
-    it). `region` is a mask of where nodules can be, on the output grid of that part (None: anywhere).
+    `patch` and `stride` are in voxels of the resampled scan. `box` is the part that the network sees (None: all of it).
+    `region` is a mask of possible nodules on the output grid of that part (None: anywhere).
     """
 
     patch: Shape3

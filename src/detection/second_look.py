@@ -20,7 +20,7 @@ def halve(volume: FloatArray) -> FloatArray:
 
 
 def add_large(first: FloatArray, second: FloatArray, offset: float = 0.0) -> FloatArray:
-    """The maps of the first look, with the second look's values where it is surer of a large nodule.
+    """The maps of the first look, with the second look's values wherever it is more confident of a large nodule.
 
     Args:
         first: (C, X, Y, Z). This array is changed and returned.

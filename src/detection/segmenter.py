@@ -24,8 +24,8 @@ from .windows import Region, needed_windows, regular_windows
 
 __all__ = ["Segmenter", "marks_in"]
 
-BODY = 0.5  # the probability from which a voxel belongs to a nodule
-MOST_MARKS = 1000  # of a scan, the surest
+BODY = 0.5  # least probability of a nodule's voxels
+MOST_MARKS = 1000  # in a scan; the most confident are kept
 
 
 class Segmenter(ForeignDetector):
@@ -67,7 +67,7 @@ class Segmenter(ForeignDetector):
         """
         own, patch = self.checkpoint.windows, self.checkpoint.windows.patch_size
         short = [max(0, side - size) for side, size in zip(patch, volume.array.shape, strict=True)]
-        beyond = [(lack // 2, lack - lack // 2) for lack in short]  # as MONAI's inferer pads a small scan, with zeros
+        beyond = [(lack // 2, lack - lack // 2) for lack in short]  # zeros, as MONAI's inferer pads a small scan
         padded = np.pad(volume.array, beyond)
         windows = regular_windows(padded.shape, patch, own.overlap, spread=own.like == "nnU-Net")
         blend = self._weights()
@@ -115,16 +115,16 @@ class Segmenter(ForeignDetector):
     @property
     def _output(self) -> MapOutput:
         output = self.checkpoint.output
-        assert isinstance(output, MapOutput)  # noqa: S101 - `open_detector` sees to it
+        assert isinstance(output, MapOutput)  # noqa: S101 - `open_detector` ensures it
         return output
 
 
 def marks_in(heat: FloatArray, affine: Affine, least: float) -> list[PlacedPeak]:
-    """A mark for each component of a probability map with the `affine` (RAS+), surest first.
+    """One mark per component of a probability map with the `affine` (RAS+), most confident first.
 
-    A component is a body of voxels from `BODY` on, or one from `least` on that holds none of these. Its confidence is
-    its mean probability. The map is lowered there, so that its highest value is the confidence. Its diameter is that of
-    the sphere of its volume.
+    A component is a set of connected voxels of at least `BODY`, or of at least `least` if none of them reaches `BODY`.
+    Its confidence is its mean probability. The map is lowered there, so that its maximum equals the confidence. Its
+    diameter is that of the sphere of its volume.
     """
     labels, count = ndimage.label(heat >= BODY, NEIGHBOURS)
     if least < BODY:
@@ -150,7 +150,7 @@ def _mark(
     centre = np.average(voxels, axis=0, weights=values)
     nearest = voxels[((voxels - centre) ** 2).sum(axis=1).argmin()]
     if not inside[tuple(np.rint(centre).astype(int))]:
-        centre = nearest.astype(float)  # of a bent body: a place in it
+        centre = nearest.astype(float)  # for a bent body: a point inside it
     heat[part][inside] = values * (confidence / values.max())
     spacing = spacing_of(affine)
     x, y, z = ((centre + first) * spacing).tolist()

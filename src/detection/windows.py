@@ -1,4 +1,4 @@
-"""The windows that a network sees of a volume: their places, and which ones are needed."""
+"""The windows of a network on a volume: their places, and which ones are needed."""
 
 import math
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 Region = npt.NDArray[np.bool_]
-CONTEXT = 8  # voxels that the network sees around the region, at least; the region reaches beyond the lungs
-MOST_WINDOWS = 100_000  # of a scan; the default uses some hundreds
+CONTEXT = 8  # voxels of context around the region, at least; the region reaches beyond the lungs
+MOST_WINDOWS = 100_000  # in a scan; the default needs some hundreds
 LARGEST = 16e6  # voxels of a tile: about 0.7 GB of memory for the network
-LOST_WEIGHT = 0.05  # the share of a voxel's blending weight that may be lost with the windows left out
+LOST_WEIGHT = 0.05  # fraction of a voxel's blending weight that omitted windows may take away
 
 
 def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[int], multiple: int = 1) -> list[Box]:
@@ -52,10 +52,10 @@ def plan_windows(shape: Sequence[int], patch: Sequence[int], stride: Sequence[in
 
 
 def regular_windows(shape: Shape3, patch: Shape3, overlap: float, *, spread: bool = False) -> list[Box]:
-    """Windows as MONAI's `SlidingWindowInferer` lays them: in equal steps, the last one back at the volume's end.
+    """Windows in MONAI's layout (`SlidingWindowInferer`): equal steps, with the last one shifted back to the end.
 
-    `overlap` is a share of the patch, which is no larger than the volume. With `spread` they lie as nnU-Net's: each
-    pair overlaps by about the same, and at least by that.
+    `overlap` is a fraction of the patch, which is at most as large as the volume. With `spread` the layout is
+    nnU-Net's: all neighbours overlap by about the same length, at least by that fraction.
 
     Raises:
         BadConfig: there are more than `MOST_WINDOWS`.
@@ -150,6 +150,6 @@ def coarser(window: Box, scale: int) -> Box:
 
 
 def as_shape(values: Sequence[float]) -> Shape3:
-    """Three values as plain integers."""
+    """Three values as integers of Python."""
     x, y, z = (int(value) for value in values)
     return x, y, z

@@ -1,1 +1,1 @@
-"""Results as DICOM objects, and de-identification."""
+"""Writes results as DICOM objects, and de-identifies scans."""

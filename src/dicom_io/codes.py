@@ -1,4 +1,4 @@
-"""The codes of the objects, as DICOM PS3.16, SNOMED CT, UCUM and RadLex have them."""
+"""The codes in the DICOM objects, from DICOM PS3.16, SNOMED CT, UCUM and RadLex."""
 
 from pydicom.sr.coding import Code
 
@@ -36,7 +36,7 @@ DEEP_LEARNING = Code("123109", "DCM", "Artificial Intelligence")
 CENTER = Code("111010", "DCM", "Center")
 COMMENT = Code("121106", "DCM", "Comment")
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
-# DICOM's own "Probability of cancer" would say too much: the score is agreement with how readers rated nodules by eye.
+# DICOM's own "Probability of cancer" would claim too much: the score estimates how readers rate nodules by eye.
 SUSPICION = Code("reader-suspicion", "99PIVOT", "Probability that readers suspect malignancy, not of cancer")
 ACTIVATION = Code("130402", "DCM", "Class activation")
 PERCENT = Code("%", "UCUM", "Percent")

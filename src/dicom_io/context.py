@@ -1,4 +1,4 @@
-"""What all DICOM objects of a scan share: series, results, UIDs and date."""
+"""The context of all DICOM objects of a scan: series, results, UIDs and date."""
 
 import json
 import uuid
@@ -35,7 +35,7 @@ DESCRIPTIONS = {
     "RTSTRUCT": "Lung nodules: outlines",
     "KO": "Lung nodules: key slices",
 }
-# Type 2 attributes of the patient and the study: an object has them, if only empty.
+# Type 2 attributes of the patient and the study: required in an object, but may be empty.
 IDENTITY = (
     "PatientName",
     "PatientID",
@@ -47,7 +47,7 @@ IDENTITY = (
     "StudyID",
     "ReferringPhysicianName",
 )
-# What all slices must state alike, of which the UIDs must not be empty.
+# Attributes that must be the same in all slices. The UIDs must not be empty.
 SHARED = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -56,17 +56,17 @@ SHARED = (
     "PatientName",
     "PatientBirthDate",
 )
-DIGITS = 4  # of a float that tell one result from another; a last bit that threads change must not
+DIGITS = 4  # digits of a float in a digest; the number of threads may change the last bits
 
 T = TypeVar("T", bound="SOPClass")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Context:
-    """A series, the results of its scan, and what their objects are called.
+    """A series, the results of its scan, and the identifiers of the objects.
 
-    `images` are the headers of the slices in the order of the scan's third axis, without pixels and without what
-    names the patient: that is in `original`, the first slice's header as it was read.
+    `images` are the headers of the slices in the order of the scan's third axis, without pixels and without data that
+    identifies the patient. `original` is the first slice's header as read, with that data.
     """
 
     images: Sequence[Dataset]
@@ -77,7 +77,7 @@ class Context:
 
     @property
     def frame_of_reference(self) -> str:
-        """The UID of the space in which the scanner's coordinates hold."""
+        """The frame of reference UID."""
         return str(self.original.FrameOfReferenceUID)
 
     @property
@@ -88,16 +88,16 @@ class Context:
         return about["versions"]["pivot"], f"{model['name']} {model['version']}"
 
     def uid(self, *what: object) -> str:
-        """The UID of a part of these results: the same for the same results of the same series."""
+        """The UID of an object of these results. The same results of the same series always give the same UID."""
         return _uid(self.identity, *what)
 
     def tracking(self, nodule: Detection) -> tuple[str, str]:
-        """The tracking identifier and UID of a nodule; those of the same place in the same series are the same."""
+        """The tracking identifier and UID of a nodule, always the same for the same place in the same series."""
         series = self.original.SeriesInstanceUID
         return nodule_name(nodule), _uid("nodule", series, nodule["id"], nodule["coordinates_voxel"])
 
     def common(self, kind: str, instance: int = 1) -> dict[str, Any]:
-        """The arguments that every constructor of an object of this `kind` takes."""
+        """The common arguments of the constructors of objects of this `kind`."""
         return {
             "series_instance_uid": self.uid(kind, "series"),
             "series_number": SERIES_NUMBERS[kind],
@@ -133,10 +133,10 @@ class Context:
 
 @quiet_libraries()
 def check_series(series: str | Path) -> None:
-    """Refuse, before any work is done, a DICOM series of whose results no objects could be written after it.
+    """Refuse, before any work is done, a DICOM series for which no objects could be written later.
 
     Raises:
-        BadScan: no DICOM series, or one whose files lack or contradict what objects must state of them.
+        BadScan: it is no DICOM series, or attributes that the objects need are missing or contradictory.
     """
     with dicom_slices(series) as stack:
         try:
@@ -150,7 +150,8 @@ def open_context(stack: Stack, results: Results) -> Context:
     """The context of a scan's results, from its series.
 
     Raises:
-        BadScan: multi-frame files, another scan than that of the results, or a header that lacks what objects need.
+        BadScan: the files are multi-frame, the scan does not belong to the results, or a header lacks required
+            attributes.
     """
     headers = _headers(stack)
     _check_results(headers, results)
@@ -163,28 +164,28 @@ def open_context(stack: Stack, results: Results) -> Context:
         original=original,
         results=results,
         identity=identity,
-        when=datetime.fromisoformat(_made(results)).astimezone().replace(tzinfo=None),  # local, as DICOM has it
+        when=datetime.fromisoformat(_made(results)).astimezone().replace(tzinfo=None),  # local time, as in DICOM
     )
 
 
 def _made(results: Results) -> str:
-    """When the results were made; of a reviewed report, when the reader changed it last."""
+    """When the results were made or, for a reviewed report, last changed by the reader."""
     return str(results.get("review", {}).get("at") or results["timestamp"])
 
 
 def shape_of(results: Results) -> Shape3:
-    """The voxels of the scan along each axis; a reviewed report has no heatmap that would tell."""
+    """The voxels of the scan along each axis. A reviewed report has no heatmap, so its metadata is used."""
     x, y, z = results["metadata"].get("shape") or results["heatmap"].shape
     return int(x), int(y), int(z)
 
 
 def nodule_name(nodule: Detection) -> str:
-    """The name of a nodule or mass in every object: people count from 1."""
+    """The name of a nodule or mass in all objects, counted from 1."""
     return f"Nodule {nodule['id'] + 1}"
 
 
 def _headers(stack: Stack) -> list[Dataset]:
-    """The headers of all slices, with what objects must state of them; what may come from elsewhere is filled in."""
+    """The headers of all slices with the required attributes. Those that can be derived are filled in."""
     if len({one.path for one in stack.slices}) < len(stack.slices):
         msg = "DICOM objects of multi-frame CT are not written: convert the series to one file for each slice"
         raise BadScan(msg)
@@ -206,7 +207,7 @@ def _header(stack: Stack, one: Slice) -> Dataset:
     header = open_dicom(one.path, stop_before_pixels=True)
     for name in ("SOPClassUID", "SOPInstanceUID"):
         setattr(header, name, header.get(name) or header.file_meta.get(f"MediaStorage{name}"))
-    # Type 2 in a CT image, and so often empty; type 1 in what refers to it: then the distance between the slices.
+    # Type 2 in a CT image, so often empty, but type 1 in objects that refer to it: use the distance between slices.
     header.SliceThickness = one.about.thickness or round(float(stack.grid[1] - stack.grid[0]), 6)
     return header
 
@@ -229,14 +230,14 @@ def _check_results(headers: Sequence[Dataset], results: Results) -> None:
 
 
 def _forget_patient(header: Dataset) -> None:
-    """Empty the patient's and the study's attributes, so that odd values neither stop writing nor enter its errors."""
+    """Empty the patient's and the study's attributes: odd values must not stop writing, nor appear in errors."""
     for name in IDENTITY:
         setattr(header, name, None)
     header.pop("SpecificCharacterSet", None)
 
 
 def _identity(headers: Sequence[Dataset], results: Results) -> str:
-    """A text that identifies the results: images, version, model, findings and how they were found."""
+    """A text that identifies the results: images, version, model, settings and findings."""
     about = results["metadata"]
     config = about["config"]
     how = {key: config["inference"][key] for key in ("mode", "patch_size", "stride", "overlap", "blending", "tta")}
@@ -246,7 +247,7 @@ def _identity(headers: Sequence[Dataset], results: Results) -> str:
     return json.dumps([about["versions"]["pivot"], about["checkpoint"]["sha256"], found], sort_keys=True)
 
 
-def _rounded(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, float):
         return f"{value:.{DIGITS}g}"
     if isinstance(value, Mapping):
@@ -255,5 +256,5 @@ def _rounded(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def _uid(*what: object) -> str:
-    """A UID under the root 2.25 that depends on nothing else (PS3.5 B.2)."""
+    """A UID under the root 2.25 that depends only on the arguments (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(what)).int}"

@@ -1,11 +1,11 @@
 """De-identification by the Basic Application Level Confidentiality Profile of DICOM PS3.15, table E.1-1 (2026c).
 
-The table, and the dummy values, are those of dicom-anonymizer. Of the choices that it leaves open, dates and times
-go, sequences that may go are emptied, and UIDs and the patient's ID become hashes under a secret key: the same for
-the same key, so that instances still refer to each other, series stay together, and scans of one patient too.
+The table and the dummy values are those of dicom-anonymizer. Where the profile leaves a choice, dates and times are
+removed, removable sequences are emptied, and UIDs and the patient's ID become hashes under a secret key. With the same
+key, instances still refer to each other, series stay together, and so do the scans of one patient.
 
-Pixels stay as they are. So only CT images are kept, none that says it has text burned in, and derived ones, which may
-have, get a warning.
+Pixels are not changed. So only CT images are kept. Images that declare burned-in text are refused, and derived images,
+which may contain text, get a warning.
 """
 
 import glob
@@ -45,10 +45,10 @@ METHOD = "PIVOT: PS3.15 Basic Profile 2026c"
 
 
 def load_key(path: Path | None) -> bytes:
-    """The secret that pseudonyms depend on: of the file, which is made when it is missing; without one, a random one.
+    """The secret key of the pseudonyms, from the file, which is created if missing; without a path, a random key.
 
     Raises:
-        BadConfig: the file cannot be read or made, or holds less than 16 bytes.
+        BadConfig: the file cannot be read or created, or holds less than 16 bytes.
     """
     if path is None:
         return secrets.token_bytes(KEY_BYTES)
@@ -69,16 +69,16 @@ def load_key(path: Path | None) -> bytes:
 
 
 def pseudonym(key: bytes, text: str) -> str:
-    """Sixteen hexadecimal digits in place of a name or an ID."""
+    """A pseudonym of sixteen hexadecimal digits for a name or an ID."""
     return _digest(key, text).hex()[:16]
 
 
 @quiet_libraries()
 def deidentify(dataset: Dataset, key: bytes) -> None:
-    """Take everything from a CT image that the profile asks for, in place.
+    """Apply the profile to a CT image, in place.
 
     Raises:
-        BadScan: no CT image, or one with text burned in.
+        BadScan: it is no CT image, or has text burned in.
     """
     if not is_ct_image(dataset):
         msg = "only CT images can be de-identified: others may show or tell who the patient is"
@@ -99,20 +99,20 @@ def deidentify(dataset: Dataset, key: bytes) -> None:
 
 
 def may_show_text(dataset: Dataset) -> bool:
-    """Whether an image is not straight from the scanner, nor says that no text is burned in."""
+    """Whether an image is derived, and does not declare that it is free of burned-in text."""
     image_type = dataset.get("ImageType") or []
     return "ORIGINAL" not in image_type and dataset.get("BurnedInAnnotation") != "NO"
 
 
 @contextmanager
 def deidentified(path: str | Path, key: bytes) -> Iterator[Path]:
-    """A temporary copy of the scan at `path` without what tells who the patient is, under a pseudonym.
+    """A temporary copy of the scan at `path` without data that identifies the patient, under a pseudonym.
 
-    Of DICOM (a folder, a file or a zip), the series that `read_scan` would read is copied. Of other files nothing but
-    voxels and geometry is ever read, but their name may tell: there the copy is a link of another name.
+    For DICOM (a folder, a file or a zip), it copies the series that `read_scan` would read. From other formats only
+    voxels and geometry are read, but their name may identify the patient: the copy is a link with another name.
 
     Raises:
-        BadScan: the scan cannot be read, or has text burned in; what fails on the copy is reported for `path`.
+        BadScan: the scan cannot be read, or has text burned in; errors on the copy name `path`.
     """
     path = Path(path)
     with quiet_libraries(), TemporaryDirectory(prefix="pivot-") as folder:
@@ -139,7 +139,7 @@ def _clean(dataset: Dataset, key: bytes) -> None:
 
 
 def _action(element: DataElement) -> str | None:
-    """The action that the table names for an attribute."""
+    """The table's action for an attribute."""
     group, number = element.tag.group, element.tag.element
     if any(group & groups == first and number & numbers == last for first, last, groups, numbers in REPEATED):
         return "X_TAGS"
@@ -147,7 +147,7 @@ def _action(element: DataElement) -> str | None:
 
 
 def _act(dataset: Dataset, element: DataElement, action: str, key: bytes) -> None:
-    """Do what the table asks for: U a new UID, X remove, Z empty, D a dummy, and X/Z, X/D, Z/D as said above."""
+    """Apply an action: U new UID, X remove, Z empty, D dummy value; X/Z, X/D and Z/D as described in the module."""
     match action, element.VR:
         case ("X_TAGS", _) | ("X_D_TAGS", "DA" | "DT" | "TM" | "SQ"):
             del dataset[element.tag]
@@ -176,7 +176,7 @@ def _replace_uids(element: DataElement, key: bytes) -> None:
 
 
 def _uid(key: bytes, uid: str) -> str:
-    """A UID under 2.25 (PS3.5 B.2), which nobody can trace back without the key."""
+    """A UID under 2.25 (PS3.5 B.2) that cannot be traced back without the key."""
     return f"2.25.{uuid.UUID(bytes=_digest(key, uid)[:16], version=4).int}"
 
 
@@ -198,7 +198,7 @@ def _holds_dicom(path: Path) -> bool:
         with unpacked(path) as folder:
             return holds_dicom(folder)
     except (BadScan, OSError):
-        return False  # which reading will tell
+        return False  # the reader reports it
 
 
 def _copy_series(path: Path, folder: Path, key: bytes) -> None:
@@ -213,7 +213,7 @@ def _copy_series(path: Path, folder: Path, key: bytes) -> None:
 
 
 def _link(path: Path, copy: Path) -> Path:
-    """Another name for a file, beside links to those that it may refer to by name, as MHD does."""
+    """A link to a file under another name, beside links to files that it may refer to, as MHD does."""
     if path.suffix.lower() == ".mhd":
         for other in path.parent.glob(f"{glob.escape(path.stem)}.*"):
             (copy.parent / other.name).symlink_to(other.resolve())

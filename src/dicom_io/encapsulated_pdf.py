@@ -11,7 +11,7 @@ __all__ = ["encapsulated_pdf"]
 
 
 def encapsulated_pdf(context: Context, path: Path) -> SOPClass:
-    """The PDF at `path` as it is."""
+    """The PDF at `path`, encapsulated unchanged."""
     made = SOPClass(
         study_instance_uid=context.original.StudyInstanceUID,
         sop_class_uid=EncapsulatedPDFStorage,

@@ -1,4 +1,4 @@
-"""All DICOM objects of one scan: `nodules_sr.dcm`, `nodules_seg.dcm`, key images, `report.dcm`, and what is asked."""
+"""Writes all DICOM objects of a scan: `nodules_sr.dcm`, `nodules_seg.dcm`, key images, `report.dcm`, and exports."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,17 +31,17 @@ def export_objects(
     pictures: Sequence[npt.NDArray[np.uint8]] = (),
     asked: Sequence[str] = (),
 ) -> list[Path]:
-    """Write a scan's results as DICOM objects into an existing `folder`; returns their paths, the report first.
+    """Write a scan's results as DICOM objects into an existing `folder`. Return their paths, the report first.
 
-    `series` is what `read_scan` was given: a folder, a zip or a file of one DICOM series. `results` are those of
-    `InferencePipeline.predict`, with heatmap and masks. `pictures` of shape (rows, columns, 3) become key images.
-    All objects belong to the study of the series. The same results of the same series give the same UIDs.
+    `series` is the input of `read_scan`: a folder, a zip or a file of one DICOM series. `results` are those of
+    `InferencePipeline.predict`, with heatmap and masks. `pictures` of shape (rows, columns, 3) become key images. All
+    objects belong to the study of the series. The same results of the same series give the same UIDs.
 
-    Always a Comprehensive 3D SR (TID 1500); a Segmentation where at least one nodule has a mask; the PDF where one is
-    given; and of the exports those that are `asked` for and are DICOM objects.
+    A Comprehensive 3D SR (TID 1500) is always written; a Segmentation if at least one nodule has a mask; the PDF if
+    given; and those exports in `asked` that are DICOM objects.
 
     Raises:
-        BadScan: no DICOM series, not that of the results, or headers that lack what objects need.
+        BadScan: it is no DICOM series, not that of the results, or its headers lack required attributes.
     """
     with dicom_slices(series) as stack:
         try:

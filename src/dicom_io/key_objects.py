@@ -1,4 +1,4 @@
-"""A Key Object Selection: which slices show the nodules."""
+"""A Key Object Selection of the slices that show nodules."""
 
 from highdicom.base import SOPClass
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
@@ -11,7 +11,7 @@ __all__ = ["export"]
 
 
 def export(context: Context) -> SOPClass | None:
-    """The slice through the centre of each nodule and mass; None where there is none."""
+    """The slice through the centre of each nodule and mass; None if there is none."""
     slices = sorted({one.found["coordinates_voxel"][2] for one in findings_of(context.results)})
     if not slices:
         return None

@@ -13,7 +13,7 @@ VISIBLE = 1 / 255  # lower values are 0 in the NIfTI heatmap too
 
 
 def export(context: Context) -> ParametricMap:
-    """The heatmap, float32 in 0..1, from the first to the last slice with a visible value; else the middle one."""
+    """The heatmap, float32 in 0..1, from the first to the last slice with a visible value, else the middle one."""
     heatmap = np.asarray(context.results["heatmap"], dtype=np.float32)
     visible = np.flatnonzero(heatmap.max(axis=(0, 1)) >= VISIBLE)
     first, last = (visible[0], visible[-1]) if visible.size else (heatmap.shape[2] // 2,) * 2

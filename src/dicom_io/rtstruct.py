@@ -1,4 +1,4 @@
-"""The nodules as an RT Structure Set: the outlines of their masks, slice by slice."""
+"""The nodules as an RT Structure Set: the contours of their masks, slice by slice."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ DIGITS = 3  # of a coordinate in mm
 
 
 def export(context: Context) -> SOPClass | None:
-    """The structure set; None where no nodule has a mask. Where two overlap, each has its whole outline."""
+    """The structure set; None if no nodule has a mask. Overlapping nodules keep their whole contours."""
     findings = [one for one in findings_of(context.results) if one.mask is not None]
     if not findings:
         return None
@@ -45,11 +45,11 @@ def export(context: Context) -> SOPClass | None:
 
 
 def _frame(context: Context) -> Dataset:
-    """The images that outlines lie on."""
+    """The images that the contours lie on."""
     images = [_reference(image) for image in context.images]
     series = _item(SeriesInstanceUID=context.original.SeriesInstanceUID, ContourImageSequence=images)
     study = _item(
-        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, as the standard has it
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # Detached Study Management, as the standard requires
         ReferencedSOPInstanceUID=context.original.StudyInstanceUID,
         RTReferencedSeriesSequence=[series],
     )
@@ -85,8 +85,8 @@ def _contours(context: Context, one: Finding) -> Dataset:
 
 
 def _outlines(context: Context, one: Finding) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-    """Each slice that the mask touches with its closed outlines, (n, 3) in LPS millimetres, along pixels' edges."""
-    assert one.mask is not None  # noqa: S101 - of which there is one
+    """Each slice of the mask with its closed contours, (n, 3) in LPS millimetres, along pixel edges."""
+    assert one.mask is not None  # noqa: S101 - the caller has one
     voxels, (x, y, z) = one.mask
     for step in range(voxels.shape[2]):
         image = context.images[z + step]

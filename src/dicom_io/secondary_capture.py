@@ -14,7 +14,7 @@ NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSIS"
 
 
 def secondary_capture(context: Context, picture: npt.NDArray[np.uint8], number: int) -> SCImage:
-    """An RGB picture (rows, columns, 3) without patient data as key image; `number` counts from 1."""
+    """An RGB picture (rows, columns, 3) without patient data as a key image; `number` counts from 1."""
     made = SCImage.from_ref_dataset(
         ref_dataset=context.images[0],
         pixel_array=np.ascontiguousarray(picture),
@@ -26,6 +26,6 @@ def secondary_capture(context: Context, picture: npt.NDArray[np.uint8], number: 
         **context.common("SC", number),
     )
     made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = made.ContentDate, made.ContentTime
-    made.BurnedInAnnotation = "NO"  # which means of the patient's identity
+    made.BurnedInAnnotation = "NO"  # concerns only text that identifies the patient
     made.ImageComments = NOT_FOR_DIAGNOSIS
     return context.finished(made)

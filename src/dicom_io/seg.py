@@ -22,7 +22,7 @@ def segmented(context: Context) -> list[tuple[Detection, NoduleMask]]:
 
 
 def segmentation(context: Context) -> Segmentation | None:
-    """One binary segment for each nodule that has a mask, so that nodules may overlap; None where none has."""
+    """One binary segment for each nodule with a mask, so that nodules may overlap; None if none has a mask."""
     nodules = segmented(context)
     if not nodules:
         return None
@@ -66,5 +66,5 @@ def _segment(context: Context, number: int, nodule: Detection) -> SegmentDescrip
         tracking_id=identifier,
         tracking_uid=uid,
         anatomic_regions=[LUNG],
-        display_color=CIELabColor.from_rgb(*COLOURS[nodule["id"] % len(COLOURS)]),  # without one, older OHIF hangs
+        display_color=CIELabColor.from_rgb(*COLOURS[nodule["id"] % len(COLOURS)]),  # older OHIF hangs without a colour
     )

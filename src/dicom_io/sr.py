@@ -67,11 +67,11 @@ Group = (
 
 
 def measurement_report(context: Context, seg: Segmentation | None) -> Comprehensive3DSR:
-    """One measurement group for each nodule and mass; where there is none, one that says so.
+    """One measurement group for each nodule and mass, or one that states that there are none.
 
-    A nodule with a mask refers to its segment in `seg` (TID 1411); any other is a point (TID 1410). Each has its centre
-    on its image, too: OHIF draws points of a series by that alone. Of a reviewed report each group says what the reader
-    said of it, and the report what was rejected.
+    A nodule with a mask refers to its segment in `seg` (TID 1411), any other to a point (TID 1410). Each also has its
+    centre on its image, because OHIF draws points of a series only from that. For a reviewed report, each group holds
+    the reader's verdict, and the report lists the rejected findings.
     """
     numbers = {nodule["id"]: number for number, (nodule, _) in enumerate(segmented(context), 1)}
     nodules = [*context.results["detections"], *context.results["masses"]]
@@ -95,7 +95,7 @@ def measurement_report(context: Context, seg: Segmentation | None) -> Comprehens
 
 
 def _observer(context: Context) -> ObservationContext:
-    """The program and the model as observer, and the reader who reviewed the report last, if any."""
+    """The program and the model as observers, and the reader who last changed the review, if any."""
     pivot, model = context.versions
     device = DeviceObserverIdentifyingAttributes(
         uid=context.uid("device"),
@@ -113,7 +113,7 @@ def _observer(context: Context) -> ObservationContext:
 
 
 def _as_name(reader: str) -> str:
-    """The name of a reader's key as a person's name: the letters that have a meaning in DICOM are replaced."""
+    """The name of a reader's key as a DICOM person name. Characters with a meaning in DICOM are replaced."""
     return "".join("_" if letter in "\\^=" or not letter.isprintable() else letter for letter in reader)[:64]
 
 
@@ -153,18 +153,18 @@ def _group(context: Context, nodule: Detection, seg: Segmentation | None, segmen
             source_series=SourceSeriesForSegmentation(context.original.SeriesInstanceUID),
         )
         group = VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **shared)
-        # Beside its segment, since many viewers draw points only.
+        # In addition to its segment, because many viewers draw only points.
         centre = Scoord3DContentItem(CENTER, *point, None, RelationshipTypeValues.CONTAINS)
         group[0].ContentSequence.append(centre)
     items = group[0].ContentSequence
     first_point = next(place for place, item in enumerate(items) if item.ValueType == "SCOORD3D")
-    items.insert(first_point, _on_image(context, nodule))  # before it, as OHIF takes the first of a group
+    items.insert(first_point, _on_image(context, nodule))  # first, because OHIF takes the first of a group
     items.extend(_comment(text) for text in _remarks(nodule))
     return group
 
 
 def _on_image(context: Context, nodule: Detection) -> ScoordContentItem:
-    """The centre as (column, row) of the image that is nearest to it; (0.5, 0.5) is the middle of the first pixel."""
+    """The centre as (column, row) on the nearest image; (0.5, 0.5) is the centre of the first pixel."""
     image = context.images[nodule["coordinates_voxel"][2]]
     down, across = (float(step) for step in image.PixelSpacing)
     x, y, _ = nodule["coordinates"]
@@ -186,7 +186,7 @@ def _measurements(nodule: Detection) -> Iterator[Measurement]:
         value = values[key]
         if isinstance(value, float):
             yield Measurement(name=name, value=round(value, 2), unit=unit)
-    confidence: float | None = nodule["confidence"]  # None of a nodule that a reader added
+    confidence: float | None = nodule["confidence"]  # None for a nodule that a reader added
     if confidence is not None:
         yield Measurement(name=CERTAINTY, value=round(100 * confidence, 2), unit=PERCENT)
     score = nodule["triage"]["malignancy_score"]
@@ -205,7 +205,7 @@ def _lung_rads(nodule: Detection) -> Mapping[str, Any]:
 
 
 def _remarks(nodule: Detection) -> Iterator[str]:
-    """What a reader said, and remarks on the limits of the numbers."""
+    """The reader's verdict, and remarks on the limits of the numbers."""
     if "review" in nodule:
         yield f"Review: {verdict_in_words(nodule)}."
     location = nodule.get("location")

@@ -1,1 +1,1 @@
-"""What guidelines say of measured nodules."""
+"""Applies management guidelines to measured nodules."""

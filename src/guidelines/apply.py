@@ -1,4 +1,4 @@
-"""All guidelines on all nodules of a scan."""
+"""Applies all guidelines to all nodules of a scan."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ SOURCES = {
 
 
 def apply_guidelines(found: Sequence[Properties], patient: Patient) -> list[Guidelines]:
-    """What each guideline says of each nodule of one scan, in their order; null with a reason where it cannot."""
+    """The result of each guideline for each nodule of a scan, in order; null, with a reason, if it does not apply."""
     nodules = [as_nodule(properties) for properties in found]
     solid = [nodule.nodule_type == "solid" for nodule in nodules if nodule]
     return [

@@ -17,7 +17,7 @@ ONLY_2A = "2b needs spiculation, which is not measured"
 
 
 class Model(NamedTuple):
-    """Log-odds: the intercept, and what each finding adds."""
+    """Log-odds: the intercept and the coefficients."""
 
     intercept: float
     age: float  # for each year above 62
@@ -32,7 +32,7 @@ class Model(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What the models ask for."""
+    """The inputs of the models."""
 
     age: float  # years
     female: bool
@@ -52,7 +52,7 @@ MODEL_2A = Model(
     family_history=0.3013,
     emphysema=0.3462,
     size=-5.6693,
-    # A second source has -0.3055 for ground-glass, which changes the log-odds by 0.005.
+    # A second source gives -0.3055 for ground-glass, which changes the log-odds by 0.005.
     types={"ground-glass": -0.3005, "part-solid": 0.3395, "solid": 0.0},
     upper_lobe=0.7116,
     nodules=-0.0803,
@@ -91,9 +91,9 @@ def probability(model: Model, case: Case) -> float:
 
 
 def brock(nodule: SizedNodule, patient: Patient, count: int) -> Brock:
-    """Model 2a for both places that the nodule may have, as its lobe is not measured; never with a default.
+    """Model 2a for an upper lobe and for another lobe, because the lobe is not measured. No input has a default.
 
-    `count` is the number of nodules in the scan. Model 2b needs the spiculation and is always null.
+    `count` is the number of nodules in the scan. Model 2b needs spiculation, and is always null.
     """
     missing = patient.missing(*NEEDED)
     if missing:
@@ -115,5 +115,5 @@ def brock(nodule: SizedNodule, patient: Patient, count: int) -> Brock:
 
 
 def not_estimated(reason: str) -> Brock:
-    """No probability, and why."""
+    """A null probability with its reason."""
     return {"2a": None, "2b": None, "assumptions": [], "reason": reason}

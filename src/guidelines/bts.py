@@ -1,7 +1,7 @@
 """The British Thoracic Society's thresholds of 2015 for nodules on a first CT.
 
-Volume decides on solid nodules, the longest diameter on subsolid ones. Not applied, because PIVOT does
-not measure it: benign calcification, fat, perifissural nodules, growth.
+Volume decides for solid nodules, the longest diameter for subsolid ones. Not applied, because PIVOT does not measure
+them: benign calcification, fat, perifissural nodules, growth.
 """
 
 from typing import Literal, NamedTuple
@@ -17,14 +17,14 @@ LEAST_AGE = 18  # years
 
 
 class Step(NamedTuple):
-    """What to do from this size on: mm3 of a solid nodule, millimetres of a subsolid one."""
+    """The recommendation from this size on: mm3 for a solid nodule, millimetres for a subsolid one."""
 
     kind: Literal["solid", "subsolid"]
     least: int
     management: str
 
 
-# Of the rules for a kind the last one holds whose size is reached.
+# Of the rules for a type, the last one with a size that is reached applies.
 RULES = (
     Step("solid", 0, "no follow-up"),
     Step("solid", 80, "CT at 3 months, then by the volume doubling time"),
@@ -35,7 +35,7 @@ RULES = (
 
 
 def bts(nodule: SizedNodule, patient: Patient) -> Bts:
-    """What the BTS recommends for a nodule; sizes are compared as measured, without rounding."""
+    """The BTS recommendation for a nodule. Sizes are compared as measured, without rounding."""
     if patient.prior_ct:
         return unmanaged("a prior examination decides by growth, which PIVOT does not compare")
     if patient.age is not None and patient.age < LEAST_AGE:
@@ -52,5 +52,5 @@ def bts(nodule: SizedNodule, patient: Patient) -> Bts:
 
 
 def unmanaged(reason: str) -> Bts:
-    """No recommendation, and why."""
+    """A null recommendation with its reason."""
     return Bts(management=None, assumptions=[], reason=reason)

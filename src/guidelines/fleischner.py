@@ -1,6 +1,6 @@
 """The Fleischner Society's recommendations of 2017 for incidental nodules.
 
-Not applied, because PIVOT does not measure it: perifissural nodules, and risk by lobe and spiculation.
+Not applied, because PIVOT does not measure them: perifissural nodules, and risk by lobe and spiculation.
 """
 
 from typing import Literal, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ NEEDED = ("age", "prior_cancer", "immunosuppressed")
 
 
 class Advice(NamedTuple):
-    """What is recommended from this mean diameter on, in whole millimetres."""
+    """The recommendation from this mean diameter on, in whole millimetres."""
 
     nodule_type: NoduleType
     number: Number
@@ -37,7 +37,8 @@ PART_SOLID = (
 )
 SEVERAL_SMALL = "CT at 3-6 months; if stable, consider CT at 2 and 4 years"
 SEVERAL_LARGE = "CT at 3-6 months; then by the most suspicious nodule"
-# Of the rules for a kind the last one holds whose size is reached; above 8 mm is 9 mm on, as sizes are whole.
+# Of the rules for a type, the last one with a size that is reached applies. Sizes are whole millimetres: above 8 means
+# 9 or more.
 RULES = (
     Advice("solid", "single", 0, NOTHING, OPTIONAL),
     Advice(
@@ -60,10 +61,10 @@ RULES = (
 
 
 def fleischner(nodule: SizedNodule, patient: Patient, number: Number) -> Fleischner:
-    """What is recommended at low and at high risk; null for a risk that the patient does not have.
+    """The recommendations at low and at high risk; null for a risk that the patient does not have.
 
-    The mean of the axes is rounded to the nearest whole millimetre, then compared. `number` counts the
-    scan's nodules of the same kind, solid or subsolid.
+    The mean of the axes is rounded to whole millimetres before it is compared. `number` counts the scan's nodules of
+    the same group, solid or subsolid.
     """
     reason = _outside(patient)
     if reason:
@@ -87,12 +88,12 @@ def fleischner(nodule: SizedNodule, patient: Patient, number: Number) -> Fleisch
 
 
 def unrecommended(reason: str) -> Fleischner:
-    """No recommendation, and why."""
+    """A null recommendation with its reason."""
     return Fleischner(low_risk=None, high_risk=None, size_mm=None, assumptions=[], reason=reason)
 
 
 def _outside(patient: Patient) -> str | None:
-    """Why Fleischner's recommendations cannot be given; in words that do not tell about the patient."""
+    """Why Fleischner's recommendations do not apply. The text reveals nothing about the patient."""
     if patient.setting == "screening":
         return "Fleischner is for incidental nodules, not for screening"
     if patient.prior_ct:
@@ -106,7 +107,7 @@ def _outside(patient: Patient) -> str | None:
 
 
 def _risk(patient: Patient) -> tuple[str | None, str]:
-    """`low` or `high`, None where it is not known, and what that rests on."""
+    """`low` or `high`, or None if it is unknown, and the basis of that."""
     if patient.risk:
         return patient.risk, f"{patient.risk} risk, as the patient file says"
     if patient.smoking in ("former", "current") or patient.family_history or patient.emphysema:

@@ -1,8 +1,8 @@
 """Lung-RADS v2022 for baseline screening: the size rules, and the highest category of an examination.
 
-Category 0 is given where a part of the lungs cannot be judged. Not applied, because PIVOT does not measure it:
-categories 4X and S, benign calcification and fat (category 1), juxtapleural and airway nodules, cysts. What compares
-with an earlier examination is in `prior`.
+Category 0 is given if a part of the lungs cannot be judged. Not applied, because PIVOT does not measure them:
+categories 4X and S, benign calcification and fat (category 1), juxtapleural and airway nodules, cysts. `prior` compares
+with an earlier examination.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ class Criterion(NamedTuple):
 
     nodule_type: NoduleType
     least_mm: int
-    least_solid_mm: int  # of the solid component; 0 where it does not matter
+    least_solid_mm: int  # of the solid component; 0 if irrelevant
     category: Category
 
 
-# Of a type's rules the last one holds whose sizes are both reached.
+# Of a type's rules, the last one with both sizes reached applies.
 RULES = (
     Criterion("solid", 0, 0, "2"),
     Criterion("solid", 6, 0, "3"),
@@ -69,7 +69,7 @@ NONE_FOUND = "that none was found means that there is none"
 
 
 def lung_rads(nodule: SizedNodule, patient: Patient) -> LungRads:
-    """The category of a nodule. Axes and their mean are rounded to 0.1 mm, then compared."""
+    """The category of a nodule. Axes and their mean are rounded to 0.1 mm before they are compared."""
     reason = _outside(patient)
     if reason:
         return uncategorised(reason)
@@ -87,15 +87,15 @@ def lung_rads(nodule: SizedNodule, patient: Patient) -> LungRads:
 
 
 def uncategorised(reason: str) -> LungRads:
-    """No category, and why."""
+    """A null category with its reason."""
     return LungRads(category=None, management=None, size_mm=None, solid_mm=None, assumptions=[], reason=reason)
 
 
 def exam(nodules: Sequence[LungRads], patient: Patient, lungs: LungsReport) -> LungRadsExam:
     """The highest category of all nodules and masses of an examination.
 
-    Nothing can be higher than 4B. Below that it is null where no lungs are recognised, or where a nodule without a
-    category could be higher; and 0 where a part of the lungs cannot be judged, and could hold more.
+    Nothing exceeds 4B. A lower category becomes null if no lungs are recognised, or if a nodule without a category
+    could be higher. It becomes 0 if a part of the lungs cannot be judged.
     """
     reason = _outside(patient)
     if reason:
@@ -127,7 +127,7 @@ def _no_category(reason: str) -> LungRadsExam:
 
 
 def _outside(patient: Patient) -> str | None:
-    """Why Lung-RADS cannot be applied to this examination."""
+    """Why Lung-RADS does not apply to this examination."""
     if patient.setting == "incidental":
         return "Lung-RADS is for screening, not for incidental nodules"
     if patient.prior_ct:
@@ -145,6 +145,6 @@ def _mean(nodule: SizedNodule) -> Decimal:
 
 
 def look_up(rules: Sequence[Criterion], nodule_type: NoduleType, size: Decimal, solid: Decimal) -> Category:
-    """The category by the last of the type's rules whose sizes, rounded millimetres, are both reached."""
+    """The category by the last of the type's rules with both sizes, in rounded millimetres, reached."""
     reached = [rule for rule in rules if rule.least_mm <= size and rule.least_solid_mm <= solid]
     return [rule for rule in reached if rule.nodule_type == nodule_type][-1].category

@@ -1,4 +1,4 @@
-"""What the guidelines need to know of a patient, from YAML. It enters neither logs nor outputs."""
+"""The patient data that guidelines need, from YAML. It enters neither logs nor outputs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["Patient", "load_patient"]
 
 
 class Patient(Section):
-    """What is known; what is not stays None, for no guideline is given a default."""
+    """The known facts. Unknown ones stay None: no guideline gets a default."""
 
     model_config = ConfigDict(strict=True)
 
@@ -31,16 +31,16 @@ class Patient(Section):
     risk: Literal["low", "high"] | None = None  # as a physician estimates it
 
     def __repr_args__(self) -> Iterator[tuple[str, object]]:
-        """Nothing: a printed patient must not tell anything."""
+        """An empty text: printing a patient must reveal nothing."""
         return iter(())
 
     def missing(self, *fields: str) -> list[str]:
-        """Those of the fields that are not known."""
+        """The given fields that are unknown."""
         return [field for field in fields if getattr(self, field) is None]
 
 
 def load_patient(source: Patient | dict[str, Any] | str | Path | None = None) -> Patient:
-    """A `Patient` from a YAML file, a mapping, another `Patient`, or nothing (nothing is known).
+    """A `Patient` from a YAML file, a mapping, another `Patient`, or None (nothing is known).
 
     Raises:
         BadConfig: the file cannot be read, or a key or value is wrong; the message does not repeat the values.
@@ -68,7 +68,7 @@ def _read(path: Path) -> object:
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
-    """As `config.explain`, but without what was given."""
+    """As `config.explain`, but without the values."""
     for item in error.errors(include_input=False):
         path = ".".join(str(part) for part in item["loc"])
         match item["type"]:

@@ -1,7 +1,7 @@
-"""Lung-RADS v2022 for a nodule that is compared with an earlier examination: new, growing, slowly growing, stable.
+"""Lung-RADS v2022 with an earlier examination: new, growing, slowly growing and stable nodules.
 
-Not applied beyond what `lung_rads` leaves out: category 4X for ground-glass that doubles in a year, and the
-return of a 4B nodule to category 2 once it is proven benign.
+Not applied, besides the omissions of `lung_rads`: category 4X for ground-glass that doubles in a year, and the return
+of a 4B nodule to category 2 once it is proven benign.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .patient import Patient
 
 __all__ = ["GROWING", "GROWTH_MM", "NEW", "STEPPED_DOWN", "exam_with_prior", "lung_rads_with_prior"]
 
-# Of a type's rules the last one holds whose sizes are both reached.
+# Of a type's rules, the last one with both sizes reached applies.
 NEW = (
     Criterion("solid", 0, 0, "2"),
     Criterion("solid", 4, 0, "3"),
@@ -35,19 +35,19 @@ GROWING = (
     Criterion("ground-glass", 0, 0, "2"),
     Criterion("ground-glass", 30, 0, "3"),
 )
-GROWTH_MM = 1.5  # of the mean diameter, or of a solid component, within a year: more is growth
+GROWTH_MM = 1.5  # mm in a year, of the mean diameter or of a solid component; more is growth
 YEAR = 365.25  # days
 
 
 class _Step(NamedTuple):
-    """Where a stable nodule of an earlier category goes after so many days."""
+    """The new category of a nodule that was stable for a number of days."""
 
     category: Category
     days: int
 
 
 STEPPED_DOWN: dict[Category, _Step] = {"3": _Step("2", 180), "4A": _Step("3", 90)}
-SCREENED = Patient(setting="screening", prior_ct=False)  # under which sizes alone decide
+SCREENED = Patient(setting="screening", prior_ct=False)  # with it, sizes alone decide
 SCREENING = "screening assumption"
 INCIDENTAL = "Lung-RADS is for screening, not for incidental nodules"
 WHOLE_GREW = "the whole grew and its solid part did not: at least category 4A"
@@ -60,8 +60,8 @@ def lung_rads_with_prior(
 ) -> LungRads:
     """The category of a nodule of the present examination.
 
-    `prior` is the same nodule `days` earlier; None means that it is new: that its place was seen then, and
-    was empty. Sizes are compared as Lung-RADS rounds them.
+    `prior` is the same nodule `days` earlier. None means that the nodule is new: the earlier examination showed its
+    place without it. Sizes are compared with Lung-RADS's rounding.
     """
     if patient.setting == "incidental":
         return uncategorised(INCIDENTAL)
@@ -84,14 +84,14 @@ def lung_rads_with_prior(
 
 
 def exam_with_prior(nodules: Sequence[LungRads], patient: Patient, lungs: LungsReport) -> LungRadsExam:
-    """The highest category of all nodules of the present examination, as `lung_rads.exam` gives it."""
+    """The highest category of all nodules of the present examination, in the form of `lung_rads.exam`."""
     if patient.setting == "incidental":
         return LungRadsExam(category=None, management=None, assumptions=[], reason=INCIDENTAL)
     return exam(nodules, SCREENED, lungs)
 
 
 def _pace(increase: float, days: int | None) -> tuple[Pace, list[str]]:
-    """How fast it grew by an `increase` in millimetres, and what that assumes."""
+    """The kind of growth for an `increase` in millimetres, and its assumptions."""
     if increase <= GROWTH_MM:
         return "stable", []
     if days == 0:
@@ -106,10 +106,10 @@ def _pace(increase: float, days: int | None) -> tuple[Pace, list[str]]:
 
 
 def _stable(nodule: SizedNodule, now: LungRads, before: LungRads, days: int | None) -> tuple[Category, list[str]]:
-    """The category of a nodule that did not grow: by its size, or lower where it was watched for long enough."""
+    """The category of a nodule that did not grow: by its size, or lower if it was stable for long enough."""
     size, earlier = _category(now), _category(before)
     if nodule.nodule_type == "ground-glass":
-        return "2", []  # stable or slowly growing, whatever its size
+        return "2", []  # stable or slowly growing, at any size
     step = STEPPED_DOWN.get(earlier)
     if step is None or CATEGORIES.index(size) > CATEGORIES.index(earlier):
         return size, []
@@ -125,13 +125,13 @@ def _by(rules: Sequence[Criterion], nodule: SizedNodule, sized: LungRads) -> Cat
 
 
 def _increase(nodule: SizedNodule, now: LungRads, before: LungRads) -> float:
-    """The increase in mm of the rounded mean diameter, or of the solid part of a part-solid nodule if that is more."""
+    """The increase in mm of the rounded mean diameter, or of the solid part of a part-solid nodule if larger."""
     whole = round((now["size_mm"] or 0.0) - (before["size_mm"] or 0.0), 1)
     return max(whole, _solid_increase(now, before)) if nodule.nodule_type == "part-solid" else whole
 
 
 def _solid_increase(now: LungRads, before: LungRads) -> float:
-    """The increase of the solid part; of a nodule that was all solid, the whole was its solid part."""
+    """The increase of the solid part. The earlier solid part of a solid nodule is the whole nodule."""
     then = before["size_mm"] if before["solid_mm"] is None else before["solid_mm"]
     return round((now["solid_mm"] or 0.0) - (then or 0.0), 1)
 

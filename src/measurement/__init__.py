@@ -1,1 +1,1 @@
-"""Segmentation and measurement of one nodule."""
+"""Segments and measures one nodule."""

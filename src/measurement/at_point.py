@@ -13,7 +13,7 @@ from .segmentation import Segmentation
 
 __all__ = ["extract_properties", "measured_at"]
 
-GUESSES = (8.0, 5.0, 13.0, 20.0, 3.0)  # mm, where no diameter is given
+GUESSES = (8.0, 5.0, 13.0, 20.0, 3.0)  # mm, tried if no diameter is given
 MOST_GUESS = 300.0  # mm
 
 
@@ -26,16 +26,16 @@ def extract_properties(
 ) -> Properties:
     """Volume (mm3), diameters (mm), HU statistics and type of the nodule at a point of an (X, Y, Z) scan in HU.
 
-    `coordinates` are millimetres from the first voxel, `diameter` a first guess in millimetres, or None as of a peak,
-    `axial_axis` the array axis that runs from head to feet; a scan with an affine tells it itself. Of a detection's own
-    coordinates and diameter this gives the detection's own values. Where the nodule cannot be segmented, or what can be
-    is less than 0.6 times or more than twice as wide as the guess, the
-    HU statistics are those of a ball of the guessed diameter, and all else is unknown: NaN, so that it can be formatted
-    as a number (the JSON has null), or None for the type.
+    `coordinates` are millimetres from the first voxel. `diameter` is a first guess in millimetres, or None, as for a
+    peak. `axial_axis` is the array axis that runs from head to feet; the affine of a scan overrides it. With the
+    coordinates and the diameter of a detection you get the detection's own values. If the nodule cannot be segmented,
+    or the result is less than 0.6 times or more than twice as wide as the guess, the HU statistics are those of a ball
+    of the guessed diameter. All else is then unknown: NaN, so that it can be formatted as a number (null in the JSON),
+    or None for the type.
 
     Raises:
-        BadConfig: the coordinates, the diameter or the axis are none.
-        BadScan: no scan, or its spacing is missing or contradicts its own affine.
+        BadConfig: the coordinates, the diameter or the axis are invalid.
+        BadScan: the input is no scan, or its spacing is missing or contradicts its affine.
     """
     scan, spacing = as_array(scan, spacing)
     if scan.ndim != 3:
@@ -44,7 +44,7 @@ def extract_properties(
     x, y, z = numbers_of(coordinates, "coordinates")
     axial_axis = int(number_of(axial_axis, "axial_axis", 0, 2))
     affine: Affine | None = getattr(scan, "affine", None)
-    if affine is not None:  # measured along the axes that the pipeline measures along
+    if affine is not None:  # along the axes that the pipeline uses
         scan, turned, (x, y, z) = _along_body(np.asarray(scan), affine, (x, y, z), spacing)
         spacing, axial_axis = spacing_of(turned), 2
     if diameter is None:
@@ -57,9 +57,9 @@ def extract_properties(
 
 
 def measured_at(scan: Scan, coordinates: Vec3) -> tuple[Properties, NoduleMask | None]:
-    """The properties of the nodule at a point of a scan, as `extract_properties` gives them, and its mask.
+    """The properties of the nodule at a point of a scan, as in `extract_properties`, and its mask.
 
-    What is unknown is None; so is the mask of a nodule without a clear boundary.
+    Unknown values are None. So is the mask of a nodule without a clear boundary.
     """
     array, turned, point = _along_body(scan.array, scan.affine, coordinates, scan.spacing)
     properties, body = _of_unknown_size(array, point, spacing_of(turned), 2)
@@ -69,7 +69,7 @@ def measured_at(scan: Scan, coordinates: Vec3) -> tuple[Properties, NoduleMask |
 def _along_body(
     array: npt.NDArray[np.generic], affine: Affine, coordinates: Vec3, spacing: Vec3
 ) -> tuple[npt.NDArray[np.generic], Affine, Vec3]:
-    """A scan along the axes that the pipeline measures along, its affine, and a point in mm from its first voxel."""
+    """A scan along the axes that the pipeline uses, its affine, and a point in mm from its first voxel."""
     turned_array, turned = canonical(array, affine)
     index = map_points(np.linalg.inv(turned) @ affine, np.divide(coordinates, spacing))
     x, y, z = (float(value) for value in index * spacing_of(turned))
@@ -79,7 +79,7 @@ def _along_body(
 def _of_unknown_size(
     scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, axial_axis: int
 ) -> tuple[Properties, Segmentation | None]:
-    """The properties and the body of the nodule of a mark without a diameter: those of the guess that they fit best."""
+    """The properties and the body of the nodule of a mark without a diameter: the best fit of several guesses."""
     tried = {guess: segment_and_measure(scan, point, guess, spacing, axial_axis) for guess in GUESSES}
 
     def misfit(guess: float) -> float:

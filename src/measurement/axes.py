@@ -13,7 +13,7 @@ Points = npt.NDArray[np.float64]
 
 
 class Axes(NamedTuple):
-    """Two diameters in the unit of the outline, with the ends (2, 2) of the long one and of the short one."""
+    """Two diameters in the unit of the outline, and the ends (2, 2) of the long one and of the short one."""
 
     long: float
     short: float
@@ -24,14 +24,14 @@ class Axes(NamedTuple):
 def axes_of(outline: Points) -> Axes:
     """The longest diameter of a closed `outline` (N, 2), and the longest diameter perpendicular to it.
 
-    A diameter runs from one side of the outline to the other. Across a bent section, the extent of the whole
-    section would be more than any diameter.
+    A diameter runs from one side of the outline to the other, inside it. The extent of a bent section may be larger
+    than any diameter.
     """
     corners = outline
     if len(outline) > 2:
         try:
             corners = outline[ConvexHull(outline).vertices]
-        except QhullError:  # all in a row
+        except QhullError:  # all points on one line
             corners = outline
     lengths = cdist(corners, corners)
     one, two = np.unravel_index(np.argmax(lengths), lengths.shape)
@@ -45,7 +45,7 @@ def axes_of(outline: Points) -> Axes:
 
 
 def _widest(line: Points) -> Points:
-    """The ends (2, 2) of the largest extent along the second coordinate at one value of the first, that of a corner."""
+    """The ends (2, 2) of the longest chord along the second coordinate, at a corner's value of the first."""
     start, end = line, np.roll(line, -1, axis=0)
     at = np.unique(line[:, 0])[:, None]
     low, high = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])

@@ -1,4 +1,4 @@
-"""The surroundings of a point on a fine isotropic grid, and the way back to the scan's own grid."""
+"""The neighbourhood of a point on a fine isotropic grid, and the mapping back to the scan's grid."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ __all__ = ["Cube", "on_scan", "sample_cube", "touches_border"]
 class Cube:
     """The scan about a point: `hu` of shape (N, N, N), N odd, with the point in the middle voxel.
 
-    The grid is isotropic with `step` millimetres and keeps the scan's axes; `inside` is false where
-    it leaves the scan. `thickness` is the scan's largest voxel side in millimetres.
+    The grid is isotropic with `step` millimetres along the scan's axes. `inside` is false outside the scan. `thickness`
+    is the scan's largest voxel side in millimetres.
     """
 
     hu: FloatArray
@@ -33,13 +33,13 @@ class Cube:
         return x, y, z
 
     def away_from(self, index: Shape3) -> FloatArray:
-        """The distance in millimetres of every voxel from one of them."""
+        """The distance in millimetres of each voxel from one voxel."""
         x, y, z = (self.step * (np.arange(n, dtype=np.float32) - i) for n, i in zip(self.hu.shape, index, strict=True))
         return np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2)
 
 
 def sample_cube(scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, half: float, step: float) -> Cube:
-    """The scan about a point by cubic interpolation, one axis after the other; nothing else is read."""
+    """Interpolate the scan around a point with cubic splines, axis by axis, and read nothing else."""
     count = int(np.ceil(half / step))
     targets = [(p + np.arange(-count, count + 1) * step) / s for p, s in zip(point, spacing, strict=True)]
     bounds = [_bounds(target, n) for target, n in zip(targets, scan.shape, strict=True)]
@@ -52,13 +52,13 @@ def sample_cube(scan: npt.NDArray[np.generic], point: Vec3, spacing: Vec3, half:
 
 
 def touches_border(body: Mask, cube: Cube) -> bool:
-    """Whether a nodule leaves the scan, or the cube, which means that it leaks."""
+    """Whether a nodule reaches the border of the scan, or of the cube: then it leaks."""
     faces = (body[[0, -1]], body[:, [0, -1]], body[:, :, [0, -1]])
     return bool((body & ~cube.inside).any() or any(face.any() for face in faces))
 
 
 def on_scan(body: Mask, cube: Cube, shape: tuple[int, ...], point: Vec3, spacing: Vec3) -> tuple[Mask, Shape3]:
-    """A body on the scan's own grid: its bounding box there, and the index of the box's first voxel."""
+    """A body on the scan's own grid: its bounding box, and the index of the box's first voxel."""
     axes, origin = [], []
     for box, n, p, s in zip(box_around(body, 0, cube.step), shape, point, spacing, strict=True):
         low, high = ((p + (i - body.shape[0] // 2) * cube.step) / s for i in (box.start, box.stop - 1))
@@ -73,13 +73,13 @@ def on_scan(body: Mask, cube: Cube, shape: tuple[int, ...], point: Vec3, spacing
 
 
 def _bounds(target: npt.NDArray[np.floating], n: int, margin: int = 4) -> tuple[int, int]:
-    """The first voxel and the one after the last that interpolation at `target` needs."""
+    """The first sample, and the one after the last, that interpolation at `target` needs."""
     low = int(np.clip(np.floor(target[0]) - margin, 0, n - 1))
     return low, int(np.clip(np.ceil(target[-1]) + margin, low + 1, n))
 
 
 def _spline(target: npt.NDArray[np.floating], n: int) -> FloatArray:
-    """The (len(target), n) weights of n samples in a cubic spline at `target`."""
+    """The (len(target), n) weights of a cubic spline of n samples at `target`."""
     if n == 1:
         return np.ones((len(target), 1), dtype=np.float32)
     weights: FloatArray = make_interp_spline(np.arange(n), np.eye(n), k=min(3, n - 1))(target).astype(np.float32)

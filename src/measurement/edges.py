@@ -1,4 +1,4 @@
-"""How far slices blur, told from a nodule's own edge: voxels do not tell it where slices overlap."""
+"""Estimates the blur of slices from a nodule's own edge. Voxel sizes do not reveal it if slices overlap."""
 
 import numpy as np
 from scipy import ndimage
@@ -8,20 +8,20 @@ from .masks import Mask
 
 __all__ = ["slice_blur"]
 
-ALONG = 0.8  # cosine between an edge's normal and an axis that it counts for
-LEAST = 12  # voxels of an edge that tell its width
+ALONG = 0.8  # cosine between an edge's normal and the axis that it counts for
+LEAST = 12  # least number of edge voxels for an estimate
 THICKEST = 8.0  # mm
 
 
 def slice_blur(smooth: FloatArray, body: Mask, other: Mask, lung: float, step: float, axis: int) -> float:
-    """The thickness in mm of slices that blur a nodule's edge along `axis` as much as is seen; 0 where none is.
+    """The slice thickness in mm that explains the blur of a nodule's edge along `axis`; 0 without blur.
 
-    `smooth` (X, Y, Z) in HU is isotropic with `step` mm. The edge of a nodule may be soft itself, but then it is
-    so in every direction: what it is wider along one axis than across it comes from the slices. A step blurred
-    with SD s has a slope of its height / (s sqrt(2 pi)), and slices of t mm have an SD of t / sqrt(12).
+    `smooth` (X, Y, Z) in HU is isotropic with `step` mm. A nodule's edge may itself be soft, but equally in all
+    directions. So the extra width along one axis comes from the slices. A step blurred with SD s has a slope of its
+    height / (s sqrt(2 pi)), and slices of t mm have an SD of t / sqrt(12).
     """
     core = float(np.percentile(smooth[body], 75))
-    dense = body & (smooth > (core + lung) / 2)  # without a rim of ground-glass, or of blur taken for one
+    dense = body & (smooth > (core + lung) / 2)  # without a rim of ground-glass or of blur
     gradient = np.array(np.gradient(smooth, step))
     slope = np.sqrt((gradient**2).sum(axis=0))
     # Within half a millimetre of the boundary, away from vessels and walls.

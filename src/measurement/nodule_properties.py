@@ -1,8 +1,8 @@
-"""What can be measured of a nodule: volume, diameters, shape, HU, and how solid it is.
+"""Measures a nodule: volume, diameters, shape, HU, and solid fraction.
 
-Volume counts each boundary voxel by its share of nodule, (HU - lung) / (nodule - lung), over the
-boundary and the blur beyond it (Kuhnigk et al. IEEE Trans Med Imaging 2006;25:417-434): the sum does
-not depend on how an edge falls on the voxels.
+Each boundary voxel counts by its fraction of nodule, (HU - lung) / (nodule - lung), over the boundary and the blur
+beyond it (Kuhnigk et al. IEEE Trans Med Imaging 2006;25:417-434). The sum does not depend on where an edge falls
+between voxels.
 """
 
 from typing import NamedTuple
@@ -24,29 +24,30 @@ __all__ = ["measure_nodule", "segment_and_measure"]
 
 # HU above which tissue counts as solid: Scholten et al. Eur Radiol 2015;25:488-496.
 SOLID = -300.0
-# Shares of solid tissue. Below the first a nodule is ground-glass: the cutoff at -300 HU that best told pure
-# from part-solid in 102 subsolid nodules was 6.14 %. Above the second it is solid: our choice.
+# Solid fractions. Below the first, a nodule is ground-glass: at -300 HU the cutoff that best separated pure from
+# part-solid in 102 subsolid nodules was 6.14 %. Above the second it is solid: our choice.
 GROUND_GLASS_BELOW, SOLID_ABOVE = 0.06, 0.8
-# A solid part of this diameter in mm makes a nodule part-solid however large the whole is. Lung-RADS calls a new one
-# suspicious from 4 mm on, and measurements scatter. Thinner than VESSEL, in mm, it is a vessel.
+# A solid part of this diameter in mm makes a nodule part-solid, however large the whole is. Lung-RADS calls a new one
+# suspicious from 4 mm on, and measurements scatter. A part thinner than VESSEL, in mm, is a vessel.
 CORE, VESSEL = 3.3, 2.5
-SOFT_TISSUE = 50.0  # HU that a nodule is not taken to exceed unless it is seen to
+SOFT_TISSUE = 50.0  # HU; a nodule is assumed to be no denser unless it is seen to be
 POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWHM of 0.8 to 1.5 mm
-# Steps of where a measurement starts, so that it settles: a share of the diameter, and a ratio of diameters in mm.
+# Steps of a measurement's start, so that it converges: as a fraction of the diameter, and as a ratio of diameters in
+# mm.
 START_STEP, START_RATIO, LEAST_START = 0.125, 1.25, 1.0
-SETTLES_WITHIN = 12  # measurements; what does not is not measured
-SKIN = 1.2  # mm, how deep the blur of an edge reaches into a nodule
+SETTLES_WITHIN = 12  # measurements; without convergence, there is no result
+SKIN = 1.2  # mm; how far the blur of an edge reaches into a nodule
 
 
 def segment_and_measure(
     scan: npt.NDArray[np.generic], coordinates: Vec3, diameter: float, spacing: Vec3, axial_axis: int = 2
 ) -> tuple[Properties, Segmentation | None]:
-    """The properties of the nodule of a mark, and the segmentation that was measured; None without a clear boundary.
+    """The properties and the segmentation of a mark's nodule; None without a clear boundary.
 
-    What is measured depends a little on the mark. So it is measured again from its own centre and diameter, in steps,
-    until a step comes again; of the measurements between, which are mostly one, the one with the median volume counts.
-    A mark with the centre and the diameter of that one leads to it again. What is far smaller than the mark is a part,
-    such as the core without its rim, and not measured.
+    The result depends a little on the mark. So the measurement is repeated from its own centre and diameter, in steps,
+    until a step recurs. Of the measurements in this cycle, mostly one, the one with the median volume counts. A mark
+    with its centre and diameter leads to it again. A result far smaller than the mark is a part, such as the core
+    without its rim, and is rejected.
     """
     measured: dict[_Start, tuple[Properties, Segmentation]] = {}
     start = _Start.of(coordinates, diameter, scan.shape, spacing)
@@ -67,14 +68,14 @@ def segment_and_measure(
 
 
 class _Start(NamedTuple):
-    """Where a measurement starts: a point in mm from the first voxel, and a diameter in mm, in steps."""
+    """The start of a measurement: a point in mm from the first voxel, and a diameter in mm, both rounded to steps."""
 
     point: Vec3
     diameter: float
 
     @classmethod
     def of(cls, point: Vec3, diameter: float, shape: tuple[int, ...], spacing: Vec3) -> "_Start":
-        """The nearest step; the same place whichever way the scan's axes run."""
+        """The nearest step, independent of the direction of the scan's axes."""
         size = float(START_RATIO ** np.round(np.log(max(round(diameter, 2), LEAST_START)) / np.log(START_RATIO)))
         step = START_STEP * size
         x, y, z = (
@@ -87,8 +88,8 @@ class _Start(NamedTuple):
 def _segment(scan: npt.NDArray[np.generic], start: _Start, spacing: Vec3, axial_axis: int) -> Segmentation | None:
     """The nodule of a mark.
 
-    A body that cannot be the nodule, such as the wall beside it, is measured again within twice the
-    mark's diameter; what cannot be it then either is not measured.
+    If the body cannot be the nodule (such as the wall beside it), it is segmented again within twice the mark's
+    diameter. If that fails too, there is no result.
     """
     for reach in (None, start.diameter):
         found = segment_nodule(scan, *start, spacing, axial_axis, reach)
@@ -100,7 +101,7 @@ def _segment(scan: npt.NDArray[np.generic], start: _Start, spacing: Vec3, axial_
 def measure_nodule(
     nodule: Segmentation, scan: npt.NDArray[np.generic], spacing: Vec3, axial_axis: int = 2
 ) -> Properties:
-    """The properties of a nodule that was segmented in this (X, Y, Z) scan in HU."""
+    """The properties of a segmented nodule of this (X, Y, Z) scan in HU."""
     rim = np.isfinite(rim_distance(nodule.body, nodule.other, nodule.step, 1.0 + 0.5 * nodule.thickness))
     depth = depth_of(nodule.body, nodule.step)
     edge = _Edge.of(nodule, depth, rim)
@@ -127,7 +128,7 @@ def measure_nodule(
 
 
 def _unmeasured(hu: npt.NDArray[np.generic]) -> Properties:
-    """Properties of which only the statistics of some voxels' HU are known."""
+    """Properties with HU statistics only; all others are unknown."""
     values = hu.astype(np.float64)
     known = values.size > 0 and bool(np.isfinite(values).all())
     return {
@@ -146,7 +147,7 @@ def _unmeasured(hu: npt.NDArray[np.generic]) -> Properties:
 
 
 def _ball_voxels(scan: npt.NDArray[np.generic], point: Vec3, diameter: float, spacing: Vec3) -> npt.NDArray[np.generic]:
-    """HU of the voxels whose centres lie in a ball, and of the one at its middle."""
+    """HU of the voxels with centres in a ball, and of the voxel at its middle."""
     axes = []
     for p, s, n in zip(point, spacing, scan.shape, strict=True):
         low, high = np.clip([np.ceil((p - diameter / 2) / s), np.floor((p + diameter / 2) / s) + 1], 0, n)
@@ -162,24 +163,24 @@ def _ball_voxels(scan: npt.NDArray[np.generic], point: Vec3, diameter: float, sp
 
 
 class _Edge(NamedTuple):
-    """A nodule's voxels by where they are: how many lie deep, and HU above lung of the others."""
+    """A nodule's voxels by depth: the number of deep ones, and HU above lung of the others."""
 
     deep: int
     skin: FloatArray  # inside, within the blur of the boundary
-    rim: FloatArray  # outside, as far as blur reaches: farther across thick slices
+    rim: FloatArray  # outside, within the blur: wider across thick slices
     voxel: float  # mm3
 
     @classmethod
     def of(cls, nodule: Segmentation, depth: FloatArray, rim: Mask) -> "_Edge":
-        """The parts of a segmented nodule."""
+        """Split a segmented nodule by depth."""
         above = nodule.hu - np.float32(nodule.levels.lung)
-        deep = depth > SKIN + nodule.step / 2  # depth counts to the middle of the next voxel
+        deep = depth > SKIN + nodule.step / 2  # depth counts to the centre of the next voxel
         return cls(int(deep.sum()), above[nodule.body & ~deep], above[rim], nodule.step**3)
 
     def volume(self, height: float) -> float:
         """The volume in mm3 if the nodule is `height` HU denser than the lung.
 
-        Noise outside must cancel out, so shares below 0 count there too.
+        Fractions below 0 count too, so that the noise outside cancels out.
         """
         skin = np.minimum(self.skin / height, 1).sum(dtype=np.float64)
         rim = self.rim.sum(dtype=np.float64) / height
@@ -187,13 +188,13 @@ class _Edge(NamedTuple):
 
 
 def _height(edge: _Edge, levels: Levels, radius: float, variance: float) -> float:
-    """How many HU the nodule is denser than the lung, with the blur of a small one undone.
+    """By how many HU the nodule is denser than the lung, corrected for the blur of a small nodule.
 
-    Blur lowers the middle of a small nodule but keeps its sum. The height is the one at which a ball
-    of the resulting volume, blurred with a `variance` in mm2, looks like what is seen; not above soft tissue unless
-    seen so.
+    Blur lowers the middle of a small nodule, but keeps the sum. So the height is the one at which a ball of the
+    resulting volume, blurred with a `variance` in mm2, has the observed level. It is at most that of soft tissue,
+    unless the observed level is higher.
     """
-    # The level seen is that of a ball of half the radius: variance (radius / 2)^2 / 5 on each axis.
+    # The observed level is that of a ball of half the radius, with a variance of (radius / 2)^2 / 5 on each axis.
     blur = float(np.sqrt(variance + radius**2 / 20))
     ceiling = max(levels.contrast, SOFT_TISSUE - levels.lung)
     height = levels.contrast
@@ -204,13 +205,13 @@ def _height(edge: _Edge, levels: Levels, radius: float, variance: float) -> floa
 
 
 def _peak_share(diameter: float, sigma: float) -> float:
-    """The middle of a ball of height 1 blurred by a Gaussian, 0 to 1: its integral over the ball."""
+    """The centre value of a ball of height 1 blurred by a Gaussian, 0 to 1: its integral over the ball."""
     a = diameter / 2 / (sigma * np.sqrt(2))
     return float(erf(a) - 2 / np.sqrt(np.pi) * a * np.exp(-(a**2)))
 
 
 def _share(nodule: Segmentation, depth: FloatArray, rim: Mask, height: float) -> FloatArray:
-    """The nodule's share of every voxel, 0 to 1, lightly smoothed against noise."""
+    """The nodule's fraction of each voxel, 0 to 1, lightly smoothed against noise."""
     share = np.clip((nodule.hu - np.float32(nodule.levels.lung)) / np.float32(height), 0, 1)
     share[~(nodule.body | rim)] = 0
     share[depth > SKIN + nodule.step / 2] = 1
@@ -227,7 +228,7 @@ def _axes(share: FloatArray, step: float, axial_axis: int) -> tuple[float, float
 
 
 def _sphericity(share: FloatArray) -> float:
-    """Mesh area of the ball of the same volume over the nodule's: pi^(1/3) (6V)^(2/3) / A, at most 1 (IBSI)."""
+    """Surface of the ball of the same volume over the mesh's: pi^(1/3) (6V)^(2/3) / A, at most 1 (IBSI)."""
     corners, faces, _, _ = marching_cubes(np.pad(share, 1), 0.5 * float(share.max()))
     a, b, c = (corners[faces[:, i]].astype(np.float64) for i in range(3))
     volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
@@ -236,14 +237,14 @@ def _sphericity(share: FloatArray) -> float:
 
 
 def _solid_part(nodule: Segmentation, depth: FloatArray, variance: float) -> tuple[float, float]:
-    """The share of the volume that is solid, 0 to 1, and the diameter in mm of the largest connected solid part.
+    """The solid fraction of the volume, 0 to 1, and the diameter in mm of the largest connected solid part.
 
-    The outermost millimetre, where blur mixes nodule and lung, counts like the nearest voxel within. The diameter
-    is that of the ball that shows a part of this volume when blurred with a `variance` in mm2, which moves the surface
-    of a ball of radius R inwards by variance / R. What is thinner than `VESSEL` is a vessel and no part of it.
+    In the outermost millimetre, where blur mixes nodule and lung, each voxel counts like the nearest voxel further in.
+    The diameter is that of the ball that shows a part of this volume when blurred with a `variance` in mm2. Blur moves
+    the surface of a ball of radius R inwards by variance / R. Parts thinner than `VESSEL` are vessels and do not count.
     """
     deep = depth >= min(1.0 + nodule.step / 2, 0.5 * float(depth.max()))
-    box = box_around(nodule.body, nodule.step, nodule.step)  # beyond an array all counts as inside
+    box = box_around(nodule.body, nodule.step, nodule.step)  # voxels beyond the array count as inside
     nearest = ndimage.distance_transform_edt(~deep[box], return_distances=False, return_indices=True)
     body = nodule.body[box]
     solid = np.zeros_like(body)

@@ -1,4 +1,4 @@
-"""Whether a segmented body can be the nodule of a mark, or is the wall, the bone or the vessel beside it."""
+"""Tells whether a segmented body can be a mark's nodule, or is the wall, the bone or the vessel beside it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +11,19 @@ from .segmentation import Segmentation
 
 __all__ = ["TOO_SMALL", "doubt"]
 
-# Times the mark's diameter. The network's diameters of 99 unseen nodules are 0.78 to 1.29 times the readers', and the
-# measured ones at least 0.69 times the network's, but for one wrong measurement at 0.52 (docs/evaluation.md).
+# Ratios to the mark's diameter. The network's diameters of 99 unseen nodules are 0.78 to 1.29 times the readers'. The
+# measured ones are at least 0.69 times the network's, but for one wrong measurement at 0.52 (docs/evaluation.md).
 TOO_SMALL, TOO_LARGE = 0.6, 2.0
-DENSER = 300.0  # HU that a body may be above the densest tenth of what the mark stands on
-STANDS_ON = (0.25, 1.5)  # the radius of that, as a share of the mark's diameter, and at least so many mm
-HELD = 3.5  # mm, or a third of its diameter, from a mark to the body that it is for
+DENSER = 300.0  # HU that a body may exceed the densest tenth of the voxels around the mark's centre
+STANDS_ON = (0.25, 1.5)  # radius of those voxels: fraction of the mark's diameter, and least mm
+HELD = 3.5  # mm, or a third of its diameter: largest distance from a mark to its body
 BONE = 350.0  # HU
-LEAST_BONE = 30.0  # mm3 of bone in a body that goes on beyond it
-LEAST_LUNG = 0.15  # the share of a nodule's surface that faces lung
+LEAST_BONE = 30.0  # mm3 of bone in a body that continues beyond it
+LEAST_LUNG = 0.15  # least fraction of a nodule's surface that faces lung
 
 
 def doubt(found: Segmentation, scan: npt.NDArray[np.generic], mark: Vec3, diameter: float, spacing: Vec3) -> str | None:
-    """Why a body is not the nodule of a `mark` (mm from the first voxel) of that `diameter` (mm); None: it may be."""
+    """Why a body is not the nodule of a `mark` (mm from the first voxel) of that `diameter` (mm); None if it may be."""
     if sphere_diameter(float(found.body.sum()) * found.step**3) > TOO_LARGE * diameter:
         return "more than twice as large as the mark"
     voxels = (np.argwhere(found.mask) + found.origin) * spacing
@@ -39,7 +39,7 @@ def doubt(found: Segmentation, scan: npt.NDArray[np.generic], mark: Vec3, diamet
 
 
 def _tissue(found: Segmentation) -> str | None:
-    """Why a body is bone or wall."""
+    """Why a body is bone or wall; None if it is neither."""
     smooth: FloatArray = ndimage.gaussian_filter(found.hu, 0.5 / found.step)
     labels, count = ndimage.label((smooth > BONE) & (found.body | found.other))
     inside = np.bincount(labels[found.body], minlength=count + 1)[1:] * found.step**3

@@ -1,8 +1,8 @@
-"""From an approximate position to the voxels of a nodule.
+"""Segments a nodule from an approximate position.
 
-The steps follow Kuhnigk et al. (IEEE Trans Med Imaging 2006;25:417-434): an adaptive threshold
-half-way between nodule and lung, and separation from vessels and walls by balls that scale with the
-nodule. Everything happens on a cube about the position, whose size and step scale with it too.
+The steps follow Kuhnigk et al. (IEEE Trans Med Imaging 2006;25:417-434): an adaptive threshold half-way between nodule
+and lung, and separation from vessels and walls by balls that scale with the nodule. All steps work on a cube around the
+position. Its size and its voxels scale with the nodule, too.
 """
 
 from dataclasses import dataclass, replace
@@ -20,20 +20,20 @@ from .walls import BALL, base_on_wall, find_wall
 
 __all__ = ["Levels", "Segmentation", "segment_nodule"]
 
-SIZES = (3.0, 45.0)  # mm, the diameters that are looked for
-SETTLED = (0.75, 1.33)  # the ratio of two sizes that are one
-SEED_ERROR = 3.5  # mm, how far a position may be from the nodule
+SIZES = (3.0, 45.0)  # mm, range of diameters
+SETTLED = (0.75, 1.33)  # two sizes with a ratio within this range are the same
+SEED_ERROR = 3.5  # mm, largest error of a position
 MIN_CONTRAST = 100.0  # HU between a nodule and the lung around it
-HALO = (0.2, 0.7)  # how dense a ground-glass rim is between the lung, 0, and the core, 1
+HALO = (0.2, 0.7)  # density of a ground-glass rim, where lung is 0 and the core is 1
 MIN_HALO = 80.0  # HU of such a rim above the lung
-AERATED = -500  # HU; lung lies below
+AERATED = -500  # HU; lung is below
 SOLID = -400.0  # HU, half-way between lung and soft tissue
-MARGIN = 5.0  # mm of surroundings that are kept for measuring
-SKIN, BLUR_REACH = 1.2, 1.5  # mm, how deep into a nodule the blur of an edge reaches, and how far beyond it
-THICKER_BY = 1.2  # the ratio of thicknesses from which what was found with the smaller one is dropped
+MARGIN = 5.0  # mm of surroundings kept for the measurement
+SKIN, BLUR_REACH = 1.2, 1.5  # mm, how far the blur of an edge reaches into a nodule, and beyond it
+THICKER_BY = 1.2  # ratio of thicknesses from which a segmentation with the smaller one is repeated
 EDGE_SMOOTHING = 0.4  # mm, SD, against noise
-EDGE = 4.0  # mm, and three voxels, around a nodule that decide how blurred its edge is
-THIN, THICKER = 1.0, 0.5  # mm of a slice that blurs no farther than that; each further mm adds half a mm
+EDGE = 4.0  # mm, and at least three voxels, around a nodule: the region that measures its blur
+THIN, THICKER = 1.0, 0.5  # mm of a slice without additional blur; half a mm for each further mm
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,7 +56,7 @@ class Levels:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Body:
-    """A nodule on a cube: `body`, and `other` for what else is denser than the threshold."""
+    """A nodule on a cube: `body`, and `other` for all else above the threshold."""
 
     body: Mask
     other: Mask
@@ -65,12 +65,11 @@ class Body:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Segmentation:
-    """A nodule, as `mask` (X, Y, Z) on the scan's grid, whose first voxel has the index `origin`.
+    """A nodule, as `mask` (X, Y, Z) on the scan's grid with its first voxel at index `origin`.
 
-    `centre` is its centre of gravity in millimetres from the scan's first voxel.
-    `body` is the same nodule on a fine isotropic grid of `step` millimetres along the scan's axes, cut
-    to `MARGIN` about it; `hu` is the scan on that grid and `other` what else there is denser than the
-    threshold: vessels and walls.
+    `centre` is its centre of gravity in millimetres from the scan's first voxel. `body` is the same nodule on a fine
+    isotropic grid of `step` millimetres along the scan's axes, cropped to `MARGIN` around it. On that grid `hu` is the
+    scan, and `other` all else above the threshold: vessels and walls.
     """
 
     mask: Mask
@@ -81,10 +80,10 @@ class Segmentation:
     step: float
     levels: Levels
     centre: Vec3
-    thickness: float  # mm of the slices by how far they blur, at least the largest voxel side
+    thickness: float  # mm of slices with the same blur, at least the largest voxel side
 
     def on_grid(self, turn: Affine) -> NoduleMask:
-        """The mask on another grid of the same voxels; `turn` maps the index of this one to it."""
+        """The mask on another grid of the same voxels. `turn` maps an index of this grid to that grid."""
         voxels, origin = turn_box(self.mask, self.origin, turn)
         return NoduleMask(voxels.astype(bool), origin)
 
@@ -97,12 +96,12 @@ def segment_nodule(
     axial_axis: int = 2,
     reach: float | None = None,
 ) -> Segmentation | None:
-    """The nodule at a point of an (X, Y, Z) scan in HU; None where no boundary can be found.
+    """Segment the nodule at a point of an (X, Y, Z) scan in HU. None if no boundary can be found.
 
-    `coordinates` are millimetres from the first voxel and may be 3 mm off; `diameter` in millimetres
-    may be wrong by a factor of 3. None means too little contrast, a leak into the surroundings or a
-    nodule that the scan's border cuts. With `reach`, soft tissue and bone that go on farther than so
-    many millimetres from the point are no part of it.
+    `coordinates` are millimetres from the first voxel and may be 3 mm off. `diameter` in millimetres may be wrong by a
+    factor of 3. None means that the contrast is too low, that the body leaks into its surroundings, or that the scan's
+    border cuts the nodule. With `reach`, soft tissue and bone that extend further than `reach` millimetres from the
+    point are excluded.
     """
     size, levels, thickness = float(np.clip(diameter, *SIZES)), None, max(spacing)
     for _ in range(5):
@@ -129,7 +128,7 @@ def segment_nodule(
 
 
 def _thickness(cube: Cube, found: Body, axial_axis: int) -> float:
-    """The thickness of slices that blur as the nodule's edge shows, at least the largest voxel side, in mm."""
+    """The thickness in mm of slices that explain the blur of the nodule's edge, at least the largest voxel side."""
     box = box_around(found.body, EDGE + 3 * cube.step, cube.step)
     smooth = ndimage.gaussian_filter(cube.hu[box], EDGE_SMOOTHING / cube.step)
     blur = slice_blur(smooth, found.body[box], found.other[box], found.levels.lung, cube.step, axial_axis)
@@ -141,7 +140,7 @@ def _ball_diameter(mask: Mask, step: float) -> float:
 
 
 def _segment(cube: Cube, size: float, levels: Levels | None, reach: float | None) -> Body | None:
-    """The nodule of about `size` millimetres at the middle of a cube."""
+    """The nodule of about `size` millimetres at the centre of a cube."""
     smooth = ndimage.gaussian_filter(cube.hu, np.clip(0.05 * size, 0.4, 1.0) / cube.step)
     away = cube.away_from(cube.middle)
     beyond = np.zeros(cube.hu.shape, dtype=np.bool_) if reach is None else _beyond(smooth, away, reach, cube.step)
@@ -157,7 +156,7 @@ def _segment(cube: Cube, size: float, levels: Levels | None, reach: float | None
         free = dense & ~wall & ~beyond
         if depth[free].max(initial=0) > BALL * size:
             depth = depth_of(dense, cube.step)
-        # HU break the ties between equal depths, or the order of the axes would.
+        # HU break ties between equal depths; otherwise the order of the axes would.
         centre = _centre(free, depth + np.float32(1e-4) * smooth, away, size)
         if centre is None:
             return None
@@ -172,7 +171,7 @@ def _segment(cube: Cube, size: float, levels: Levels | None, reach: float | None
 
 
 def _beyond(smooth: FloatArray, away: FloatArray, reach: float, step: float) -> Mask:
-    """Soft tissue and bone that go on farther than `reach` mm from the middle, and their blur."""
+    """Soft tissue and bone that extend further than `reach` mm from the centre, and their blur."""
     labels, count = ndimage.label(smooth > SOLID)
     far = np.zeros(count + 1, dtype=np.bool_)
     far[np.unique(labels[away > reach])] = True
@@ -183,7 +182,7 @@ def _beyond(smooth: FloatArray, away: FloatArray, reach: float, step: float) -> 
 
 
 def _first_levels(lung: float, smooth: FloatArray, away: FloatArray, size: float) -> Levels:
-    """What the seed's neighbourhood suggests; its brightest voxel where the seed lies in lung."""
+    """Initial levels from the seed's neighbourhood; if the seed is in lung, from its brightest voxel."""
     nodule = float(np.percentile(smooth[away <= max(0.2 * size, 0.8)], 75))
     if nodule - lung < 1.5 * MIN_CONTRAST:
         nodule = float(smooth[away <= SEED_ERROR].max())
@@ -191,7 +190,7 @@ def _first_levels(lung: float, smooth: FloatArray, away: FloatArray, size: float
 
 
 def _air(hu: FloatArray) -> float:
-    """The median HU of what is lighter than tissue; infinite where nothing is."""
+    """The median HU of voxels less dense than tissue; infinite if there are none."""
     air = hu[hu < AERATED]
     return float(np.median(air)) if air.size else np.inf
 
@@ -199,8 +198,8 @@ def _air(hu: FloatArray) -> float:
 def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray, ambient: float) -> Levels:
     """The median HU in a layer inside the boundary and in a shell of lung around it.
 
-    A layer, not the middle: a calcified or solid middle must not decide where a softer rim ends.
-    Where the shell next to the boundary is ground-glass itself, its level is the nodule's.
+    It uses a layer, not the centre: a calcified or solid centre must not decide where a softer rim ends. If the shell
+    next to the boundary is ground-glass, its level is the nodule's.
     """
     radius = float(depth[body].max())
     thicker = THICKER * max(0.0, cube.thickness - THIN)
@@ -220,14 +219,14 @@ def _levels(cube: Cube, body: Mask, other: Mask, depth: FloatArray, ambient: flo
 
 
 def _fill(mask: Mask, size: float, step: float) -> Mask:
-    """The mask without holes smaller than a nodule: noise, cavities, bubbles."""
+    """Fill the holes of a mask that are smaller than a nodule: noise, cavities, bubbles."""
     labels, _ = ndimage.label(~mask)
     volumes = np.bincount(labels.ravel())
     return np.asarray(mask | (volumes < np.pi / 6 * (0.7 * size / step) ** 3)[labels])
 
 
 def _centre(free: Mask, depth: FloatArray, away: FloatArray, size: float) -> Shape3 | None:
-    """The middle of the largest ball near the seed, where near outweighs large, then uphill in depth."""
+    """The centre of the largest ball near the seed; distance outweighs size. Then uphill in depth."""
     candidates = free & (away <= max(SEED_ERROR, 0.35 * size))
     if not candidates.any():
         return None
@@ -249,7 +248,7 @@ def _argmax(values: FloatArray) -> Shape3:
 def _separate(free: Mask, depth: FloatArray, centre: Shape3, cube: Cube) -> Mask:
     """The part of a mask that balls nearly as large as the one at the centre can reach from there.
 
-    The balls grow until they no longer escape along a vessel; if they always do, they must stay near.
+    The balls grow until they no longer escape along a vessel. If they always do, they must stay near the centre.
     """
     radius = float(depth[centre])
     box, middle = around(centre, 2.2 * radius, cube.step)

@@ -1,4 +1,4 @@
-"""The chest wall, mediastinum and diaphragm beside a nodule, and where they end and it begins."""
+"""Separates a nodule from the chest wall, the mediastinum and the diaphragm."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,28 +9,28 @@ from .masks import Mask, around, depth_of, within
 
 __all__ = ["BALL", "base_on_wall", "find_wall"]
 
-BALL = 1.25  # the radius of a ball far larger than a nodule, in diameters of the nodule
-ENOUGH = 30  # faces for a surface with six coefficients
+BALL = 1.25  # radius of a ball far larger than a nodule, in diameters of the nodule
+ENOUGH = 30  # faces needed to fit a surface with six coefficients
 Points = npt.NDArray[np.floating]  # (N, 3) millimetres
 
 
 def find_wall(solid: Mask, depth: FloatArray, ball: float, step: float) -> Mask:
-    """What a ball far larger than the nodule can roll through: chest wall, mediastinum, diaphragm.
+    """The tissue that a ball far larger than the nodule can roll through: chest wall, mediastinum, diaphragm.
 
-    `ball` is its radius in mm; `depth` need not be known where it is more. Found on every other voxel, since the
-    distance to a large ball's centres is smooth.
+    `ball` is its radius in mm. `depth` need not be exact beyond it. Every other voxel is enough, because the distance
+    to a large ball's centres is smooth.
     """
     if depth.max() < ball:
         return np.zeros_like(solid)
     thick = depth_of(solid[::2, ::2, ::2], 2 * step, ball) >= ball
     if not thick.any():
         return np.zeros_like(solid)
-    reach = depth_of(~thick, 2 * step, ball + 4 * step)  # no farther than a corner of a voxel of it is from another
+    reach = depth_of(~thick, 2 * step, ball + 4 * step)  # no further than from a voxel's corner to another voxel
     return np.asarray(solid & (_between(reach) <= ball))
 
 
 def _between(coarse: FloatArray) -> FloatArray:
-    """Every other voxel (N, N, N) with the means of neighbours in between (2N - 1, 2N - 1, 2N - 1)."""
+    """Upsample every other voxel (N, N, N) by means of neighbours to (2N - 1, 2N - 1, 2N - 1)."""
     for axis in range(3):
         known = np.moveaxis(coarse, axis, 0)
         fine = np.repeat(known, 2, axis=0)[:-1]
@@ -40,7 +40,7 @@ def _between(coarse: FloatArray) -> FloatArray:
 
 
 def base_on_wall(body: Mask, wall: Mask, dense: Mask, centre: Shape3, radius: float, cube: Cube) -> Mask:
-    """The part of a wall that belongs to the nodule on it: above a smooth surface through its surroundings.
+    """The part of a wall that belongs to the nodule on it: the part above a smooth surface fitted to its surroundings.
 
     The ball that finds the wall dips into the base of a nodule.
     """
@@ -64,7 +64,7 @@ def base_on_wall(body: Mask, wall: Mask, dense: Mask, centre: Shape3, radius: fl
 
 
 def _faces(one: Mask, two: Mask) -> Points:
-    """The middles of the voxel faces between two masks, (N, 3) in voxels."""
+    """The centres of the voxel faces between two masks, (N, 3) in voxels."""
     faces = []
     for axis in range(3):
         for side in (-1, 1):
@@ -75,7 +75,7 @@ def _faces(one: Mask, two: Mask) -> Points:
 
 
 class _Surface:
-    """A quadratic surface fitted to (N, 3) points in millimetres, robustly, the nearest counting most."""
+    """Fit a quadratic surface robustly to (N, 3) points in millimetres, with the largest weights for the nearest."""
 
     def __init__(self, points: Points, near: float) -> None:
         self.frame = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2].T
@@ -89,7 +89,7 @@ class _Surface:
             weights = weights * (error <= 3 * self.spread)
 
     def height(self, points: Points) -> npt.NDArray[np.floating]:
-        """The distance in millimetres of (N, 3) points from the surface; its sign tells the side."""
+        """The signed distance in millimetres of (N, 3) points from the surface."""
         design, target = self._design(points)
         return target - design @ self.terms
 

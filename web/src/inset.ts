@@ -6,7 +6,7 @@ import { fixed } from "./format";
 import { AXIS, box, type Canvas, label, MARGIN, type Mark, onSlice, OTHER, outline, pixelsPerMm, type Plane, type Tile } from "./pen";
 
 const SHARE = 0.28; // of the plane's shorter side
-const SIDE = { least: 90, most: 240 }; // CSS pixels
+const SIDE = { least: 80, most: 240 }; // CSS pixels
 const FIELD = { least: 30, most: 90, diameters: 2.5 }; // mm
 const LEAST_TIMES = 1.5; // below it the plane itself is as good
 type Axis = 0 | 1 | 2; // of RAS

@@ -1,6 +1,6 @@
 /** What is drawn over the planes: crosshair, rings around findings, measured distances, scale and slice number. */
 
-import type { Niivue } from "@niivue/niivue";
+import { type Niivue, SLICE_TYPE } from "@niivue/niivue";
 import type { Vec3 } from "./contract";
 import type { Finding } from "./findings";
 import { fixed } from "./format";
@@ -10,9 +10,12 @@ import { AXIS, box, type Canvas, isPlane, label, line, MARGIN, type Mark, onSlic
 
 const CROSSHAIR = "#5cc9d3b0";
 const MEASURED = "#8df08d";
+const SIDE = "#ffd08a";
+const NARROW = 240; // CSS pixels
 const GAP = 14; // CSS pixels that the crosshair leaves free around its place
 const UNKNOWN = 8; // mm, of the ring around a nodule that could not be measured
 const LONGEST_SCALE = 0.4; // of a plane's width
+const SIDES = { [SLICE_TYPE.SAGITTAL]: "APSI", [SLICE_TYPE.CORONAL]: "RLSI", [SLICE_TYPE.AXIAL]: "RLAP" } as const; // left, right, top, bottom
 
 /** A distance measured by the reader, on one slice of one plane; its ends are RAS+ mm. */
 export interface Measure {
@@ -64,6 +67,7 @@ export function drawMarks(overlay: HTMLCanvasElement, nv: Niivue, drawn: Drawn):
       if (ringed) found.rings.push(ringed);
     }
     for (const measure of drawn.measures) if (measure.plane === plane) ruler(canvas, measure);
+    sides(canvas, tile, plane);
     legend(canvas, tile, plane, drawn.slab);
   }
   const [largest] = nv.screenSlices; // of all planes, the axial one
@@ -122,6 +126,18 @@ function ruler({ pen, nv, scale }: Canvas, { from, to, plane }: Measure): void {
   for (const [endX, endY] of [[x, y], [toX, toY]] as const) line(pen, endX - acrossX, endY - acrossY, endX + acrossX, endY + acrossY);
   pen.stroke();
   label(pen, `${fixed(distance(from, to), 1)} mm`, Math.max(x, toX) + 8 * scale, (y + toY) / 2, scale, MEASURED);
+}
+
+/** The letters of the patient's sides. */
+function sides({ pen, scale }: Canvas, tile: Tile, plane: Plane): void {
+  const [left, top, wide, high] = box(tile);
+  const [x, y, away] = [left + wide / 2, top + high / 2, MARGIN * scale];
+  const base = top + high - away - (wide < NARROW * scale ? 2 * away : 0); // above the number of the slice
+  const places = [[left + away, y], [left + wide - away, y], [x, top + away], [x, base]] as const;
+  places.forEach(([letterX, letterY], index) => {
+    const letter = SIDES[plane].charAt(index);
+    label(pen, letter, letterX - pen.measureText(letter).width / 2, letterY + 4 * scale, scale, SIDE);
+  });
 }
 
 /** The number of the slice, the thickness of the slab, and a bar of known length. */

@@ -72,6 +72,7 @@ export function showShortcuts(): void {
   );
   document.body.append(dialog);
   dialog.showModal();
+  dialog.scrollTop = 0; // the focus is on the button below
 }
 
 const part = (name: string, lines: HTMLElement[]): HTMLElement => el("section", {}, el("h3", {}, name), el("dl", { class: "keys" }, ...lines));

@@ -22,7 +22,6 @@ export interface Place {
 
 const VISIBLE_FROM = 0.1; // of the heatmap
 const BACKGROUND = [0, 0, 0, 1];
-const LETTERS = [1, 0.7, 0.25, 1]; // is seen on black and on white
 
 export class Viewer {
   onPlace: (place: Place) => void = () => undefined;
@@ -53,13 +52,9 @@ export class Viewer {
     const nv = new Niivue({
       backColor: BACKGROUND,
       crosshairWidth: 0, // drawn with the marks, as fine as the screen allows
-      fontColor: LETTERS,
-      fontMinPx: 12,
-      fontSizeScaling: 0.3,
-      isRadiologicalConvention: true,
+      isRadiologicalConvention: true, // as the letters of the sides say
       sagittalNoseLeft: true,
-      isOrientationTextVisible: true,
-      showAllOrientationMarkers: true,
+      isOrientationTextVisible: false, // drawn with the marks, to be read on black and on white
       invertScrollDirection: true, // the wheel, turned towards the reader, goes to the feet
       multiplanarShowRender: SHOW_RENDER.NEVER,
       multiplanarPadPixels: 4,

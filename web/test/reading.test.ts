@@ -147,7 +147,7 @@ test("the inset is as wide as its finding asks for, in a corner of the plane tha
   expect(cornerOf(plane, [500, 400], 1)).toEqual([450, 60, 140]);
   expect(cornerOf(plane, [500, 100], 1)).toEqual([110, 60, 140]); // the finding would lie below
   expect(cornerOf([0, 0, 2000, 2000], [0, 0], 2)).toEqual([1500, 20, 480]); // no larger than 240 pixels of the page
-  expect(cornerOf([0, 0, 400, 200], [0, 0], 1)).toBeNull(); // a small plane has none
+  expect(cornerOf([0, 0, 400, 280], [0, 0], 1)).toBeNull(); // a small plane has none
 });
 
 /** The value of a half-precision float (IEEE 754: sign, 5 bits of exponent, 10 of fraction). */

@@ -363,6 +363,12 @@ def test_the_inset_magnifies_the_chosen_finding(
     words = re.compile(rf"Nodule {first['id'] + 1}, {where}, \d\.\d mm")
     expect(page.locator(".stage")).to_have_attribute("title", words)
     expect(page.locator(f'tr[data-nodule="{first["id"] + 1}"]')).to_contain_text(where)
+    # A slice that misses the finding has none.
+    for _ in range(12):
+        page.keyboard.press("]")
+    missed = planes(page, "inset-missed")
+    page.keyboard.press("i")
+    assert not (abs(planes(page, "no-inset-missed") - missed) > 3).any()
 
 
 def test_two_fingers_magnify(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 import type { Niivue, NVImage } from "@niivue/niivue";
 import type { Vec3 } from "./contract";
 import { fixed } from "./format";
-import { AXIS, box, type Canvas, label, MARGIN, type Mark, onSlice, OTHER, outline, pixelsPerMm, type Plane, type Tile } from "./pen";
+import { ringRadius } from "./geometry";
+import { AXIS, box, type Canvas, label, MARGIN, type Mark, onSlice, OTHER, outline, pixelsPerMm, type Plane, type Tile, UNKNOWN } from "./pen";
 
 const SHARE = 0.28; // of the plane's shorter side
 const SIDE = { least: 80, most: 240 }; // CSS pixels
@@ -29,13 +30,14 @@ export function cornerOf([left, top, wide, high]: readonly [number, number, numb
   return [below ? left + margin : left + wide - side - margin, top + margin, side];
 }
 
-/** Draw the inset of `mark` on a plane, with its outline or without; returns its place, null where there is none. */
+/** Draw the inset of `mark`, with its outline or without, if the slice cuts the finding; returns its place, or null. */
 export function drawInset(canvas: Canvas, tile: Tile, plane: Plane, mark: Mark, outlined: boolean): Square | null {
   const { pen, nv, scale } = canvas;
   const [volume] = nv.volumes;
-  const [markX = 0, markY = 0] = nv.frac2canvasPosWithTile(onSlice(nv, plane, mark.centre).frac, plane)?.pos ?? [];
+  const { frac, away } = onSlice(nv, plane, mark.centre);
+  const [markX = 0, markY = 0] = nv.frac2canvasPosWithTile(frac, plane)?.pos ?? [];
   const square = cornerOf(box(tile), [markX, markY], scale);
-  if (!volume || !square) return null;
+  if (!volume || !square || ringRadius(mark.finding.diameter_mm ?? UNKNOWN, away) === null) return null;
   const [left, top, side] = square;
   const pixels = side / fieldOf(mark.finding.diameter_mm); // of a mm
   const times = pixels / pixelsPerMm(tile);

@@ -6,14 +6,13 @@ import type { Finding } from "./findings";
 import { fixed } from "./format";
 import { distance, ringRadius, scaleLength } from "./geometry";
 import { drawInset, type Square } from "./inset";
-import { AXIS, box, type Canvas, isPlane, label, line, MARGIN, type Mark, onSlice, OTHER, outline, pixelsPerMm, type Plane, SELECTED, type Tile } from "./pen";
+import { AXIS, box, type Canvas, isPlane, label, line, MARGIN, type Mark, onSlice, OTHER, outline, pixelsPerMm, type Plane, SELECTED, type Tile, UNKNOWN } from "./pen";
 
 const CROSSHAIR = "#5cc9d3b0";
 const MEASURED = "#8df08d";
 const SIDE = "#ffd08a";
 const NARROW = 240; // CSS pixels
 const GAP = 14; // CSS pixels that the crosshair leaves free around its place
-const UNKNOWN = 8; // mm, of the ring around a nodule that could not be measured
 const LONGEST_SCALE = 0.4; // of a plane's width
 const SIDES = { [SLICE_TYPE.SAGITTAL]: "APSI", [SLICE_TYPE.CORONAL]: "RLSI", [SLICE_TYPE.AXIAL]: "RLAP" } as const; // left, right, top, bottom
 

@@ -11,6 +11,7 @@ export const AXIS = { [SLICE_TYPE.SAGITTAL]: 0, [SLICE_TYPE.CORONAL]: 1, [SLICE_
 export type Plane = keyof typeof AXIS;
 export const SELECTED = "#ffb454";
 export const OTHER = "#e8f1f5";
+export const UNKNOWN = 8; // mm, the diameter of the ring around a nodule that could not be measured
 export const MARGIN = 10; // CSS pixels from the edge of a plane
 
 /** A finding to mark: its centre in RAS+ mm, its shape where there is one, and whether it is the selected one. */

@@ -10,6 +10,9 @@ import { halves, LEVELS } from "./half";
 import type { Vec3 } from "./contract";
 import { samples } from "./slab";
 
+/** What of NiiVue's volume the texture is made of. */
+type Voxels = Pick<NVImage, "img" | "dimsRAS" | "img2RASstart" | "img2RASstep"> & { hdr: { scl_slope: number; scl_inter: number } | null };
+
 const UNIT = 15; // of textures; NiiVue needs it only for growing regions
 
 /** NiiVue finds its uniforms one a line. Between voxels the texture is linear, so that the brightest of a slab is in the middle of a voxel or at the slab's edge. */
@@ -112,12 +115,9 @@ function withoutDrawing(gl: WebGL2RenderingContext, act: () => void): void {
   }
 }
 
-/** A texture of the volume in HU, along the axes of RAS; slice by slice, so that there is no second copy of it. */
-function upload(gl: WebGL2RenderingContext, { img, hdr, dimsRAS = [], img2RASstart = [], img2RASstep = [] }: NVImage): WebGLTexture {
-  const [, wide = 1, high = 1, deep = 1] = dimsRAS;
-  const [across = 1, up = 1, through = 1] = img2RASstep;
-  const start = img2RASstart.reduce((sum, one) => sum + one, 0);
-  const [slope, offset] = [hdr?.scl_slope ?? 1, (hdr?.scl_inter ?? 0) + LEVELS / 2];
+/** A texture of the volume in HU, along the axes of RAS. */
+function upload(gl: WebGL2RenderingContext, volume: NVImage): WebGLTexture {
+  const [, wide = 1, high = 1, deep = 1] = volume.dimsRAS ?? [];
   const texture = gl.createTexture();
   gl.activeTexture(gl.TEXTURE0 + UNIT);
   gl.bindTexture(gl.TEXTURE_3D, texture);
@@ -125,6 +125,17 @@ function upload(gl: WebGL2RenderingContext, { img, hdr, dimsRAS = [], img2RASsta
   for (const edge of [gl.TEXTURE_WRAP_R, gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_3D, edge, gl.CLAMP_TO_EDGE);
   gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
   gl.texStorage3D(gl.TEXTURE_3D, 1, gl.R16F, wide, high, deep);
+  let z = 0;
+  for (const slice of slicesOf(volume)) gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, z++, wide, high, 1, gl.RED, gl.HALF_FLOAT, slice);
+  return texture;
+}
+
+/** The slices of a volume from the feet up, in HU as half-precision floats: each from the right, and from the back. One array for all. */
+export function* slicesOf({ img, hdr, dimsRAS = [], img2RASstart = [], img2RASstep = [] }: Voxels): Generator<Uint16Array<ArrayBuffer>> {
+  const [, wide = 1, high = 1, deep = 1] = dimsRAS;
+  const [across = 1, up = 1, through = 1] = img2RASstep;
+  const start = img2RASstart.reduce((sum, one) => sum + one, 0);
+  const [slope, offset] = [hdr?.scl_slope ?? 1, (hdr?.scl_inter ?? 0) + LEVELS / 2];
   const half = halves();
   const slice = new Uint16Array(wide * high);
   for (let z = 0; z < deep; z++) {
@@ -135,7 +146,6 @@ function upload(gl: WebGL2RenderingContext, { img, hdr, dimsRAS = [], img2RASsta
         slice[at++] = half[Math.min(LEVELS - 1, Math.max(0, level))] ?? 0;
       }
     }
-    gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, z, wide, high, 1, gl.RED, gl.HALF_FLOAT, slice);
+    yield slice;
   }
-  return texture;
 }

@@ -9,6 +9,7 @@ import { listed, readBy, type Wanted } from "../src/jobs";
 import { placeOf } from "../src/lattice";
 import { toDistance, toMeasure } from "../src/rulers";
 import { samples } from "../src/slab";
+import { slicesOf } from "../src/slices";
 
 /** A lattice whose nodes are moved by an affine map, which interpolation must give back. */
 function lattice(move: (at: Vec3) => Vec3): Lattice {
@@ -159,4 +160,23 @@ test("HU are exact up to 2048 as half-precision floats, and near it beyond", () 
   expect(half[LEVELS / 2]).toBe(0);
   for (let hu = 1; hu <= 2048; hu++) expect(error(hu) + error(-hu)).toBe(0);
   for (let hu = 2049; hu < 32768; hu += 7) expect(error(hu)).toBeLessThanOrEqual(hu / 2048);
+});
+
+test("slices go along the axes of the body, whatever the axes of the file, in HU", () => {
+  const [wide, high, deep] = [2, 3, 4]; // of the file: forward, up, and from left to right
+  const stored = (forward: number, up: number, left: number): number => 10 * forward + 100 * up + 500 * left - 900;
+  const img = new Int16Array(wide * high * deep);
+  for (let k = 0; k < deep; k++) for (let j = 0; j < high; j++) for (let i = 0; i < wide; i++) img[i + wide * (j + high * k)] = stored(i, j, k);
+  const volume = { img, hdr: { scl_slope: 2, scl_inter: -5 }, dimsRAS: [3, deep, wide, high], img2RASstep: [-wide * high, 1, wide], img2RASstart: [wide * high * (deep - 1), 0, 0] };
+  const seen = [...slicesOf(volume)].length;
+  expect(seen).toBe(high);
+  let z = 0;
+  for (const slice of slicesOf(volume)) {
+    for (let y = 0; y < wide; y++)
+      for (let x = 0; x < deep; x++) {
+        const hu = 2 * stored(y, z, deep - 1 - x) - 5;
+        expect(Math.abs(ofHalf(slice[x + deep * y] ?? 0) - hu)).toBeLessThanOrEqual(Math.abs(hu) <= 2048 ? 0 : 1);
+      }
+    z += 1;
+  }
 });

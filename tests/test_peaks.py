@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from src.detection.peak_detection import detect_peaks
 from src.detection.post_processing import non_maximum_suppression, sphere_iou
-from src.types import Detection, Vec3
+from src.types import Detection, Vec3, Volume
 
 Method = Literal["local_maxima", "nms"]
 
@@ -27,6 +27,15 @@ def test_a_peak_is_located_to_sub_voxel_accuracy_on_an_anisotropic_grid(centre: 
     (peak,) = detect_peaks(_bump(centre, spacing), 0.5, 10, spacing)
     np.testing.assert_allclose(peak["coordinates"], centre, atol=0.02)
     assert np.abs(np.divide(centre, spacing) - peak["coordinates_voxel"]).max() < 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("own", [None, (0.5, 1.0, 2.0)])
+def test_without_a_spacing_it_is_that_of_the_affine_or_a_millimetre(own: Vec3 | None) -> None:
+    spacing = own or (1.0, 1.0, 1.0)
+    centre = (9 * spacing[0], 11 * spacing[1], 8 * spacing[2])
+    heat = _bump(centre, spacing)
+    (peak,) = detect_peaks(heat if own is None else Volume(heat, np.diag([*own, 1.0])), 0.5)
+    np.testing.assert_allclose(peak["coordinates"], centre, atol=0.02)
 
 
 @pytest.mark.parametrize("method", ["local_maxima", "nms"])

@@ -118,7 +118,7 @@ export interface Report {
     shape: Vec3;
     notes?: string[];
     left_out?: Record<string, number>;
-    config?: { post_processing?: { peak_detection?: { threshold?: number } } };
+    config?: { post_processing?: { peak_detection?: { threshold?: number }; confidence_filter?: { min_confidence?: number } } };
   };
   detections: Detection[];
   masses?: Detection[];

@@ -69,11 +69,8 @@ export const isChanged = ({ findings, added }: Review): boolean =>
 
 const DEFAULT = 0.5; // the threshold of reports that do not name theirs
 
-/** The confidence from which a report tells nodules. */
-export const thresholdOf = ({ metadata }: Report): number => metadata.config?.post_processing?.peak_detection?.threshold ?? DEFAULT;
-
-/** The confidence from which nothing but nodules and masses is shown; `otherwise` where there are none. */
-export function reportedFrom(findings: Finding[], otherwise: number): number {
-  const confidences = findings.filter(({ sort }) => sort !== "candidate").flatMap(({ confidence }) => confidence ?? []);
-  return confidences.length > 0 ? Math.min(...confidences) : otherwise;
+/** The least confidence of a report's nodules and masses. */
+export function thresholdOf({ metadata }: Report): number {
+  const rules = metadata.config?.post_processing;
+  return Math.max(rules?.peak_detection?.threshold ?? DEFAULT, rules?.confidence_filter?.min_confidence ?? 0);
 }

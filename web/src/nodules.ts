@@ -1,7 +1,7 @@
 /** The table of findings: filtered by confidence, sorted by any column, one of them selected. */
 
 import { button, el } from "./dom";
-import { described, type Finding, reportedFrom, whereOf } from "./findings";
+import { described, type Finding, whereOf } from "./findings";
 import { fixed, percent } from "./format";
 
 export type Column = "number" | "confidence" | "diameter" | "volume" | "type" | "risk" | "category";
@@ -74,7 +74,7 @@ export function noduleTable(
   threshold: number,
   tell: (visible: Finding[], selected: Finding | null, chosen: boolean) => void,
 ): Nodules {
-  let [column, falling, least]: [Column, boolean, number] = ["confidence", true, reportedFrom(first, threshold)];
+  let [column, falling, least]: [Column, boolean, number] = ["confidence", true, threshold];
   let [all, verdicts]: [Finding[], Verdicts] = [first, new Map()];
   let [visible, selected]: [Finding[], Finding | null] = [[], null];
   const rows = el("tbody", {});

@@ -135,9 +135,11 @@ test("a review has changed what was found once something is rejected, added or o
   expect(isChanged(review([said], [{}]))).toBe(true);
 });
 
-test("a report tells its threshold, or has the usual one", () => {
-  const config = { post_processing: { peak_detection: { threshold: 0.3 } } };
-  expect(thresholdOf({ metadata: { config } } as unknown as Report)).toBe(0.3);
+test("a report's nodules pass its threshold and its filter, or the usual one", () => {
+  const of = (post_processing: unknown): number => thresholdOf({ metadata: { config: { post_processing } } } as unknown as Report);
+  expect(of({ peak_detection: { threshold: 0.3 } })).toBe(0.3);
+  expect(of({ peak_detection: { threshold: 0.3 }, confidence_filter: { min_confidence: 0.6 } })).toBe(0.6);
+  expect(of({ peak_detection: { threshold: 0.4 }, confidence_filter: { min_confidence: 0.2 } })).toBe(0.4);
   expect(thresholdOf({ metadata: {} } as unknown as Report)).toBe(0.5);
 });
 

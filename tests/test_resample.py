@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from src.data.resample import resample
+from src.data.resample import check_size, resample
+from src.errors import BadScan
 from src.types import FloatArray, Vec3
 
 FWHM = 2 * np.sqrt(2 * np.log(2))  # full width at half maximum of a Gaussian, in standard deviations
@@ -43,3 +44,19 @@ def test_the_scan_ends_half_a_voxel_beyond_its_last_centre() -> None:
     ramp = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
     finer, _ = resample(ramp, np.eye(4), (0.4, 1.0, 1.0))
     np.testing.assert_allclose(finer[:, 0, 0], np.minimum(np.arange(9) * 0.4, 3.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [0.4, 1.0, 2.5])
+def test_an_axis_of_one_voxel_stays_one_voxel(spacing: float) -> None:
+    slice_ = np.arange(9, dtype=np.float32).reshape(3, 3, 1)
+    new, _ = resample(slice_, np.eye(4), (1.0, 1.0, spacing))
+    np.testing.assert_allclose(new, slice_, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sides", "allowed"), [((512, 1024, 1024), True), ((512, 1024, 1025), False)])
+def test_a_grid_has_at_most_two_to_the_29_voxels(sides: tuple[int, int, int], *, allowed: bool) -> None:
+    if allowed:
+        check_size(sides, (1.0, 1.0, 1.0))
+    else:
+        with pytest.raises(BadScan, match="voxels"):
+            check_size(sides, (1.0, 1.0, 1.0))

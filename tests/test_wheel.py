@@ -74,6 +74,20 @@ def test_the_wheel_holds_the_package_and_its_weights_and_nothing_else(wheel: Pat
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.parametrize("name", ["pivot", "src"])
+def test_a_checkout_installed_for_development_has_both_names_in_every_folder(
+    name: str, root: Path, tmp_path: Path
+) -> None:
+    """What `pip install -e .` puts on Python's path."""
+    build = f"import hatchling.build; print(hatchling.build.build_editable({str(tmp_path)!r}))"
+    with zipfile.ZipFile(tmp_path / _run(sys.executable, "-c", build, folder=root).strip()) as archive:
+        (paths,) = (archive.read(file).decode() for file in archive.namelist() if "/" not in file)
+    script = (
+        f"import sys; sys.path[:0] = {paths.splitlines()}; import {name}.inference.main as it; it.main(['--version'])"
+    )
+    assert _run(sys.executable, "-I", "-c", script, folder=tmp_path).startswith("pivot ")
+
+
 def test_the_wheel_holds_the_page(wheel: Path, root: Path) -> None:
     static = root / "src" / "api" / "static"
     if not static.is_dir():

@@ -205,5 +205,6 @@ def test_the_table_names_every_known_detector(capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr().out
     assert all(known.name in told and known.source in told for known in KNOWN.values())
     assert "size: about 84 MB" in told
+    assert max(map(len, told.splitlines())) <= 80
     assert main(["models", "pull", "duke-dlcs"]) == BadCheckpoint.exit_code
     assert "zenodo" in capsys.readouterr().err

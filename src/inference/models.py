@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
-from ..detectors.known import KNOWN
+from ..detectors.known import KNOWN, Known
 from ..errors import command
 from ..logs import Parser, add_log_options, show_log
 
@@ -23,13 +24,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"run it: pivot --checkpoint {folder} --input scan.nii.gz")
         return
     for known in KNOWN.values():
-        print(f"{known.name}\n  {known.source}\n  trained on: {known.trained_on}")
-        print(f"  licence: {known.licence or 'read it where the model lies'}; measured by others: {known.measured}")
-        hashes = "; ".join(f"{file} {digest}" for file, digest in known.sha256.items()) or "as the hub states them"
-        pulled = known.source.startswith("hf:")
-        size = f"about {known.megabytes} MB" if known.megabytes else "not known"
-        print(f"  size: {size}; SHA-256: {hashes}; needs: pip install 'pivot-ct[{known.needs}]'")
-        print(f"  get it: {f'pivot models pull {known.name}' if pulled else 'by hand, see docs/detectors.md'}")
+        print("\n".join(_described(known)))
+
+
+def _described(known: Known) -> Iterator[str]:
+    """What is known of a detector, in lines of at most 80 characters unless a word is longer."""
+    yield known.name
+    for name, words in {
+        "from": known.source,
+        "trained on": known.trained_on,
+        "licence": known.licence or "see where it comes from",
+        "measured by others": known.measured,
+        "size": f"about {known.megabytes} MB" if known.megabytes else "not known",
+        "SHA-256": "; ".join(f"{file} {digest}" for file, digest in known.sha256.items()) or "given by the hub",
+        "needs": f"pip install 'pivot-ct[{known.needs}]'",
+        "get it": f"pivot models pull {known.name}"
+        if known.source.startswith("hf:")
+        else "by hand, see docs/detectors.md",
+    }.items():
+        yield textwrap.fill(
+            f"{name}: {words}", 80, initial_indent="  ", subsequent_indent="    ", break_long_words=False
+        )
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -75,7 +75,10 @@ def main() -> None:
     """Run both parts, print their tables, and write the report into the output folder."""
     options = _options()
     start = time.perf_counter()
-    pipeline = InferencePipeline(options.checkpoint)
+    rules = (
+        {} if options.threshold is None else {"post_processing": {"peak_detection": {"threshold": options.threshold}}}
+    )
+    pipeline = InferencePipeline(options.checkpoint, rules)
     config = load_train_config(options.config)
     cubes = [cube for cube in load_cubes(options.data) if cube.subset == config.cubes_validation_subset]
     found = _found(pipeline, cubes, options.data)
@@ -109,6 +112,7 @@ def _options() -> argparse.Namespace:
         "--config", type=Path, default=Path("configs/train_cubes.yaml"), help="names the held-out subset"
     )
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
+    parser.add_argument("--threshold", type=float, help="default: 0.5; marks below it are listed, not measured")
     parser.add_argument("--output", type=Path, default=Path("results/detection"))
     parser.add_argument("--record", type=Path, help="a copy of the checkpoint with the measured operating points")
     return parser.parse_args()

@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoints", nargs="+", required=True, help="what --checkpoint of pivot takes")
     parser.add_argument("--scan", type=Path, help="only run this scan")
+    parser.add_argument("--threshold", help="of pivot; marks below it are not measured")
     parser.add_argument("--output", type=Path, default=Path("results/detectors"))
     parser.add_argument("--beside", action="store_true", help="with --scan: its own predictor as well")
     options = parser.parse_args()
@@ -39,7 +40,8 @@ def main() -> None:
         f"{'detector':44}{'marks':>6}{'CPM':>8}{'seconds':>9}{'processor':>11}{'GB':>7}   (with FROC: only false marks)"
     )
     for number, checkpoint in enumerate(options.checkpoints):
-        row = _run(checkpoint, options.scan, writable_folder(options.output / str(number)))
+        given = [*_given("input", options.scan), *_given("threshold", options.threshold)]
+        row = _run(checkpoint, given, writable_folder(options.output / str(number)))
         print(_line(checkpoint, row), flush=True)
         if options.beside and options.scan:
             row["own"] = own = _own(checkpoint, options.scan, options.output / f"{number}.json", row["found"])
@@ -57,15 +59,16 @@ def _line(name: str, row: dict[str, Any]) -> str:
     return f"{name[-43:]:44}{row['marks']:6}{score:>8}{times}{row['gigabytes']:7.2f}"
 
 
-def _run(checkpoint: str, scan: Path | None, folder: Path) -> dict[str, Any]:
+def _run(checkpoint: str, given: Sequence[str], folder: Path) -> dict[str, Any]:
     """The figures of one detector."""
-    module = "benchmarks.detection" if scan is None else "src.inference.main"
-    used = _used(module, "--checkpoint", checkpoint, "--output", folder, *_given(scan))
+    scan = "--input" in given
+    module = "src.inference.main" if scan else "benchmarks.detection"
+    used = _used(module, "--checkpoint", checkpoint, "--output", folder, *given)
     return {"checkpoint": checkpoint, **used, **(_of_scan(folder) if scan else _of_detection(folder))}
 
 
-def _given(scan: Path | None) -> Sequence[str | Path]:
-    return () if scan is None else ("--input", scan)
+def _given(option: str, value: object) -> Sequence[str]:
+    return () if value is None else (f"--{option}", str(value))
 
 
 def _used(module: str, *arguments: str | Path) -> dict[str, float]:
@@ -92,7 +95,8 @@ def _own(checkpoint: str, scan: Path, file: Path, found: list[dict[str, Any]]) -
     shared = sum(
         bool(
             (
-                (np.linalg.norm(places - mark["peak_lps"], axis=1) < NEAR) & (np.abs(sure - mark["confidence"]) < ALIKE)
+                (np.linalg.norm(places - mark.get("peak_lps", mark["coordinates_lps"]), axis=1) < NEAR)
+                & (np.abs(sure - mark["confidence"]) < ALIKE)
             ).any()
         )
         for mark in found

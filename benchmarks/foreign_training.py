@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +31,10 @@ from tests.foreign_models import bundle_config
 
 __all__ = ["main"]
 
-CLEAR = 4  # one of so many patches shows lung without a nodule
+PATCH, BATCH, CLEAR = 48, 4, 1  # voxels; patches of a step, and those of them that show lung without a nodule
 MIRRORED = 24  # voxels on each side of a cube, so that a nodule may lie anywhere in a patch
 PIECE = 64  # voxels: the side of a piece of a scan that a patch is cut from
-WARM, CLIP = 30, 10.0  # steps in which the learning rate rises; the largest norm of a gradient
-RARE, PRIOR = 10.0, 0.05  # the weight of a nodule's voxels in the cross-entropy; the probability that they begin with
+RATE, WARM, CLIP = 1e-3, 50, 10.0  # AdamW's; steps in which it rises; the largest norm of a gradient
 LOW, HIGH = -1000.0, 400.0  # HU
 SPACING = [1.0, 1.0, 1.0]  # mm, that of the cubes
 TOLD_EVERY, SAVED_EVERY = 20, 300  # steps; seconds
@@ -68,7 +67,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds the cubes and backgrounds/")
     parser.add_argument("--config", type=Path, default=Path("configs/train_cubes.yaml"), help="names what is held out")
     parser.add_argument("--output", type=Path, default=Path("results/foreign"))
-    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # MONAI's, of its own future
@@ -76,35 +74,28 @@ def main() -> None:
 
     set_determinism(options.seed)
     learner = KINDS[options.kind]()
-    if options.start:
-        learner.network.load_state_dict(torch.load(options.start, weights_only=True))
-    samples = _samples(learner, options.data, options.config, options.seed)
+    samples = _samples(options.data, options.config, learner.transforms(), options.seed)
     _train(learner, samples, options.minutes * 60, writable_folder(options.output / options.kind))
 
 
 class SegResNet:
     """A segmentation network by its state dict and `config.yaml`."""
 
-    patch, batch, rate = 32, 8, 3e-3  # voxels; patches of a step; AdamW's learning rate
-
     def __init__(self) -> None:
         from monai.losses import DiceCELoss
         from monai.networks import nets
 
         self.network: nn.Module = nets.SegResNet(**SEGRESNET)
-        *_, bias = self.network.parameters()  # of the last layer
-        with torch.no_grad():
-            bias.copy_(torch.tensor([0.0, math.log(PRIOR / (1 - PRIOR))]))
-        weight = torch.tensor([1.0, RARE])  # of the cross-entropy alone
-        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, weight=weight)
+        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
 
-    def transforms(self) -> list[Any]:
+    @staticmethod
+    def transforms() -> list[Any]:
         """Patches with random axes and directions."""
         from monai import transforms
 
         keys = ("image", "label")
         return [
-            transforms.RandCropByPosNegLabeld(keys, "label", (self.patch,) * 3, pos=3, neg=1, num_samples=1),
+            transforms.RandCropByPosNegLabeld(keys, "label", (PATCH,) * 3, pos=2, neg=1, num_samples=1),
             *(transforms.RandFlipd(keys, 0.5, axis) for axis in range(3)),
             transforms.RandRotate90d(keys, 0.5, spatial_axes=(0, 1)),
         ]
@@ -133,8 +124,6 @@ class SegResNet:
 class RetinaNet:
     """A detection network as a MONAI bundle."""
 
-    patch, batch, rate = 48, 4, 1e-3  # as above
-
     def __init__(self) -> None:
         from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
         from monai.apps.detection.networks.retinanet_network import RetinaNet, resnet_fpn_feature_extractor
@@ -150,13 +139,14 @@ class RetinaNet:
         )
         self.detector.set_target_keys("box", "label")
 
-    def transforms(self) -> list[Any]:
+    @staticmethod
+    def transforms() -> list[Any]:
         """Patches with the boxes of their nodules, with random axes and directions."""
         from monai.apps.detection.transforms import dictionary as boxed
 
         return [
             _with_boxes,
-            boxed.RandCropBoxByPosNegLabeld("image", "box", "class", (self.patch,) * 3, pos=3, neg=1, num_samples=1),
+            boxed.RandCropBoxByPosNegLabeld("image", "box", "class", (PATCH,) * 3, pos=3, neg=1, num_samples=1),
             *(boxed.RandFlipBoxd("image", "box", "image", 0.5, axis) for axis in range(3)),
             boxed.RandRotateBox90d("image", "box", "image", 0.5, spatial_axes=(0, 1)),
         ]
@@ -179,11 +169,10 @@ class RetinaNet:
         (folder / "configs" / "inference.json").write_text(json.dumps(_bundle(), indent=2))
 
 
-Learner: TypeAlias = SegResNet | RetinaNet
-KINDS: dict[str, Callable[[], Learner]] = {"segresnet": SegResNet, "retinanet": RetinaNet}
+KINDS: dict[str, Callable[[], SegResNet | RetinaNet]] = {"segresnet": SegResNet, "retinanet": RetinaNet}
 
 
-def _samples(learner: Learner, data: Path, config: Path, seed: int) -> Iterator[list[Sample]]:
+def _samples(data: Path, config: Path, transforms: list[Any], seed: int) -> Iterator[list[Sample]]:
     """Batches without end, each from other nodules and places."""
     from monai.transforms import Compose
 
@@ -192,7 +181,7 @@ def _samples(learner: Learner, data: Path, config: Path, seed: int) -> Iterator[
     cubes = [cube for cube in cubes if cube.patient not in settings.leave_out_patients]
     scans = [load_background(settings, one.name) for one in settings.train_backgrounds if not one.has_opacities]
     print(f"{len(cubes)} nodules, {len(scans)} scans", flush=True)
-    change = Compose(learner.transforms())
+    change = Compose(transforms)
     change.set_random_state(seed)
 
     def nodule(number: int) -> Sample:
@@ -207,11 +196,10 @@ def _samples(learner: Learner, data: Path, config: Path, seed: int) -> Iterator[
         hu = scan.patch(corner, PIECE)[0]
         return _sample(hu, np.zeros(hu.shape, bool))
 
-    few = learner.batch // CLEAR
     while True:
         order = random.permutation(len(cubes)).tolist()
-        while len(order) >= learner.batch:
-            batch = [nodule(order.pop()) for _ in range(learner.batch - few)] + [clear() for _ in range(few)]
+        while len(order) >= BATCH:
+            batch = [nodule(order.pop()) for _ in range(BATCH - CLEAR)] + [clear() for _ in range(CLEAR)]
             yield [change(one)[0] for one in batch]
 
 
@@ -230,16 +218,16 @@ def _with_boxes(sample: Sample) -> Sample:
     return {"image": sample["image"], "box": boxes, "class": torch.zeros(count, dtype=torch.int64)}
 
 
-def _train(learner: Learner, samples: Iterator[list[Sample]], seconds: float, folder: Path) -> None:
+def _train(learner: SegResNet | RetinaNet, samples: Iterator[list[Sample]], seconds: float, folder: Path) -> None:
     """Until the time is over. The model is saved every few minutes, and at the end."""
     learner.network.train()
-    optimizer = torch.optim.AdamW(learner.network.parameters(), learner.rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(learner.network.parameters(), RATE, weight_decay=1e-4)
     start, saved = time.process_time(), time.monotonic()
     losses: list[float] = []
     while (elapsed := time.process_time() - start) < seconds:
         share = min(1.0, (len(losses) + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * elapsed / seconds))
         for group in optimizer.param_groups:
-            group["lr"] = learner.rate * share
+            group["lr"] = RATE * share
         optimizer.zero_grad()
         loss = learner.losses(next(samples))
         loss.backward()

@@ -10,7 +10,7 @@ from ..model.device import precision
 
 __all__ = ["Precision"]
 
-TOLERANCE = 0.02  # of a probability
+TOLERANCE = 0.05  # of a probability, as for PIVOT's own network in bfloat16
 
 
 class Precision:

@@ -77,7 +77,7 @@ class BadOutput(PivotError):
 
 
 class NoLungs(PivotError):
-    """A run that finished, with nothing found in a scan without recognised lungs: that says nothing about nodules."""
+    """A run that finished and found nothing in a scan without recognised lungs. That says nothing about nodules."""
 
     exit_code = 6
 

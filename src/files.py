@@ -40,15 +40,15 @@ def shipped(name: str) -> Path:
 
 
 def here_or_shipped(path: Path) -> Path:
-    """The path; where nothing is there and PIVOT comes with a file of this name, that one.
+    """The path; if nothing exists there and PIVOT ships a file of this name, the path of the shipped one.
 
-    So the guide's `checkpoints/best_model.pth` works in every folder.
+    So the guide's `checkpoints/best_model.pth` works in any folder.
     """
     return shipped(path.as_posix()) if path.as_posix() in SHIPPED and not path.exists() else path
 
 
 def as_module(name: str) -> str:
-    """How a module of PIVOT is run: `python -m src.<name>` in a checkout, `python -m pivot.<name>` installed."""
+    """The command of a module of PIVOT: `python -m src.<name>` in a checkout, `python -m pivot.<name>` installed."""
     return f"python -m {__name__.partition('.')[0]}.{name}"
 
 
@@ -81,7 +81,7 @@ def write_json(content: object, path: str | Path, indent: int = 1) -> None:
 
 
 def write_csv(header: Iterable[str], rows: Iterable[Iterable[object]], path: str | Path) -> None:
-    """Write a table, whole or not at all. None leaves its field empty."""
+    """Write a table, whole or not at all. None gives an empty field."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -1,6 +1,6 @@
-"""What a caller gives, as the one type that the code takes; what cannot be that is refused in one sentence.
+"""Converts arguments of public functions to one type, and refuses anything else with a one-sentence message.
 
-Whatever one public function takes, its siblings take: paths as text or `Path`, arrays as NumPy's, torch's or lists.
+All public functions accept the same forms: paths as text or `Path`, arrays from NumPy or torch or as lists.
 """
 
 import math
@@ -16,19 +16,19 @@ from .errors import BadConfig, BadScan, PivotError
 
 __all__ = ["array_of", "is_path", "number_of", "numbers_of", "path_of", "words_for"]
 
-MOST_TOLD = 60  # characters of what was given
+MOST_TOLD = 60  # characters of an argument that a message quotes
 
 
 def is_path(given: object) -> bool:
-    """Whether it is a path, as text or as `Path`."""
+    """Whether the argument is a path, as text or as `Path`."""
     return isinstance(given, str | os.PathLike)
 
 
 def path_of(given: Any, what: str, error: type[PivotError] = BadConfig) -> Path:  # noqa: ANN401 - whatever is given
-    """A path; `what` is the argument's name.
+    """Convert to a path. `what` is the argument's name.
 
     Raises:
-        PivotError: as `error`: it is something else, empty, or holds a NUL.
+        PivotError: of the type `error`: the argument is no path, is empty, or holds a NUL.
     """
     text = os.fspath(given) if is_path(given) else None
     if isinstance(text, str) and text and "\0" not in text:
@@ -38,7 +38,7 @@ def path_of(given: Any, what: str, error: type[PivotError] = BadConfig) -> Path:
 
 
 def number_of(given: Any, what: str, least: float = -math.inf, most: float = math.inf) -> float:  # noqa: ANN401
-    """A finite number from `least` to `most`.
+    """Convert to a finite number from `least` to `most`.
 
     Raises:
         BadConfig: it is something else.
@@ -53,7 +53,7 @@ def numbers_of(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> tuple[float, ...]:
-    """So many finite numbers, each from `least` to `most`.
+    """Convert to `count` finite numbers, each from `least` to `most`.
 
     Raises:
         BadConfig: it is something else.
@@ -77,10 +77,10 @@ def _numbers(given: Any, what: str, shape: tuple[int, ...], least: float, most: 
 
 
 def array_of(given: Any, what: str, error: type[PivotError] = BadScan) -> npt.NDArray[Any]:  # noqa: ANN401
-    """An array of numbers, from one of NumPy, which stays as it is, a tensor on any device, or nested lists.
+    """Convert a NumPy array (returned unchanged), a tensor on any device, or nested lists to an array of numbers.
 
     Raises:
-        PivotError: as `error`: it is something else.
+        PivotError: of the type `error`: it is something else.
     """
     try:
         tensor = given.detach().cpu() if hasattr(given, "detach") else given
@@ -94,7 +94,7 @@ def array_of(given: Any, what: str, error: type[PivotError] = BadScan) -> npt.ND
 
 
 def words_for(given: object) -> str:
-    """What was given, in a few words for a message."""
+    """A short description of an argument, for a message."""
     if given is None:
         return "None"
     shape = getattr(given, "shape", None)

@@ -1,4 +1,4 @@
-"""What all command lines share: their options, and logging to stderr by one convention.
+"""The common options of all command lines, and their logging to stderr.
 
 By default commands show warnings and errors; training also shows its progress. `--quiet` shows errors only. `--verbose`
 (or PIVOT_LOG=debug) shows everything. Only commands set this up. Modules log to the logger "pivot" or one below it.
@@ -18,7 +18,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are reported like all others; options are written out."""
+    """A parser that raises `BadConfig` for errors. Options cannot be abbreviated."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's
         super().__init__(allow_abbrev=False, **options)

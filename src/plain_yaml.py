@@ -1,7 +1,7 @@
-"""YAML 1.2 as values: mappings, sequences and the scalars of its core schema, and nothing else.
+"""Parses YAML 1.2 into values: mappings, sequences and the scalars of its core schema, and nothing else.
 
-PyYAML's own construction reads YAML 1.1, where `1:30` is ninety and `010` is eight, takes time that grows with the
-square of the depth, and lets the last of two equal keys win. So its events are put together here, within bounds.
+PyYAML's constructor follows YAML 1.1, where `1:30` is ninety and `010` is eight. Its time grows with the square of the
+depth, and the last of two equal keys wins. So this module builds the values from PyYAML's events, with limits.
 """
 
 import re
@@ -26,7 +26,7 @@ MOST_TEXT = 2**20  # characters of a document
 MOST_DEPTH = 20
 MOST_SCALAR = 4096  # characters of a text
 MOST_NODES = 5000
-MOST_NUMBER = 40  # characters; no setting needs as many
+MOST_NUMBER = 40  # characters; longer numbers are no settings
 # https://yaml.org/spec/1.2.2/#103-core-schema
 CORE = (
     (re.compile(r"~|null|Null|NULL|"), lambda _: None),
@@ -42,7 +42,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class BadYaml(ValueError):
-    """What is wrong with a document; `line` is where, from 1 on, if known."""
+    """An error in a document; `line` is its place, from 1, if known."""
 
     def __init__(self, what: str, line: int | None = None) -> None:
         super().__init__(what if line is None else f"line {line}: {what}")
@@ -50,7 +50,7 @@ class BadYaml(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, which looks far ahead in `[[[[`, with time that grows with the square of the depth."""
+    """PyYAML's scanner looks far ahead in `[[[[`; its time grows with the square of the depth. This one does not."""
 
     def fetch_flow_collection_start(self, kind: type) -> None:
         if self.flow_level >= MOST_DEPTH:
@@ -59,10 +59,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever it holds
-    """The one document in `text`; None where it is empty.
+    """Parse the one document in `text`; None if it is empty.
 
     Raises:
-        BadYaml: it is no such document, or too large or deep for settings.
+        BadYaml: the text is no such document, or too large or deep for settings.
     """
     if len(text) > MOST_TEXT:
         msg = f"has more than {MOST_TEXT} characters"

@@ -1,4 +1,4 @@
-"""What the processes share that the server starts for one answer: their limits, and how they answer."""
+"""The common part of the processes that the server starts for one answer: their limits, and their output format."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ def answer(
 
 
 def limits_of(options: argparse.Namespace) -> confined.ProcessLimits:
-    """The limits of the confined process, from now on."""
+    """Apply the limits of the confined process from now on."""
     until = time.monotonic() + options.seconds
 
     def check() -> None:

@@ -209,12 +209,12 @@ def _error(details: dict[str, Any]) -> PivotError:
 
 
 def _config_part(config: GivenConfig) -> dict[str, Any]:
-    """The configuration, a YAML file or a mapping, as a part of a form, or no part."""
+    """The configuration (a YAML file or a mapping) as a part of a form; empty without one."""
     if config is None:
         return {}
     if isinstance(config, Mapping):
         try:
-            content = json.dumps(dict(config), default=os.fspath, allow_nan=False).encode()  # JSON is YAML too
+            content = json.dumps(dict(config), default=os.fspath, allow_nan=False).encode()  # YAML accepts JSON
         except (TypeError, ValueError) as error:
             msg = f"config holds a value that YAML cannot express ({error})"
             raise BadConfig(msg) from None

@@ -65,18 +65,18 @@ class InferenceClient:
 
         Raises:
             BadConfig: the configuration cannot be read, or the service refuses it.
-            ServiceError: the service has no DICOMweb server, or this is no UID.
+            ServiceError: the service has no DICOMweb server, or `study` is no UID.
         """
         return self._run(calls.submit_study(study_uid, config, idempotency_key or uuid.uuid4().hex, self.retries))
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """State and progress of a job, as in `docs/service.md`."""
+        """State and progress of a job, as described in `docs/service.md`."""
         return self._run(calls.job(job_id, self.retries))
 
     def wait_for_results(
         self, job_id: str, timeout: float = 300, progress: JobProgress | None = None
     ) -> dict[str, Any]:
-        """The report of a job, when it is completed. `progress` is called with the job at each poll.
+        """The report of a job, once it is completed. `progress` is called with the job at each poll.
 
         Raises:
             TimeoutError: the job has not ended after `timeout` seconds. It continues.
@@ -98,10 +98,10 @@ class InferenceClient:
         return self._run(review_calls.review(job_id, self.retries))
 
     def write_review(self, job_id: str, review: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a review, which is what `review` returned, with your changes. Returns the new one.
+        """Write a review: the result of `review` with your changes. Returns the new one.
 
         Raises:
-            ServiceError: the review has another version now (412), or a finding is none of the job's.
+            ServiceError: the review has changed since (412), or a finding does not belong to the job.
         """
         return self._run(review_calls.write_review(job_id, review, self.retries))
 
@@ -109,19 +109,19 @@ class InferenceClient:
         """Add a nodule at a world point (LPS mm), which the service measures. Returns the new review.
 
         Raises:
-            BadConfig: these are no coordinates.
-            BadScan: the point is outside of the scan.
+            BadConfig: the coordinates are invalid.
+            BadScan: the point is outside the scan.
         """
         return self._run(review_calls.add_nodule(job_id, coordinates_lps, self.retries))
 
     def download_reviewed(
         self, job_id: str, output_dir: str | Path, kinds: Sequence[str] = ("json", "csv", "pdf")
     ) -> list[Path]:
-        """Write the reviewed report into a folder. `kinds` are `json`, `csv`, `pdf`, and of DICOM `sr` and `seg`.
+        """Write the reviewed report into a folder. `kinds` are `json`, `csv`, `pdf`, and for DICOM `sr` and `seg`.
 
         Raises:
             BadOutput: the folder cannot be written to.
-            ServiceError: nobody has reviewed the job, or it has no such file.
+            ServiceError: the job has no review, or no such file.
         """
         folder = path_of(output_dir, "output_dir", BadOutput)
         return self._run(review_calls.download_reviewed(job_id, folder, kinds, self.retries))
@@ -209,7 +209,7 @@ class AsyncInferenceClient:
         timeout: float = 300,  # noqa: ASYNC109 - as in the sync client; the job continues
         progress: JobProgress | None = None,
     ) -> dict[str, Any]:
-        """The report of a job, when it is completed; see `InferenceClient.wait_for_results`."""
+        """The report of a job, once it is completed; see `InferenceClient.wait_for_results`."""
         return await self._run(calls.results(job_id, timeout, progress, self.retries))
 
     async def download_results(self, job_id: str, output_dir: str | Path, *, scan: bool = False) -> list[Path]:

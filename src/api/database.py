@@ -123,7 +123,7 @@ def open_database(url: str) -> Engine:
     """The database at `url`, migrated to this release.
 
     Raises:
-        BadConfig: it is missing or cannot be used. The message contains neither the URL nor its password.
+        BadConfig: the database is missing or unusable. The message contains neither the URL nor its password.
     """
     try:
         engine = _engine(url)

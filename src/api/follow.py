@@ -1,4 +1,4 @@
-"""A process that compares the scans of two jobs, and writes what it finds as JSON. It reads no scan itself."""
+"""A process that compares the scans of two jobs and writes the comparison as JSON. It opens no untrusted scan."""
 
 import argparse
 import json

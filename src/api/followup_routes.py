@@ -65,7 +65,7 @@ async def compare_with_prior(service: Served, job: Completed, owner: Owner, aske
 async def _compared(
     service: Service, job: Job, prior: Job, reports: dict[str, dict[str, Any]], days: int | None
 ) -> dict[str, Any]:
-    """The comparison, by a process of its own (`follow.py`), with the labels of the nodules."""
+    """Compare in a separate process (`follow.py`), and add the nodules' labels."""
     folder = service.settings.jobs / job.id
     with tempfile.TemporaryDirectory(prefix="followup-", dir=folder, ignore_cleanup_errors=True) as scratch:
         task, target = File(scratch, "task.json"), File(scratch, "followup.json")
@@ -83,13 +83,13 @@ async def _compared(
 
 
 def _label(found: dict[str, Any]) -> str:
-    """The label of a finding of a reviewed report: that of the reader's own, else its number."""
+    """The label of a finding in a reviewed report: the reader's own, or the finding's number."""
     own = found["confidence"] is None and found["review"]
     return str(own["finding"]) if own else str(found["id"] + 1)
 
 
 def _kept(path: File, key: list[int | None]) -> dict[str, Any] | None:
-    """The answer that was kept, if it is that of the same reviews and days."""
+    """The stored answer, if it belongs to the same reviews and days."""
     try:
         kept: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:

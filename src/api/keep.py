@@ -1,4 +1,4 @@
-"""What a job keeps of its scan beside the results: for viewers, and for reviewed reports."""
+"""Keeps data of a job's scan beside the results, for viewers and for reviewed reports."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def keep_scan(scan: Scan, upload: Path, folder: Path) -> None:
 
 
 def keep_preview(scan: Scan, path: Path) -> None:
-    """Keep a coarse image of a large scan, which viewers show while they load the scan; of a small one none."""
+    """Keep a coarse image of a large scan, which viewers show while the scan loads. Small scans get none."""
     if scan.array.size <= PREVIEW_VOXELS:
         return
     array, affine = coarse(scan.array, scan.affine, PREVIEW_VOXELS)
@@ -63,7 +63,7 @@ def keep_series(source: Path, folder: Path) -> None:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """The same file under another name; a copy of it on a file system without links."""
+    """The same file under another name: a link or, on a file system without links, a copy."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""A process that measures one nodule of a job's scan, and prints it as JSON. The server starts it: it reads no scan."""
+"""A process that measures one nodule of a job's scan and prints JSON. A confined process reads the scan for it."""
 
 import argparse
 from pathlib import Path

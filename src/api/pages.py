@@ -57,7 +57,7 @@ START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#ui", validatorUrl: nu
 
 
 def serve_docs(app: FastAPI) -> None:
-    """Serve Swagger UI at `/docs`, from the files of a package: it asks no other site."""
+    """Serve Swagger UI at `/docs`, from the files of a package. It contacts no other site."""
     resources = files("fastapi_swagger.resources")
 
     @app.get("/docs", include_in_schema=False)

@@ -1,7 +1,7 @@
-"""A reader's review of a job: what it may hold, and where it is kept.
+"""A reader's review of a job: its content and its storage.
 
-There is one review for each job, with a version that every change counts up. A change names the version that it is
-based on, so that two readers never overwrite each other unawares.
+Each job has one review, with a version that each change increments. A change names the version that it is based on, so
+that no reader overwrites another's changes unnoticed.
 """
 
 import json
@@ -26,7 +26,7 @@ from .schemas import Box, Progress, Read
 __all__ = ["Added", "Place", "Review", "ReviewIn", "add", "change", "load", "load_all", "read", "save", "shown"]
 
 MOST, MOST_ADDED, MOST_DISTANCES = 1000, 100, 200
-MOST_REPORTS = 4096  # whose labels are remembered
+MOST_REPORTS = 4096  # reports whose labels are cached
 FAR = 10_000.0  # mm; scanners are smaller
 EMPTY: dict[str, Any] = {"findings": [], "added": [], "distances": [], "comment": "", "by": None, "at": None}
 Label = Annotated[str, Field(pattern="^[ac]?[1-9][0-9]{0,3}$", description="1, c1 (candidate) or a1 (added)")]
@@ -139,7 +139,7 @@ def load_all(engine: Engine, numbers: Iterable[str]) -> dict[str, dict[str, Any]
 
 
 def save(engine: Engine, job: str, version: int, content: Mapping[str, Any]) -> bool:
-    """Save the review that follows `version`. False if another was saved first, or the job was removed."""
+    """Save the review after `version`. False if another one was saved first, or the job was removed."""
     values = {"version": version + 1, "content": dict(content)}
     if version:
         mine = and_(reviews.c.job == job, reviews.c.version == version)
@@ -154,10 +154,10 @@ def save(engine: Engine, job: str, version: int, content: Mapping[str, Any]) -> 
 
 
 def change(old: Mapping[str, Any], new: ReviewIn, report: Mapping[str, Any], reader: str) -> dict[str, Any]:
-    """The review `new`, signed by its reader where it differs from the old one.
+    """The review `new`. Verdicts that differ from the old review are signed by the reader.
 
     Raises:
-        BadRequest: a finding stands twice, or is none of the report's.
+        BadRequest: a finding is repeated, or not in the report.
     """
     labels = [one.finding for one in new.findings]
     known = {*labels_of(report, old["added"])}
@@ -183,10 +183,10 @@ def _measured(line: Distance) -> dict[str, Any]:
 
 
 def add(old: Mapping[str, Any], measured: Mapping[str, Any], reader: str) -> dict[str, Any]:
-    """The review with one more nodule, which the reader has thereby accepted.
+    """The review with one more nodule, accepted by the reader who adds it.
 
     Raises:
-        BadRequest: it has too many.
+        BadRequest: the review has too many nodules.
     """
     number = len(old["added"]) + 1
     if number > MOST_ADDED:
@@ -205,9 +205,9 @@ def shown(version: int, content: Mapping[str, Any], report: Mapping[str, Any]) -
 
 
 def read(content: Mapping[str, Any] | None, report: Path) -> Read | None:
-    """How far a job is read, by its review and the file of its report.
+    """The reading progress of a job, from its review and its report.
 
-    None if the job was removed, or an earlier release made its report: the list of all jobs must not fail for one.
+    None if the job was removed, or an earlier release made its report: one job must not break the list of all jobs.
     """
     try:
         labels = _to_read(report)
@@ -226,7 +226,7 @@ def _progress(content: Mapping[str, Any], labels: Iterable[str]) -> Progress:
 
 @lru_cache(maxsize=MOST_REPORTS)
 def _to_read(report: Path) -> tuple[str, ...]:
-    """The labels to read of a report, which nobody changes once it is there."""
+    """The labels to read in a report. Cached: a report does not change."""
     return tuple(findings_to_read(json.loads(report.read_bytes())))
 
 

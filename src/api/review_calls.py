@@ -17,14 +17,14 @@ REVIEWED = {"json": ".json", "csv": ".csv", "pdf": ".pdf", "sr": "_sr.dcm", "seg
 
 
 def review(number: str, retries: int) -> Call[dict[str, Any]]:
-    """The review of a job that is completed."""
+    """The review of a completed job."""
     answer = yield from insist(Ask("GET", f"{url_of(number)}/review"), retries)
     content: dict[str, Any] = answer.json()
     return content
 
 
 def write_review(number: str, given: object, retries: int) -> Call[dict[str, Any]]:
-    """Replace the review whose version `given` names by what it holds."""
+    """Replace the review at the version that `given` names by the content of `given`."""
     changed = given if isinstance(given, Mapping) else {}
     if not {"version", "findings"} <= set(changed):
         msg = f"review must be what `review` returns, with your changes, not {words_for(given)}"
@@ -43,14 +43,14 @@ def write_review(number: str, given: object, retries: int) -> Call[dict[str, Any
 
 
 def _without(listed: object, *keys: str) -> object:
-    """The mappings of a list without what the service adds to them. The service refuses anything else."""
+    """The mappings of a list without the fields that the service adds. The service refuses unknown fields."""
     if not isinstance(listed, list | tuple):
         return listed
     return [{key: one[key] for key in one if key not in keys} if isinstance(one, Mapping) else one for one in listed]
 
 
 def add_nodule(number: str, coordinates_lps: object, retries: int) -> Call[dict[str, Any]]:
-    """Add a nodule at a point. Where an answer is lost, it is not asked for again: it may have been added."""
+    """Add a nodule at a point. Not repeated after a lost answer: the nodule may have been added."""
     body = _json({"coordinates_lps": numbers_of(coordinates_lps, "coordinates_lps")}, "coordinates_lps")
     ask = Ask("POST", f"{url_of(number)}/review/nodules", JSON, content=body)
     answer = yield from insist(ask, retries, once=True)
@@ -59,7 +59,7 @@ def add_nodule(number: str, coordinates_lps: object, retries: int) -> Call[dict[
 
 
 def download_reviewed(number: str, folder: Path, kinds: Iterable[str], retries: int) -> Call[list[Path]]:
-    """Write the reviewed report into a folder, a file of each kind."""
+    """Write the reviewed report into a folder, one file of each kind."""
     wanted = [kinds] if isinstance(kinds, str) else list(kinds)
     if unknown := [kind for kind in wanted if kind not in REVIEWED]:
         msg = f"kinds must be some of {', '.join(REVIEWED)}, not {words_for(unknown[0])}"

@@ -28,7 +28,7 @@ from .submission import Service
 __all__ = ["Bounded", "report_of_job", "router"]
 
 BODY_BYTES, BODY_SECONDS = 2**20, 30.0
-UNSAFE = r'[?"\\]'  # in the name of a file in a header
+UNSAFE = r'[?"\\]'  # characters not allowed in a file name in a header
 Kind = Literal["json", "csv", "pdf", "sr", "seg"]
 TYPES = {
     "json": ("application/json", ".json"),
@@ -38,32 +38,32 @@ TYPES = {
     "seg": ("application/dicom", "_seg.dcm"),
 }
 FILES = {"pdf": "report.pdf", "sr": "nodules_sr.dcm", "seg": "nodules_seg.dcm"}
-TRIES = 5  # to add a nodule while others change the review
+TRIES = 5  # attempts to add a nodule while others change the review
 
 
 class NoVersion(Refused):
-    """A change that does not name the version that it is based on."""
+    """A change without the version that it is based on."""
 
     status = 428
 
 
 class Outdated(Refused):
-    """A change of an earlier version than the present one."""
+    """A change based on an old version."""
 
     status = 412
 
 
 class NotReviewed(Refused):
-    """A file of a review that nobody has written."""
+    """A file of a review that does not exist."""
 
     status = 409
 
 
 class Bounded(APIRoute):
-    """A route whose requests have a bounded body, and bounded time to send it."""
+    """A route with limits for the size of a request's body and the time to send it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, which reads no more than that."""
+        """The handler, with both limits."""
         handle = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:
@@ -151,7 +151,7 @@ async def reviewed_report(service: Served, job: Completed, kind: Kind) -> Respon
     else:
         body = await rewritten(service, job, report, FILES[kind])
     media, ending = TYPES[kind]
-    # The name of the scan stands in the response alone: addresses get into logs.
+    # The scan's name is in the response only: addresses are logged.
     name = f"{scan_id(job.file)}_reviewed{ending}".encode("ascii", "replace").decode()
     headers = {"Content-Disposition": f'attachment; filename="{re.sub(UNSAFE, "_", name)}"', **NEVER_STORED}
     return Response(body, media_type=media, headers=headers)
@@ -165,10 +165,10 @@ def _table(report: dict[str, Any]) -> str:
 
 
 async def report_of_job(service: Service, job: Job) -> dict[str, Any]:
-    """The report of a completed job, as the search left it."""
+    """The report of a completed job, before any review."""
     try:
         content = await asyncio.to_thread(report_of(service.settings.jobs, job).read_bytes)
-    except FileNotFoundError:  # deleted since the job was found
+    except FileNotFoundError:  # deleted after the lookup of the job
         msg = "the job was removed"
         raise NotFound(msg) from None
     report: dict[str, Any] = json.loads(content)
@@ -185,5 +185,5 @@ def _tag(version: int) -> str:
 
 
 def _name(owner: str) -> str:
-    """The name of the reader: that of the key, or where the request came from."""
+    """The reader's name: the key's name, or the address of the request."""
     return owner.removeprefix("key:")

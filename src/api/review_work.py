@@ -1,4 +1,4 @@
-"""What reviews need of the scan, done by processes of their own: one at a time, so that jobs go on."""
+"""Work on scans for reviews, in separate processes: one at a time, so that jobs continue."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ SECONDS, GRACE_SECONDS = 300.0, 10.0
 
 
 async def measured_at(service: Service, job: Job, place: Place) -> dict[str, Any]:
-    """The nodule at the place, measured in a confined process (`measure.py`)."""
+    """The nodule at the place, measured by `measure.py` in a confined process."""
     answer = await run(
         service, job, "measure", scan_of(service, job), f"--place={','.join(map(repr, place.coordinates_lps))}"
     )
@@ -31,10 +31,10 @@ async def measured_at(service: Service, job: Job, place: Place) -> dict[str, Any
 
 
 async def rewritten(service: Service, job: Job, report: dict[str, Any], file: str) -> bytes:
-    """A file of the reviewed report, written by a process of its own (`rewrite.py`).
+    """A file of the reviewed report, written by `rewrite.py` in a separate process.
 
     Raises:
-        NotFound: the job has no such file: it asked for no DICOM objects, or no nodule has an outline.
+        NotFound: the job has no such file: it was run without DICOM objects, or no nodule has an outline.
     """
     folder = service.settings.jobs / job.id
     kind = "pdf" if file.endswith(".pdf") else "dicom"
@@ -51,7 +51,7 @@ async def rewritten(service: Service, job: Job, report: dict[str, Any], file: st
 
 
 def _prepared(outlines: Path, report: dict[str, Any], task: Path) -> Path:
-    """Write the task, and make an empty folder beside it for the files."""
+    """Write the task, and create an empty folder beside it for the files."""
     write_json({"report": report, "masks": _masks(outlines, report)}, task)
     target = task.with_name("files")
     target.mkdir()
@@ -59,7 +59,7 @@ def _prepared(outlines: Path, report: dict[str, Any], task: Path) -> Path:
 
 
 def _masks(outlines: Path, report: dict[str, Any]) -> dict[int, Any]:
-    """The outlines of the findings by their ids: those of the search, and those of the nodules that a reader added."""
+    """The outlines of the findings by id: those of the search, and those of nodules that a reader added."""
     try:
         found = json.loads(outlines.read_text(encoding="utf-8"))["masks"]
     except FileNotFoundError:  # of an earlier release
@@ -75,7 +75,7 @@ def scan_of(service: Service, job: Job) -> Path:
     """The scan of a job, as NIfTI.
 
     Raises:
-        NotFound: it is not there any more.
+        NotFound: it was removed.
     """
     return _only(service, job, SCAN, "the scan of this job is not there any more")
 
@@ -84,7 +84,7 @@ def series_of(service: Service, job: Job) -> Path:
     """The DICOM series of a job.
 
     Raises:
-        NotFound: the job was not asked for DICOM objects.
+        NotFound: the job was run without DICOM objects.
     """
     return _only(service, job, SERIES, "the job was not asked for DICOM objects (output.save_dicom)")
 
@@ -97,7 +97,7 @@ def _only(service: Service, job: Job, part: str, otherwise: str) -> Path:
 
 
 async def run(service: Service, job: Job, module: str, source: Path, *more: str) -> dict[str, Any]:
-    """The answer of the process `module` about a scan."""
+    """The answer of the process `module` on a scan."""
     folder, memory = service.settings.jobs / job.id, service.settings.memory
     if service.measuring.locked():
         msg = "another nodule is being measured, another report written or compared: try again"
@@ -109,7 +109,7 @@ async def run(service: Service, job: Job, module: str, source: Path, *more: str)
             output, _ = await asyncio.wait_for(process.communicate(), SECONDS + GRACE_SECONDS)
             answer: dict[str, Any] = json.loads(output)
         except (TimeoutError, ValueError):
-            msg = "the process died, perhaps of too little memory, or took too long"
+            msg = "the process died, perhaps for lack of memory, or took too long"
             raise PivotError(msg) from None
         finally:
             if process.returncode is None:

@@ -1,4 +1,4 @@
-"""A process that writes a job's reviewed report as PDF or as DICOM objects. The server starts it: it reads no scan."""
+"""A process that writes a job's reviewed report as PDF or DICOM objects. It opens no untrusted scan."""
 
 import argparse
 import json

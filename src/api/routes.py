@@ -138,7 +138,7 @@ def results(service: Served, job: Completed) -> Response:
     """The JSON report, as from the command line."""
     try:
         content = report_of(service.settings.jobs, job).read_bytes()
-    except FileNotFoundError:  # deleted since the job was found
+    except FileNotFoundError:  # deleted after the lookup of the job
         msg = "the job was removed"
         raise NotFound(msg) from None
     return Response(content, media_type="application/json", headers=NEVER_STORED)

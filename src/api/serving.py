@@ -1,7 +1,7 @@
-"""Bounds on uvicorn's connections, which hold before a client is authenticated.
+"""Limits for uvicorn's connections, in force before a client is authenticated.
 
-You start the server by uvicorn's command line, without options. The bounds are set when the app's lifespan begins,
-before the first connection. Another protocol (`--http`, `--ws`) keeps its own bounds.
+Start the server with uvicorn's command line, without options. The limits are set at the start of the app's lifespan,
+before the first connection. Another protocol (`--http`, `--ws`) keeps its own limits.
 """
 
 import asyncio
@@ -37,16 +37,17 @@ FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close
 
 
 class BoundedApp(FastAPI):
-    """The app. It sets bounds on its server, and keeps a reference to the server's side of each WebSocket."""
+    """The app. It sets limits on its server, and keeps a reference to the server's side of each WebSocket."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401 - those of FastAPI
         super().__init__(**options)
         self.bounds = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on. Before the first connection, set the bounds.
+        """Pass everything on. Before the first connection, set the limits.
 
-        An unexpected error was answered. It is not raised: the server would log its message, which may name a patient.
+        An unexpected error has been answered already. It is not raised again: the server would log its message, which
+        may name a patient.
         """
         server = getattr(receive, "__self__", None)
         if scope["type"] == "lifespan":
@@ -80,7 +81,7 @@ def received_bytes(socket: WebSocket) -> Callable[[], int] | None:
 
 
 def _with_plain_errors(send: Send) -> Send:
-    """Report a failed start by the error's message, if it is a `PivotError`."""
+    """Report a failed start with only the error's message, if it is a `PivotError`."""
 
     async def send_plain(message: Message) -> None:
         error = sys.exc_info()[1]
@@ -231,7 +232,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self._discard_input()
 
     def _discard_input(self) -> None:
-        """Read on, but keep nothing. Otherwise a client that still sends would not see why it was refused."""
+        """Read on and discard. Otherwise a client that still sends would not see why it was refused."""
         self._discarding = True
         self.frames = []
         self.conn.reader.buffer.clear()

@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         """Make the data folder, readable by this user only.
 
         Raises:
-            BadConfig: it cannot be made or written to.
+            BadConfig: the folder cannot be created or written to.
         """
         for folder in (self.data, self.jobs):
             try:

@@ -39,7 +39,7 @@ SUPPORTED = ", ".join(SUFFIXES)
 LONGEST = 150  # bytes of a name; the results' names are longer, and file systems take 255
 SCAN = "scan"  # subfolder with the scan as NIfTI
 SERIES = ".series"  # subfolder with the DICOM series, of a job with DICOM objects: a reviewed report refers to it
-PATIENT = ".patient.json"  # beside the upload: what is said of the patient
+PATIENT = ".patient.json"  # beside the upload: the patient data for the guidelines
 OUTLINES = ".outlines.json"  # the masks, for the page
 PREVIEW = ".preview.nii"  # a coarse image of the scan, for the page
 KINDS = {"detections.csv": "table"}  # for all others it is the name up to the first dot
@@ -87,7 +87,7 @@ def study_name(head: bytes) -> str:
     """The name of the file for a study. Its content, `head`, is the StudyInstanceUID.
 
     Raises:
-        BadScan: it is no UID (PS3.5 section 9.1).
+        BadScan: the content is no UID (PS3.5 section 9.1).
     """
     if not re.fullmatch(rb"[0-9.]{1,64}", head):
         msg = "study must be a StudyInstanceUID: up to 64 digits and dots"

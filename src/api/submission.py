@@ -1,4 +1,4 @@
-"""From an upload to a queued job, for REST and WebSocket."""
+"""Turns an upload into a queued job, for REST and WebSocket."""
 
 import asyncio
 import hashlib
@@ -77,15 +77,15 @@ class Service:
         """A client's configuration.
 
         Raises:
-            BadConfig: it cannot be used.
+            BadConfig: the configuration is invalid.
         """
         return await asyncio.get_running_loop().run_in_executor(self._configs, client_config, text, self.settings)
 
     async def keep_patient(self, text: bytes, folder: Path) -> None:
-        """Check what is said of the patient, and keep it in `folder`, beside the upload, until the job has ended.
+        """Check the patient data, and keep it in `folder`, beside the upload, until the job has ended.
 
         Raises:
-            BadConfig: it cannot be used. The message does not repeat it.
+            BadConfig: the data is invalid. The message does not repeat it.
         """
         if text:
             patient = await asyncio.get_running_loop().run_in_executor(self._configs, _patient, text)

@@ -1,4 +1,4 @@
-"""Uploads: scans are written from the network to the disk in pieces. No scan is in memory as a whole."""
+"""Writes uploads from the network to the disk in pieces. No scan is in memory as a whole."""
 
 import asyncio
 import hashlib
@@ -159,7 +159,7 @@ def client_config(text: bytes, settings: Settings) -> dict[str, Any]:
     """A client's configuration, with all defaults.
 
     Raises:
-        BadConfig: it is no configuration, names another model than the server's, or needs too much memory.
+        BadConfig: the configuration is invalid, names another model than the server's, or needs too much memory.
     """
     data = _parsed(text)
     if data is not None and not isinstance(data, dict):

@@ -108,7 +108,7 @@ class Worker:
     def _infer(self, job: Job, turn: "_Turn") -> None:
         """Process the scan as on the command line, into the folder of this attempt."""
         if job.attempts > self.settings.attempts:
-            msg = f"the job was given up: {self.settings.attempts} workers died with it, perhaps of too little memory"
+            msg = f"the job was given up: {self.settings.attempts} workers died with it, perhaps for lack of memory"
             raise PivotError(msg)
         folder = self.settings.jobs / job.id
         tempfile.tempdir = str(folder / _scratch(job))
@@ -218,7 +218,7 @@ def _scratch(job: Job) -> str:
 
 
 def _log_failure(job: Job, error: Exception) -> None:
-    """Log what ended a job, without the message: it may hold the name of a file or a patient."""
+    """Log why a job failed, without the message: it may hold the name of a file or a patient."""
     kind = type(error).__name__
     if isinstance(error, (PivotError, MemoryError)):
         log.info("job %s: %s", job.id, kind)
@@ -255,7 +255,7 @@ def prepare(level: str | None) -> Settings:
 def start_log(level: str) -> None:
     """Log to stderr from the level on, without messages that name a scan."""
     show_log(level)
-    logging.getLogger("pivot.scan").disabled = True  # it names uploads, and so patients; the results hold the same
+    logging.getLogger("pivot.scan").disabled = True  # its messages name uploads, and so patients
 
 
 @command

@@ -1,1 +1,1 @@
-"""Detections against a reference standard: FROC and CPM as LUNA16 defines them."""
+"""Evaluates detections against a reference standard: FROC and CPM as LUNA16 defines them."""

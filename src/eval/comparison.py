@@ -1,4 +1,4 @@
-"""Several detectors' evaluations on the same nodules and scans, side by side."""
+"""Compares the evaluations of several detectors on the same nodules and scans."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ __all__ = ["compared", "save_comparison", "side_by_side"]
 
 
 def compared(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """Each detector's CPM, and how much higher it is than that of the first, with 95 % intervals over scans.
+    """Each detector's CPM, and its difference from the first detector's, with 95 % intervals over scans.
 
-    The interval of the difference is paired: it is over the same draws of scans for both. So scans that are hard for
-    both widen it less than they widen the intervals of each.
+    The interval of the difference is paired: both detectors use the same draws of scans. Scans that are hard for both
+    therefore widen it less than the intervals of each.
     """
     first, *others = evaluations
     rows = {name: _figures(one) for name, one in evaluations.items()}
@@ -36,7 +36,7 @@ def save_comparison(evaluations: Mapping[str, Evaluation], folder: Path) -> None
     """Write `comparison.json` into a folder.
 
     Raises:
-        BadOutput: it cannot be written.
+        BadOutput: the file cannot be written.
     """
     write_json(compared(evaluations), folder / "comparison.json")
 

@@ -19,7 +19,7 @@ from ..logs import Parser, add_log_options, show_log
 
 __all__ = ["Agreement", "agreement", "kappa", "main", "read_reviews"]
 
-LEAST_RADIUS = 3.0  # mm, within which two added nodules are one, where their diameters are smaller or unknown
+LEAST_RADIUS = 3.0  # mm; added nodules this near are one, if their diameters are smaller or unknown
 
 
 class _Verdict(BaseModel):
@@ -51,12 +51,12 @@ class _Reviewed(BaseModel):
 
     @property
     def report(self) -> tuple[str, str]:
-        """What identifies the report that was read: numbers of findings mean the same in it alone."""
+        """Identifies the report that was read: only within it do numbers of findings have the same meaning."""
         return self.metadata.input_sha256 or self.metadata.series_uid or self.scan_id, self.timestamp
 
 
 class Agreement(NamedTuple):
-    """How two readers agree. `kappa` is null if it is not defined: both gave every finding the same one verdict."""
+    """The agreement of two readers. `kappa` is null if undefined: both gave the same verdict to every finding."""
 
     scans: int
     both_accepted: int
@@ -84,7 +84,7 @@ def agreement(one: Path, other: Path) -> Agreement:
     """The agreement of the reviews in two folders, of the reports that are in both.
 
     Raises:
-        BadConfig: a folder has no reviews, a file is none, or no report is in both.
+        BadConfig: a folder has no reviews, a file is no review, or no report is in both.
     """
     first, second = read_reviews(one), read_reviews(other)
     common = first.keys() & second.keys()
@@ -117,7 +117,7 @@ def read_reviews(folder: Path) -> dict[tuple[str, str], _Review]:
     """The reviews in a folder, by their reports.
 
     Raises:
-        BadConfig: it has none, a file is none, or two are of one report.
+        BadConfig: the folder has no reviews, a file is no review, or two are of one report.
     """
     reviews: dict[tuple[str, str], _Review] = {}
     for path in sorted(folder.glob("*_reviewed.json")):
@@ -141,7 +141,7 @@ def read_reviews(folder: Path) -> dict[tuple[str, str], _Review]:
 
 
 def _pairs(one: _Review, other: _Review) -> Iterable[tuple[str | None, str | None]]:
-    """The two verdicts on each finding of the report that either reader read."""
+    """The two verdicts on each finding that either reader read."""
     first, second = ({each.finding: each.verdict for each in review.findings} for review in (one, other))
     shared = sorted(label for label in first.keys() | second.keys() if not label.startswith("a"))
     pairs = ((first.get(label), second.get(label)) for label in shared)
@@ -149,13 +149,13 @@ def _pairs(one: _Review, other: _Review) -> Iterable[tuple[str | None, str | Non
 
 
 def _kept(review: _Review) -> list[_Added]:
-    """The added nodules that the reader did not take back."""
+    """The added nodules that the reader did not retract."""
     taken_back = {one.finding for one in review.findings if one.verdict == "rejected"}
     return [one for one in review.added if one.finding not in taken_back]
 
 
 def _together(one: Sequence[_Added], other: Sequence[_Added]) -> int:
-    """How many added nodules are the same: nearest first, each with one other, within the larger one's radius."""
+    """The number of added nodules that match: nearest first, one to one, within the larger one's radius."""
     near = sorted(
         (dist(a.coordinates_lps, b.coordinates_lps), i, j) for i, a in enumerate(one) for j, b in enumerate(other)
     )

@@ -1,1 +1,1 @@
-"""The command lines, and the documented names of what other packages do."""
+"""The command lines, and the documented names of functions in other packages."""

@@ -13,7 +13,7 @@ from ..errors import command
 from ..files import writable_folder
 from ..logs import Parser, add_log_options, show_log
 
-# All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
+# Other modules are imported on demand: torch takes seconds, and `--help` must not wait for it.
 if TYPE_CHECKING:
     from ..followup.source import GivenScan
     from ..types import Report
@@ -23,7 +23,7 @@ __all__ = ["main", "make_parser"]
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare two examinations, print a table and write all files; returns the exit code."""
+    """Compare two examinations, print a table and write all files. Return the exit code."""
     options = make_parser().parse_args(arguments)
     show_log(options.log)
     print(_compare(options))
@@ -55,7 +55,7 @@ def _compare(options: argparse.Namespace) -> str:
 
 
 def _reports(given: "Sequence[GivenScan]", options: argparse.Namespace) -> "list[Report]":
-    """The nodules of both scans; those without a report of an earlier run are searched now."""
+    """The nodules of both scans. A scan without a report of an earlier run is searched now."""
     if all(one.report for one in given):
         return [one.report for one in given if one.report]
     from ..detection.pipeline import InferencePipeline

@@ -1,4 +1,4 @@
-"""The command line: `pivot completion bash` prints a script by which a shell completes commands, options and values."""
+"""The command line: `pivot completion bash` prints a shell script that completes commands, options and values."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the script; returns the exit code."""
+    """Print the script. Return the exit code."""
     options = make_parser().parse_args(arguments)
     show_log(options.log)
     sys.stdout.write(shtab.complete(_parser(), options.shell) + "\n")
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """One parser of all commands; without a command it has the options of `detect`."""
+    """One parser for all commands. Without a command it takes the options of `detect`."""
     whole = detect_parser()
     commands = whole.add_subparsers()
     for name, (module, words) in COMMANDS.items():

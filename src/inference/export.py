@@ -14,7 +14,7 @@ __all__ = ["main", "make_parser"]
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the results of an earlier run for other programs; returns the exit code."""
+    """Write the results of an earlier run for other programs. Return the exit code."""
     options = make_parser().parse_args(arguments)
     show_log(options.log)
     from ..data.loader import read_scan

@@ -19,7 +19,7 @@ CT, POINTS = Path("images/ct"), "nodule-locations.json"
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search the CT in the input folder, and write the points; returns the exit code."""
+    """Search the CT in the input folder, and write the points. Return the exit code."""
     options = _parser().parse_args(arguments)
     show_log(options.log)
     file = _only_scan(options.input / CT)
@@ -49,7 +49,7 @@ def _only_scan(folder: Path) -> Path:
     """The one file in the folder.
 
     Raises:
-        BadScan: there is none, or more than one: the platform runs an algorithm once for each scan.
+        BadScan: there is no file, or more than one: the platform runs an algorithm once for each scan.
     """
     found = sorted(one for one in folder.glob("*") if not one.name.startswith(".")) if folder.is_dir() else []
     if len(found) != 1:

@@ -1,8 +1,7 @@
 """The command line: `python -m src.inference.main --input scan.nii.gz --output results/`.
 
-The exit code is 0, or that of the error (see `errors`); 7 when a batch finished, but not for every scan; 6 when
-nothing is found in one scan, and no lungs are recognised in it.
-Warnings and errors go to stderr (see `logs`).
+The exit code is 0, or that of the error (see `errors`). It is 7 if a batch finished with failed scans, and 6 if nothing
+is found in a single scan without recognised lungs. Warnings and errors go to stderr (see `logs`).
 """
 
 import argparse
@@ -24,7 +23,7 @@ from ..runs.end_table import recording, results_table
 from ..runs.progress import BatchResults, Event, Listener, listening, summary_lines
 from .options import COMMANDS, parse
 
-# All else is imported when it is needed: torch takes seconds, for which `--help` must not wait.
+# Other modules are imported on demand: torch takes seconds, and `--help` must not wait for it.
 if TYPE_CHECKING:
     from ..config import Config
     from ..detection.pipeline import InferencePipeline
@@ -32,9 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["InferencePipeline", "batch_inference", "cli", "main"]
 
-# Imports make more objects, which stay. Without repeated collections the imports take 7.8 s of CPU time, not 9.0 s.
+# Imports make more objects, which stay alive. Without repeated collections the imports take 7.8 s of CPU time, not 9.0
+# s.
 MANY_OBJECTS = 100_000
-INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+INTERRUPTED = 130  # as in shells: 128 + SIGINT
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
@@ -60,15 +60,15 @@ def cli() -> None:
         sys.exit(code)
     with suppress(BrokenPipeError):
         sys.stdout.flush()
-    os._exit(code)  # without taking the modules apart, which takes 1.1 s of CPU time with torch loaded
+    os._exit(code)  # without tearing down the modules, which takes 1.1 s of CPU time with torch loaded
 
 
 @command
 def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -> int:
-    """Run the command line, a subcommand or else `detect`; returns the exit code.
+    """Run the command line: a subcommand, or else `detect`. Return the exit code.
 
-    With `own_process` it reads the scan in a second process while torch is imported. A script that calls this function
-    needs the guard `if __name__ == "__main__":` for that, as all that spawn processes do; so it is off by default.
+    With `own_process`, the scan is read in a second process while torch is imported. A script that calls this function
+    then needs the guard `if __name__ == "__main__":`, like any script that spawns processes. So it is off by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in COMMANDS:
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None, *, own_process: bool = False) -
 
 
 def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> tuple[list[str], dict[str, str]]:
-    """What to tell at the end, and what failed."""
+    """The final messages, and the failures."""
     from ..guidelines.patient import load_patient
     from ..runs.batch import batch_inference, infer_file, open_pipeline
     from ..runs.read_ahead import read_timed
@@ -132,7 +132,7 @@ def _run(options: argparse.Namespace, tell: Listener, *, own_process: bool) -> t
         lines = demo_table(run_demo(opened(), options.output, tell))
         return [*lines, f"results in {options.output}"], {}
     if options.dicomweb or options.deidentify:
-        opened()  # what is wrong with it is reported before anything is fetched
+        opened()  # report an invalid one before anything is fetched
     with _scan(options) as path, read_beside(path) if own_process else nullcontext(read_timed) as read:
         done = infer_file(opened(), path, options.output, patient=patient, read=read, **shared)
     return summary_lines(done, options.output), {}
@@ -160,7 +160,7 @@ def _on_cluster(
 
 @contextmanager
 def _scan(options: argparse.Namespace) -> Iterator[Path]:
-    """The scan to run: fetched, and without what tells who the patient is, as the options ask."""
+    """The scan to run, fetched and de-identified if the options ask for it."""
     if not (options.dicomweb or options.deidentify):
         yield options.input
         return

@@ -14,7 +14,7 @@ __all__ = ["main", "make_parser"]
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """List the public detectors, or pull one into this machine's cache; returns the exit code."""
+    """List the public detectors, or download one into this machine's cache. Return the exit code."""
     options = make_parser().parse_args(arguments)
     show_log(options.log)
     if options.action == "pull":

@@ -1,4 +1,4 @@
-"""The options of `pivot`, and which of them go together."""
+"""The options of `pivot`, and their valid combinations."""
 
 import argparse
 import difflib
@@ -11,7 +11,7 @@ from ..logs import Parser, add_log_options
 
 __all__ = ["COMMANDS", "make_parser", "parse", "path", "share"]
 
-COMMANDS = {  # each with the module that has its `main` and `make_parser`, and what it does
+COMMANDS = {  # for each: the module with its `main` and `make_parser`, and its description
     "detect": ("inference.main", "find nodules; what pivot does without a command"),
     "demo": ("inference.main", "find the nodules of a synthetic chest"),
     "compare": ("inference.compare", "compare the nodules of two examinations"),
@@ -76,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, refusing those that contradict each other or would have no effect."""
+    """Parse the options. Refuse those that contradict each other or have no effect."""
     parser = make_parser()
     if arguments and not arguments[0].startswith("-"):
         close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _contradictions(options: argparse.Namespace) -> Iterator[tuple[bool, str]]:
-    """What must not hold of the options, with what to say where it does."""
+    """Each invalid combination of options, with its message."""
     alone = options.input_dir or options.demo or options.resume
     yield (options.num_shards is None) != (options.shard_index is None), "--num-shards and --shard-index go together"
     yield (

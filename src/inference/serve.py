@@ -14,7 +14,7 @@ __all__ = ["main", "make_parser"]
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the HTTP service until it is stopped; returns the exit code."""
+    """Run the HTTP service until it is stopped. Return the exit code."""
     options = make_parser().parse_args(arguments)
     show_log(options.log)
     if options.log:

@@ -14,6 +14,6 @@ def calibrate_scores(detections: GivenDetections, calibration_file: str | Path) 
 
     Raises:
         BadConfig: the calibration file is missing, damaged or not monotone.
-        BadOutput: no detections, or one with a score outside 0..1.
+        BadOutput: the input has no detections, or a score outside 0..1.
     """
     return calibration.calibrate_scores(marks_of(detections), calibration_file)

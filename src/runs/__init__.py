@@ -1,1 +1,1 @@
-"""Many scans: batches, reading ahead, shards, Ray, and the files of each scan."""
+"""Processes many scans (batches, reading ahead, shards, Ray), and writes the files of each scan."""

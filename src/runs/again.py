@@ -1,4 +1,4 @@
-"""The results of an earlier run, from its report and its scan, for exports."""
+"""Restores the results of an earlier run from its report and its scan, for exports."""
 
 import glob
 from pathlib import Path
@@ -21,8 +21,8 @@ __all__ = ["export_again"]
 def export_again(report_path: Path, scan: Scan, source: Path, exports: list[str], folder: Path) -> list[Path]:
     """Write a report's findings for other programs into `folder`. Return the files' paths.
 
-    The masks are segmented again: a finding's own place and size give its own body. The heatmap is the file beside the
-    report.
+    The masks are segmented again: a finding's own position and size reproduce its segmentation. The heatmap is the file
+    beside the report.
 
     Raises:
         BadConfig: an export is unknown, or needs the heatmap, which is missing.

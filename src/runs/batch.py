@@ -116,7 +116,7 @@ def infer_file(
 ) -> BatchResults:
     """Run over one scan. An error is raised, not reported.
 
-    `patient` is what the guidelines may use. `read` replaces `read_timed` if the scan is read elsewhere.
+    `patient` is for the guidelines. `read` replaces `read_timed` if the scan is read elsewhere.
 
     Raises:
         PivotError: any failure. The message begins with the path if the scan is at fault.

@@ -1,4 +1,4 @@
-"""A confined process that reads one scan of others: it can open nothing else, and its memory and time are limited.
+"""A confined process that reads one untrusted scan: it can open nothing else, and its memory and time are limited.
 
 Workers start it (`read`, `export_objects`, `measure`) without the service's settings. It returns values only, JSON and
 voxels, or writes DICOM objects. It imports only what its task needs, because each scan waits for that.
@@ -57,8 +57,8 @@ def read(upload: Path, config: "Config", limits: ProcessLimits) -> tuple[Scan, f
     """The scan at `upload`, and the seconds of reading.
 
     Raises:
-        BadScan: it cannot be read as a chest CT, or its configured outputs are not possible.
-        PivotError: it needs more memory than allowed, or the process died (`lacking` tells).
+        BadScan: the scan cannot be read as a chest CT, or its configured outputs are not possible.
+        PivotError: it needs more memory than allowed, or the process died (see `lacking`).
     """
     with _Folder(limits.scratch) as folder:
         answer = _run(["read", str(upload.absolute()), *(["--check"] if config.output.dicom else [])], folder, limits)
@@ -106,11 +106,11 @@ def export_objects(
 def measure(upload: Path, place: Vec3, limits: ProcessLimits) -> dict[str, Any]:
     """The nodule of the scan at `upload` at a world point (LPS mm): its place, diameter, properties and outline.
 
-    What cannot be measured is null.
+    Values that cannot be measured are null.
 
     Raises:
-        ValueError: the answer's outline is none.
-        BadOutput, BadScan, PivotError: as for `read`; BadScan too if the point is outside of the scan.
+        ValueError: the answer's outline is invalid.
+        BadOutput, BadScan, PivotError: as for `read`; BadScan too if the point is outside the scan.
     """
     from ..results.outlines import mask_in, packed  # noqa: PLC0415 - not in the confined process
 
@@ -173,7 +173,7 @@ def _run(task: list[str], folder: Path, limits: ProcessLimits) -> dict[str, Any]
         with _opened(folder / ANSWER) as file:
             answer: dict[str, Any] = json.load(file)
     except (OSError, ValueError):
-        msg = f"the process that read the scan died ({process.returncode}), perhaps of too little memory or disk"
+        msg = f"the process that read the scan died ({process.returncode}), perhaps for lack of memory or disk space"
         raise PivotError(msg) from MemoryError()
     if "fault" in answer:
         log.error("reading met an unexpected fault (%s)", answer["fault"])
@@ -265,7 +265,7 @@ def _measure(source: Path, place: str) -> dict[str, Any]:
     index = map_points(np.linalg.inv(scan.affine), np.array([-x, -y, z]))
     voxel = np.round(index).astype(int)
     if (voxel < 0).any() or (voxel >= scan.shape).any():
-        msg = f"the point ({x:.1f}, {y:.1f}, {z:.1f}) mm (LPS) is outside of the scan"
+        msg = f"the point ({x:.1f}, {y:.1f}, {z:.1f}) mm (LPS) is outside the scan"
         raise errors.BadScan(msg)
     a, b, c = (float(value) for value in index * spacing_of(scan.affine))
     found, mask = measured_at(scan, (a, b, c))

@@ -49,7 +49,7 @@ def run_demo(pipeline: InferencePipeline, folder: Path, progress: Listener) -> D
 
 
 def demo_table(results: DemoResults) -> list[str]:
-    """A line for each drawn nodule and each false mark, then what they come to."""
+    """A line for each drawn nodule and each false mark, then the totals."""
     rows = [("drawn: mm", "type", "found: mm", "confidence", "in picture")]
     rows += [(f"{one['diameter_mm']:.1f}", one["nodule_type"], *_cells(one)) for one in results["nodules"]]
     rows += [("", "false mark", *_cells(one)) for one in results["false_marks"]]

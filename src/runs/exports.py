@@ -37,7 +37,7 @@ def check_objects(scan: Scan, source: str | Path) -> None:
     """Refuse a scan that DICOM objects cannot refer to.
 
     Raises:
-        BadScan: it is no DICOM series, or its headers lack or contradict the objects' content.
+        BadScan: the scan is no DICOM series, or its headers lack or contradict the objects' content.
     """
     if scan.series_uid is None:
         msg = "output.save_dicom (--dicom, or a DICOM export) needs a DICOM series, because the results are added "

@@ -98,7 +98,7 @@ def check_names(scan: Scan, config: Config, folder: Path) -> None:
     """Refuse a scan whose name is too long for the names of its outputs.
 
     Raises:
-        BadScan: it is.
+        BadScan: it is too long.
     """
     most = os.pathconf(folder, "PC_NAME_MAX") - TEMPORARY
     longest = max(len(os.fsencode(name)) for name in output_names(scan.scan_id, config))

@@ -1,1 +1,1 @@
-"""Training of the default network."""
+"""Trains the default network."""

@@ -28,7 +28,7 @@ SUBSOLID, TWICE = 4.0, 2.0  # nodules below this texture are rare, and drawn twi
 JITTER = 2.0  # mm, the largest standard deviation of a mark's position along each axis
 SCALES = (0.8, 1.3)
 AROUND = 28  # voxels of a scan that are kept on each side of a mark
-PADDING = -1000  # HU beyond a scan
+PADDING = -1000  # HU outside a scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,9 @@ def _cut(scan: LungScan, point: Points, confidence: float) -> FalseMark:
 class CandidateBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Batch number i: cubes (N, 1, 32, 32, 32) in 0..1, targets (N, 4), and which targets are known (N, 4).
 
-    A false mark lies anywhere in its crop, a nodule in the middle. The network must not tell them apart by the crop's
-    ends, where it is mirrored. So a nodule's surroundings are trimmed to end where those of a random false mark end.
+    A false mark lies anywhere in its crop, a nodule in the middle. The network must not learn to separate them by the
+    crop's ends, where it is mirrored. So a nodule's surroundings are trimmed to end where those of a random false mark
+    end.
 
     Args:
         candidates: the training data.

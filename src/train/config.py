@@ -56,7 +56,7 @@ class TrainConfig(Section):
     confidence_shift: float = 0.0  # is added to the heatmap's logit of the validated and exported model
     validate_every: Positive = 1000  # steps
     mine_every: Positive = 1000
-    mine_scans: Positive = 64  # the most scans that are searched for false marks each time
+    mine_scans: Positive = 64  # most scans to search for false marks each time
     save_every: Positive = 500
     patience: Positive | None = None  # validations without improvement until the run stops; the best average is kept
     workers: Annotated[int, Field(ge=0, le=256)] = Field(default_factory=_spare_cores)  # processes that make samples

@@ -16,7 +16,7 @@ from .targets import Mask, Points
 
 __all__ = ["Crop", "load_crops", "split_by_patient"]
 
-NEAR = 3.0  # mm; a mark this near to an outline may mean the nodule
+NEAR = 3.0  # mm; a mark this near to an outline may belong to the nodule
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ __all__ = ["load_cubes"]
 
 HU_STEP, HU_ZERO = 8, -1024  # HU of a stored step, and of a stored zero
 NODULE, OTHER = 1, 2  # labels; `OTHER`: a reader outlined another nodule there
-OWN = 5.0  # mm; a reader's mark further from any outline is certainly of something else
+OWN = 5.0  # mm; a reader's mark further from all outlines is certainly another structure
 TABLE, LABELS = "luna16_nodules.csv", "luna16_nodules_label.npy.xz"
 VOXELS = ("luna16_nodules_hu8_0.npy.xz", "luna16_nodules_hu8_1.npy.xz")
 

@@ -31,7 +31,7 @@ HARD, ANY_LUNG = 0.6, 0.85  # shares of the patches without nodule, cumulated: a
 PARTLY = 0.1  # a voxel is unknown if another finding has this share of it
 KNOWN_HEAT = 0.05  # unknown voxels with a lower target have no weight
 MARGIN = 3  # voxels from the end of a patch without planted nodules
-DRAWS = 20_000  # random places of a scan, of which those in the patch are used
+DRAWS = 20_000  # random places of a scan; those inside the patch are used
 
 
 class Inserted(NamedTuple):

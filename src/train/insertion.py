@@ -79,7 +79,7 @@ def real_nodule(rng: Generator, crop: Crop, diameter: float, mixed: float = 0.25
 
 
 def soft_outline(mask: FloatArray) -> FloatArray:
-    """The share that a nodule has of each voxel: 1 within its outline, almost 0 at 2 mm from it."""
+    """The fraction of each voxel that a nodule fills: 1 within its outline, almost 0 at 2 mm from it."""
     blurred: FloatArray = ndimage.gaussian_filter(mask, 0.8)
     return np.clip(2 * blurred, mask, 1)
 

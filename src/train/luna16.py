@@ -30,7 +30,7 @@ class Luna16(NamedTuple):
 
 
 def list_scans(folder: Path, validation_subset: int | None, leave_out: Sequence[str] = ()) -> Luna16:
-    """The scans in `subset0` to `subset9`. Without these, every tenth scan of the folder forms a subset.
+    """The scans in `subset0` to `subset9`. Without these folders, every tenth scan forms a subset.
 
     Raises:
         BadConfig: the folder or the subset is missing, two scans have one name, or a name in `leave_out` is unknown.

@@ -200,7 +200,7 @@ class Run:
 
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the running average towards the model: of it the share `decay` (0..1) stays."""
+    """Move the running average towards the model. The fraction `decay` (0..1) of the average is kept."""
     pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
     moving = [pair for pair in pairs if pair[0].is_floating_point()]
     get_ema_multi_avg_fn(decay)([kept for kept, _ in moving], [new for _, new in moving], None)
@@ -213,7 +213,7 @@ PROGRESS = ("step", "best", "seconds", "mined", "validated", "waited")
 
 
 class _Logits(nn.Module):
-    """The network's logits as a forward pass, because DistributedDataParallel follows nothing else."""
+    """The network's logits as a forward pass, because DistributedDataParallel tracks only that."""
 
     def __init__(self, model: UNet) -> None:
         super().__init__()

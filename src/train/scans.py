@@ -26,7 +26,7 @@ RIM, RIM_BELOW = 5, -350.0  # voxels around aerated lung; smoothed HU that is st
 OPACITY = (-700.0, -200.0)  # HU of ground-glass and small consolidations, but also of larger vessels
 OPACITY_RIM = 4  # voxels around an opacity, for its faint border and its denser core
 PADDING = -1000.0  # HU beyond the scan
-NEAR = 3.0  # mm; a mark this near to a finding may mean it
+NEAR = 3.0  # mm; a mark this near to a finding may belong to it
 
 Places = npt.NDArray[np.integer[Any]]  # (n, 3) voxels
 

@@ -1,1 +1,1 @@
-"""How suspicious a nodule looks."""
+"""Scores how suspicious a nodule looks."""

@@ -1,1 +1,1 @@
-"""Pictures of scans and findings."""
+"""Draws pictures of scans and findings, and writes reports."""

@@ -19,8 +19,8 @@ __all__ = ["generate_report", "write_report"]
 def generate_report(scan_path: GivenScan, detections: DetectionSource, output_path: str | Path) -> None:
     """Write the report of the scan at `scan_path`: a PDF, or its text alone if the path ends in .md or .txt.
 
-    The result of `load_scan` or `read_scan` is taken for `scan_path`, too. `detections` are a list, a report, or the
-    path of its JSON. With a list, the report does not name the model. Of a `*_reviewed.json` it says what the reader
+    `scan_path` may also be the result of `load_scan` or `read_scan`. `detections` are a list, a report, or the path of
+    its JSON. With a list, the report does not name the model. For a `*_reviewed.json` it states what the reader
     accepted, rejected and added. The same input gives the same bytes.
 
     Raises:

@@ -22,7 +22,7 @@ class Text(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Names with their values. Those that are `alone` get a row each, in their order."""
+    """Names with their values. Those in `alone` get a row each, in order."""
 
     pairs: Sequence[tuple[str, str]]
     alone: Sequence[str] = ()

@@ -117,7 +117,7 @@ def _summary(nodules: Sequence[ReportNodule], found: FoundNodules) -> Iterator[B
 
 
 def _review(nodules: Sequence[ReportNodule], found: FoundNodules) -> Iterator[Block]:
-    """What a reader said of the findings; nothing of a report that has no review."""
+    """What a reader said about the findings; empty for a report without a review."""
     if found.review is None:
         return
     yield Heading("Review")

@@ -33,7 +33,7 @@ class ReportNodule(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Its rough place."""
+        """Its approximate place."""
         return Finding(int(self.mark.number), self.kind, self.found, self.mask).place
 
     @property
@@ -136,14 +136,14 @@ def _numbers(measured: Mapping[str, Any], form: str) -> str:
 
 
 def _position(found: Detection) -> str:
-    """The world coordinates, or those in the scan if the former are unknown."""
+    """The world coordinates or, if unknown, those in the scan."""
     lps = found.get("coordinates_lps")
     values, system = (lps, "LPS") if lps else (found["coordinates"], "scan")
     return f"{', '.join(f'{value:.1f}' for value in values)} mm ({system})"
 
 
 def _image(found: Detection) -> str:
-    """The number of its image; without one, its slice along the file's third axis, from 1 on."""
+    """The number of its image or, without one, of its slice along the file's third axis, from 1."""
     number = found.get("image_number")
     if number is not None:
         return str(number)
@@ -152,7 +152,7 @@ def _image(found: Detection) -> str:
 
 
 def _axial_image(on: Stage, found: Detection) -> str:
-    """What to call the axial slice through the nodule; nothing if the file's slices lie in another plane."""
+    """The name of the axial slice through the nodule; empty if the file's slices lie in another plane."""
     image = _image(found)
     if not on.from_input[2, 2] or not found.get("coordinates_voxel"):
         return ""

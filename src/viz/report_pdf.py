@@ -65,7 +65,7 @@ def write_pdf(blocks: Iterable[Block], title: str, path: Path) -> int:
     """Write the blocks to `path`. Return the number of pages. The same blocks give the same bytes."""
     _load_fonts()
     blocks = list(blocks)
-    pages = _build(blocks, title, io.BytesIO(), total=0)  # once to count them
+    pages = _build(blocks, title, io.BytesIO(), total=0)  # a first pass to count them
     with path.open("wb") as file:
         return _build(blocks, title, file, total=pages)
 
@@ -123,7 +123,7 @@ def _paragraph(text: str, style: str) -> Paragraph:
 
 
 def _facts(pairs: Sequence[tuple[str, str]], alone: Sequence[str]) -> Table:
-    """Names and values in two pairs of columns. Long values, and those that are `alone`, get a row each, below."""
+    """Names and values in two pairs of columns. Long values, and those in `alone`, get a row each, below."""
     short = [pair for pair in pairs if len(pair[1]) <= SHORT and pair[0] not in alone]
     half = -(-len(short) // 2)
     halves = zip_longest(short[:half], short[half:], fillvalue=("", ""))

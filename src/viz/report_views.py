@@ -17,7 +17,7 @@ SIZE = (7.4, 1.8)  # inches
 
 
 def nodule_views(on: Stage, nodule: StageMark, found: Detection, mask: NoduleMask | None, image: str = "") -> Picture:
-    """A whole axial slice, called `image`, a close view with outline and both axes, then coronal and sagittal parts."""
+    """A whole axial slice titled `image`, a close view with outline and both axes, and coronal and sagittal parts."""
     figure = Figure(figsize=SIZE, dpi=200, facecolor="black")
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.02, top=0.88, wspace=0.03)
     panels = figure.subplots(1, len(PLANES))

@@ -6,7 +6,7 @@ __all__ = ["risk_of", "share"]
 
 
 def share(value: float | None) -> str:
-    """A value from 0 to 1 with two decimals. Only 0 gives 0.00, only 1 gives 1.00; no value is `none`."""
+    """A value from 0 to 1 with two decimals. Only 0 gives 0.00, and only 1 gives 1.00. None gives `none`."""
     if value is None:
         return "none"
     text = f"{value:.2f}"

@@ -57,7 +57,7 @@ PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLHF", "sagittal": "APHF"}  # left, right, top, bottom
 SAME_SPACE = 0.8  # least intersection over union of a heatmap and its scan; a coarser grid ends a little earlier
 FOOTER = "Research use only. Not for diagnosis."
-UNSIZED = 8.0  # mm, of the circle around what could not be measured
+UNSIZED = 8.0  # mm, of the circle around a nodule that could not be measured
 WINDOW = (-1350.0, 150.0)  # HU: the lung window, level -600, width 1500
 RISK_COLORS: dict[str | None, str] = {"high": "#ff5a4f", "intermediate": "#ffb02e", "low": "#6fdc6f", None: "#4fd0ff"}
 FAST = 3  # zlib level: twice as fast as 6, and 5 % larger
@@ -91,7 +91,7 @@ class Stage:
         return x, y, z
 
     def index(self, plane: Plane, position: Vec3) -> int:
-        """The slice of a plane nearest to a position."""
+        """The index of the plane's slice nearest to a position."""
         axis = NORMAL[plane]
         return int(np.clip(round(position[axis] / self.spacing[axis]), 0, self.array.shape[axis] - 1))
 
@@ -253,7 +253,7 @@ def draw_section(axes: Axes, section: SliceImage, title: str, view: View | None 
     places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"), (0.5, 0.985, "center", "top"))
     for letter, (x, y, ha, va) in zip(LETTERS[section.plane], (*places, (0.5, 0.015, "center", "bottom")), strict=True):
         axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, **text)
-    axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3, y=1)  # with `y`, matplotlib need not search a place
+    axes.set_title(title, color="#f4f4f4", fontsize=9, pad=3, y=1)  # `y` saves a search
     left, right, bottom, top = view or section.extent
     bar = 50.0 if right - left > 120 else 10.0
     x, y = right - 0.04 * (right - left), bottom + 0.05 * (top - bottom)

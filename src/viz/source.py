@@ -15,7 +15,7 @@ from ..types import Affine, Detection, NoduleMask, Shape3
 
 __all__ = ["DetectionSource", "FoundNodules", "check_pairing", "read_detections"]
 
-ELSEWHERE = 1.0  # mm; coordinates of one place must not differ more
+ELSEWHERE = 1.0  # mm; larger differences mean another place
 
 DetectionSource: TypeAlias = GivenDetections
 
@@ -68,9 +68,9 @@ def check_pairing(found: FoundNodules, shape: Shape3, affine: Affine | None) -> 
 
 
 def read_detections(source: DetectionSource, *, reviewed: bool = False) -> FoundNodules:
-    """The detections of a list, of a report mapping, or of the JSON file at a path.
+    """Load the detections from a list, a report mapping, or a JSON file.
 
-    Where `reviewed` reports are allowed, nodules that a reader added come last: they have no confidence.
+    With `reviewed`, nodules that a reader added come last: they have no confidence.
 
     Raises:
         BadOutput: the file cannot be read, or the source holds no detections.

@@ -209,10 +209,10 @@ def test_a_batch_reports_which_files_it_skipped(
     save_nifti(block()[0], series / "beside.nii")
     done = run()
     assert done["passed_over"] == {
-        str(scans / "below"): "a folder without DICOM files, which only --recursive looks into",
-        str(scans / "notes.txt"): "no scan by its suffix, nor by its content",
+        str(scans / "below"): "a folder without DICOM files: only --recursive searches it",
+        str(scans / "notes.txt"): "no scan, by its suffix and by its content",
     }
-    left_out = "left out: beside.nii: the folder holds DICOM files too, which are read first"
+    left_out = "left out: beside.nii: the folder also holds DICOM files, which take precedence"
     assert left_out in done["notes"][str(scans / "series")]
     checkpoint = str(tmp_path / "tiny.pth")
     options = ["--checkpoint", checkpoint, "--input-dir", str(scans), "--output-dir", str(tmp_path / "again")]

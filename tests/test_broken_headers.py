@@ -203,11 +203,11 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "text voxels": (lambda folder: metaimage(folder, BinaryData="False"), "holds its voxels as text"),
     "long type": (lambda folder: metaimage(folder, ElementType="MET_LONG"), "states ElementType as 'MET_LONG'"),
     "no image": (lambda folder: metaimage(folder, ObjectType="Tube"), "holds a Tube"),
-    "underscored number": (lambda folder: metaimage(folder, DimSize="2_4 20 12"), "which are no numbers"),
+    "underscored number": (lambda folder: metaimage(folder, DimSize="2_4 20 12"), "which are not numbers"),
     "nrrd absolute": (lambda folder: nrrd(folder, extra="data file: /etc/passwd\n"), "points to /etc/passwd"),
     "nrrd list": (
         lambda folder: nrrd(folder, extra="data file: LIST\n" + "/etc/passwd\n" * 12, without=("space",)),
-        "is damaged, or not what its name says",
+        "is damaged, or of another format than its name says",
     ),
     "nrrd absolute list": (
         lambda folder: with_lines(nrrd(folder, data="list"), "s3.dat", "/etc/passwd"),
@@ -228,7 +228,7 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "nrrd axis mins": (lambda folder: nrrd(folder, axis_mins="0 0 0"), "states axis mins or maxs"),
     "nrrd two places": (
         lambda folder: with_text(nrrd(folder, data="one"), "\nvoxels"),
-        "has more behind the end of its header",
+        "has data behind its header",
     ),
     "nrrd without end": (lambda folder: with_lines(nrrd(folder), "\n\n", "\n"), "its header is not text"),
 }

@@ -78,7 +78,7 @@ def test_a_frame_whose_size_differs_from_the_header_is_not_decoded(
     written(file, bytes(changed))
     monkeypatch.setattr("src.data.pixels.pixel_array", lambda *_, **__: np.zeros((20, 24), np.int16))
     with pytest.raises(
-        BadScan, match=rf"1-0003\.dcm \(instance \d+\) has {words}.*24 x 20 pixels of 1 x 16 bits by its"
+        BadScan, match=rf"1-0003\.dcm \(instance \d+\) has {words}.*24 x 20 pixels of 1 x 16 bits in its"
     ):
         read_scan(file.parent)
 
@@ -130,7 +130,7 @@ def test_a_jpeg_must_state_its_size_exactly_once(frame: bytes, accepted: bool) -
     if accepted:
         assert frame_size(frame, JPEGLossless, SIZE) == SIZE
     else:
-        with pytest.raises(ValueError, match=r"is no JPEG image of one frame|ends before it states its size"):
+        with pytest.raises(ValueError, match=r"is not a JPEG image of one frame|ends before its size"):
             frame_size(frame, JPEGLossless, SIZE)
 
 

@@ -253,7 +253,7 @@ BROKEN_SERIES = {
         only(3, change(ImageOrientationPatient=[0, 1, 0, -1, 0, 0])),
         "mixes orientations in one series, at instance 4",
     ),
-    "orientation": (change(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "no pair of perpendicular unit vectors"),
+    "orientation": (change(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "not a pair of perpendicular unit vectors"),
     "no position": (only(2, without("ImagePositionPatient")), "has no ImagePositionPatient"),
     "no intercept": (without("RescaleIntercept"), "has no RescaleIntercept"),
     "wrong intercept": (change(RescaleIntercept="0"), "stored values without the rescale intercept"),

@@ -103,7 +103,7 @@ def test_reconstructions_that_only_pixels_tell_apart_are_refused(tmp_path: Path,
             lambda one, odd=odd: setattr(one, "InstanceNumber", number(2 * (one.InstanceNumber - 1) + odd)),  # type: ignore[misc]
         )
         write_series(tmp_path / str(odd), array, edit=edit)
-    assert "slices alternate between 2 reconstructions or phases by their pixels" in refusal(tmp_path)
+    assert "slices alternate between 2 reconstructions or phases (by their pixels)" in refusal(tmp_path)
 
 
 def test_slices_of_several_acquisition_numbers_stay_one_scan(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_unevenly_spaced_slices_are_placed_where_they_lie(tmp_path: Path, name: 
     assert scan.array[0, 0].tolist() == [40] * scan.shape[2]
     assert bool(scan.notes) == noted
     if noted:
-        assert "mm apart by their ImagePositionPatient: resampled to" in scan.notes[0]
+        assert "mm apart (by ImagePositionPatient): resampled to" in scan.notes[0]
         with pytest.raises(BadScan, match="unevenly spaced"):
             check_series(tmp_path)
 
@@ -282,7 +282,7 @@ STATED: dict[str, tuple[Edit, str]] = {
     ),
     "infinite": (change(RescaleIntercept="inf"), "has RescaleIntercept inf, not 1 finite number"),
     "slope": (change(RescaleSlope="0"), "has RescaleSlope 0, which is not above zero"),
-    "unit": (change(RescaleType="MGML"), "has RescaleType MGML, which is no Hounsfield unit"),
+    "unit": (change(RescaleType="MGML"), "has RescaleType MGML, which is not in Hounsfield units"),
     "high bit": (change(BitsStored=12, HighBit=15), "has HighBit 15, which contradicts BitsStored 12: it must be 11"),
     "bits": (change(BitsStored=17, HighBit=16), "has BitsStored 17, which does not fit BitsAllocated 16"),
     "few bits": (change(BitsStored=8, HighBit=7), "beyond BitsStored 8 with PixelRepresentation 1 (-128 to 127)"),
@@ -293,13 +293,13 @@ STATED: dict[str, tuple[Edit, str]] = {
     ),
     "intercept of one": (
         only(4, change(RescaleIntercept="0")),
-        "instances 4 and 5 fit one another only with the same RescaleSlope and RescaleIntercept, and have 1 and -1024",
+        "instances 4 and 5 match only with the same RescaleSlope and RescaleIntercept, and have 1 and -1024",
     ),
-    "intercept of the last": (only(11, change(RescaleIntercept="1000")), "instances 11 and 12 fit one another only"),
-    "slope of one": (only(6, change(RescaleSlope="3")), "instances 6 and 7 fit one another only with the same"),
+    "intercept of the last": (only(11, change(RescaleIntercept="1000")), "instances 11 and 12 match only"),
+    "slope of one": (only(6, change(RescaleSlope="3")), "instances 6 and 7 match only with the same"),
     "intercepts of half": (
         lambda one: setattr(one, "RescaleIntercept", str(-500 * (one.InstanceNumber > 6))),
-        "instances 6 and 7 fit one another only with the same",
+        "instances 6 and 7 match only with the same",
     ),
     "patients": (
         lambda one: setattr(one, "PatientID", f"SECRET{one.InstanceNumber > 6}"),
@@ -325,7 +325,7 @@ NOTED: dict[str, tuple[Edit, str]] = {
         "SpacingBetweenSlices 2 mm contradicts ImagePositionPatient, 2.5 mm",
     ),
     "diameter": (change(ReconstructionDiameter="90"), "ReconstructionDiameter 90 mm contradicts PixelSpacing, 36 mm"),
-    "capture": (change(SOPClassUID=SecondaryCaptureImageStorage), "12 files call themselves Secondary Capture"),
+    "capture": (change(SOPClassUID=SecondaryCaptureImageStorage), "12 files are Secondary Capture by their SOP class"),
 }
 
 
@@ -367,7 +367,7 @@ def test_unsigned_pixels_that_wrapped_are_negative(tmp_path: Path, offset: int, 
     expected = CHEST.copy()
     expected[:3, 0] = -1024
     same(scan, expected)
-    assert scan.notes[0].startswith("PixelRepresentation says unsigned, but")
+    assert scan.notes[0].startswith("PixelRepresentation is unsigned, but")
     assert scan.notes[1] == "36 voxels of padding or below -1024 HU were set to air (-1024 HU)"
 
 
@@ -447,7 +447,7 @@ def test_compressed_or_truncated_slice_files_are_refused(tmp_path: Path, ending:
 @pytest.mark.parametrize("name", ["13.dcm", "IM13", "13"])
 def test_a_broken_symlink_to_a_slice_is_refused(tmp_path: Path, name: str) -> None:
     (write_series(tmp_path, CHEST) / name).symlink_to(tmp_path / "gone" / "13.dcm")
-    assert f"{name} is not a DICOM file, but a link to a file that is not there" in refusal(tmp_path)
+    assert f"{name} is not a DICOM file, but a link to a missing file" in refusal(tmp_path)
 
 
 def test_text_files_beside_the_slices_are_ignored_and_other_files_are_noted(tmp_path: Path) -> None:
@@ -464,10 +464,10 @@ def test_text_files_beside_the_slices_are_ignored_and_other_files_are_noted(tmp_
 
 
 HALVES: dict[str, tuple[Edit, str]] = {
-    "spacing": (change(PixelSpacing=["2", "1.6"]), "another PixelSpacing, and later by its numbers"),
+    "spacing": (change(PixelSpacing=["2", "1.6"]), "another PixelSpacing, and higher numbers"),
     "kernel": (change(ConvolutionKernel="B70f"), "another ConvolutionKernel"),
     "frame": (change(FrameOfReferenceUID="1.9"), "another FrameOfReferenceUID"),
-    "gap": (both(change(SeriesInstanceUID="1.2.3.9"), shift(2, lambda _: 3.0)), "alike, but later by its numbers"),
+    "gap": (both(change(SeriesInstanceUID="1.2.3.9"), shift(2, lambda _: 3.0)), "alike, but with higher numbers"),
 }
 
 
@@ -478,12 +478,12 @@ def test_the_extent_of_slices_left_out_is_noted(tmp_path: Path, name: str) -> No
     scan = read_scan(tmp_path)
     assert scan.shape[2] == 12
     assert why in scan.notes[0]
-    assert "mm beyond what is read" in scan.notes[0]
+    assert "mm beyond the series that is read" in scan.notes[0]
 
 
 def test_gaps_between_thin_slices_are_noted(tmp_path: Path) -> None:
     scan = read_scan(write_series(tmp_path, CHEST, edit=change(SliceThickness="1")))
-    assert scan.notes == ("slices of 1 mm (SliceThickness) are 2.5 mm apart: what lies between them is not shown",)
+    assert scan.notes == ("slices of 1 mm (SliceThickness) are 2.5 mm apart: the gaps between them are not shown",)
     for file in tmp_path.iterdir():
         file.unlink()
     assert read_scan(write_series(tmp_path, CHEST, edit=change(SliceThickness="2"))).notes == ()
@@ -491,7 +491,7 @@ def test_gaps_between_thin_slices_are_noted(tmp_path: Path) -> None:
 
 def test_slices_shifted_in_plane_are_not_a_tilt(tmp_path: Path) -> None:
     message = refusal(write_series(tmp_path, CHEST, edit=shift(0, lambda z: 3.0 * (z == 5))))
-    assert "slices are shifted in plane by up to 3.0 mm by their ImagePositionPatient: straighten" in message
+    assert "slices are shifted in plane by up to 3.0 mm (by ImagePositionPatient): straighten" in message
 
 
 def test_bits_above_the_stored_bits_are_not_a_sign(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_dicom_is_read_before_a_volume_beside_it(tmp_path: Path, kind: str) -> N
     scan = read_scan(folder if kind == "folder" else zipped(tmp_path / "a.zip", folder))
     same(scan)
     what = "folder" if kind == "folder" else "archive"
-    assert scan.notes == (f"left out: other.nii.gz: the {what} holds DICOM files too, which are read first",)
+    assert scan.notes == (f"left out: other.nii.gz: the {what} also holds DICOM files, which take precedence",)
 
 
 def test_the_error_for_a_folder_without_dicom_names_the_volume_in_it(tmp_path: Path) -> None:

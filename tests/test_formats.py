@@ -57,7 +57,7 @@ def test_a_file_that_only_begins_like_a_scan_is_refused(tmp_path: Path, content:
     path = tmp_path / "scan"
     path.write_bytes(content)
     assert format_of(path) == ""
-    with pytest.raises(BadScan, match="is no DICOM file, and has an unknown suffix"):
+    with pytest.raises(BadScan, match="is not a DICOM file, and has an unknown suffix"):
         read_scan(path)
 
 

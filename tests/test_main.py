@@ -124,7 +124,7 @@ def test_json_progress_is_one_event_per_line_and_nothing_else(
         "lung_rads": None,
         "lungs": False,
         "outputs": ["results/scan_heatmap.nii.gz", "results/scan_detections.json"],
-        "notes": ["warning: no lungs are recognised: 0.0 litres of aerated lung, and not 0.3 or more"],
+        "notes": ["warning: no lungs are recognised: 0.0 litres of aerated lung, less than 0.3"],
     }
     assert summary.keys() == {"event", "num_scans", "total_detections", "avg_time", "failed", "skipped"} | {
         "notes",

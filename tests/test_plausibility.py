@@ -25,7 +25,7 @@ MISTAKES: dict[str, tuple[Callable[[Voxels], Voxels], str]] = {
     "HU + 1000": (lambda hu: hu + 1000, "stored values without the rescale intercept"),
     "HU - 1024": (lambda hu: hu - 1024, "intercept applied twice"),
     "HU - 1024, clipped": (lambda hu: np.maximum(hu - 1024, -1024), "give the original scan in HU"),
-    "HU + 300": (lambda hu: hu + 300, "half of what is no lung lies above"),
+    "HU + 300": (lambda hu: hu + 300, "half of the tissue outside the lung lies above"),
     "HU + 500": (lambda hu: hu + 500, "give the original scan in HU"),
     "times 10": (lambda hu: hu * 10, "HU times 10"),
     "times 2": (lambda hu: hu * 2, "HU times 2, left-justified"),
@@ -36,7 +36,7 @@ MISTAKES: dict[str, tuple[Callable[[Voxels], Voxels], str]] = {
     "water outside the lungs": (lambda hu: np.where((hu > -980) & (hu < -500), hu, 0), "have the value 0, as a mask"),
     "steps of 256": (lambda hu: hu >> 8 << 8, "so give the original scan in HU"),
     "one value beyond": (lambda hu: np.where(np.indices(hu.shape).sum(0) == 90, 3e38, hu), "no CT reaches 3e+38 HU"),
-    "shuffled": (lambda hu: np.random.default_rng(0).permutation(hu.ravel()).reshape(hu.shape), "as in noise"),
+    "shuffled": (lambda hu: np.random.default_rng(0).permutation(hu.ravel()).reshape(hu.shape), "they are noise"),
     "half": (lambda hu: hu / 2, "give the original scan in HU"),
     "times 16": (lambda hu: hu * 16, "left-justified"),
     "stored, times 16": (lambda hu: (hu + 1024) * 16, "left-justified and unscaled"),
@@ -48,7 +48,7 @@ MISTAKES: dict[str, tuple[Callable[[Voxels], Voxels], str]] = {
     "0 to 1": (lambda hu: np.clip((hu + 1000) / 1400, 0, 1), "look normalised"),
     "-1 to 1": (lambda hu: np.clip((hu + 1000) / 700 - 1, -1, 1), "look normalised"),
     "thousands": (lambda hu: hu / 1000, "look normalised"),
-    "turned round": (np.negative, "sign turned round"),
+    "reversed": (np.negative, "sign reversed"),
     "clipped to soft tissue": (lambda hu: hu.clip(-160, 240), "only 0.0% of the voxels lie from"),
     "mostly padding": (lambda hu: np.where(np.indices(hu.shape)[2] < 0.6 * hu.shape[2], -2000, hu), "are padding"),
 }
@@ -191,7 +191,7 @@ WRONG_PHANTOMS: dict[str, tuple[Voxels, str]] = {
     "labels": (np.select([drawn() < -900, LUNG], [0, 1], 2), "normalised"),
     "mask in HU": (np.where(LUNG, -850, 40), "as thin as air or lung"),
     "mask and air": (np.where(LUNG, -850, -1000), "give the original scan"),
-    "scan in a drawn body": (np.where(LUNG, drawn(noise=20), drawn()), "has the one value -1000"),
+    "scan in a drawn body": (np.where(LUNG, drawn(noise=20), drawn()), "have the value -1000"),
     "drawn lungs in a scan": (np.where(LUNG, -850, drawn(noise=3)), "have the value -850"),
     "little noise": (drawn(noise=0.5).round(), "a phantom needs noise"),
 }
@@ -224,5 +224,5 @@ def test_a_body_without_lungs_is_not_called_a_fault_of_the_values(edge: float, n
     away = np.sqrt(np.square(np.indices((96, 96, 96)) - 48.0).sum(axis=0))
     ball = np.select([away < 36, away < 40], [inside, 900.0], -1000.0)
     noisy = ndimage.gaussian_filter(ball, edge) + np.random.default_rng(0).normal(0, noise, ball.shape)
-    with pytest.raises(BadScan, match="though air and soft tissue lie where they must, so no lung is shown"):
+    with pytest.raises(BadScan, match="though air and soft tissue have their HU, so the scan shows no lung"):
         check_hounsfield(np.round(noisy))

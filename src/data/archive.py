@@ -55,7 +55,7 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
             msg = f"the archive holds a link ({member.filename}): pack the files themselves"
             raise BadScan(msg)
         if member.compress_type not in METHODS:
-            msg = f"the archive is packed by method {member.compress_type} ({member.filename}): pack it by deflate"
+            msg = f"the archive is packed by method {member.compress_type} ({member.filename}): pack it with deflate"
             raise BadScan(msg)
     name, count = Counter(member.filename.rstrip("/") for member in members).most_common(1)[0] if members else ("", 0)
     if count > 1:

@@ -86,5 +86,5 @@ def _name(scan_id: str) -> str:
     plain = isinstance(scan_id, str) and scan_id.isprintable() and 0 < len(scan_id) <= MOST_NAME
     if plain and not (scan_id.startswith(".") or set(scan_id) & set("/\\:")):
         return scan_id
-    msg = f"scan_id {words_for(scan_id)} cannot name files: give a text without / \\ : that begins with no dot"
+    msg = f"scan_id {words_for(scan_id)} cannot name files: give a text without / \\ : that does not start with a dot"
     raise BadConfig(msg)

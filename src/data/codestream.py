@@ -43,13 +43,13 @@ def frame_size(frame: bytes, syntax: UID, expected: FrameSize) -> FrameSize | No
         if syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
             return _jpeg(frame)
     except struct.error as error:
-        msg = "ends before it states its size"
+        msg = "ends before its size"
         raise ValueError(msg) from error
     if syntax != RLELossless:
         return None
     most = RLE_HEADER + 2 * expected.columns * expected.rows * expected.samples * -(-expected.bits // 8)
     if len(frame) > most:
-        msg = f"has {len(frame)} bytes, more than any of its size"
+        msg = f"has {len(frame)} bytes, more than an image of its size can have"
         raise ValueError(msg)
     return expected
 
@@ -69,7 +69,7 @@ def _jpeg(frame: bytes) -> FrameSize:
         ):
             break
         place += 1 if marker == FILL else 2 + length
-    msg = "is no JPEG image of one frame"
+    msg = "is not a JPEG image of one frame"
     raise ValueError(msg)
 
 
@@ -84,6 +84,6 @@ def _jpeg_2000(frame: bytes) -> FrameSize:
     (start, *sizes, samples, depth, across, down) = struct.unpack_from(">4s4x8IH3B", frame, place)
     right, bottom, left, top = sizes[:4]
     if start != SOC_SIZ or (across, down) != (1, 1):
-        msg = "is no JPEG 2000 image of a size that DICOM allows"
+        msg = "is not a JPEG 2000 image of a size that DICOM allows"
         raise ValueError(msg)
     return FrameSize(right - left, bottom - top, samples, (depth & 0x7F) + 1)

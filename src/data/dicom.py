@@ -130,7 +130,7 @@ def _pattern(path: Path) -> str:
 
 def _instead(path: Path) -> str:
     if not path.exists():
-        return ", but a link to a file that is not there"
+        return ", but a link to a missing file"
     size = path.stat().st_size
     if not size:
         return ", but empty"
@@ -194,8 +194,8 @@ def _check_one(array: Voxels, slices: list[Slice]) -> None:
     count = woven(array)
     if count > 1:
         names = ", ".join(str(one.number) for one in slices[:count])
-        what = f"slices alternate between {count} reconstructions or phases by their pixels, beginning with instances"
-        msg = f"{what} {names}, and no attribute tells them apart: put each of them into a folder of its own"
+        what = f"slices alternate between {count} reconstructions or phases (by their pixels), starting with instances"
+        msg = f"{what} {names}, and no attribute separates them: put each into its own folder"
         raise BadScan(msg)
 
 
@@ -208,7 +208,7 @@ def _check_rescaling(array: Voxels, slices: list[Slice]) -> None:
         alike = (there - other.intercept) / other.slope * one.slope + one.intercept
         body = there > AIR
         if np.abs(alike - here)[body].sum() < FITS * np.abs(there - here)[body].sum():
-            what = f"instances {one.number} and {other.number} fit one another only with the same RescaleSlope and"
+            what = f"instances {one.number} and {other.number} match only with the same RescaleSlope and"
             ways = " and ".join(f"{each.slope:g} and {each.intercept:g}" for each in (one, other))
             msg = f"{what} RescaleIntercept, and have {ways}: export the series again"
             raise BadScan(msg)

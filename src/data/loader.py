@@ -111,7 +111,7 @@ def _read(path: Path) -> Read:
             return _folder(folder, "archive")
     if found in VOLUMES:
         return _volume(path)
-    msg = f"is no DICOM file, and has an unknown suffix: {supported()}"
+    msg = f"is not a DICOM file, and has an unknown suffix: {supported()}"
     raise BadScan(msg)
 
 
@@ -123,11 +123,11 @@ def _folder(folder: Path, kind: str) -> Read:
     names = ", ".join(file.name for file in volumes[:5]) + ", ..." * (len(volumes) > 5)
     if holds_dicom(folder) or not volumes:
         read = _dicom(folder)
-        note = f"left out: {names}: the {kind} holds DICOM files too, which are read first"
+        note = f"left out: {names}: the {kind} also holds DICOM files, which take precedence"
         return read._replace(notes=(*read.notes, note)) if volumes else read
     if len(volumes) > 1 or kind == "folder":
         msg = f"holds no DICOM files, but {names}" if kind == "folder" else f"the archive holds {len(volumes)} scans"
-        msg += ": give one of these files" if kind == "folder" else f" ({names}): pack each into an archive of its own"
+        msg += ": give one of these files" if kind == "folder" else f" ({names}): pack each into its own archive"
         raise BadScan(msg)
     return _volume(volumes[0])
 
@@ -174,4 +174,4 @@ def plain_error(error: Exception) -> str:
             return "there is not enough memory to read it"
     words = str(error).rsplit("ERROR:", 1)[-1].split()
     reason = " ".join(word for word in words if os.sep not in word)[:200] or type(error).__name__
-    return f"is damaged, cut short, or not what its name says ({reason})"
+    return f"is damaged, cut short, or of another format than its name says ({reason})"

@@ -35,7 +35,7 @@ MIDLINE = 10.0  # mm to either side of the midline within which a place is neith
 Mask = npt.NDArray[np.bool_]
 WORDS: dict[LungState, str] = {
     "cut": "the field of view cuts the {} lung",
-    "partly aerated": "the {} lung is aerated in part only",
+    "partly aerated": "the {} lung is only partly aerated",
     "not aerated": "the {} lung is not aerated",
 }
 
@@ -87,18 +87,14 @@ class Lungs:
     def reason(self) -> str | None:
         """Why the lungs cannot be judged as a whole; None if they can."""
         if not self.recognised:
-            return (
-                f"no lungs are recognised: {self.litres:.1f} litres of aerated lung, and not {LEAST_LITRES:g} or more"
-            )
+            return f"no lungs are recognised: {self.litres:.1f} litres of aerated lung, less than {LEAST_LITRES:g}"
         if self.drawn:
-            return (
-                "lung and tissue are even, as in a digital phantom, and have no noise, which the model knows from scans"
-            )
+            return "lung and tissue have no noise, as in a digital phantom: the model was trained on scans with noise"
         if self.right is None or self.left is None:
-            return "the middle of the body is not found, so that both lungs may not be shown"
+            return "the middle of the body is not found: the scan may not show both lungs"
         faults = "; ".join(self._faults())
         if not faults and not self.certain:
-            return f"only {self.litres:.1f} litres of aerated lung, and not {CERTAIN_LITRES:g} or more"
+            return f"only {self.litres:.1f} litres of aerated lung, less than {CERTAIN_LITRES:g}"
         return faults or None
 
     def _faults(self) -> Iterator[str]:

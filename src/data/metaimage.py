@@ -152,7 +152,7 @@ def _encoding(fields: Fields, parts: list[VoxelFile]) -> Encoding:
     size = integers("CompressedDataSize", fields.get("CompressedDataSize", "0"))
     stored = sum(part.path.stat().st_size - (part.start or 0) for part in parts)
     if size not in ([0], [stored]):
-        msg = f"declares {size[0]} bytes of compressed voxels, but {stored} follow: is cut short, or a copy failed"
+        msg = f"declares {size[0]} bytes of compressed voxels, but {stored} follow: it is cut short, or a copy failed"
         raise BadScan(msg)
     with parts[0].path.open("rb") as file:
         file.seek(parts[0].start or 0)
@@ -196,7 +196,7 @@ def _affine(fields: Fields, dimension: int) -> tuple[Affine, tuple[str, ...]]:
         msg = f"states ElementSpacing as {stated[:60]!r}, no usable voxel spacing: write it again in millimetres"
         raise BadScan(msg)
     if len(turn) not in (0, dimension**2) or len(origin) not in (0, dimension):
-        msg = f"states Offset or TransformMatrix for another number of axes than {dimension}: correct its header"
+        msg = f"states Offset or TransformMatrix for a number of axes other than {dimension}: correct its header"
         raise BadScan(msg)
     directions = np.reshape(turn or np.eye(dimension), (dimension, dimension))[:3, :3]
     _check_directions(directions, fields, spacing)
@@ -216,7 +216,7 @@ def _check_directions(directions: npt.NDArray[np.float64], fields: Fields, spaci
     moved = np.abs(lengths - 1) * spacing[:3] * shape
     if lengths.all() and moved.max() > LARGEST_SHIFT:
         words = " x ".join(f"{length:g}" for length in lengths)
-        msg = f"states directions of length {words} in TransformMatrix, and ElementSpacing besides: one must be wrong"
+        msg = f"states directions of length {words} in TransformMatrix, and an ElementSpacing: one must be wrong"
         raise BadScan(msg)
     letters = fields.get("AnatomicalOrientation", "")[:3]
     if not re.fullmatch("[RLAPSI]{3}", letters):

@@ -32,7 +32,7 @@ def nifti(path: Path) -> Stated:
     with path.open("rb") as file:
         encoding: Encoding = "gzip" if file.read(2) == GZIP else "raw"
         if encoding == "raw" and path.name.lower().endswith(".gz"):
-            msg = "is not gzip data, whatever its name says: rename it, or copy it again"
+            msg = "is not gzip data, unlike its name says: rename it, or copy it again"
             raise BadScan(msg)
         file.seek(0)
         header = _header(Stream(file, encoding))
@@ -71,7 +71,7 @@ def _check(header: Header) -> None:
         msg = "keeps its voxels in another file (.img): save it as one .nii file"
         raise BadScan(msg)
     if magic not in (b"n+1", b"n+2"):
-        msg = f"not a NIfTI file, because its header does not say so ({magic!r}): save it anew"
+        msg = f"not a NIfTI file, because its header does not say so ({magic!r}): save it again"
         raise BadScan(msg)
     if not 1 <= dimensions <= 7:
         msg = f"is damaged: its header states {dimensions} dimensions"

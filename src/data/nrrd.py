@@ -100,7 +100,7 @@ def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, int]:
     """The fields, and the offset of the voxels; 0 if other files hold them."""
     magic, _ = next(lines, ("", 0))
     if not MAGIC.fullmatch(magic):
-        msg = f"not an NRRD file, or not what its name says: it begins with {magic[:20]!r}"
+        msg = f"not an NRRD file, or of another format than its name says: it begins with {magic[:20]!r}"
         raise BadScan(msg)
     fields = Fields()
     for line, end in lines:
@@ -123,7 +123,7 @@ def _fields(lines: Iterator[tuple[str, int]]) -> tuple[Fields, int]:
         if name == "data file" and match[2].split()[:1] == ["LIST"]:
             break
     if "data file" not in fields:
-        msg = "is cut short: its header has no end, which an empty line is"
+        msg = "is cut short: its header has no end (an empty line)"
         raise BadScan(msg)
     return fields, 0
 
@@ -147,7 +147,7 @@ def _parts(
     else:
         parts = [VoxelFile(beside(path, fields["data file"]))]
     if any(line for line, _ in lines):
-        msg = "has more behind the end of its header, and its voxels in another file besides: remove one of them"
+        msg = "has data behind its header, although its voxels are in another file: remove one of them"
         raise BadScan(msg)
     return parts
 

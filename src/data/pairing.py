@@ -24,7 +24,7 @@ def check_spacing(array: npt.NDArray[Any], spacing: npt.ArrayLike) -> None:
     own: Affine | None = getattr(array, "affine", None)
     if own is not None and not np.allclose(spacing_of(own), spacing, rtol=1e-3):
         given, steps = np.asarray(spacing, np.float64).tolist(), [round(step, 4) for step in spacing_of(own)]
-        msg = f"the spacing {given} contradicts the scan's own {steps}: give that, or the scan that it belongs to"
+        msg = f"the spacing {given} contradicts the scan's own {steps}: give that, or the right scan"
         raise BadScan(msg)
 
 

@@ -90,7 +90,7 @@ def _inflated(file: BinaryIO) -> bytes:
         if len(content) > HEADER:
             most = most or HEADER + _pixel_bytes(bytes(content))
             if len(content) > most:
-                msg = f"inflates to more than the {most} bytes that its header can need: {REMEDY}"
+                msg = f"inflates to more than {most} bytes, the limit for a header: {REMEDY}"
                 raise BadScan(msg)
     return bytes(content)
 

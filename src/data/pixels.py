@@ -52,7 +52,7 @@ class Repairs(NamedTuple):
 
     def notes(self) -> tuple[str, ...]:
         """The notes for the user."""
-        signed = f"PixelRepresentation says unsigned, but {self.negative} pixels can only be negative: read as such"
+        signed = f"PixelRepresentation is unsigned, but {self.negative} pixels can only be negative: read as signed"
         kept = f"PixelPaddingValue is {self.padding} HU, which may be lung or tissue: its {self.kept} pixels were kept"
         return (*((signed,) if self.negative else ()), *((kept,) if self.kept else ()), *padding_note(self.padded))
 
@@ -111,7 +111,7 @@ def _decoded(dataset: Dataset, one: Slice, syntax: UID, where: str) -> Voxels:
     if stated and (stated[:3] != size[:3] or stated.bits > size.bits):
         words = "{0} x {1} pixels of {2} x {3} bits"
         msg = (
-            f"{where} has {words.format(*stated)} in its {syntax.name} data, but {words.format(*size)} by its header "
+            f"{where} has {words.format(*stated)} in its {syntax.name} data, but {words.format(*size)} in its header "
             "(Columns, Rows, SamplesPerPixel, BitsAllocated): one of them is wrong, export the series again"
         )
         raise BadScan(msg)

@@ -123,8 +123,8 @@ def _without_tissue(values: Values, *, whole: bool) -> str:
     median, dense = float(np.median(tissue)), float(np.mean(tissue > DENSE))
     least_median, most_median = WHOLE_MEDIAN if whole else MEDIAN
     if not (least_median <= median or piece) or median > most_median:
-        return f"half of what is no lung lies {'above' if median > 0 else 'below'} {median:.0f} HU"
-    return f"{dense:.0%} of what is no lung is denser than {DENSE} HU" if dense > MOST_DENSE else ""
+        return f"half of the tissue outside the lung lies {'above' if median > 0 else 'below'} {median:.0f} HU"
+    return f"{dense:.0%} of the tissue outside the lung is denser than {DENSE} HU" if dense > MOST_DENSE else ""
 
 
 def _moved(values: Values, *, whole: bool, drawn: bool) -> str:
@@ -134,17 +134,17 @@ def _moved(values: Values, *, whole: bool, drawn: bool) -> str:
     near = np.convolve(counts, np.ones(2 * NEAR + 1), "same")
     air, median = NOISE + int(near.argmax()), float(np.median(values[values > TISSUE]))
     if near.max() > THINNEST[1] * values.size and (air < THINNEST[0] or (air < LOW[0] and median < LOW[1])):
-        tissue = f", half of what is denser than lung below {median:.0f} HU" if air >= THINNEST[0] else ""
-        return f"what is thinnest, air or lung, lies at {air} HU{tissue}"
+        tissue = f", half of the denser tissue below {median:.0f} HU" if air >= THINNEST[0] else ""
+        return f"the thinnest tissue, air or lung, lies at {air} HU{tissue}"
     limit = THIN if whole or median > HIGH else PIECE_THIN
     limit = min(limit, DRAWN_AIR) if drawn and whole else limit
     thin = values[(values >= AIR if drawn else values > AIR) & (values < limit)]
     found, counts = np.unique(thin, return_counts=True)
     least = LEAST_THIN * values.size
     if thin.size < least:
-        return f"next to nothing is as thin as air or lung, below {limit} HU"
+        return f"almost no voxel is as thin as air or lung, below {limit} HU"
     if thin.size - counts.max() < least and not drawn:
-        return f"what is as thin as air or lung, below {limit} HU, has the one value {found[counts.argmax()]:g}"
+        return f"all voxels as thin as air or lung, below {limit} HU, have the value {found[counts.argmax()]:g}"
     return ""
 
 
@@ -162,7 +162,7 @@ def _no_fat_or_muscle(array: npt.NDArray[Any]) -> str:
     mode = int(np.flatnonzero(near == near.max()).mean()) - MODES
     if not tissue.size or (mode >= LOWEST_FAT and not BETWEEN[0] < mode < BETWEEN[1]):
         return ""
-    return f"most tissue lies at {mode} HU, and not at -100 or 50 as fat or muscle, so correct the rescale intercept"
+    return f"most tissue lies at {mode} HU, not at -100 (fat) or 50 (muscle), so correct the rescale intercept"
 
 
 def _share(values: Values, limits: tuple[int, int]) -> float:
@@ -179,7 +179,7 @@ def _no_image(array: npt.NDArray[Any], values: Values, *, whole: bool, drawn: bo
         few = f"only {len(found)} values above {FILLED} HU occur"
         return f"{few}, so give the original scan; a phantom needs noise of 5 HU, or none"
     if alike > (WHOLE_ALIKE if whole else MOST_ALIKE) and not drawn:
-        what = f"{alike:.0%} of the voxels have the value {found[counts.argmax()]:g}, as a mask or what was cut off has"
+        what = f"{alike:.0%} of the voxels have the value {found[counts.argmax()]:g}, as a mask or clipped data has"
         return f"{what}, so give the original scan; a phantom needs noise everywhere, or nowhere"
     return _without_slices(array) or _rough(array)
 
@@ -202,9 +202,7 @@ def _rough(array: npt.NDArray[Any]) -> str:
         return ""
     for axis, name in enumerate(AXES):
         if np.square(np.diff(middle, axis=axis)).mean() > ROUGH * 2 * middle.var():
-            what = (
-                f"neighbours along the {name} axis differ as any two voxels do, as in noise, or where the sizes of the"
-            )
+            what = f"neighbours along the {name} axis differ like arbitrary voxels: they are noise, or the sizes of the"
             return f"{what} axes are wrong, so give the original scan"
     return ""
 
@@ -235,7 +233,7 @@ def _looks(array: npt.NDArray[Any], fault: str, *, whole: bool) -> str:
     if not above.size:
         return f"nearly all of them lie below {AIR + 50} HU, so there is nothing but air: give a scan of a chest"
     if _only_lung_is_missing(values):
-        return f"{fault}, though air and soft tissue lie where they must, so no lung is shown: give a scan of a chest"
+        return f"{fault}, though air and soft tissue have their HU, so the scan shows no lung: give a scan of a chest"
     for low, high, words in _GREY_LEVELS:
         if low <= above.min() and above.max() <= high:
             return f"they look {words} or give the original scan"
@@ -291,7 +289,7 @@ _MISTAKES: tuple[tuple[str, Callable[[Values], Values]], ...] = (
     ("HU with swapped bytes, so write the scan again with the other byte order", _swapped),
     ("stored values with swapped bytes, so give the original scan", lambda values: _swapped(values) - 1024),
     ("HU in thousands, so multiply them by 1000", lambda values: values * 1000),
-    ("HU with the sign turned round, so give the original scan", _turned),
+    ("HU with the sign reversed, so give the original scan", _turned),
     (
         "stored values without the rescale intercept, HU + 1024 or 1000, so apply it first",
         lambda values: np.where(values < TISSUE, AIR, values - 1024),

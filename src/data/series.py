@@ -53,7 +53,7 @@ def choose(headers: Iterable[Header]) -> Chosen:
     about = best.slices[0].about
     if about.projection:
         kind = "/".join(about.image_type)
-        msg = f"holds only projections through many slices (ImageType {kind}): give the axial series they are made of"
+        msg = f"holds only projections through many slices (ImageType {kind}): give the original axial series"
         raise BadScan(msg)
     assert best.stack is not None  # noqa: S101 - usable parts have a volume
     notes += _rescaling(best.stack.slices)
@@ -84,7 +84,7 @@ def _images(headers: list[Header]) -> tuple[list[Header], list[str]]:
     captures = sum(header.data.SOPClassUID == SecondaryCaptureImageStorage for header in images)
     if captures:
         notes.append(
-            f"{captures} files call themselves Secondary Capture, and were read as CT by their other attributes"
+            f"{captures} files are Secondary Capture by their SOP class, but were read as CT by their other attributes"
         )
     return images, notes
 
@@ -124,7 +124,7 @@ def _check_one_patient(slices: list[Slice]) -> None:
         ("patients", "PatientID", {one.about.patient for one in slices}),
     ):
         if len(values) > 1:
-            msg = f"holds CT of {len(values)} {what} (by {tag}): put each into a folder of its own"
+            msg = f"holds CT of {len(values)} {what} (by {tag}): put each into its own folder"
             raise BadScan(msg)
 
 
@@ -138,7 +138,7 @@ def _rescaling(slices: list[Slice]) -> list[str]:
 def _judged(part: Part) -> Part:
     """The part with its volume, or with the problem."""
     if len(part.slices) < MIN_SLICES:
-        part.problem = f"fewer than {MIN_SLICES} slices of a series: give the folder of all slices"
+        part.problem = f"fewer than {MIN_SLICES} slices in the series: give the folder of all slices"
         return part
     try:
         stack = stacked(part.slices)
@@ -205,7 +205,7 @@ def _why_not(best: Part, other: Part, usable: list[Part]) -> str:
         return reasons[place]
     differing = (name for name, differ in DIFFERENCES if differ(best.slices[0]) != differ(other.slices[0]))
     name = next(differing, None)
-    return f"another {name}, and later by its numbers" if name else "alike, but later by its numbers"
+    return f"another {name}, and higher numbers" if name else "alike, but with higher numbers"
 
 
 def _beyond(best: Part, other: Part) -> str:
@@ -214,7 +214,7 @@ def _beyond(best: Part, other: Part) -> str:
         return ""
     (low, high), (from_, to) = best.span, other.span
     reach = max(low - from_, to - high)
-    return f"; it reaches {reach:.0f} mm beyond what is read" if reach >= FAR else ""
+    return f"; it reaches {reach:.0f} mm beyond the series that is read" if reach >= FAR else ""
 
 
 def _why_none(whole: list[Part], parts: list[Part], broken: list[str]) -> str:

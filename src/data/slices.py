@@ -107,7 +107,7 @@ def _items(groups: Dataset) -> list[Dataset]:
 def _slice(header: Header, frame: int, of: Attributes, *, enhanced: bool) -> Slice:
     row, column = np.reshape(of.numbers("ImageOrientationPatient", 6), (2, 3))
     if not np.allclose(np.array([row, column]) @ np.transpose([row, column]), np.eye(2), atol=UNIT):
-        of.refuse("ImageOrientationPatient", "which is no pair of perpendicular unit vectors")
+        of.refuse("ImageOrientationPatient", "which is not a pair of perpendicular unit vectors")
     row /= np.linalg.norm(row)
     column -= row * (row @ column)
     spacing = of.numbers("PixelSpacing", 2)[::-1]  # the spacing between rows comes first
@@ -116,7 +116,7 @@ def _slice(header: Header, frame: int, of: Attributes, *, enhanced: bool) -> Sli
         if low <= 0:
             of.refuse(name, "which is not above zero")
     if str(of.get("RescaleType") or "HU").strip().upper() in OTHER_UNITS:
-        of.refuse("RescaleType", "which is no Hounsfield unit")
+        of.refuse("RescaleType", "which is not in Hounsfield units")
     bits, signed = _stored(of)
     return Slice(
         path=header.path,

@@ -98,7 +98,7 @@ def _check_uniform(slices: Sequence[Slice]) -> None:
         deviation = np.abs(np.array(values) - np.median(values, axis=0)).max(axis=1)
         odd = [one for one, amount in zip(slices, deviation, strict=True) if amount > least]
         if odd:
-            msg = f"mixes {name} in one series, at {_named(odd)}: export each series into a folder of its own"
+            msg = f"mixes {name} in one series, at {_named(odd)}: export each series into its own folder"
             raise BadScan(msg)
 
 
@@ -118,7 +118,7 @@ def _without_duplicates(slices: list[Slice]) -> tuple[list[Slice], tuple[str, ..
             dropped.append(one)
         else:
             what = f"{_name(kept[-1])} and {_name(one)} lie at the same position with different pixels"
-            msg = f"{what}: put each phase or reconstruction into a folder of its own"
+            msg = f"{what}: put each phase or reconstruction into its own folder"
             raise BadScan(msg)
     return kept, (f"duplicate slices dropped: {_named(dropped)}",) if dropped else ()
 
@@ -137,7 +137,7 @@ def _check_straight(slices: list[Slice]) -> None:
     if drift.max() > TOLERANCE:
         angle = np.degrees(np.arctan2(drift[-1], along[-1]))
         tilt = f" (gantry tilt of {angle:.1f} degrees)" if angle >= LEAST_TILT else ""
-        what = f"slices are shifted in plane by up to {drift.max():.1f} mm by their ImagePositionPatient{tilt}"
+        what = f"slices are shifted in plane by up to {drift.max():.1f} mm (by ImagePositionPatient){tilt}"
         msg = f"{what}: straighten the series first, for example with dcm2niix, which writes a *_Tilt file"
         raise BadScan(msg)
 
@@ -159,7 +159,7 @@ def _check_complete(slices: list[Slice], steps: Vector) -> None:
         msg = f"slices are missing {where}{more} (the others are {median:.4g} mm apart): export the whole series"
         raise BadScan(msg)
     if steps.max() > WIDEST:
-        what = f"has two spacings by its ImagePositionPatient, {median:.4g} mm and {steps.max():.4g} mm"
+        what = f"has two spacings (by ImagePositionPatient), {median:.4g} mm and {steps.max():.4g} mm"
         msg = f"{what}, too wide to interpolate ({WIDEST:g} mm): put the part with the narrower one into its own folder"
         raise BadScan(msg)
 
@@ -176,7 +176,7 @@ def _grid(heights: Vector) -> tuple[Vector, tuple[str, ...]]:
         count = int(np.ceil((heights[-1] - heights[0]) / fine - DUPLICATE)) + 1
     grid = np.linspace(heights[0], heights[-1], count)
     note = (
-        f"slices are {steps.min():.4g} to {steps.max():.4g} mm apart by their ImagePositionPatient: resampled to "
+        f"slices are {steps.min():.4g} to {steps.max():.4g} mm apart (by ImagePositionPatient): resampled to "
         f"{count} planes {grid[1] - grid[0]:.4g} mm apart"
     )
     return grid, (note,)
@@ -193,7 +193,7 @@ def _statements(slices: list[Slice], heights: Vector) -> tuple[str, ...]:
         ("ReconstructionDiameter", "PixelSpacing", diameter, width, most[1]),
     )
     thickness = first.about.thickness or step
-    gaps = f"slices of {thickness:g} mm (SliceThickness) are {step:.4g} mm apart: what lies between them is not shown"
+    gaps = f"slices of {thickness:g} mm (SliceThickness) are {step:.4g} mm apart: the gaps between them are not shown"
     return (
         *((gaps,) if thickness < THIN * step else ()),
         *(

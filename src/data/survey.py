@@ -74,7 +74,7 @@ def _look(folder: Path, found: Survey, *, recursive: bool) -> None:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if holds_dicom(folder, nested=False) or (recursive and _is_one_study(folder)):
         found.scans.append(folder)
-        reason = f"{folder.name} holds DICOM files, and is one scan with all that is in it"
+        reason = f"{folder.name} holds DICOM files, and is one scan together with its subfolders"
         found.passed_over.update((str(entry), reason) for entry in entries if suffix_of(entry) in SUFFIXES)
         return
     for entry in entries:
@@ -83,7 +83,7 @@ def _look(folder: Path, found: Survey, *, recursive: bool) -> None:
             if not part and format_of(entry) in SUFFIXES:
                 found.scans.append(entry)
             elif not part:
-                found.passed_over[str(entry)] = "no scan by its suffix, nor by its content"
+                found.passed_over[str(entry)] = "no scan, by its suffix and by its content"
         elif recursive and folder.resolve() in (entry.resolve(), *entry.resolve().parents):
             _look(entry, found, recursive=True)
         elif recursive:
@@ -91,7 +91,7 @@ def _look(folder: Path, found: Survey, *, recursive: bool) -> None:
         elif holds_dicom(entry):
             found.scans.append(entry)
         else:
-            found.passed_over[str(entry)] = "a folder without DICOM files, which only --recursive looks into"
+            found.passed_over[str(entry)] = "a folder without DICOM files: only --recursive searches it"
 
 
 def _is_data(entry: Path, entries: list[Path]) -> bool:

@@ -52,7 +52,7 @@ def header_lines(path: Path) -> Iterator[tuple[str, int]]:
         end = len(content) if end < 0 else end
         line = content[start:end].removesuffix(b"\r")
         if any(byte < 32 and byte != 9 for byte in line) or (end == HEADER_BYTES and start < end):
-            msg = "is damaged, or not what its name says: its header is not text, or has no end"
+            msg = "is damaged, or of another format than its name says: its header is not text, or has no end"
             raise BadScan(msg)
         try:
             text = line.decode()
@@ -66,7 +66,7 @@ def numbers(name: str, text: str) -> list[float]:
     """The numbers of a field; NaN and infinity are allowed."""
     words = re.split(r"[\s,]+", text.strip()) if text.strip() else []
     if not all(NUMBER.fullmatch(word) for word in words):
-        msg = f"states {name} as {text[:60]!r}, which are no numbers: correct its header"
+        msg = f"states {name} as {text[:60]!r}, which are not numbers: correct its header"
         raise BadScan(msg)
     return [float(word) for word in words]
 
@@ -75,7 +75,7 @@ def integers(name: str, text: str) -> list[int]:
     """The whole numbers of a field."""
     values = numbers(name, text)
     if not all(value.is_integer() and abs(value) < 2**53 for value in values):
-        msg = f"states {name} as {text[:60]!r}, which are no whole numbers: correct its header"
+        msg = f"states {name} as {text[:60]!r}, which are not whole numbers: correct its header"
         raise BadScan(msg)
     return [int(value) for value in values]
 
@@ -138,7 +138,7 @@ def files(
         raise BadScan(msg)
     parts = [VoxelFile(beside(header, name), start) for name in names]
     if len({part.path for part in parts}) < len(parts):
-        msg = "names a file twice, so that a part of the scan would be missing: correct its header"
+        msg = "names a file twice, so a part of the scan is missing: correct its header"
         raise BadScan(msg)
     return parts
 

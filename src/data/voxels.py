@@ -21,7 +21,7 @@ Encoding = Literal["raw", "gzip", "zlib", "deflate", "bzip2"]
 GZIP = b"\x1f\x8b"
 CHUNK = 2**18  # bytes decoded at once
 MAX_DEFLATE = 1032  # highest ratio of deflate (https://zlib.net/zlib_tech.html); no scan comes near it
-REMEDY = "copy it again, or save it anew"
+REMEDY = "copy it again, or save it again"
 FIRST: dict[Encoding, bytes] = {"gzip": GZIP, "bzip2": b"BZh"}  # first bytes of each stream; a file may hold several
 DECODERS: dict[Encoding, Callable[[], Any]] = {
     "gzip": lambda: isal_zlib.decompressobj(wbits=31),
@@ -110,7 +110,9 @@ class _Shares:
     def __init__(self, stated: Stated) -> None:
         self.share, rest = divmod(stated.size, len(stated.parts))
         if rest:
-            msg = f"its {stated.size} bytes of voxels cannot be {len(stated.parts)} files of one size: check the header"
+            msg = (
+                f"its {stated.size} bytes of voxels cannot be {len(stated.parts)} files of equal size: check the header"
+            )
             raise BadScan(msg)
         self.stated, self.parts, self.left = stated, iter(stated.parts), 0
         self.file: BinaryIO | None = None
@@ -219,7 +221,7 @@ class Stream:
             try:
                 piece = decoder.decompress(data, CHUNK)
             except (isal_zlib.error, OSError, ValueError) as error:  # type: ignore[misc] # its stub has no class
-                msg = f"is damaged: its {encoding} data does not fit its own checksum or form: {REMEDY}"
+                msg = f"is damaged: its {encoding} data does not match its checksum or its format: {REMEDY}"
                 raise BadScan(msg) from error
             if piece:
                 yield piece

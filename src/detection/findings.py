@@ -116,7 +116,7 @@ def describe_peaks(
     to_input, to_voxels = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine)
 
     def describe(marked: PlacedPeak) -> tuple[Detection, NoduleMask | None]:
-        peak, world, diameter, detectors = marked
+        peak, world, diameter, detectors = marked._replace(diameter=round(marked.diameter, 2))  # as reported
         here = map_points(to_voxels, world) * spacing_of(affine)
         properties, body = segment_and_measure(array, _vec3(here), diameter, spacing_of(affine))
         centre = world if body is None else map_points(affine, np.divide(body.centre, spacing_of(affine)))

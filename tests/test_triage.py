@@ -116,6 +116,9 @@ def test_the_limits_themselves_are_valid(diameter: float) -> None:
         (lambda content: content["cutoffs"].update(low=0.9), "must not exceed"),
         (lambda content: content.update(calcified=None), "calcified"),
         (lambda content: content.update(axis_scale=[0, 1]), "axis_scale"),
+        (lambda content: content.update(intercept=math.nan), "intercept"),
+        (lambda content: content.update(log_long_axis=math.inf), "log_long_axis"),
+        (lambda content: content["cutoffs"].update(high=math.nan), "high"),
     ],
 )
 def test_a_damaged_model_is_refused(root: Path, tmp_path: Path, change: Callable[[dict], object], words: str) -> None:  # type: ignore[type-arg]

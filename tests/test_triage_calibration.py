@@ -128,6 +128,7 @@ def test_a_binary_file_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         lambda found: found.pop("triage"),
         lambda found: found["triage"].pop("malignancy_score"),
         lambda found: found["triage"].update(malignancy_score=1.5),
+        lambda found: found["triage"].update(malignancy_score=-0.5),
         lambda found: found["triage"].update(malignancy_score=float("nan")),
         lambda found: found["triage"].update(malignancy_score="0.5"),
     ],

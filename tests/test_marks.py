@@ -42,6 +42,8 @@ def _found(x: float, diameter: float, confidence: float) -> Detection:
         ([(0, 2.5, 0.9), (1, 5, 0.8)], [5], []),  # a mark below the size limit suppresses nothing
         ([(0, 5, 0.2), (1, 6, 0.1)], [], []),
         ([(0, 5, 0.4), (30, 6, 0.5)], [6, 5], []),
+        ([(0, 3, 0.9), (60, 30, 0.8)], [3, 30], []),  # both limits of the size belong to nodules
+        ([(0, 2.99, 0.9), (60, 30.01, 0.8)], [], [30.01]),
         ([], [], []),
     ],
 )

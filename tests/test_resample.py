@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.data.resample import check_size, resample
+from src.data.resample import check_size, new_grid, resample
 from src.errors import BadScan
 from src.types import FloatArray, Vec3
 
@@ -60,3 +60,20 @@ def test_a_grid_has_at_most_two_to_the_29_voxels(sides: tuple[int, int, int], *,
     else:
         with pytest.raises(BadScan, match="voxels"):
             check_size(sides, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(("step", "count"), [(0.7, 7), (1.6, 4), (2.5, 3), (1.0005, 5)])
+def test_the_plain_grid_ends_at_the_voxel_nearest_to_the_last_and_repeats_it(step: float, count: int) -> None:
+    """Five voxels of 1 mm, as MONAI's `Spacing` resamples them; a spacing that is almost right changes nothing."""
+    ramp = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    new, grid = resample(ramp, np.eye(4), (step, 1.0, 1.0), plain=True)
+    steps = 1.0 if step == 1.0005 else step
+    assert new.shape == (count, 2, 2)
+    assert grid[0, 0] == pytest.approx(steps)
+    np.testing.assert_allclose(new[:, 0, 0], np.minimum(np.arange(count) * steps, 4.0), atol=1e-5)
+
+
+def test_a_new_grid_reaches_the_last_voxel() -> None:
+    shape, grid = new_grid((5, 7, 4), np.diag([1.0, 1.0, 2.0, 1.0]), (1.6, 1.0, 1.0))
+    assert shape == (4, 7, 7)  # 0 to 4.8 mm, 0 to 6 mm and 0 to 6 mm
+    assert np.diag(grid).tolist() == [1.6, 1.0, 1.0, 1.0]

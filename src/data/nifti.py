@@ -32,7 +32,7 @@ def nifti(path: Path) -> Stated:
     with path.open("rb") as file:
         encoding: Encoding = "gzip" if file.read(2) == GZIP else "raw"
         if encoding == "raw" and path.name.lower().endswith(".gz"):
-            msg = "is not gzip data, unlike its name says: rename it, or copy it again"
+            msg = "is not gzip data, although its name says so: rename it, or copy it again"
             raise BadScan(msg)
         file.seek(0)
         header = _header(Stream(file, encoding))

@@ -66,7 +66,8 @@ class Network:
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
             found = self.maps(volume, plan, progress)
-            return_freed_memory()
+            if self.device.type == "cpu":
+                return_freed_memory()
             heat, affine = found.maps[HEATMAP], volume.affine @ self.grid.matrix
             peaks = find_peaks(heat, affine, rules, found.maps[DIAMETER])
             return Answer(peaks, heat, affine, found.windows, found.retried, everywhere=plan.region is None)

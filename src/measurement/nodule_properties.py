@@ -18,7 +18,7 @@ from ..types import FloatArray, NoduleType, Properties, Vec3
 from .axes import axes_of
 from .masks import Mask, box_around, depth_of, rim_distance, within
 from .plausible import TOO_SMALL, doubt
-from .segmentation import Levels, Segmentation, segment_nodule
+from .segmentation import SKIN, Levels, Segmentation, segment_nodule
 
 __all__ = ["measure_nodule", "segment_and_measure"]
 
@@ -36,7 +36,6 @@ POINT_SPREAD = 1.1 / 2.3548  # mm, SD; kernels between sharp and soft have a FWH
 # mm.
 START_STEP, START_RATIO, LEAST_START = 0.125, 1.25, 1.0
 SETTLES_WITHIN = 12  # measurements; without convergence, there is no result
-SKIN = 1.2  # mm; how far the blur of an edge reaches into a nodule
 
 
 def segment_and_measure(

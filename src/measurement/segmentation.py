@@ -18,7 +18,7 @@ from .edges import slice_blur
 from .masks import Mask, around, box_around, connected, depth_of, rim_distance, within
 from .walls import BALL, base_on_wall, find_wall
 
-__all__ = ["Levels", "Segmentation", "segment_nodule"]
+__all__ = ["SKIN", "Levels", "Segmentation", "segment_nodule"]
 
 SIZES = (3.0, 45.0)  # mm, range of diameters
 SETTLED = (0.75, 1.33)  # two sizes with a ratio within this range are the same

@@ -7,7 +7,7 @@ are those that `torch.compile` uses.
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -22,10 +22,8 @@ Afterwards = Literal["none", "relu"]
 
 def fuse(network: nn.Module) -> nn.Module:
     """A copy of a network without batch norms that computes the same on a CPU, sooner. It cannot be trained."""
-    fused = copy.deepcopy(network)
-    if _available():
-        _fuse_inside(fused)
-    return fused
+    copied = copy.deepcopy(network)
+    return _fused(copied) if _available() else copied
 
 
 @functools.cache
@@ -40,30 +38,28 @@ def _available() -> bool:
     return True
 
 
-def _fuse_inside(module: nn.Module) -> None:
+def _fused(module: nn.Module) -> nn.Module:
+    """The module, or what takes its place, with fused operations."""
+    if isinstance(module, Block):
+        return _FusedBlock(module)
+    if isinstance(module, nn.Conv3d):
+        return _Convolution(module)
+    if isinstance(module, nn.Sequential):
+        return _sequence(module)
     for name, child in module.named_children():
-        if isinstance(child, Block):
-            setattr(module, name, _FusedBlock(child))
-        elif isinstance(child, nn.Conv3d):
-            setattr(module, name, _Convolution(child))
-        elif isinstance(child, nn.Sequential):
-            setattr(module, name, _sequence(list(child)))
-        else:
-            _fuse_inside(child)
+        setattr(module, name, _fused(child))
+    return module
 
 
-def _sequence(parts: Sequence[nn.Module]) -> nn.Sequential:
+def _sequence(parts: Iterable[nn.Module]) -> nn.Sequential:
     """The same steps, where a ReLU after a convolution is a part of it."""
     fused: list[nn.Module] = []
     for part in parts:
         last = fused[-1] if fused else None
-        if isinstance(part, nn.Conv3d):
-            fused.append(_Convolution(part))
-        elif isinstance(part, nn.ReLU) and isinstance(last, _Convolution):
+        if isinstance(part, nn.ReLU) and isinstance(last, _Convolution):
             last.afterwards = "relu"
         elif not isinstance(part, nn.Identity):
-            _fuse_inside(part)
-            fused.append(part)
+            fused.append(_fused(part))
     return nn.Sequential(*fused)
 
 

@@ -298,7 +298,9 @@ def test_the_report_holds_the_values_of_the_json(tmp_path: Path) -> None:
     assert (lung_rads.name.value, lung_rads.value.value) == ("RID50134", "RID50139")  # 10 mm solid: 4A
     comments = [item.TextValue for item in group[0].ContentSequence if item.ValueType == "TEXT"]
     assert any("malignant by eye" in text and "not of cancer" in text for text in comments)
-    assert any(text.startswith("Lung-RADS v2022, which assumes: ") for text in comments)
+    assert any(
+        text.startswith("Lung-RADS v2022. Assumptions: baseline screening CT, no prior CT; ") for text in comments
+    )
 
 
 def test_unknown_values_are_left_out_and_a_nodule_without_boundary_is_a_point(tmp_path: Path) -> None:

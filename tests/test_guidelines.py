@@ -179,7 +179,7 @@ def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highes
     found = lung_rads.exam(rated(*categories), Patient(), WHOLE)
     assert (found["category"], found["reason"]) == (highest, reason)
     assert (found["management"] is None) == (highest is None)
-    assert (lung_rads.NONE_FOUND in found["assumptions"]) == (categories == ())
+    assert (lung_rads.NONE_MISSED in found["assumptions"]) == (categories == ())
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_the_report_lists_the_findings_and_the_method(report: dict[str, Any], tm
         "rated malignant by eye",
         "not a probability of cancer",
         "Place (estimated)",
-        "Lung-RADS v2022 4B (assuming: ",
+        "Lung-RADS v2022 4B (assumptions: baseline screening CT, no prior CT; ",
         f"Management {found['guidelines']['lung_rads']['management']}",
         f"Image slice {found['coordinates_voxel'][2] + 1}",
         "BTS 2015 ",

@@ -34,6 +34,7 @@ from highdicom.sr import (
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 
+from ..guidelines.lung_rads import in_words
 from ..results.conclusion import NONE_FOUND
 from ..results.reviewed import distances_in_words, rejected_in_words, verdict_in_words
 from ..types import Detection
@@ -221,7 +222,7 @@ def _remarks(nodule: Detection) -> Iterator[str]:
     else:
         yield f"Score: how likely readers would rate it malignant by eye, {triage['risk_category']}; not of cancer."
     if lung_rads.get("category"):
-        yield f"Lung-RADS v2022, which assumes: {'; '.join(lung_rads['assumptions']) or 'nothing'}."
+        yield f"Lung-RADS v2022. Assumptions: {in_words(lung_rads['assumptions']) or 'none'}."
 
 
 def _comment(text: str) -> TextContentItem:

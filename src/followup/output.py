@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ..files import whole_files
+from ..guidelines.lung_rads import in_words
 from .comparison import Comparison, Followed
 from .exam import Exam, Seen
 from .picture import draw_pair
@@ -46,7 +47,7 @@ def text_table(comparison: Comparison) -> str:
         *(_line(_cells(one)) for one in comparison["nodules"]),
         "",
         f"Lung-RADS of the examination: {exam['category'] or exam['reason']}",
-        *(f"assumed: {assumption}" for assumption in exam["assumptions"]),
+        *(f"assumption: {in_words([assumption])}" for assumption in exam["assumptions"]),
         f"uncertainty of a volume change: {comparison['repeatability']['source']}",
         *(f"note: {note}" for note in (*fit["warnings"], *comparison["notes"])),
         "Research use only. Not for diagnosis.",

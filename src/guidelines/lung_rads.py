@@ -5,7 +5,7 @@ categories 4X and S, benign calcification and fat (category 1), juxtapleural and
 with an earlier examination.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -18,10 +18,12 @@ __all__ = [
     "INCOMPLETE",
     "MANAGEMENT",
     "RULES",
+    "SCREENING",
     "SOURCE",
     "Category",
     "Criterion",
     "exam",
+    "in_words",
     "look_up",
     "lung_rads",
     "uncategorised",
@@ -63,9 +65,11 @@ MANAGEMENT: dict[Category, str] = {
 }
 INCOMPLETE = "additional CT of the part of the lungs that cannot be judged"  # category 0
 BASELINE = "screening assumption: baseline, no prior"
+SCREENING = "screening assumption"  # with a prior examination
+IN_WORDS = {BASELINE: "baseline screening CT, no prior CT", SCREENING: "screening CT"}
 NOT_LOOKED_FOR = "benign calcification, fat and additional suspicious features (4X) are not measured"
 SPHERE = "the solid component is a sphere of the volume of its largest connected part"
-NONE_FOUND = "that none was found means that there is none"
+NONE_MISSED = "no nodule was missed"
 
 
 def lung_rads(nodule: SizedNodule, patient: Patient) -> LungRads:
@@ -117,7 +121,7 @@ def exam(nodules: Sequence[LungRads], patient: Patient, lungs: LungsReport) -> L
     return LungRadsExam(
         category=category,
         management=MANAGEMENT[category],
-        assumptions=list(assumed) if nodules else [*_assumed(patient), NONE_FOUND],
+        assumptions=list(assumed) if nodules else [*_assumed(patient), NONE_MISSED],
         reason=None,
     )
 
@@ -137,6 +141,11 @@ def _outside(patient: Patient) -> str | None:
 
 def _assumed(patient: Patient) -> list[str]:
     return [BASELINE] if patient.missing("setting", "prior_ct") else []
+
+
+def in_words(assumptions: Iterable[str]) -> str:
+    """The assumptions of a result, from the JSON, for a radiologist."""
+    return "; ".join(IN_WORDS.get(assumption, assumption) for assumption in assumptions)
 
 
 def _mean(nodule: SizedNodule) -> Decimal:

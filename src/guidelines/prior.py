@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal, NamedTuple
 
 from ..types import LungRads, LungRadsExam, LungsReport
-from .lung_rads import CATEGORIES, MANAGEMENT, Category, Criterion, exam, look_up, lung_rads, uncategorised
+from .lung_rads import CATEGORIES, MANAGEMENT, SCREENING, Category, Criterion, exam, look_up, lung_rads, uncategorised
 from .nodule import SizedNodule
 from .patient import Patient
 
@@ -48,7 +48,6 @@ class _Step(NamedTuple):
 
 STEPPED_DOWN: dict[Category, _Step] = {"3": _Step("2", 180), "4A": _Step("3", 90)}
 SCREENED = Patient(setting="screening", prior_ct=False)  # with it, sizes alone decide
-SCREENING = "screening assumption"
 INCIDENTAL = "Lung-RADS is for screening, not for incidental nodules"
 WHOLE_GREW = "the whole grew and its solid part did not: at least category 4A"
 SAME_DAY = "both examinations are of the same day: what differs is the measurement, not the nodule"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ..guidelines.lung_rads import in_words
 from ..results.found import Finding
 from ..results.reviewed import verdict_in_words
 from ..types import Detection, NoduleMask
@@ -123,7 +124,7 @@ def guideline_text(rule: Mapping[str, Any], result: str | None) -> str:
     if result is None:
         return f"none: {rule['reason']}"
     notes = [rule["reason"]] if rule["reason"] else []
-    notes += [f"assuming: {'; '.join(rule['assumptions'])}"] if rule["assumptions"] else []
+    notes += [f"assumptions: {in_words(rule['assumptions'])}"] if rule["assumptions"] else []
     return f"{result} ({'; '.join(notes)})" if notes else result
 
 

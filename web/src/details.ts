@@ -45,8 +45,13 @@ function measured(nodule: Detection): Fact[] {
 /** A reason without the names of settings: `prior_cancer` is prior cancer. */
 const words = (reason: string | null): string | null => reason?.replaceAll("_", " ").replace("immunosuppressed", "immunosuppression") ?? null;
 
-/** Assumptions as a list in words. */
-const listed = (all: Iterable<string>): string => [...all].map((one) => one.replace("screening assumption: ", "screening, ")).join("; ");
+const IN_WORDS: Record<string, string> = {
+  "screening assumption: baseline, no prior": "baseline screening CT, no prior CT",
+  "screening assumption": "screening CT",
+};
+
+/** The assumptions of a result, from the JSON, for a radiologist. */
+const listed = (assumptions: Iterable<string>): string => [...assumptions].map((each) => IN_WORDS[each] ?? each).join("; ");
 
 function guided({ lung_rads, fleischner, bts, brock }: NonNullable<Detection["guidelines"]>): Fact[] {
   const category = lung_rads.category && `${lung_rads.category}: ${lung_rads.management ?? ""}`;
@@ -61,16 +66,16 @@ function guided({ lung_rads, fleischner, bts, brock }: NonNullable<Detection["gu
   ];
 }
 
-/** The category of an examination, never without what it assumes; or why there is none. `name` is what it is. */
+/** The category of an examination with its assumptions, or why there is none. `name` is that of the guideline. */
 export function examined(name: string, { category, management, assumptions: assumed, reason }: LungRads): string {
   if (category === null) return `${name}: no category. ${words(reason) ?? "The reason is not known"}.`;
-  const why = (reason === null ? "" : `, because ${reason}`) + (assumed.length > 0 ? `, assuming: ${listed(assumed)}` : "");
+  const why = (reason === null ? "" : `, because ${reason}`) + (assumed.length > 0 ? ` (assumptions: ${listed(assumed)})` : "");
   return `${name}: category ${category}${why}.${management ? ` Management: ${management}.` : ""}`;
 }
 
 function assumptions(guidelines: NonNullable<Detection["guidelines"]>): HTMLElement | null {
   const all = new Set((["lung_rads", "fleischner", "bts", "brock"] as const).flatMap((name) => guidelines[name].assumptions));
-  return all.size > 0 ? el("p", { class: "hint" }, `Assumed: ${listed(all)}.`) : null;
+  return all.size > 0 ? el("p", { class: "hint" }, `Assumptions: ${listed(all)}.`) : null;
 }
 
 /** A list of the facts that are known. */

@@ -14,7 +14,7 @@ const COLUMNS: { key: Column; name: string; unit?: string; title: string; number
   { key: "volume", name: "Volume", unit: "mm³", title: "Volume in cubic millimetres", number: true },
   { key: "type", name: "Type", unit: "position", title: "Solid, part-solid or ground-glass; below it the lung, and its third from top to bottom" },
   { key: "risk", name: "Risk", title: "Triage category: how suspicious it looks" },
-  { key: "category", name: "LR", title: "Lung-RADS category, by screening assumptions" },
+  { key: "category", name: "LR", title: "Lung-RADS category; its assumptions are in the details of the finding" },
 ];
 
 /** What a column is sorted by; null sorts last. */

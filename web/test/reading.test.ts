@@ -120,7 +120,7 @@ test("a finding in one line has its name, position and size", () => {
 });
 
 test.each<[string, Partial<LungRads>, string]>([
-  ["stands with what it assumes", { category: "1", management: "yearly", assumptions: ["screening assumption: no prior", "none was missed"] }, "Lung-RADS: category 1, assuming: screening, no prior; none was missed. Management: yearly."],
+  ["is shown with its assumptions", { category: "1", management: "yearly", assumptions: ["screening assumption: baseline, no prior", "no nodule was missed"] }, "Lung-RADS: category 1 (assumptions: baseline screening CT, no prior CT; no nodule was missed). Management: yearly."],
   ["tells why it is 0", { category: "0", reason: "a part is missing" }, "Lung-RADS: category 0, because a part is missing."],
   ["may be missing, with the reason", { reason: "needs the prior_ct" }, "Lung-RADS: no category. needs the prior ct."],
 ])("the category of an examination %s", (_, given, words) =>

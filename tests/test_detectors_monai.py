@@ -1,4 +1,4 @@
-"""Networks of MONAI give through PIVOT what they give through MONAI's own transforms and inferers."""
+"""Parity with MONAI: its networks give the same output in PIVOT as with MONAI's own transforms and inferers."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def opened(path: Path) -> Foreign:
 
 @pytest.fixture(scope="session")
 def nodule(shared_data: Path) -> Scan:
-    """A nodule of 23 mm and what is around it, of a real scan."""
+    """A box of a real scan around a nodule of 23 mm."""
     scan = read_scan(shared_data / "lidc-idri-0001")
     inverse = np.linalg.inv(RAS_TO_LPS @ scan.affine)
     middle = np.rint(map_points(inverse, (56.2, 86.3, -115.9))).astype(int)
@@ -65,7 +65,7 @@ def nodule(shared_data: Path) -> Scan:
 
 
 def both(folder: Path, scan: Scan, name: str) -> tuple[Path, Path]:
-    """The scan as NIfTI, which MONAI reads without ITK, and in another format as well."""
+    """Write the scan as NIfTI, which MONAI reads without ITK, and in another format."""
     path = nifti(scan, folder / "scan.nii.gz")
     return path, write(folder / "other", name, np.asarray(scan.array, np.int16), scan.affine)
 
@@ -88,15 +88,15 @@ class TestSegmenters:
     @pytest.mark.parametrize(
         ("kind", "codes"), [*(("SegResNet", codes) for codes in ORIENTATIONS), *((kind, "PSR") for kind in SEGMENTERS)]
     )
-    def test_the_probability_is_that_of_monai(self, tmp_path: Path, kind: str, codes: str) -> None:
-        side = 64 if kind == "SwinUNETR" else 32  # which its strides ask for
+    def test_probabilities_equal_those_of_monai(self, tmp_path: Path, kind: str, codes: str) -> None:
+        side = 64 if kind == "SwinUNETR" else 32  # its strides need 64
         network = save_segmenter(tmp_path / "model", kind, inference={"patch_size": [side] * 3, "overlap": 0.5})
         path = nifti(turned_scan(piece(), codes), tmp_path / "scan.nii.gz")
         assert self.windows(network, opened(tmp_path / "model"), path, path) > 1 or side == 64
 
     @staticmethod
     def windows(network: Any, model: Foreign, path: Path, own: Path) -> int:  # noqa: ANN401
-        """Check that PIVOT finds in the file `own` what MONAI finds in `path`; how many windows it takes."""
+        """Check that PIVOT's output for the file `own` equals MONAI's for `path`. Returns the number of windows."""
         image = read_by_monai(path, (1.0, 1.0, 1.0), -1000, 400)
         inferer = SlidingWindowInferer(model.windows.patch_size, overlap=0.5, mode="gaussian")
         with torch.inference_mode():
@@ -115,7 +115,7 @@ class TestSegmenters:
         path, own = both(tmp_path, turned_scan(nodule, codes), name)
         assert self.windows(network, opened(tmp_path / "model"), path, own) > 1
 
-    def test_a_small_scan_is_padded_as_by_monai(self, tmp_path: Path) -> None:
+    def test_a_small_scan_is_padded_like_monai_pads_it(self, tmp_path: Path) -> None:
         network = save_segmenter(tmp_path / "model")
         path = nifti(piece(24), tmp_path / "scan.nii.gz")
         image = read_by_monai(path, (1.0, 1.0, 1.0), -1000, 400)
@@ -128,7 +128,7 @@ class TestSegmenters:
         found, _, _ = Segmenter(model, load_config(EVERYWHERE), CPU).probability(volume, None)
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
-    def test_within_the_region_windows_are_left_out_and_the_rest_is_zero(self, tmp_path: Path) -> None:
+    def test_windows_outside_the_region_are_skipped_and_the_heatmap_is_zero_there(self, tmp_path: Path) -> None:
         save_segmenter(tmp_path / "model")
         model = opened(tmp_path / "model")
         volume = model.grid.laid(piece(60)).prepared(None)
@@ -140,7 +140,7 @@ class TestSegmenters:
         assert not part[~region].any()
         np.testing.assert_allclose(part[region], whole[region], atol=0.05)
 
-    def test_a_scan_goes_through_all_stages(self, tmp_path: Path) -> None:
+    def test_a_segmenter_runs_through_the_whole_pipeline(self, tmp_path: Path) -> None:
         save_segmenter(tmp_path / "model", name="seg", version="3", license="Apache-2.0")
         scan = save_nifti(block(2)[0], tmp_path / "scan.nii.gz")
         out = tmp_path / "results"
@@ -150,10 +150,10 @@ class TestSegmenters:
         sure = {"post_processing": {"peak_detection": {"threshold": 0.9}}}
         ready = InferencePipeline(tmp_path / "model" / "model.pth", sure, device="cpu")
         results = ready.predict(scan)
-        told = results["metadata"]["checkpoint"]
-        assert (told["name"], told["version"], told["license"]) == ("seg", "3", "Apache-2.0")
-        assert told["architecture"] == "SegResNet"
-        assert told["sha256"] == ready.checkpoint.sha256
+        recorded = results["metadata"]["checkpoint"]
+        assert (recorded["name"], recorded["version"], recorded["license"]) == ("seg", "3", "Apache-2.0")
+        assert recorded["architecture"] == "SegResNet"
+        assert recorded["sha256"] == ready.checkpoint.sha256
         for found in [*results["detections"], *results["masses"]]:
             i, j, k = found["coordinates_voxel"]
             assert min(i, j, k) >= 0
@@ -174,7 +174,7 @@ class TestMarks:
         heat[ball(heat.shape, (30, 20, 40), 3)] = 0.3
         return heat
 
-    def test_a_mark_for_each_body_with_its_mean_probability_and_the_sphere_of_its_volume(self) -> None:
+    def test_each_body_gives_one_mark_with_its_mean_probability_and_effective_diameter(self) -> None:
         heat = self.heat()
         sure, weak = marks_in(heat, self.affine, 0.1)
         np.testing.assert_allclose(sure.world, [-10, 18, 10], atol=1e-3)
@@ -185,11 +185,11 @@ class TestMarks:
         assert heat[10, 9, 20] == pytest.approx(sure.peak["confidence"], abs=1e-6)
         assert heat.max() == heat[10, 9, 20]
 
-    def test_below_the_least_confidence_there_is_none(self) -> None:
+    def test_bodies_below_the_minimum_confidence_give_no_mark(self) -> None:
         (sure,) = marks_in(self.heat(), self.affine, 0.5)
         assert sure.peak["confidence"] == pytest.approx(0.9, abs=1e-3)
 
-    def test_a_bent_body_is_marked_within_itself(self) -> None:
+    def test_the_mark_of_a_bent_body_lies_inside_the_body(self) -> None:
         heat = np.zeros((20, 20, 20), np.float32)
         heat[2:18, 2, 5] = heat[2, 2:18, 5] = heat[17, 2:18, 5] = 0.8
         (mark,) = marks_in(heat, np.eye(4), 0.1)
@@ -199,7 +199,7 @@ class TestMarks:
 @pytest.mark.filterwarnings("ignore")
 class TestRetinaNet:
     @pytest.mark.parametrize("codes", ORIENTATIONS)
-    def test_boxes_scores_and_world_coordinates_are_those_of_monai(self, tmp_path: Path, codes: str) -> None:
+    def test_boxes_scores_and_world_coordinates_equal_those_of_monai(self, tmp_path: Path, codes: str) -> None:
         network = save_bundle(tmp_path / "bundle")
         path = nifti(turned_scan(piece(26), codes), tmp_path / "scan.nii.gz")
         self.check(network, opened(tmp_path / "bundle"), path, path)
@@ -210,7 +210,7 @@ class TestRetinaNet:
         network = save_bundle(tmp_path / "bundle")
         self.check(network, opened(tmp_path / "bundle"), *both(tmp_path, turned_scan(nodule, codes), name))
 
-    def test_a_bare_state_dict_with_a_description_is_the_same(self, tmp_path: Path) -> None:
+    def test_a_state_dict_with_a_description_gives_the_same_boxes(self, tmp_path: Path) -> None:
         network = retinanet()
         torch.save({"model": network.state_dict()}, tmp_path / "duke.pth")
         described = {
@@ -224,7 +224,7 @@ class TestRetinaNet:
         self.check(network, opened(tmp_path / "duke.pth"), path, path)
 
     def check(self, network: Any, model: Foreign, path: Path, own_path: Path) -> None:  # noqa: ANN401
-        """Check that PIVOT finds in the file `own_path` what MONAI finds in `path`."""
+        """Check that PIVOT's boxes for the file `own_path` equal MONAI's for `path`."""
         image = read_by_monai(path, (0.703125, 0.703125, 1.25), -1024, 300)
         boxes, world, scores = self.by_monai(network, image)
         ready = BoxDetector(model, load_config(EVERYWHERE), CPU)
@@ -243,7 +243,7 @@ class TestRetinaNet:
     @staticmethod
     @torch.inference_mode()
     def by_monai(network: Any, image: Any) -> tuple[Any, Any, Any]:  # noqa: ANN401 - MONAI's
-        """Boxes in voxels, boxes in the world (centre in LPS, sides), scores: as the bundle's own scripts do it."""
+        """Boxes in voxels, boxes in the world (centre in LPS, sides) and scores, as the bundle computes them."""
         anchors = AnchorGeneratorWithAnchorShape([1, 2, 4], [[6, 8, 4], [8, 6, 5], [10, 10, 6]])
         detector = RetinaNetDetector(network, anchors).eval()
         detector.set_target_keys("box", "label")
@@ -261,7 +261,7 @@ class TestRetinaNet:
         after = post({**found, "image": image})
         return boxes, np.asarray(after["box"]), found["label_scores"].numpy()
 
-    def test_boxes_become_marks_and_a_heatmap(self, tmp_path: Path) -> None:
+    def test_boxes_are_converted_to_marks_and_a_heatmap(self, tmp_path: Path) -> None:
         save_bundle(tmp_path / "bundle")
         ready = InferencePipeline(tmp_path / "bundle", EVERYWHERE, "cpu")
         assert ready.checkpoint.identity["architecture"] == "RetinaNet"
@@ -276,7 +276,7 @@ class TestRetinaNet:
             assert answer.heat[i, j, k] >= 0.5 * peak["confidence"]
             assert diameter > 0
 
-    def test_augmentation_is_refused(self, tmp_path: Path) -> None:
+    def test_test_time_augmentation_is_refused(self, tmp_path: Path) -> None:
         save_bundle(tmp_path / "bundle")
         with pytest.raises(BadConfig, match="RetinaNet"):
             InferencePipeline(tmp_path / "bundle", {"inference": {"tta": {"enabled": True}}}, "cpu")
@@ -284,21 +284,21 @@ class TestRetinaNet:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("save", [save_segmenter, save_bundle])
-def test_of_a_chest_only_the_lungs_and_what_is_around_are_seen(tmp_path: Path, save: Any) -> None:  # noqa: ANN401
+def test_only_the_box_around_the_lungs_is_searched(tmp_path: Path, save: Any) -> None:  # noqa: ANN401
     save(tmp_path / "model")
     scan, nodules = chest()
     ready = InferencePipeline(tmp_path / "model", {"model": {"mixed_precision": False}}, "cpu").detector
     assert isinstance(ready, Segmenter | BoxDetector)
     laid = ready.checkpoint.grid.laid(scan)
-    place = ready.place(laid, lungs_of(scan), 4)
-    assert place.region is not None
-    sizes = [side.stop - side.start for side in place.box]
-    assert list(place.region.shape) == sizes
+    part = ready.search_box(laid, lungs_of(scan), 4)
+    assert part.region is not None
+    sizes = [side.stop - side.start for side in part.box]
+    assert list(part.region.shape) == sizes
     assert 0.1 < np.prod(sizes) / np.prod(laid.shape) < 0.9
     inverse = np.linalg.inv(RAS_TO_LPS @ laid.affine)
     for nodule in nodules:
-        index = np.rint(map_points(inverse, nodule.coordinates_lps)).astype(int) - [side.start for side in place.box]
-        assert place.region[tuple(index)]
+        index = np.rint(map_points(inverse, nodule.coordinates_lps)).astype(int) - [side.start for side in part.box]
+        assert part.region[tuple(index)]
     assert callable(ready.prepare(scan, lungs_of(scan)))
 
 
@@ -327,7 +327,7 @@ def lungs_of(scan: Scan) -> Lungs:
         ({"model": {"dropout_prob": 0.1}}, "does not name the network"),
     ],
 )
-def test_a_description_that_is_wrong_is_told(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_an_invalid_description_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     save_segmenter(tmp_path / "model", **change)
     with pytest.raises(BadCheckpoint, match=message):
         open_model(tmp_path / "model")

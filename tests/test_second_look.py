@@ -11,9 +11,9 @@ from PIL import Image
 from scipy import ndimage
 
 from src.data.preprocessing import preprocess
+from src.data.resample import Box
 from src.detection.search_plan import SearchPlan
 from src.detection.second_look import LEAST, add_large, halve
-from src.detection.tta import Box
 from src.inference.main import InferencePipeline
 from src.model.unet import DIAMETER, HEATMAP
 from src.types import FloatArray

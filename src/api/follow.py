@@ -9,7 +9,7 @@ from ..config import Config
 from ..files import write_json
 from ..followup.comparison import Interval, compare
 from ..followup.exam import Exam
-from ..followup.linked import links
+from ..followup.linked import point_maps
 from ..followup.registration import register
 from ..followup.source import about, version_notes
 from ..guidelines.patient import Patient
@@ -47,7 +47,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     fit = register(baseline.lungs, followup.lungs)
     notes = version_notes(baseline.about, followup.about)
     result = compare(baseline, followup, interval, Patient(), notes, fit)
-    write_json({**result, "links": links(fit, baseline.scan, followup.scan)}, options.target)
+    write_json({**result, "links": point_maps(fit, baseline.scan, followup.scan)}, options.target)
     return {}
 
 

@@ -21,9 +21,9 @@ from ..results.reviewed import findings_to_read, labels_of
 from ..types import NoduleType
 from .database import reviews
 from .problems import BadRequest
-from .schemas import Box, Progress, Read
+from .schemas import PackedMask, Progress, Read
 
-__all__ = ["Added", "Place", "Review", "ReviewIn", "add", "change", "load", "load_all", "read", "save", "shown"]
+__all__ = ["Added", "NodulePoint", "Review", "ReviewIn", "add", "change", "load", "load_all", "read", "save", "shown"]
 
 MOST, MOST_ADDED, MOST_DISTANCES = 1000, 100, 200
 MOST_REPORTS = 4096  # reports whose labels are cached
@@ -82,7 +82,7 @@ class ReviewIn(BaseModel):
     distances: Annotated[list[Distance] | None, Field(max_length=MOST_DISTANCES)] = None
 
 
-class Place(BaseModel):
+class NodulePoint(BaseModel):
     """A point of the scan, world LPS mm."""
 
     model_config = ConfigDict(extra="forbid")
@@ -106,7 +106,7 @@ class Added(BaseModel):
     coordinates_lps: tuple[float, float, float]
     diameter_mm: Annotated[float | None, Field(description="null: it cannot be segmented")]
     properties: dict[str, float | str | None]
-    outline: Annotated[Box | None, Field(description="its mask; null: it has none")] = None
+    outline: Annotated[PackedMask | None, Field(description="its mask; null: it has none")] = None
     by: str
     at: str
 

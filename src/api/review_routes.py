@@ -19,7 +19,7 @@ from ..results.reviewed import reviewed
 from . import review
 from .jobs import Job
 from .problems import Busy, NotFound, Refused
-from .review import Place, Review, ReviewIn
+from .review import NodulePoint, Review, ReviewIn
 from .review_work import measured_at, rewritten
 from .routes import NEVER_STORED, Completed, Owner, Served, refusals
 from .storage import report_of, scan_id
@@ -123,10 +123,10 @@ async def write_review(
 
 
 @router.post("/nodules", status_code=201, responses=refusals(404, 409, 413, 422))
-async def add_nodule(response: Response, service: Served, job: Completed, owner: Owner, place: Place) -> Review:
+async def add_nodule(response: Response, service: Served, job: Completed, owner: Owner, point: NodulePoint) -> Review:
     """Add a nodule at a point. The service measures it: what cannot be measured is null."""
     report = await report_of_job(service, job)
-    measured = rounded(await measured_at(service, job, place))
+    measured = rounded(await measured_at(service, job, point))
     for _ in range(TRIES):
         version, old = await service.ask(review.load, service.engine, job.id)
         content = review.add(old, measured, _name(owner))

@@ -11,7 +11,7 @@ from ..errors import BadScan, PivotError
 from ..files import write_json
 from .jobs import Job
 from .problems import Busy, NotFound
-from .review import Place
+from .review import NodulePoint
 from .storage import OUTLINES, SCAN, SERIES
 from .submission import Service
 from .supervisor import start
@@ -21,10 +21,10 @@ __all__ = ["measured_at", "rewritten", "run", "scan_of"]
 SECONDS, GRACE_SECONDS = 300.0, 10.0
 
 
-async def measured_at(service: Service, job: Job, place: Place) -> dict[str, Any]:
-    """The nodule at the place, measured by `measure.py` in a confined process."""
+async def measured_at(service: Service, job: Job, point: NodulePoint) -> dict[str, Any]:
+    """The nodule at the point, measured by `measure.py` in a confined process."""
     answer = await run(
-        service, job, "measure", scan_of(service, job), f"--place={','.join(map(repr, place.coordinates_lps))}"
+        service, job, "measure", scan_of(service, job), f"--place={','.join(map(repr, point.coordinates_lps))}"
     )
     measured: dict[str, Any] = answer["nodule"]
     return measured

@@ -13,7 +13,7 @@ from .. import __version__
 from . import jobs, review
 from .jobs import Job, State
 from .problems import NotCompleted, NotFound
-from .schemas import PREFIX, FileList, FileOut, JobList, JobListed, JobOut, Limits, Outlines, Problem, Read
+from .schemas import PREFIX, FileList, FileOut, FindingMasks, JobList, JobListed, JobOut, Limits, Problem, Read
 from .security import owner_of
 from .storage import OUTLINES, PREVIEW, SUFFIXES, artifacts, remove, report_of
 from .submission import Service, arriving, queue
@@ -145,14 +145,14 @@ def results(service: Served, job: Completed) -> Response:
 
 
 @router.get("/inference/{job_id}/outlines", responses=refusals(404, 409))
-def outlines(service: Served, job: Completed) -> Outlines:
+def outlines(service: Served, job: Completed) -> FindingMasks:
     """The masks of the findings, for viewers."""
     try:
         content = (service.settings.jobs / job.id / str(job.result) / OUTLINES).read_bytes()
     except FileNotFoundError:
         msg = "the job was removed, or an earlier release made it, without outlines"
         raise NotFound(msg) from None
-    return Outlines.model_validate_json(content)
+    return FindingMasks.model_validate_json(content)
 
 
 @router.get(

@@ -10,14 +10,14 @@ from .storage import Artifact, scan_id
 
 __all__ = [
     "PREFIX",
-    "Box",
     "FileList",
     "FileOut",
+    "FindingMasks",
     "JobList",
     "JobListed",
     "JobOut",
     "Limits",
-    "Outlines",
+    "PackedMask",
     "Problem",
     "Progress",
     "Read",
@@ -174,7 +174,7 @@ class FileList(BaseModel):
     files: list[FileOut]
 
 
-class Box(BaseModel):
+class PackedMask(BaseModel):
     """A mask: a box of voxels from the index `origin` on.
 
     `bits` are base64: one bit for each voxel, the last axis fastest, the highest bit of a byte first.
@@ -185,17 +185,17 @@ class Box(BaseModel):
     bits: str
 
 
-class Outline(Box):
+class FindingMask(PackedMask):
     """The mask of the finding with this number, from 1."""
 
     number: int
 
 
-class Outlines(BaseModel):
+class FindingMasks(BaseModel):
     """The masks of the findings that have one. `affine` maps voxels to RAS+ mm, by rows."""
 
     affine: list[list[float]]
-    masks: list[Outline]
+    masks: list[FindingMask]
 
 
 class Limits(BaseModel):

@@ -20,7 +20,7 @@ from .geometry import RAS_TO_LPS, to_lps
 
 __all__ = ["LESIONS", "Lesion", "PhantomNodule", "chest_phantom"]
 
-Place: TypeAlias = Literal["free", "pleura", "vessel"]
+Attachment: TypeAlias = Literal["free", "pleura", "vessel"]
 
 
 class Lesion(NamedTuple):
@@ -28,7 +28,7 @@ class Lesion(NamedTuple):
 
     diameter_mm: float
     nodule_type: NoduleType = "solid"
-    place: Place = "free"
+    place: Attachment = "free"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PhantomNodule:
     coordinates_lps: Vec3
     diameter_mm: float
     nodule_type: NoduleType
-    place: Place
+    place: Attachment
 
 
 LESIONS: tuple[Lesion, ...] = (

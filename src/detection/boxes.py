@@ -50,15 +50,15 @@ class BoxDetector(ForeignDetector):
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
         laid = self.checkpoint.grid.laid(scan)
-        place = self.place(laid, lungs, MARGIN)
-        volume = laid.prepared(self._on_lattice(place.box))
+        part = self.search_box(laid, lungs, MARGIN)
+        volume = laid.prepared(self._on_lattice(part.box))
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
             boxes, scores, windows = self.boxes(volume, progress)
             sure = scores >= least_confidence(rules)
             peaks = _marks(boxes[sure], scores[sure], volume.affine, volume.array.shape)
             heat, affine = _drawn(peaks, volume)
-            return Answer(peaks, heat, affine, windows, 0, everywhere=place.region is None)
+            return Answer(peaks, heat, affine, windows, 0, everywhere=part.region is None)
 
         return search
 

@@ -13,11 +13,11 @@ from .half import Precision
 from .search_plan import SEARCHED
 from .windows import Region
 
-__all__ = ["ForeignDetector", "Place"]
+__all__ = ["ForeignDetector", "SearchBox"]
 
 
-class Place(NamedTuple):
-    """The part of a detector's grid to search, and the mask of possible nodules in it (None: anywhere)."""
+class SearchBox(NamedTuple):
+    """The box of a detector's grid to search, and the mask of possible nodules in it (None: anywhere)."""
 
     box: Box
     region: Region | None
@@ -44,16 +44,16 @@ class ForeignDetector:
         """The number format that the device computes in."""
         return self.chosen.name
 
-    def place(self, laid: Laid, lungs: Lungs, margin: int) -> Place:
-        """The part with the lungs and `margin` voxels around them, or the whole scan."""
+    def search_box(self, laid: Laid, lungs: Lungs, margin: int) -> SearchBox:
+        """The box with the lungs and `margin` voxels around them, or the whole scan."""
         shape = laid.shape
         everywhere = self.options.region == "everything"
         region = None if everywhere else search_region(lungs, shape, laid.affine, SEARCHED)
         if region is None:
-            return Place((slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), None)
+            return SearchBox((slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), None)
         inside = ndimage.find_objects(region, max_label=1)[0]
         x, y, z = (
             slice(max(0, side.start - margin), min(size, side.stop + margin))
             for side, size in zip(inside, shape, strict=True)
         )
-        return Place((x, y, z), region[x, y, z])
+        return SearchBox((x, y, z), region[x, y, z])

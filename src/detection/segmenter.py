@@ -47,13 +47,13 @@ class Segmenter(ForeignDetector):
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
         laid = self.checkpoint.grid.laid(scan)
-        place = self.place(laid, lungs, self._output.margin)
-        volume = laid.prepared(place.box)
+        part = self.search_box(laid, lungs, self._output.margin)
+        volume = laid.prepared(part.box)
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
-            heat, windows, retried = self.probability(volume, place.region, progress)
+            heat, windows, retried = self.probability(volume, part.region, progress)
             peaks = marks_in(heat, volume.affine, least_confidence(rules))
-            return Answer(peaks, heat, volume.affine, windows, retried, everywhere=place.region is None)
+            return Answer(peaks, heat, volume.affine, windows, retried, everywhere=part.region is None)
 
         return search
 

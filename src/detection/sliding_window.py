@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..data.resample import Box
 from ..errors import BadCheckpoint, BadConfig, BadScan
 from ..given import array_of, is_path, number_of, numbers_of, words_for
 from ..model.checkpoint import Checkpoint, open_checkpoint
@@ -19,7 +20,7 @@ from ..model.device import pick_device, precision
 from ..model.unet import strides_of
 from ..types import FloatArray, Scan, Shape3
 from .blending import BlendMethod, blend_weights
-from .tta import IDENTITY, Box, View, ViewedNetwork
+from .tta import IDENTITY, View, ViewedNetwork
 from .windows import Region, as_shape, coarser, needed_windows, plan_windows
 
 __all__ = [

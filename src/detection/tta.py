@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import AUGMENTATIONS, Augmentation
+from ..data.resample import Box
 from ..errors import BadCheckpoint
 from ..model.device import autocast
 from ..model.unet import output_grid
 
-__all__ = ["IDENTITY", "Box", "View", "ViewedNetwork", "views"]
+__all__ = ["IDENTITY", "View", "ViewedNetwork", "views"]
 
-Box = tuple[slice, slice, slice]
 Axes = tuple[int, int, int]
 
 

@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from ..data.resample import Box
 from ..errors import BadConfig
 from ..types import FloatArray, Shape3
-from .tta import Box
 
 __all__ = [
     "CONTEXT",

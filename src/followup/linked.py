@@ -10,7 +10,7 @@ from ..data.geometry import to_lps
 from ..types import Scan, Vec3
 from .registration import Points, Registration
 
-__all__ = ["Lattice", "Links", "links"]
+__all__ = ["Lattice", "PointMaps", "point_maps"]
 
 STEP = 20.0  # mm between nodes; the registration varies over longer distances
 
@@ -24,16 +24,16 @@ class Lattice(TypedDict):
     places: list[float]
 
 
-class Links(TypedDict):
-    """Both directions."""
+class PointMaps(TypedDict):
+    """The maps of points in both directions."""
 
     to_baseline: Lattice
     to_followup: Lattice
 
 
-def links(fit: Registration, baseline: Scan, followup: Scan) -> Links:
+def point_maps(fit: Registration, baseline: Scan, followup: Scan) -> PointMaps:
     """The lattices over the boxes of both scans."""
-    return Links(to_baseline=_lattice(followup, fit.to_baseline), to_followup=_lattice(baseline, fit.to_followup))
+    return PointMaps(to_baseline=_lattice(followup, fit.to_baseline), to_followup=_lattice(baseline, fit.to_followup))
 
 
 def _lattice(scan: Scan, to_other: Callable[[Points], Points]) -> Lattice:

@@ -1,6 +1,6 @@
 /** Requests to the service, with its key where one is needed, and its errors as they are. */
 
-import type { Distance, Followup, Job, JobFile, JobPage, Limits, Outlines, Problem, Report, Review, Vec3, Verdict } from "./contract";
+import type { Distance, FindingMasks, Followup, Job, JobFile, JobPage, Limits, Problem, Report, Review, Vec3, Verdict } from "./contract";
 import { askForKey } from "./key";
 
 const KEY = "pivot-key";
@@ -78,8 +78,8 @@ export const files = async (of: Job, signal?: AbortSignal): Promise<JobFile[]> =
   (await json<{ files: JobFile[] }>(of.links.files, signal)).files;
 
 /** The masks of a job; none of one that an earlier release made. */
-export const outlines = (of: Job, signal?: AbortSignal): Promise<Outlines> =>
-  json<Outlines>(`${of.links.self}/outlines`, signal).catch((error: unknown) => {
+export const outlines = (of: Job, signal?: AbortSignal): Promise<FindingMasks> =>
+  json<FindingMasks>(`${of.links.self}/outlines`, signal).catch((error: unknown) => {
     if (error instanceof Refused && error.problem.status === 404) return { affine: [], masks: [] };
     throw error;
   });

@@ -151,7 +151,7 @@ export interface Added {
   coordinates_lps: Vec3;
   diameter_mm: number | null;
   properties: Detection["properties"];
-  outline: Box | null;
+  outline: PackedMask | null;
 }
 
 /** A line that a reader measured; its ends are LPS mm. */
@@ -171,21 +171,21 @@ export interface Review {
 }
 
 /** A mask: a box of voxels from the index `origin` on; `bits` are base64, the last axis fastest. */
-export interface Box {
+export interface PackedMask {
   origin: Vec3;
   shape: Vec3;
   bits: string;
 }
 
 /** The mask of a finding. */
-export interface Outline extends Box {
+export interface FindingMask extends PackedMask {
   number: number;
 }
 
 /** The masks of a job; `affine` maps voxels to RAS+ mm. */
-export interface Outlines {
+export interface FindingMasks {
   affine: number[][];
-  masks: Outline[];
+  masks: FindingMask[];
 }
 
 /** Where the points of one scan lie in another, LPS mm: nodes on a lattice, x fastest. */

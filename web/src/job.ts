@@ -1,7 +1,7 @@
 /** One job: its progress, and its results once they are there. */
 
 import * as api from "./api";
-import { ended, type Job, type JobFile, type Outlines, type Progress, type Report, type Review } from "./contract";
+import { ended, type FindingMasks, type Job, type JobFile, type Progress, type Report, type Review } from "./contract";
 import { details, examined } from "./details";
 import { button, el, icon } from "./dom";
 import { asReviewed, findingsOf, isChanged, thresholdOf } from "./findings";
@@ -78,7 +78,7 @@ const remove = (job: Job): HTMLElement =>
 interface Done {
   report: Report;
   files: JobFile[];
-  outlines: Outlines;
+  outlines: FindingMasks;
   review: Review;
 }
 

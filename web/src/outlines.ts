@@ -1,6 +1,6 @@
 /** The outlines of the findings' masks: the edges of voxels, slice by slice. */
 
-import type { Added, Box, Outlines, Vec3 } from "./contract";
+import type { Added, FindingMasks, PackedMask, Vec3 } from "./contract";
 
 export type Edge = readonly [from: Vec3, to: Vec3]; // RAS+ mm
 
@@ -13,13 +13,13 @@ export interface Shape {
 }
 
 /** The shapes by the findings' labels: those of the search, and of what readers added. */
-export function shapesOf({ affine, masks }: Outlines, added: Added[] = []): Map<string, Shape> {
-  const own = added.flatMap(({ finding, outline }): [string, Box][] => (outline ? [[finding, outline]] : []));
-  const all: [string, Box][] = [...masks.map((mask): [string, Box] => [String(mask.number), mask]), ...own];
+export function shapesOf({ affine, masks }: FindingMasks, added: Added[] = []): Map<string, Shape> {
+  const own = added.flatMap(({ finding, outline }): [string, PackedMask][] => (outline ? [[finding, outline]] : []));
+  const all: [string, PackedMask][] = [...masks.map((mask): [string, PackedMask] => [String(mask.number), mask]), ...own];
   return new Map((affine.length > 0 ? all : []).map(([label, mask]) => [label, shapeOf(mask, affine)]));
 }
 
-function shapeOf({ origin, shape, bits }: Box, affine: number[][]): Shape {
+function shapeOf({ origin, shape, bits }: PackedMask, affine: number[][]): Shape {
   const bytes = Uint8Array.from(atob(bits), (letter) => letter.charCodeAt(0));
   const [, high, deep] = shape;
   const has = (at: Vec3): boolean => {

@@ -1,4 +1,4 @@
-"""Detectors of others on random weights, in the formats that they are published in, with small networks."""
+"""Small detectors with random weights, in the formats in which other projects publish theirs."""
 
 import json
 import warnings
@@ -58,14 +58,14 @@ PREPROCESSING = {"axes": "RAS", "spacing": [1.0, 1.0, 1.0], "clip_range": [-1000
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """MONAI warns of its own future."""
+    """Silence MONAI's deprecation warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def segmenter(kind: str) -> nn.Module:
-    """The network on weights that spread its probabilities over 0 to 1."""
+    """A network with random weights whose probabilities spread over 0 to 1."""
     torch.manual_seed(0)
     with quietly():
         network: nn.Module = getattr(nets, kind)(**{"spatial_dims": 3, "in_channels": 1, **SEGMENTERS[kind]}).eval()
@@ -76,22 +76,22 @@ def segmenter(kind: str) -> nn.Module:
 
 
 def save_segmenter(folder: Path, kind: str = "SegResNet", **description: Any) -> nn.Module:  # noqa: ANN401
-    """Write the network's `model.pth` and `config.yaml`, and return it."""
+    """Write a network's `model.pth` and `config.yaml`. Returns the network."""
     network = segmenter(kind)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), folder / "model.pth")
-    told = {
+    config = {
         "model": {"architecture": kind, "spatial_dims": 3, **SEGMENTERS[kind]},
         "preprocessing": PREPROCESSING,
         "inference": {"patch_size": [32, 32, 32], "overlap": 0.5},
         **description,
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(told))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return network
 
 
 def retinanet() -> nn.Module:
-    """A RetinaNet with the strides of the LUNA16 bundle, on weights that give some hundred different scores."""
+    """A RetinaNet with the strides of the LUNA16 bundle and random weights that give a hundred or more scores."""
     torch.manual_seed(0)
     with quietly():
         backbone = nets.resnet10(spatial_dims=3, n_input_channels=1, conv1_t_stride=[2, 2, 1], conv1_t_size=[7, 7, 7])
@@ -105,7 +105,7 @@ def retinanet() -> nn.Module:
 
 
 def bundle_config() -> dict[str, Any]:
-    """As the configuration of `lung_nodule_ct_detection`, with a smaller network and smaller windows."""
+    """The configuration of `lung_nodule_ct_detection`, with a smaller network and smaller windows."""
     return {
         "whether_raw_luna16": False,
         "whether_resampled_luna16": "$(not @whether_raw_luna16)",
@@ -194,7 +194,7 @@ def bundle_config() -> dict[str, Any]:
 
 
 def save_bundle(folder: Path, config: dict[str, Any] | None = None) -> nn.Module:
-    """Write a bundle, and return its network."""
+    """Write a bundle. Returns its network."""
     network = retinanet()
     for name in ("configs", "models"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def save_bundle(folder: Path, config: dict[str, Any] | None = None) -> nn.Module
 
 
 def nnunet_plans(kind: str = "PlainConvUNet", transpose: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
-    """As nnU-Net's planner writes them, for a small network and small patches whose sides differ."""
+    """Plans as nnU-Net writes them, for a small network and small patches with three different sides."""
     blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     return {
@@ -269,8 +269,8 @@ def nnunet_plans(kind: str = "PlainConvUNet", transpose: Sequence[int] = (0, 1, 
 def save_nnunet(
     folder: Path, plans: dict[str, Any], labels: dict[str, Any] | None = None, folds: int = 1
 ) -> list[nn.Module]:
-    """Write a trained-model folder, with all that a checkpoint of nnU-Net's trainer holds; return the networks."""
-    from dynamic_network_architectures.architectures import unet  # noqa: PLC0415 - it loads for seconds
+    """Write a trained-model folder with complete checkpoints, as nnU-Net's trainer does. Returns the networks."""
+    from dynamic_network_architectures.architectures import unet  # noqa: PLC0415 - importing it takes seconds
 
     config = plans["configurations"]["3d_fullres"]["architecture"]
     dataset: dict[str, Any] = {
@@ -314,7 +314,7 @@ def save_nnunet(
 
 
 def turned_scan(scan: Scan, codes: str) -> Scan:
-    """The scan with its axes stored towards these ends, such as PSR."""
+    """The same scan stored with these axis codes, such as PSR."""
     image = nibabel.Nifti1Image(np.asarray(scan.array), scan.affine)
     now = nibabel.orientations.io_orientation(image.affine)
     wanted = nibabel.orientations.axcodes2ornt(tuple(codes))
@@ -334,6 +334,6 @@ def piece(size_mm: float = 40.0) -> Scan:
 
 
 def nifti(scan: Scan, path: Path) -> Path:
-    """Write the scan."""
+    """Write the scan as NIfTI and return the path."""
     nibabel.save(nibabel.Nifti1Image(np.asarray(scan.array, np.int16), scan.affine), path)
     return path

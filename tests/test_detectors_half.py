@@ -1,4 +1,4 @@
-"""Half precision is used for a detector of others only if it hardly changes what it says."""
+"""Half precision is used for a detector of another project only if its probabilities hardly change."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from src.detection.half import Precision
     ("change", "kept"),
     [(0.0, True), (0.049, True), (-0.049, True), (0.051, False), (-0.051, False), (float("nan"), False)],
 )
-def test_half_precision_is_kept_if_it_changes_little(change: float, *, kept: bool) -> None:
+def test_half_precision_is_used_if_no_probability_changes_by_more_than_0_05(change: float, *, kept: bool) -> None:
     chosen = Precision(torch.device("cpu"), mixed=False)
     chosen.dtype, chosen.tested = torch.bfloat16, False
 
@@ -22,5 +22,5 @@ def test_half_precision_is_kept_if_it_changes_little(change: float, *, kept: boo
 
     chosen.test(probability)
     assert chosen.dtype == (torch.bfloat16 if kept else torch.float32)
-    chosen.test(lambda _: torch.full((1,), float("nan")))  # only the first scan is a test
+    chosen.test(lambda _: torch.full((1,), float("nan")))  # only the first scan is tested
     assert chosen.dtype == (torch.bfloat16 if kept else torch.float32)

@@ -1,4 +1,4 @@
-"""A hostile model is refused with a reason, and nothing of it is executed, opened elsewhere or unpacked."""
+"""A hostile model is refused with the reason. PIVOT executes none of its code and opens no file outside its folder."""
 
 import json
 import os
@@ -22,7 +22,7 @@ Change = Callable[[dict[str, Any], str], None]
 
 
 def put(*keys: Any, value: Any) -> Change:  # noqa: ANN401
-    """A change of the configuration at these keys. RUN in the value stands for an expression that leaves a file."""
+    """Return a change of the configuration at these keys. RUN in the value is replaced by code that creates a file."""
 
     def change(config: dict[str, Any], run: str) -> None:
         part: Any = config
@@ -66,8 +66,8 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         ),
         "pretrained_backbone",
     ),
-    "weights elsewhere": (put("handlers", 0, "load_path", value="/etc/passwd"), "loads"),
-    "weights above": (put("handlers", 0, "load_path", value="$@bundle_root + '/../../model.pt'"), "loads"),
+    "weights at an absolute path": (put("handlers", 0, "load_path", value="/etc/passwd"), "loads"),
+    "weights in a parent folder": (put("handlers", 0, "load_path", value="$@bundle_root + '/../../model.pt'"), "loads"),
     "an unknown transform": (
         put("preprocessing", "transforms", 5, value={"_target_": "Lambdad", "keys": "image", "func": "$RUN"}),
         "Lambdad",
@@ -76,7 +76,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         put("preprocessing", "transforms", 5, value={"_target_": "Flipd", "keys": "image", "spatial_axis": 0}),
         "Flipd",
     ),
-    "a transform after the network": (
+    "an unknown transform after the network": (
         put("postprocessing", "transforms", 0, value={"_target_": "monai.apps.detection.transforms.Evil"}),
         "Evil",
     ),
@@ -86,16 +86,16 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         put("detector_ops", 0, value="$@detector.set_box_coder_weights((1.0,1.0,1.0,1.0,1.0,1.0))"),
         "does not know",
     ),
-    "a setting twice": (put("detector_ops", 0, value=SELECTION), "twice"),
-    "no windows": (put("detector_ops", 2, value="$None"), "not called"),
-    "weights changed in passing": (put("initialize", value=["$@network.load_state_dict({})"]), "refused"),
+    "a setting given twice": (put("detector_ops", 0, value=SELECTION), "twice"),
+    "no sliding windows": (put("detector_ops", 2, value="$None"), "not called"),
+    "weights loaded by an initializer": (put("initialize", value=["$@network.load_state_dict({})"]), "refused"),
     "an unknown argument of the network": (put("network_def", "use_magic", value=True), "use_magic"),
     "an override of another part": (put("network_def#num_anchors", value=9), "changes another part"),
-    "huge numbers": (put("infer_patch_size", value=[10**9] * 3), "patch_size"),
-    "huge classes": (put("num_classes", value=10**9), "num_classes"),
-    "negative numbers": (put("preprocessing", "transforms", 3, "pixdim", value=[-1, 1, 1]), "spacing"),
-    "references in a circle": (put("num_classes", value="@num_classes"), "no plain value"),
-    "a reference to nothing": (put("num_classes", value="@nothing"), "refers to nothing"),
+    "a huge patch": (put("infer_patch_size", value=[10**9] * 3), "patch_size"),
+    "too many classes": (put("num_classes", value=10**9), "num_classes"),
+    "a negative spacing": (put("preprocessing", "transforms", 3, "pixdim", value=[-1, 1, 1]), "spacing"),
+    "a circular reference": (put("num_classes", value="@num_classes"), "no plain value"),
+    "a reference to a missing key": (put("num_classes", value="@nothing"), "refers to nothing"),
     "a long expression": (put("backbone", value="$" + "(" * 3000 + ")" * 3000), "refused"),
     "a deep expression": (put("backbone", value="$f(" + "[" * 400 + "]" * 400 + ")"), "refused"),
     "a macro": (put("num_classes", value="%../../secret.json#x"), "no plain value"),
@@ -110,8 +110,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models" / "model.pt"
 
 
-def laid(folder: Path, weights: Path, config: dict[str, Any] | str) -> Path:
-    """A bundle of this configuration, with links to the weights turned into copies."""
+def bundle_of(folder: Path, weights: Path, config: dict[str, Any] | str) -> Path:
+    """Write a bundle with this configuration and a hard link to the weights."""
     for name in ("configs", "models"):
         (folder / name).mkdir(parents=True)
     text = config if isinstance(config, str) else json.dumps(config)
@@ -126,7 +126,7 @@ def test_a_hostile_configuration_is_refused(tmp_path: Path, weights: Path, name:
     trace = tmp_path / "trace"
     change(config, RUN.format(trace))
     with pytest.raises(BadCheckpoint, match=message):
-        open_model(laid(tmp_path / "bundle", weights, config))
+        open_model(bundle_of(tmp_path / "bundle", weights, config))
     assert not trace.exists()
 
 
@@ -136,7 +136,7 @@ def test_expressions_beside_the_detector_are_never_executed(tmp_path: Path, weig
     for key in ("imports", "initialize", "run", "test_datalist"):
         config[key] = [f"${RUN.format(trace)}"]
     config["dataset"] = {"_target_": "os.system", "command": f"touch {trace}"}
-    loaded = open_model(laid(tmp_path / "bundle", weights, config))
+    loaded = open_model(bundle_of(tmp_path / "bundle", weights, config))
     assert loaded.identity["architecture"] == "RetinaNet"
     assert not trace.exists()
 
@@ -151,17 +151,15 @@ def test_expressions_beside_the_detector_are_never_executed(tmp_path: Path, weig
         ('{"a": ' + "9" * 5000 + "}", "cannot be read"),
         ('{"a": "' + "x" * 2**22 + '"}', "more than"),
     ],
-    ids=["a key twice", "not a number", "deep", "no keys", "a huge number", "huge"],
+    ids=["a duplicate key", "NaN", "deep nesting", "a list", "a huge number", "a huge file"],
 )
-def test_a_configuration_that_is_no_plain_mapping_is_refused(
-    tmp_path: Path, weights: Path, text: str, message: str
-) -> None:
+def test_a_malformed_configuration_is_refused(tmp_path: Path, weights: Path, text: str, message: str) -> None:
     with pytest.raises(BadCheckpoint, match=message):
-        open_model(laid(tmp_path / "bundle", weights, text))
+        open_model(bundle_of(tmp_path / "bundle", weights, text))
 
 
 class Executes:
-    """Unpickled, it leaves a file."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -171,7 +169,7 @@ class Executes:
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path, *, wrapped: bool) -> None:
+def test_a_pickle_is_refused_with_instructions_for_conversion(tmp_path: Path, *, wrapped: bool) -> None:
     save_segmenter(tmp_path / "model")
     evil = Executes(tmp_path / "trace")
     content = {"state_dict": {"a": torch.zeros(1)}, "extra": evil} if wrapped else evil
@@ -185,7 +183,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path, *, wrapp
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_numbers_of_numpy_are_left_out_and_let_nothing_else_in(tmp_path: Path) -> None:
+def test_numpy_numbers_are_ignored_and_allow_no_other_pickled_object(tmp_path: Path) -> None:
     network, before = save_segmenter(tmp_path / "model"), torch.serialization.get_safe_globals()
     log = {"dice": [np.float64(0.5), np.float32(0.25)], "epoch": np.int64(7)}
     torch.save({"state_dict": network.state_dict(), "log": log}, tmp_path / "model" / "model.pth")
@@ -211,7 +209,7 @@ def test_numbers_of_numpy_are_left_out_and_let_nothing_else_in(tmp_path: Path) -
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_weights_that_are_none_are_refused(tmp_path: Path, state: Any, message: str) -> None:  # noqa: ANN401
+def test_invalid_weights_are_refused(tmp_path: Path, state: Any, message: str) -> None:  # noqa: ANN401
     save_segmenter(tmp_path / "model")
     torch.save(state, tmp_path / "model" / "model.pth")
     with pytest.raises(BadCheckpoint, match=message):
@@ -219,7 +217,7 @@ def test_weights_that_are_none_are_refused(tmp_path: Path, state: Any, message: 
 
 
 @pytest.mark.parametrize("name", ["model.pth", "config.yaml"])
-def test_a_link_to_a_place_outside_is_not_followed(tmp_path: Path, name: str) -> None:
+def test_a_link_to_a_file_outside_the_folder_is_not_followed(tmp_path: Path, name: str) -> None:
     save_segmenter(tmp_path / "model")
     outside = (tmp_path / "model" / name).rename(tmp_path / f"outside-{name}")
     (tmp_path / "model" / name).symlink_to(outside)
@@ -237,7 +235,7 @@ class TestZips:
 
     @pytest.mark.parametrize("top", ["", "nodules-1.0/"])
     @pytest.mark.filterwarnings("ignore")
-    def test_a_zip_is_read_as_its_folder(self, tmp_path: Path, top: str) -> None:
+    def test_a_zip_is_read_like_its_folder(self, tmp_path: Path, top: str) -> None:
         save_segmenter(tmp_path / "model")
         one, other = (
             open_model(tmp_path / "model"),
@@ -255,7 +253,7 @@ class TestZips:
             ("C:\\evil.txt", "leads outside"),
         ],
     )
-    def test_names_that_lead_outside_are_refused(self, tmp_path: Path, name: str, message: str) -> None:
+    def test_member_names_outside_the_archive_are_refused(self, tmp_path: Path, name: str, message: str) -> None:
         save_segmenter(tmp_path / "model")
         path = self.zipped(tmp_path / "model", tmp_path / "m.zip")
         with zipfile.ZipFile(path, "a") as archive:
@@ -264,7 +262,7 @@ class TestZips:
             open_model(path)
         assert not list(tmp_path.parent.glob("evil*"))
 
-    def test_a_link_is_refused(self, tmp_path: Path) -> None:
+    def test_a_link_in_a_zip_is_refused(self, tmp_path: Path) -> None:
         save_segmenter(tmp_path / "model")
         path = self.zipped(tmp_path / "model", tmp_path / "m.zip")
         info = zipfile.ZipInfo("link.pth")
@@ -274,7 +272,7 @@ class TestZips:
         with pytest.raises(BadCheckpoint, match="is a link"):
             open_model(path)
 
-    def test_what_grows_without_end_is_refused(self, tmp_path: Path) -> None:
+    def test_a_zip_bomb_is_refused(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("config.yaml", b"a: 1\n")
             archive.writestr("model.pth", b"\0" * 50_000_000)
@@ -282,20 +280,20 @@ class TestZips:
             open_model(tmp_path / "m.zip")
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04garbage", b"no zip at all"])
-    def test_a_damaged_zip_is_told(self, tmp_path: Path, content: bytes) -> None:
+    def test_a_damaged_zip_is_refused(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "m.zip").write_bytes(content)
         with pytest.raises(BadCheckpoint, match="damaged or no zip"):
             open_model(tmp_path / "m.zip")
 
 
-def test_a_folder_of_no_known_format_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="no detector of a format"):
         open_model(tmp_path)
 
 
-def test_the_plain_bundle_names_its_windows(tmp_path: Path) -> None:
+def test_the_unchanged_bundle_is_read_with_its_settings(tmp_path: Path) -> None:
     assert "roi_size=@infer_patch_size" in INFERER
     save_bundle(tmp_path / "bundle")
-    told = open_model(tmp_path / "bundle").identity
-    assert told["windows"]["patch_size"] == [32, 32, 16]
-    assert told["output"]["nms_thresh"] == pytest.approx(0.22)
+    settings = open_model(tmp_path / "bundle").identity
+    assert settings["windows"]["patch_size"] == [32, 32, 16]
+    assert settings["output"]["nms_thresh"] == pytest.approx(0.22)

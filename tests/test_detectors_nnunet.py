@@ -1,7 +1,7 @@
-"""A trained-model folder of nnU-Net gives through PIVOT what it gives through nnU-Net's own steps.
+"""Parity with nnU-Net: a trained-model folder gives the same output in PIVOT as with nnU-Net's own steps.
 
-The steps are written here as nnU-Net describes them, with scikit-image and SciPy. Where nnU-Net itself is installed
-(`uv run --with nnunetv2 pytest tests/test_detectors_nnunet.py`), its own preprocessor and predictor say the same.
+The reference implements the steps that nnU-Net documents, with scikit-image and SciPy. If nnU-Net is installed
+(`uv run --with nnunetv2 pytest tests/test_detectors_nnunet.py`), its own preprocessor and predictor are compared too.
 """
 
 import copy
@@ -44,7 +44,7 @@ def opened(path: Path) -> Foreign:
 
 
 def by_steps(scan: Scan, plans: dict[str, Any], networks: list[torch.nn.Module]) -> tuple[Any, Any]:
-    """The preprocessed scan and the softmax of the logits, in the network's axes: nnU-Net's steps, one by one."""
+    """The reference: the preprocessed scan and the softmax of the logits, both in the network's axes."""
     config, hu = plans["configurations"]["3d_fullres"], plans["foreground_intensity_properties_per_channel"]["0"]
     order = [2 - axis for axis in plans["transpose_forward"]]
     image = np.asarray(scan.array, np.float32).transpose(order)
@@ -80,7 +80,7 @@ def by_steps(scan: Scan, plans: dict[str, Any], networks: list[torch.nn.Module])
 
 
 def resized(image: Any, shape: list[int], spacing: Any) -> Any:  # noqa: ANN401
-    """Cubic; slices more than three times as thick as wide are resized one by one, and the nearest is taken."""
+    """Cubic interpolation. If slices are more than three times as thick as wide: within each slice, nearest across."""
     how = {"order": 3, "mode": "edge", "anti_aliasing": False}
     if spacing.max() <= 3 * spacing.min():
         return resize(image.astype(float), shape, **how)
@@ -99,14 +99,14 @@ def by_pivot(model: Foreign, scan: Scan) -> tuple[Any, Any]:
 
 
 def back(array: Any, plans: dict[str, Any]) -> Any:  # noqa: ANN401
-    """From the network's axes to x, y, z."""
+    """The array with its axes changed from the network's to x, y, z."""
     return array.transpose(np.argsort([2 - axis for axis in plans["transpose_forward"]]))
 
 
 class TestParity:
     @pytest.mark.parametrize(("kind", "transpose"), [*((kind, (0, 1, 2)) for kind in KINDS), (KINDS[0], (1, 2, 0))])
     @pytest.mark.parametrize("spacing", [None, (0.8, 0.8, 3.0)])
-    def test_the_probability_is_that_of_the_steps(
+    def test_probabilities_equal_those_of_the_reference_steps(
         self, tmp_path: Path, kind: str, transpose: tuple[int, int, int], spacing: tuple[float, float, float] | None
     ) -> None:
         plans = nnunet_plans(kind, transpose)
@@ -121,7 +121,7 @@ class TestParity:
         np.testing.assert_allclose(found, back(probabilities[2], plans), atol=2e-3)
 
     @pytest.mark.parametrize("codes", ["LPS", "RAS", "PSR"])
-    def test_whatever_the_axes_of_the_file_the_same_body_is_seen(self, tmp_path: Path, codes: str) -> None:
+    def test_the_axis_order_of_the_file_does_not_change_the_probabilities(self, tmp_path: Path, codes: str) -> None:
         plans = nnunet_plans()
         save_nnunet(tmp_path / "model", plans)
         model, scan = opened(tmp_path / "model"), piece()
@@ -130,7 +130,7 @@ class TestParity:
         _, found = by_pivot(model, read)
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
-    def test_folds_are_averaged(self, tmp_path: Path) -> None:
+    def test_the_logits_of_the_folds_are_averaged(self, tmp_path: Path) -> None:
         plans, scan = nnunet_plans(), turned_scan(piece(), "LPS")
         networks = save_nnunet(tmp_path / "model", plans, folds=2)
         _, probabilities = by_steps(scan, plans, networks)
@@ -138,7 +138,7 @@ class TestParity:
         np.testing.assert_allclose(found, back(probabilities[2], plans), atol=2e-3)
         assert np.abs(back(by_steps(scan, plans, networks[:1])[1][2], plans) - found).max() > 0.05
 
-    def test_a_part_of_the_grid_is_that_part_of_the_whole(self, tmp_path: Path) -> None:
+    def test_preparing_a_box_equals_cropping_the_prepared_scan(self, tmp_path: Path) -> None:
         save_nnunet(tmp_path / "model", nnunet_plans())
         grid, scan = opened(tmp_path / "model").grid, piece()
         prepared, box = grid.laid(scan).prepared, (slice(5, 20), slice(0, 30), slice(11, 19))
@@ -147,7 +147,7 @@ class TestParity:
         np.testing.assert_allclose(part.affine[:3, 3], map_points(whole.affine, [5, 0, 11]))
 
     @pytest.mark.parametrize("codes", ["LPS", "PSR"])
-    def test_a_bright_point_keeps_its_place(self, tmp_path: Path, codes: str) -> None:
+    def test_preprocessing_keeps_world_positions(self, tmp_path: Path, codes: str) -> None:
         save_nnunet(tmp_path / "model", nnunet_plans())
         grid = opened(tmp_path / "model").grid
         hu = np.full((50, 60, 40), -900, np.int16)
@@ -159,7 +159,7 @@ class TestParity:
         centre = map_points(found.affine, ndimage.center_of_mass(weight))
         np.testing.assert_allclose(centre, map_points(affine, [22, 32, 19]), atol=0.05)
 
-    def test_a_frame_of_zeros_is_left_out(self) -> None:
+    def test_a_border_of_zeros_is_cropped(self) -> None:
         scan = turned_scan(piece(), "LPS")
         hu = np.where(np.asarray(scan.array) == 0, 1, scan.array)
         bare = cubic_grid(hu, scan.affine, (1.0, 1.0, 1.0))
@@ -170,7 +170,7 @@ class TestParity:
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("spacing", [1.5, 3.0])
-    def test_the_probability_is_that_of_nnunets_own_predictor(
+    def test_probabilities_equal_those_of_nnunets_own_predictor(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, spacing: float
     ) -> None:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -193,7 +193,7 @@ class TestParity:
         expected = logits.float().softmax(dim=0)[2].numpy().T
         volume, found = by_pivot(opened(folder), read_scan(path))
         np.testing.assert_allclose(volume, prepared[0].T, atol=2e-4)
-        # nnU-Net sums in float16, of which weights near 0, in the corners of the scan, leave few bits.
+        # nnU-Net sums in float16. In the corners of the scan the weights are near 0, so the sums have few bits.
         firm = self.weights(volume.shape) > 1e-5
         assert firm.mean() > 0.85
         np.testing.assert_allclose(found[firm], expected[firm], atol=2e-3)
@@ -208,17 +208,17 @@ class TestParity:
         return total
 
 
-def test_a_scan_goes_through_all_stages(tmp_path: Path) -> None:
+def test_a_trained_model_folder_runs_through_the_whole_pipeline(tmp_path: Path) -> None:
     save_nnunet(tmp_path / "model", nnunet_plans())
     (tmp_path / "model" / "pivot.yaml").write_text("name: ours\nlicense: CC-BY-4.0\n")
     scan, out = save_nifti(block(2)[0], tmp_path / "scan.nii.gz"), tmp_path / "results"
     main(["--input", str(scan), "--output", str(out), "--checkpoint", str(tmp_path / "model")])
-    told = json.loads((out / "scan_detections.json").read_text())["metadata"]["checkpoint"]
-    assert (told["name"], told["license"], told["architecture"]) == ("ours", "CC-BY-4.0", "PlainConvUNet")
-    assert told["grid"]["like"] == told["windows"]["like"] == "nnU-Net"
+    recorded = json.loads((out / "scan_detections.json").read_text())["metadata"]["checkpoint"]
+    assert (recorded["name"], recorded["license"], recorded["architecture"]) == ("ours", "CC-BY-4.0", "PlainConvUNet")
+    assert recorded["grid"]["like"] == recorded["windows"]["like"] == "nnU-Net"
 
 
-def test_plans_before_version_2_4_are_read(tmp_path: Path) -> None:
+def test_plans_of_versions_before_2_4_are_read(tmp_path: Path) -> None:
     plans = nnunet_plans()
     save_nnunet(tmp_path / "model", plans)
     expected = opened(tmp_path / "model")
@@ -242,7 +242,7 @@ def test_plans_before_version_2_4_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told", "channel", "activation"),
+    ("labels", "chosen", "channel", "activation"),
     [
         ({"background": 0, "lung": 1, "lung_nodules": 2}, None, 2, "softmax"),
         ({"background": 0, "lung_nodules": 1, "lung": 2}, None, 1, "softmax"),
@@ -252,8 +252,8 @@ def test_plans_before_version_2_4_are_read(tmp_path: Path) -> None:
         ({"background": 0, "nodule": 1, "ignore": 2}, None, 1, "softmax"),
     ],
 )
-def test_the_nodules_channel_is_found(
-    tmp_path: Path, labels: dict[str, Any], told: str | None, channel: int, activation: str
+def test_the_nodule_channel_is_chosen_by_its_label(
+    tmp_path: Path, labels: dict[str, Any], chosen: str | None, channel: int, activation: str
 ) -> None:
     plans, heads = nnunet_plans(), [name for name in labels if name != "ignore"]
     if activation == "sigmoid":
@@ -261,8 +261,8 @@ def test_the_nodules_channel_is_found(
     save_nnunet(tmp_path / "model", plans, {name: number for number, name in enumerate(heads)})
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "regions_class_order": [1, 2]}
     (tmp_path / "model" / "dataset.json").write_text(json.dumps(dataset))
-    if told:
-        (tmp_path / "model" / "pivot.yaml").write_text(f"label: {told}\n")
+    if chosen:
+        (tmp_path / "model" / "pivot.yaml").write_text(f"label: {chosen}\n")
     output = opened(tmp_path / "model").identity["output"]
     assert (output["channel"], output["activation"]) == (channel, activation)
 
@@ -280,37 +280,43 @@ def at(*keys: Any, value: Any) -> Any:  # noqa: ANN401
 CONFIG = ("plans.json", "configurations", "3d_fullres")
 NETWORK = (*CONFIG, "architecture")
 REFUSED: dict[str, tuple[Any, str]] = {
-    "a network of its own": (at(*NETWORK, "network_class_name", value="os.system"), "names the network"),
+    "a custom network class": (at(*NETWORK, "network_class_name", value="os.system"), "names the network"),
     "a network of another package": (at(*NETWORK, "network_class_name", value="evil.PlainConvUNet"), "names the net"),
-    "a class of its own": (at(*NETWORK, "arch_kwargs", "nonlin", value="subprocess.run"), "PIVOT knows"),
+    "a custom activation": (at(*NETWORK, "arch_kwargs", "nonlin", value="subprocess.run"), "PIVOT knows"),
     "a known class of another package": (at(*NETWORK, "arch_kwargs", "nonlin", value="evil.ReLU"), "PIVOT knows"),
-    "two dimensions": (at(*NETWORK, "arch_kwargs", "conv_op", value="torch.nn.Conv2d"), "Conv3d"),
-    "dropout by name": (at(*NETWORK, "arch_kwargs", "dropout_op", value="evil.run"), "dropout_op"),
+    "a two-dimensional network": (at(*NETWORK, "arch_kwargs", "conv_op", value="torch.nn.Conv2d"), "Conv3d"),
+    "an unknown dropout class": (at(*NETWORK, "arch_kwargs", "dropout_op", value="evil.run"), "dropout_op"),
     "an unknown argument": (at(*NETWORK, "arch_kwargs", "block", value="evil.Block"), "block"),
     "no arguments": (at(*NETWORK, "arch_kwargs", value=None), "cannot be used"),
-    "huge": (at(*NETWORK, "arch_kwargs", "features_per_stage", value=[10**9] * 3), "features_per_stage"),
+    "too many features": (at(*NETWORK, "arch_kwargs", "features_per_stage", value=[10**9] * 3), "features_per_stage"),
     "larger than its weights": (at(*NETWORK, "arch_kwargs", "features_per_stage", value=[4096] * 3), "do not fit"),
-    "stages that contradict": (at(*NETWORK, "arch_kwargs", "n_stages", value=5), "cannot be built|do not fit"),
+    "contradicting numbers of stages": (at(*NETWORK, "arch_kwargs", "n_stages", value=5), "cannot be built|do not fit"),
     "a patch that does not fit": (at(*CONFIG, "patch_size", value=[16, 30, 24]), "strides"),
     "a huge patch": (at(*CONFIG, "patch_size", value=[10**6] * 3), "patch_size"),
     "another normalisation": (at(*CONFIG, "normalization_schemes", value=["ZScoreNormalization"]), "CTNormalization"),
     "two channels": (at("dataset.json", "channel_names", value={"0": "CT", "1": "PET"}), "2 channels"),
     "another resampling": (at(*CONFIG, "resampling_fn_data", value="evil"), "resampling_fn_data"),
-    "another order": (at(*CONFIG, "resampling_fn_data_kwargs", value={"order": 1}), "resampling_fn_data_kwargs"),
+    "a linear resampling": (
+        at(*CONFIG, "resampling_fn_data_kwargs", value={"order": 1}),
+        "resampling_fn_data_kwargs",
+    ),
     "a cascade": (at(*CONFIG, "previous_stage", value="3d_lowres"), "cascade"),
-    "configurations in a circle": (at(*CONFIG, "inherits_from", value="3d_fullres"), "inherits"),
-    "no such configuration": (at("plans.json", "configurations", value={}), "no configuration"),
+    "a circular reference between configurations": (at(*CONFIG, "inherits_from", value="3d_fullres"), "inherits"),
+    "a missing configuration": (at("plans.json", "configurations", value={}), "no configuration"),
     "no intensities": (at("plans.json", "foreground_intensity_properties_per_channel", value=[1]), "foreground"),
-    "no order": (at("plans.json", "transpose_forward", value=[0, 0, "../x"]), "transpose_forward"),
+    "an invalid axis order": (at("plans.json", "transpose_forward", value=[0, 0, "../x"]), "transpose_forward"),
     "no label": (at("dataset.json", "labels", value={"background": 0, "a": 1, "b": 2}), r"a, b.*label: NAME"),
     "two labels": (at("dataset.json", "labels", value={"background": 0, "nodule": 1, "lesion": 2}), "label: NAME"),
-    "labels that are none": (at("dataset.json", "labels", value={"background": 0, "nodule": "$run"}), "no labels"),
+    "a label that is text": (
+        at("dataset.json", "labels", value={"background": 0, "nodule": "$run"}),
+        "no labels",
+    ),
     "an unknown key": (at("pivot.yaml", value={"labels": "x"}), "labels: unknown key"),
 }
 
 
 @pytest.mark.parametrize("name", [*REFUSED])
-def test_what_would_give_other_results_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_setting_that_pivot_cannot_reproduce_is_refused(tmp_path: Path, name: str) -> None:
     change, message = REFUSED[name]
     save_nnunet(tmp_path / "model", nnunet_plans())
     files = {file: json.loads((tmp_path / "model" / file).read_text()) for file in ("plans.json", "dataset.json")}
@@ -321,7 +327,7 @@ def test_what_would_give_other_results_is_refused(tmp_path: Path, name: str) -> 
         open_model(tmp_path / "model")
 
 
-def test_axes_of_the_file_are_those_of_the_reader_or_as_told(tmp_path: Path) -> None:
+def test_the_axes_follow_the_image_reader_unless_pivot_yaml_states_them(tmp_path: Path) -> None:
     save_nnunet(tmp_path / "model", {**nnunet_plans(), "image_reader_writer": "NibabelIOWithReorient"})
     assert opened(tmp_path / "model").grid.axes == "RAS"
     (tmp_path / "model" / "pivot.yaml").write_text("axes: LAS\n")

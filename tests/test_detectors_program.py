@@ -1,4 +1,4 @@
-"""An exported network runs as it is described, and only what ONNX itself defines is run."""
+"""Exported networks (ONNX): they give the output of the original, and run only operators that ONNX defines."""
 
 import re
 import subprocess
@@ -54,7 +54,7 @@ def save(folder: Path, model: Any, **model_keys: Any) -> Path:  # noqa: ANN401
     return folder
 
 
-def test_a_program_answers_as_the_network_that_it_was(tmp_path: Path) -> None:
+def test_an_exported_network_gives_the_output_of_the_original(tmp_path: Path) -> None:
     model = open_model(save(tmp_path / "model", graph()))
     assert isinstance(model, Foreign)
     hu = np.random.default_rng(1).integers(-1000, 400, (20, 24, 12)).astype(np.int16)
@@ -64,7 +64,7 @@ def test_a_program_answers_as_the_network_that_it_was(tmp_path: Path) -> None:
     whole = torch.conv3d(torch.from_numpy(volume.array)[None], torch.from_numpy(weights()), padding=1)
     expected = whole.softmax(dim=0)[1].numpy()
     assert windows > 1
-    middle = (slice(6, 10), slice(6, 10), slice(3, 5))  # seen by windows whose edges are elsewhere
+    middle = (slice(6, 10), slice(6, 10), slice(3, 5))  # far from the edges of at least one window
     np.testing.assert_allclose(found[1, 1, 1], expected[1, 1, 1], atol=1e-5)
     np.testing.assert_allclose(found[middle], expected[middle], atol=0.05)
 
@@ -77,9 +77,9 @@ def test_a_program_answers_as_the_network_that_it_was(tmp_path: Path) -> None:
         (graph("NoSuchOperator"), "cannot be run"),
         (None, "cannot read model.onnx"),
     ],
-    ids=["an operator of its own", "smaller maps", "an unknown operator", "no file"],
+    ids=["a custom operator", "outputs smaller than the patch", "an unknown operator", "a missing file"],
 )
-def test_a_program_that_is_none_is_refused(tmp_path: Path, model: Any, message: str) -> None:  # noqa: ANN401
+def test_an_unusable_program_is_refused(tmp_path: Path, model: Any, message: str) -> None:  # noqa: ANN401
     with pytest.raises(BadCheckpoint, match=message):
         open_model(save(tmp_path / "model", model))
 
@@ -93,28 +93,28 @@ def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "model.pth", "a/model.onnx"])
-def test_a_program_lies_beside_its_description(tmp_path: Path, name: str) -> None:
+def test_a_program_must_be_an_onnx_file_beside_its_description(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadCheckpoint, match="file"):
         open_model(save(tmp_path / "model", graph(), file=name))
 
 
-def test_what_is_no_onnx_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", None)
     (folder / "model.onnx").write_bytes(b"no graph at all")
     with pytest.raises(BadCheckpoint, match="damaged or no ONNX"):
         open_model(folder)
 
 
-@pytest.mark.parametrize("told", [{}, {"file": "model.pt2"}])
-def test_a_file_of_torch_export_is_never_loaded(tmp_path: Path, told: dict[str, str]) -> None:
-    folder = save(tmp_path / "model", None, **told)
+@pytest.mark.parametrize("described", [{}, {"file": "model.pt2"}])
+def test_a_torch_export_file_is_never_loaded(tmp_path: Path, described: dict[str, str]) -> None:
+    folder = save(tmp_path / "model", None, **described)
     (folder / "model.pt2").write_bytes(b"whatever it holds")
     for given in (folder, folder / "model.pt2"):
         with pytest.raises(BadCheckpoint, match=r"model\.pt2.* is refused: torch\.export\.load unpickles"):
             open_model(given)
 
 
-def test_the_way_from_torch_export_to_onnx_works(tmp_path: Path) -> None:
+def test_the_suggested_conversion_from_torch_export_to_onnx_works(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", None)
     kernel = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
     torch.export.save(torch.export.export(kernel, (torch.zeros(1, 1, *PATCH),)), folder / "model.pt2")

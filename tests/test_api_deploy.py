@@ -22,7 +22,7 @@ def _documents(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
-def test_yaml_is_tidy(root: Path) -> None:
+def test_yaml_files_are_well_formed(root: Path) -> None:
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -52,8 +52,8 @@ def test_exactly_the_existing_settings_are_documented(root: Path) -> None:
     assert set(re.findall(r"PIVOT_[A-Z_]+", text)) == KNOWN
 
 
-def test_all_images_have_one_version(root: Path) -> None:
-    """Or they are built from this checkout, like `pivot:cpu`."""
+def test_images_have_pinned_versions(root: Path) -> None:
+    """PIVOT's own images, such as `pivot:cpu`, are built from this checkout."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted((root / "deploy").rglob("*")) if path.is_file())
     images = re.findall(r"(?:_IMAGE=|_IMAGE:-|image: )([a-z][\w-]*):([\w.-]+)", text)
     assert {name for name, _ in images} == {"node", "pivot", "pivot-ray", "postgres", "python"}

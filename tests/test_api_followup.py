@@ -1,4 +1,4 @@
-"""A job compared with an earlier one: nodules as readers left them, and where each point lies in the other scan."""
+"""The comparison of a job with an earlier one: reviewed nodules, and the map of points between both scans."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from .small_scans import chest, save_nifti
 
 ANNA, BEN = {"X-API-Key": "of anna"}, {"X-API-Key": "of ben"}
 MOVE = np.array([12.0, -7.0, 5.0])  # mm LPS, from the earlier examination to the later one
-# Nothing is found: the nodules are those that a reader adds.
+# The network finds nothing, so the only nodules are those that a reader adds.
 CONFIG = (
     "inference: {patch_size: [64, 64, 64], second_look: false}\n"
     "output: {save_heatmap: false, save_visualization: false}\n"
@@ -49,7 +49,7 @@ def jobs(api: Api, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def place_of(scan: Scan, nodule: PhantomNodule) -> Vec3:
-    """The nodule's place in the earlier examination, LPS mm."""
+    """The nodule's position in the earlier examination, LPS mm."""
     x, y, z = to_lps(scan.affine, np.divide(nodule.coordinates, scan.spacing)).tolist()
     return x, y, z
 
@@ -65,7 +65,7 @@ def add(api: Api, job: str, place: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def compared(api: Api, jobs: tuple[str, str], **more: Any) -> dict[str, Any]:  # noqa: ANN401
-    """The later job compared with the earlier one."""
+    """Compare the later job with the earlier one."""
     answer = api.client.post(f"{JOBS}/{jobs[1]}/followup", headers=ANNA, json={"prior": jobs[0], **more})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -73,14 +73,14 @@ def compared(api: Api, jobs: tuple[str, str], **more: Any) -> dict[str, Any]:  #
 
 
 def through(lattice: dict[str, Any], node: tuple[int, int, int]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A node of a lattice, and its place in the other examination."""
+    """The position of a node of the lattice, and its position in the other examination; LPS mm."""
     wide, high, _ = lattice["shape"]
     x, y, z = node
     first = ((z * high + y) * wide + x) * 3
     return np.add(lattice["origin"], np.multiply(lattice["step"], node)), np.array(lattice["places"][first : first + 3])
 
 
-def test_nodules_are_followed_from_job_to_job(api: Api, jobs: tuple[str, str]) -> None:
+def test_nodules_are_matched_between_two_jobs(api: Api, jobs: tuple[str, str]) -> None:
     scan, truth = chest()
     large, other = (place_of(scan, nodule) for nodule in truth[:2])
     add(api, jobs[0], large)
@@ -110,7 +110,7 @@ def test_nodules_are_followed_from_job_to_job(api: Api, jobs: tuple[str, str]) -
     ("body", "status"),
     [({"prior": "0" * 32}, 404), ({"prior": "../x"}, 400), ({}, 400), ({"days": 3}, 400), ({"prior": None}, 400)],
 )
-def test_only_a_completed_job_of_ones_own_is_a_prior(
+def test_a_prior_must_be_a_completed_job_of_the_same_owner(
     api: Api, jobs: tuple[str, str], body: dict[str, Any], status: int
 ) -> None:
     address = f"{JOBS}/{jobs[1]}/followup"
@@ -120,7 +120,7 @@ def test_only_a_completed_job_of_ones_own_is_a_prior(
     assert api.client.post(address, headers=BEN, json={"prior": jobs[0]}).status_code == 404
 
 
-def test_a_coarse_image_fills_the_same_box_with_means() -> None:
+def test_the_preview_covers_the_same_box_with_mean_values() -> None:
     rng = np.random.default_rng(0)
     array = rng.integers(-1000, 400, (50, 31, 17)).astype(np.int16)
     affine = np.array([[0, -0.8, 0, 12], [0.7, 0, 0, -40], [0, 0, 2.5, 7], [0, 0, 0, 1]])
@@ -134,7 +134,7 @@ def test_a_coarse_image_fills_the_same_box_with_means() -> None:
     assert even == pytest.approx(array[:40, :30, :16].reshape(20, 2, 15, 2, 8, 2).mean(axis=(1, 3, 5)), abs=0.01)
 
 
-def test_a_large_scan_has_a_coarse_image_and_a_small_one_has_none(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_large_scan_has_a_preview(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     for voxels in (40**3, 1000):
         monkeypatch.setattr("src.api.keep.PREVIEW_VOXELS", voxels)

@@ -1,6 +1,6 @@
-"""Requests that make little sense: none is a server error, and none leaves a file.
+"""Random requests cause no server error and leave no file.
 
-`python -m benchmarks.service schema` and `benchmarks.fuzzing` do thousands of these, against a server process.
+`python -m benchmarks.service schema` and `benchmarks.fuzzing` send thousands of them to a server process.
 """
 
 import random
@@ -33,7 +33,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 @pytest.fixture(scope="module")
 def described(api: Api) -> OpenApiSchema:
     async def started(scope: Scope, receive: Receive, send: Send) -> None:
-        """The app, without its lifespan. Schemathesis would start it once more, and end it after the test."""
+        """The app without its lifespan, because Schemathesis would start it a second time and end it after the test."""
         if scope["type"] == "lifespan":
             msg = "the app has been started"
             raise RuntimeError(msg)
@@ -42,7 +42,7 @@ def described(api: Api) -> OpenApiSchema:
     return schemathesis.openapi.from_asgi("/openapi.json", started)
 
 
-def test_no_request_is_a_server_error(api: Api, described: OpenApiSchema) -> None:
+def test_no_request_causes_a_server_error(api: Api, described: OpenApiSchema) -> None:
     operations = [result.ok() for result in described.get_all_operations() if isinstance(result, Ok)]
     assert len(operations) > 8
     for operation in operations:
@@ -58,7 +58,7 @@ def test_no_request_is_a_server_error(api: Api, described: OpenApiSchema) -> Non
 
         call()
         assert called
-    assert served_by(api.client) is api.service  # it was not started again
+    assert served_by(api.client) is api.service  # Schemathesis did not start it again
 
 
 def test_mutated_uploads_leave_nothing(api: Api) -> None:

@@ -95,7 +95,7 @@ def test_many_workers_claim_each_job_once(engine: Engine) -> None:
     assert sorted(taken) == sorted(sent)
 
 
-def test_a_silent_worker_loses_its_job_and_its_later_messages_are_ignored(engine: Engine) -> None:
+def test_a_worker_without_heartbeat_loses_its_job_and_its_later_messages_are_ignored(engine: Engine) -> None:
     _submit(engine)
     first = _claim(engine, 0.05)
     assert jobs.beat(engine, first, 0.05, 3, 9)
@@ -108,7 +108,7 @@ def test_a_silent_worker_loses_its_job_and_its_later_messages_are_ignored(engine
     assert not jobs.finish(engine, first)
     assert _state(engine, first).state == "running"
     assert jobs.finish(engine, second)
-    assert jobs.finish(engine, second)  # as after a lost connection
+    assert jobs.finish(engine, second)  # repeated, as after a lost connection
     assert not jobs.finish(engine, second, {"status": 500})
     done = _state(engine, second)
     assert (done.state, done.result, done.error) == ("completed", second.lease, None)
@@ -157,7 +157,7 @@ def test_migrations_create_the_table_of_the_code(engine: Engine) -> None:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_servers_that_start_together_migrate_once(tmp_path: Path) -> None:
+def test_servers_that_start_at_the_same_time_migrate_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         engines = [pool.submit(open_database, f"sqlite:///{tmp_path}/jobs.sqlite") for _ in range(4)]
     for made in engines:
@@ -165,7 +165,7 @@ def test_servers_that_start_together_migrate_once(tmp_path: Path) -> None:
         made.result().dispose()
 
 
-def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+def test_opening_waits_for_a_locked_database(tmp_path: Path) -> None:
     """SQLite's own timeout does not cover the change to its write-ahead log."""
     path = tmp_path / "jobs.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:

@@ -193,7 +193,7 @@ def test_a_scan_that_the_worker_refuses_leaves_nothing(api: Api, tmp_path: Path)
     assert not list(tmp_path.rglob("*escaped*"))
 
 
-def test_a_repeated_submission_is_the_same_job(api: Api) -> None:
+def test_a_repeated_submission_returns_the_same_job(api: Api) -> None:
     key = {"Idempotency-Key": "one"}
     first, again = api.submit(headers=key), api.submit(headers=key)
     assert again.status_code == 202
@@ -274,7 +274,7 @@ def test_a_job_is_visible_only_to_its_key(tmp_path: Path) -> None:
         ({"upload_bytes": 1000}, 413),
     ],
 )
-def test_a_busy_service_refuses_uploads(tmp_path: Path, settings: dict[str, Any], status: int) -> None:
+def test_a_full_service_refuses_uploads(tmp_path: Path, settings: dict[str, Any], status: int) -> None:
     with api_on(tmp_path, **settings) as api:
         if status == 429:
             assert api.submit().status_code == 202
@@ -296,7 +296,7 @@ def test_only_expired_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.Monke
         assert {folder.name for folder in api.settings.jobs.iterdir()} == {
             new,
             "crashed",
-        }  # its upload may still be running
+        }  # the upload may still be running
         monkeypatch.setattr(supervisor, "ORPHAN_SECONDS", -1 - api.settings.upload_seconds)
         api.service.arriving["crashed"] = "somebody"
         supervisor.sweep(api.service)
@@ -324,7 +324,7 @@ def test_an_upload_is_kept_however_long_it_takes(tmp_path: Path, monkeypatch: py
         assert api.work().state == "completed"
 
 
-def test_an_upload_to_another_server_is_kept_as_long_as_it_may_take(tmp_path: Path) -> None:
+def test_an_upload_to_another_server_is_kept_for_the_longest_upload_time(tmp_path: Path) -> None:
     with api_on(tmp_path) as api:
         (api.settings.jobs / "elsewhere" / "input").mkdir(parents=True)
         api.service.seen["elsewhere"] = time.monotonic() - api.settings.upload_seconds
@@ -369,7 +369,7 @@ def test_metrics_and_headers_name_no_scan(api: Api) -> None:
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_the_description_of_the_api_asks_no_other_site(api: Api) -> None:
+def test_the_api_description_requests_nothing_from_other_sites(api: Api) -> None:
     page = api.client.get("/docs")
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -442,7 +442,7 @@ def test_jobs_are_counted_by_state(api: Api) -> None:
     assert set(jobs.counts(api.service.engine)) == set(STATES)
 
 
-def test_what_is_said_of_the_patient_is_used_and_forgotten(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patient_data_is_used_and_then_deleted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     predict = InferencePipeline.predict
 
@@ -468,7 +468,7 @@ def test_what_is_said_of_the_patient_is_used_and_forgotten(api: Api, monkeypatch
 @pytest.mark.parametrize(
     "patient", [b"age: 621", b"sex: yes", b"name: Mustermann", b"[Mustermann", b"- Mustermann", b"\xff"]
 )
-def test_a_wrong_patient_is_refused_and_not_repeated(api: Api, patient: bytes) -> None:
+def test_an_invalid_patient_is_refused_without_repeating_its_values(api: Api, patient: bytes) -> None:
     refused = api.client.post(JOBS, files={"file": ("scan.nii", nifti()), "patient": patient})
     assert refused.status_code == 422
     assert "patient" in refused.json()["detail"]

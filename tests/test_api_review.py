@@ -1,4 +1,4 @@
-"""Reviews: what a reader says is kept, signed, measured and exported, and never overwritten unawares."""
+"""Reviews: verdicts are saved, signed and exported, and concurrent changes do not overwrite each other."""
 
 import io
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def made(api: Api, scan: tuple[bytes, Scan, PhantomNodule]) -> str:
 
 @pytest.fixture
 def job(api: Api, made: str) -> str:
-    """The job, without a review."""
+    """The address of the job's review, which is empty."""
     with api.service.engine.begin() as connection:
         connection.execute(reviews.delete())
     return f"{made}/review"
@@ -66,7 +66,9 @@ def put(api: Api, job: str, etag: str | None, findings: list[dict[str, Any]], **
 ACCEPTED = {"finding": "1", "verdict": "accepted"}
 
 
-def test_the_list_says_how_far_each_job_is_read(api: Api, job: str, scan: tuple[bytes, Scan, PhantomNodule]) -> None:
+def test_the_job_list_shows_the_progress_of_each_review(
+    api: Api, job: str, scan: tuple[bytes, Scan, PhantomNodule]
+) -> None:
     number = job.split("/")[-2]
     waiting = api.submit(config=CONFIG, headers=ANNA).json()["job_id"]
 
@@ -88,11 +90,11 @@ def test_the_list_says_how_far_each_job_is_read(api: Api, job: str, scan: tuple[
     api.client.delete(f"{JOBS}/{waiting}", headers=ANNA)
 
 
-def test_a_report_that_cannot_be_read_leaves_the_list_of_jobs(api: Api, job: str) -> None:
+def test_an_unreadable_report_does_not_break_the_job_list(api: Api, job: str) -> None:
     number = job.split("/")[-2]
     (found,) = (api.service.settings.jobs / number).rglob("*_detections.json")
     content = found.read_bytes()
-    review._to_read.cache_clear()  # noqa: SLF001 - as after a start of the server
+    review._to_read.cache_clear()  # noqa: SLF001 - as after a restart of the server
     try:
         for broken in (b"", b"{}"):
             found.write_bytes(broken)
@@ -103,7 +105,7 @@ def test_a_report_that_cannot_be_read_leaves_the_list_of_jobs(api: Api, job: str
         found.write_bytes(content)
 
 
-def test_a_review_is_kept_with_who_and_when(api: Api, job: str) -> None:
+def test_a_review_is_saved_with_author_and_time(api: Api, job: str) -> None:
     empty = api.client.get(job, headers=ANNA)
     assert empty.headers["etag"] == '"0"'
     total = empty.json()["progress"]["total"]
@@ -122,7 +124,7 @@ def test_a_review_is_kept_with_who_and_when(api: Api, job: str) -> None:
     assert read["progress"] == {"read": 1, "total": total}
 
 
-def test_nobody_is_overwritten_unawares(api: Api, job: str) -> None:
+def test_concurrent_changes_do_not_overwrite_each_other(api: Api, job: str) -> None:
     first = put(api, job, '"0"', [ACCEPTED])
     late = put(api, job, '"0"', [{**ACCEPTED, "comment": "late"}])
     assert (first.status_code, late.status_code) == (200, 412)
@@ -135,7 +137,7 @@ def test_nobody_is_overwritten_unawares(api: Api, job: str) -> None:
     assert api.client.get(job, headers=ANNA).json() == winner.json()
 
 
-def test_what_did_not_change_keeps_its_signature(api: Api, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_verdict_keeps_its_signature(api: Api, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.api.review.time.time", lambda: 1_000_000.0)
     before = put(api, job, '"0"', [ACCEPTED]).json()["findings"][0]
     monkeypatch.setattr("src.api.review.time.time", lambda: 2_000_000.0)
@@ -162,13 +164,13 @@ def test_what_did_not_change_keeps_its_signature(api: Api, job: str, monkeypatch
         {},
     ],
 )
-def test_a_review_that_says_nothing_sensible_is_refused(api: Api, job: str, body: dict[str, Any]) -> None:
+def test_an_invalid_review_is_refused(api: Api, job: str, body: dict[str, Any]) -> None:
     refused = api.client.put(job, headers=ANNA | {"If-Match": '"0"'}, json=body)
     assert refused.status_code == 400, refused.text
     assert api.client.get(job, headers=ANNA).json()["version"] == 0
 
 
-def test_distances_are_kept_with_their_length_until_others_are_given(api: Api, job: str) -> None:
+def test_distances_are_saved_with_their_length_until_they_are_replaced(api: Api, job: str) -> None:
     line = {"from_lps": [10.0, -20.0, 30.0], "to_lps": [13.0, -16.0, 42.0], "plane": "sagittal"}
     written = put(api, job, '"0"', [], distances=[line])
     assert written.json()["distances"] == [{**line, "length_mm": 13.0}]
@@ -181,7 +183,7 @@ def test_distances_are_kept_with_their_length_until_others_are_given(api: Api, j
         assert put(api, job, '"3"', [], distances=[wrong]).status_code == 400
 
 
-def test_a_body_has_a_limit(api: Api, job: str) -> None:
+def test_the_size_of_a_request_body_is_limited(api: Api, job: str) -> None:
     headers = ANNA | {"If-Match": '"0"', "content-type": "application/json"}
     assert api.client.put(job, headers=headers, content=b" " * (2**20 + 1)).status_code == 413
 
@@ -189,13 +191,13 @@ def test_a_body_has_a_limit(api: Api, job: str) -> None:
 @pytest.mark.parametrize(
     ("method", "part"), [("GET", ""), ("PUT", ""), ("POST", "/nodules"), ("GET", "/reviewed.json")]
 )
-def test_a_review_is_its_owners(api: Api, job: str, method: str, part: str) -> None:
+def test_a_review_is_visible_only_to_its_owner(api: Api, job: str, method: str, part: str) -> None:
     body: dict[str, Any] = {"coordinates_lps": [0, 0, 0]} if part == "/nodules" else {"findings": []}
     asked: dict[str, Any] = {"headers": BEN | {"If-Match": '"0"'}, **({} if method == "GET" else {"json": body})}
     assert api.client.request(method, f"{job}{part}", **asked).status_code == 404
 
 
-def test_a_nodule_is_added_and_measured_at_once(api: Api, job: str, scan: tuple[bytes, Scan, PhantomNodule]) -> None:
+def test_an_added_nodule_is_measured_at_once(api: Api, job: str, scan: tuple[bytes, Scan, PhantomNodule]) -> None:
     _, volume, nodule = scan
     index = np.divide(nodule.coordinates, volume.spacing)
     x, y, z = (volume.affine @ [*index, 1])[:3]
@@ -217,7 +219,7 @@ def test_a_nodule_is_added_and_measured_at_once(api: Api, job: str, scan: tuple[
         assert api.client.post(f"{job}/nodules", headers=ANNA, json={"coordinates_lps": bad}).status_code == 400
 
 
-def test_the_reviewed_report_holds_what_the_reader_left(
+def test_the_reviewed_report_contains_the_accepted_and_the_added_nodules(
     api: Api, job: str, scan: tuple[bytes, Scan, PhantomNodule]
 ) -> None:
     _, volume, nodule = scan
@@ -244,7 +246,7 @@ def test_the_reviewed_report_holds_what_the_reader_left(
     assert [one["review"] for one in unread["detections"]] == [None] * len(labels)
 
 
-def test_a_review_goes_with_its_job(api: Api, scan: tuple[bytes, Scan, PhantomNodule]) -> None:
+def test_a_review_is_deleted_with_its_job(api: Api, scan: tuple[bytes, Scan, PhantomNodule]) -> None:
     job = api.submit(scan[0], "block.nii.gz", config=CONFIG, headers=ANNA).json()
     review = f"{job['links']['self']}/review"
     assert api.client.get(review, headers=ANNA).status_code == 409

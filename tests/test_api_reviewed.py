@@ -1,4 +1,4 @@
-"""The files of a review: structured report, segmentation and PDF say what the reader left, in the formats' terms."""
+"""The files of a review: structured report, segmentation and PDF contain what the reader accepted and added."""
 
 import io
 import zipfile
@@ -67,7 +67,7 @@ def made(api: Api, series: tuple[bytes, Scan, PhantomNodule]) -> str:
 
 @pytest.fixture
 def job(api: Api, made: str) -> str:
-    """The job, without a review."""
+    """The address of the job, whose review is empty."""
     with api.service.engine.begin() as connection:
         connection.execute(reviews.delete())
     return made
@@ -101,14 +101,14 @@ def groups(report: Dataset) -> list[Dataset]:
     return list(measured.ContentSequence)
 
 
-def test_nobody_has_reviewed_it(api: Api, job: str) -> None:
+def test_files_of_a_job_without_a_review_are_refused(api: Api, job: str) -> None:
     assert api.client.get(f"{job}/review", headers=ANNA).json()["version"] == 0
     for kind in ("sr", "seg", "pdf"):
         assert api.client.get(f"{job}/review/reviewed.{kind}", headers=ANNA).status_code == 409
     assert api.client.get(f"{job}/review/reviewed.exe", headers=ANNA).status_code == 400
 
 
-def test_the_files_say_what_the_reader_left(
+def test_the_files_contain_the_verdicts_of_the_reader(
     api: Api, job: str, series: tuple[bytes, Scan, PhantomNodule], tmp_path: Path
 ) -> None:
     _, volume, nodule = series
@@ -130,16 +130,16 @@ def test_the_files_say_what_the_reader_left(
     assert "Distance measured by a reader: 5.0 mm, axial." in said
     assert "anna" in str([element.value for element in sr.iterall() if element.keyword == "PersonName"])
     assert str(sr.PatientName) == "Rossi^Anna"
-    assert sr.VerificationFlag == "UNVERIFIED"  # a key is no signature
+    assert sr.VerificationFlag == "UNVERIFIED"  # an API key is no signature
     names = [item.ConceptNameCodeSequence[0].CodeMeaning for item in group.ContentSequence]
-    assert "Certainty of Finding" not in names  # the network gave none
+    assert "Certainty of Finding" not in names  # the network gave no confidence
     seg = highdicom.seg.segread(io.BytesIO(file_of(api, job, "seg")))
     assert seg.number_of_segments == 1
     assert seg.SOPInstanceUID in str(sr)
     across, down = (float(value) for value in volume.spacing[:2])
-    litres = float(seg.pixel_array.sum()) * across * down * volume.spacing[2]
+    volume_mm3 = float(seg.pixel_array.sum()) * across * down * volume.spacing[2]
     (own,) = added.json()["added"]
-    assert litres == pytest.approx(own["properties"]["volume_mm3"], rel=0.15)
+    assert volume_mm3 == pytest.approx(own["properties"]["volume_mm3"], rel=0.15)
     assert file_of(api, job, "sr") == file_of(api, job, "sr")
     (tmp_path / "report.pdf").write_bytes(file_of(api, job, "pdf"))
     text = " ".join(" ".join(page.extract_text().split()) for page in PdfReader(tmp_path / "report.pdf").pages)
@@ -151,7 +151,7 @@ def test_the_files_say_what_the_reader_left(
     assert "Comment: seen on paper" in text
 
 
-def test_a_change_of_the_review_gives_other_objects(api: Api, job: str) -> None:
+def test_a_changed_review_gives_new_dicom_objects(api: Api, job: str) -> None:
     report = api.client.get(f"{job}/results", headers=ANNA).json()
     first = {"finding": "1", "verdict": "accepted", "nodule_type": "ground-glass"}
     change(api, job, [first])
@@ -172,7 +172,7 @@ def test_a_change_of_the_review_gives_other_objects(api: Api, job: str) -> None:
     assert len(others) == len(report["detections"]) - 1
 
 
-def test_all_that_was_marked_may_be_rejected(api: Api, job: str) -> None:
+def test_all_findings_may_be_rejected(api: Api, job: str) -> None:
     report = api.client.get(f"{job}/results", headers=ANNA).json()
     labels = [str(one["id"] + 1) for one in (*report["detections"], *report["masses"])]
     change(api, job, [{"finding": label, "verdict": "rejected", "reason": "scar"} for label in labels])
@@ -211,7 +211,7 @@ def client_of(api: Api, monkeypatch: pytest.MonkeyPatch) -> InferenceClient:
     return InferenceClient("http://localhost", "of anna", 2, httpx.MockTransport(passed_on))
 
 
-def test_the_python_client_reviews(
+def test_the_python_client_reads_and_writes_reviews(
     api: Api, job: str, series: tuple[bytes, Scan, PhantomNodule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, volume, nodule = series
@@ -244,7 +244,7 @@ def test_the_python_client_reviews(
     assert pydicom.dcmread(files[3]).Modality == "SR"
 
 
-def test_an_added_nodule_is_not_added_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_a_nodule_is_not_repeated_after_a_lost_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.api.client.time.sleep", lambda _: None)
     for error, times in ((httpx.ReadError("cut"), 1), (httpx.ConnectError("away"), 3)):
         asked: list[httpx.Request] = []

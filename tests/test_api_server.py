@@ -71,20 +71,20 @@ def test_the_async_client_works_and_raises_failures(address: str, scan: Path, tm
 
 @pytest.mark.parametrize("compression", ["deflate", None])
 def test_one_message_may_have_60_mb(address: str, compression: str | None) -> None:
-    """As in the guide; the worker detects the bytes after the volume once everything has arrived."""
+    """The size in the guide. The worker notices the bytes after the volume when the upload is complete."""
 
     async def send() -> dict[str, Any]:
         uri = f"{address.replace('http', 'ws')}{JOBS}/stream"
         async with websockets.connect(uri, compression=compression) as socket:
             await socket.send(nifti() + bytes(LARGE))
-            async for message in socket:
-                told: dict[str, Any] = json.loads(message)
-        return told
+            async for text in socket:
+                message: dict[str, Any] = json.loads(text)
+        return message
 
-    told = asyncio.run(send())
-    assert told["status"] == "failed"
-    assert "the header is wrong, or a copy failed" in told["error"]["detail"]
-    assert httpx.get(f"{address}{JOBS}/{told['job_id']}").json()["size_bytes"] == LARGE + len(nifti())
+    message = asyncio.run(send())
+    assert message["status"] == "failed"
+    assert "the header is wrong, or a copy failed" in message["error"]["detail"]
+    assert httpx.get(f"{address}{JOBS}/{message['job_id']}").json()["size_bytes"] == LARGE + len(nifti())
 
 
 def test_a_client_that_disconnects_causes_no_server_error(tmp_path: Path) -> None:
@@ -95,9 +95,9 @@ def test_a_client_that_disconnects_causes_no_server_error(tmp_path: Path) -> Non
             connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode())
             _until(lambda: bool(list((tmp_path / "data" / "jobs").iterdir())))
         _until(lambda: not list((tmp_path / "data" / "jobs").iterdir()))
-    told = (tmp_path / "server.log").read_text()
-    assert "Traceback" not in told
-    assert "unexpected" not in told
+    log = (tmp_path / "server.log").read_text()
+    assert "Traceback" not in log
+    assert "unexpected" not in log
 
 
 def _until(holds: Callable[[], bool]) -> None:
@@ -107,8 +107,8 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_job_ends_once_whenever_its_worker_is_killed(scan: Path, tmp_path: Path) -> None:
-    """`benchmarks.service kills` does it 30 times, on PostgreSQL too."""
+def test_a_job_ends_exactly_once_whenever_its_worker_is_killed(scan: Path, tmp_path: Path) -> None:
+    """`benchmarks.service kills` repeats this 30 times, also on PostgreSQL."""
     port, quick = free_port(), {"PIVOT_LEASE_SECONDS": "1"}
     with served(tmp_path, port, **quick) as (address, server), InferenceClient(base_url=address) as client:
         numbers = [client.submit_inference(scan, tmp_path / "quick.yaml") for _ in range(3)]
@@ -122,7 +122,7 @@ def test_a_job_ends_once_whenever_its_worker_is_killed(scan: Path, tmp_path: Pat
         for number in numbers:
             assert client.wait_for_results(number, timeout=120)["scan_id"] == "ct"
         folders = [path for number in numbers for path in (tmp_path / "data" / "jobs" / number).iterdir()]
-    assert len(folders) == len(numbers)  # the results, and nothing else
+    assert len(folders) == len(numbers)  # the results and no other file
 
 
 def _worker(server: int, other_than: int | None = None) -> psutil.Process:

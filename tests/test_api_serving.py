@@ -1,4 +1,4 @@
-"""Limits on clients before and while they are served, on uvicorn as the guide starts it."""
+"""Limits on connections, messages and uploads, with uvicorn started as in the guide."""
 
 import asyncio
 import json
@@ -120,8 +120,8 @@ def _is_cut(connection: socket.socket, *sent: bytes) -> bool:
 
 
 @pytest.mark.parametrize("path", [f"{JOBS}/stream", f"{JOBS}/x/stream"])
-def test_a_socket_without_a_key_reads_only_a_greeting(serve: Callable[..., Any], path: str) -> None:
-    """Without a key, no socket accepts a message longer than a greeting."""
+def test_a_socket_without_a_key_accepts_only_short_messages(serve: Callable[..., Any], path: str) -> None:
+    """Without a key, a message may not be longer than the one that carries the key."""
     with serve() as served:
         assert _is_cut(served.websocket(path), _frame(400_000_000, 0), *[bytes(1_000_000)] * 400)
 
@@ -134,7 +134,7 @@ def test_a_client_without_a_key_gets_an_error(serve: Callable[..., Any]) -> None
 @pytest.mark.parametrize(
     "beginning", ["GET / HTTP/1.1\r\nX: ", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "]
 )
-def test_an_endless_header_or_trailer_is_cut_off(serve: Callable[..., Any], beginning: str) -> None:
+def test_an_endless_header_or_trailer_closes_the_connection(serve: Callable[..., Any], beginning: str) -> None:
     with serve() as served:
         assert _is_cut(served.connect(beginning.encode()), *[b"a" * 65536] * 100)
 
@@ -168,9 +168,9 @@ def test_the_number_of_connections_is_limited(serve: Callable[..., Any]) -> None
         assert httpx.get(f"{served.address}/healthz").is_success
 
 
-def test_messages_share_the_servers_memory(serve: Callable[..., Any]) -> None:
+def test_the_total_size_of_all_messages_is_limited(serve: Callable[..., Any]) -> None:
     with serve(message_bytes=300_000, uploads_per_key=8) as served:
-        assert struct.pack(">H", 1009) in _all(_sent(served, _frame(400_000, 0)))  # larger than all of it
+        assert struct.pack(">H", 1009) in _all(_sent(served, _frame(400_000, 0)))  # larger than the limit
         first = _sent(served, _frame(250_000, 200_000))
         time.sleep(0.3)
         assert struct.pack(">H", 1013) in _all(_sent(served, _frame(250_000, 200_000)))
@@ -221,7 +221,7 @@ def test_one_client_cannot_take_all_upload_places(serve: Callable[..., Any]) -> 
             connection.close()
 
 
-def test_a_body_may_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_may_pause_within_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "PACE_SECONDS", 0.01)
     looked = asyncio.Event()
 

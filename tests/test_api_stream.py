@@ -26,7 +26,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 
 def _messages(socket: WebSocketTestSession, first: dict[str, Any] | None = None) -> tuple[Messages, int]:
-    """What the service sends until it closes the socket, and its close code."""
+    """All messages until the service closes the socket, and the close code."""
     messages = [first] if first else []
     try:
         while True:
@@ -54,7 +54,7 @@ def _check(messages: Messages) -> None:
     assert len({message["job_id"] for message in messages}) == 1
 
 
-def test_a_scan_may_come_in_one_message(api: Api) -> None:
+def test_a_scan_may_be_sent_in_one_message(api: Api) -> None:
     with api.connect(f"{JOBS}/stream") as socket:
         socket.send_bytes(nifti())
         messages = _complete(api, socket)
@@ -63,7 +63,7 @@ def test_a_scan_may_come_in_one_message(api: Api) -> None:
 
 
 @pytest.mark.parametrize("sized", [True, False])
-def test_a_scan_may_come_in_pieces(api: Api, *, sized: bool) -> None:
+def test_a_scan_may_be_sent_in_pieces(api: Api, *, sized: bool) -> None:
     content = nifti()
     start = {"event": "start", "filename": "ct.nii", "config": QUICK, **({"size": len(content)} if sized else {})}
     with api.connect(f"{JOBS}/stream") as socket:
@@ -75,7 +75,7 @@ def test_a_scan_may_come_in_pieces(api: Api, *, sized: bool) -> None:
         messages = _complete(api, socket)
     _check(messages)
     assert api.state(messages[0]["job_id"])["scan_id"] == "ct"
-    assert messages[-1]["windows_total"] > 1  # in the form of the configuration
+    assert messages[-1]["windows_total"] > 1  # by the patch size in QUICK
 
 
 def test_a_job_continues_without_its_client_and_can_be_followed(api: Api) -> None:
@@ -146,7 +146,7 @@ def test_a_client_that_disconnects_during_an_upload_leaves_nothing(api: Api) -> 
         ({}, ["pivot", "wrong"], "Unauthorized"),
     ],
 )
-def test_sockets_require_the_key(
+def test_sockets_require_the_api_key(
     tmp_path: Path, headers: dict[str, str], protocols: list[str] | None, kind: str
 ) -> None:
     with (

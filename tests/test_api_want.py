@@ -1,4 +1,4 @@
-"""The service without disk space, database or workers, and with operators' mistakes."""
+"""The service without disk space, database or workers, and with invalid settings."""
 
 import errno
 import json
@@ -95,7 +95,7 @@ def test_an_unexpected_exception_is_answered_with_500(
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_job_can_be_deleted_on_a_full_disk(api: Api, monkeypatch: pytest.MonkeyPatch, *, ended: bool) -> None:
-    """SQLite has room for the change only after files are deleted."""
+    """SQLite can write the change only after files were deleted."""
     number = api.submit(config=QUICK).json()["job_id"]
     if ended:
         api.work()
@@ -112,7 +112,7 @@ def test_a_job_can_be_deleted_on_a_full_disk(api: Api, monkeypatch: pytest.Monke
     assert api.left() == []
 
 
-def test_an_unexpected_fault_closes_a_socket_properly(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_closes_a_socket_with_1011(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "find", lambda *_: 1 / 0)
     with api.connect(f"{JOBS}/{'0' * 32}/stream") as socket:
         assert socket.receive_json()["error"]["detail"].startswith("unexpected ZeroDivisionError")
@@ -121,7 +121,7 @@ def test_an_unexpected_fault_closes_a_socket_properly(api: Api, monkeypatch: pyt
     assert end.value.code == 1011
 
 
-def test_the_log_tells_the_place_of_an_unexpected_fault_but_no_message(
+def test_the_log_gives_the_location_of_an_unexpected_exception_without_its_message(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def faulty(*_: Any) -> None:  # noqa: ANN401
@@ -144,7 +144,7 @@ def test_the_log_tells_the_place_of_an_unexpected_fault_but_no_message(
     assert "Meyer" not in caplog.text
 
 
-def test_sweeps_go_on_after_any_fault(
+def test_sweeps_continue_after_any_exception(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     swept, faults = threading.Event(), [RuntimeError("Meyer^Karl")]
@@ -162,7 +162,7 @@ def test_sweeps_go_on_after_any_fault(
     assert "Meyer" not in caplog.text
 
 
-def test_a_silent_database_blocks_no_request_for_long(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_does_not_answer_blocks_no_request_for_long(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "DATABASE_SECONDS", 0.2)
     going = threading.Event()
     for name in ("page", "find", "counts", "waiting"):
@@ -176,8 +176,8 @@ def test_a_silent_database_blocks_no_request_for_long(api: Api, monkeypatch: pyt
     going.set()
 
 
-def test_a_job_whose_answer_was_lost_keeps_its_scan(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client retries with the same key; the row was inserted nevertheless."""
+def test_a_job_submitted_twice_after_a_timeout_keeps_its_scan(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request times out, but its row is inserted. The client retries with the same idempotency key."""
     submit, late = jobs.submit, threading.Event()
 
     def slow(*arguments: Any, **columns: Any) -> Any:  # noqa: ANN401
@@ -197,7 +197,7 @@ def test_a_job_whose_answer_was_lost_keeps_its_scan(api: Api, monkeypatch: pytes
     assert (api.work().id, api.state(number)["status"]) == (number, "completed")
 
 
-def test_a_server_is_ready_once_a_worker_runs(api: Api) -> None:
+def test_a_server_is_ready_when_a_worker_runs(api: Api) -> None:
     assert api.client.get("/readyz").json() == {"status": "ok", "database": "ok", "disk": "ok", "workers": 0}
     api.service.settings = api.settings.model_copy(update={"devices": ("cpu",)})
     answer = api.client.get("/readyz")
@@ -211,7 +211,7 @@ def test_a_server_is_ready_once_a_worker_runs(api: Api) -> None:
     assert api.client.get("/readyz").status_code == 503
 
 
-def test_a_worker_that_cannot_be_started_is_started_later(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starting_a_worker_is_retried(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     starts = list[str]()
 
     async def start(module: str, *_: str) -> Any:  # noqa: ANN401
@@ -228,7 +228,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(api: Api, monkeypatch:
 
 
 def test_leases_do_not_follow_the_wall_clock(engine: Any) -> None:  # noqa: ANN401
-    """Leases also end with a restart of the machine, which restarts its clock."""
+    """A restart of the machine resets the monotonic clock, so leases far in the future end too."""
     values = {"owner": "a", "file": "scan.nii", "size_bytes": 1, "config": {}, "fingerprint": "f"}
     jobs.submit(engine, id=jobs.new_id(), **values)
     taken = jobs.claim(engine, 30)
@@ -313,7 +313,7 @@ def test_a_failed_job_reports_its_error_without_file_names(
         raise ZeroDivisionError(msg)
 
     monkeypatch.setattr("src.api.worker.write_outputs", fault)
-    monkeypatch.setattr(logging.getLogger("pivot.scan"), "disabled", True)  # set by `start_log`
+    monkeypatch.setattr(logging.getLogger("pivot.scan"), "disabled", True)  # otherwise set by `start_log`
     api.submit(name="MUELLER_HANS.nii", config=QUICK)
     assert api.work().state == "failed"
     reason = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

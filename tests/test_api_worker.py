@@ -76,7 +76,7 @@ def test_a_job_has_limited_windows(api: Api, monkeypatch: pytest.MonkeyPatch) ->
     assert api.left() == []
 
 
-def test_a_lack_of_resources_is_reported_as_such(api: Api, during: Hook) -> None:
+def test_a_lack_of_resources_is_reported_as_the_reason(api: Api, during: Hook) -> None:
     def fail() -> None:
         raise ValueError from OSError(errno.ENOSPC, "No space left on device")
 
@@ -107,10 +107,10 @@ def test_a_worker_without_its_server_stops(api: Api) -> None:
     assert not Worker(api.settings, "cpu", parent=os.getppid()).should_stop()
 
 
-def test_a_job_that_kills_workers_is_given_up(api: Api) -> None:
+def test_a_job_that_kills_its_workers_fails(api: Api) -> None:
     api.submit(config=QUICK)
     for _ in range(api.settings.attempts):
-        assert jobs.claim(api.service.engine, -1) is not None  # the worker is never heard of again
+        assert jobs.claim(api.service.engine, -1) is not None  # the worker sends no heartbeat any more
     job = api.work()
     assert job.state == "failed"
     assert job.error is not None
@@ -118,8 +118,8 @@ def test_a_job_that_kills_workers_is_given_up(api: Api) -> None:
     assert api.left() == []
 
 
-def test_an_overtaken_worker_changes_nothing(api: Api, during: Hook) -> None:
-    """It was silent for too long, and another worker has finished its job."""
+def test_a_worker_that_lost_its_job_changes_nothing(api: Api, during: Hook) -> None:
+    """Its lease ended, and another worker has finished the job."""
     number = api.submit(config=QUICK).json()["job_id"]
     slow = jobs.claim(api.service.engine, -1)
     assert slow is not None
@@ -169,7 +169,7 @@ def test_an_internal_error_is_reported_without_details(api: Api, during: Hook) -
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".zip"])
-def test_every_format_becomes_nifti_for_viewers(api: Api, tmp_path: Path, suffix: str) -> None:
+def test_every_format_is_converted_to_nifti_for_viewers(api: Api, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"ct{suffix}"
     if suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:

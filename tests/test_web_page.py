@@ -1,6 +1,6 @@
-"""The page, in a browser, against a server process with the shipped model: what people see, and that all can use it.
+"""The page in a browser, against a server process with the shipped model: its functions and its accessibility.
 
-With PIVOT_SCREENSHOTS set to a folder, pictures of the page go there.
+Set PIVOT_SCREENSHOTS to a folder to save screenshots there.
 """
 
 import base64
@@ -49,10 +49,10 @@ pytestmark = [
 
 @dataclass
 class Seen:
-    """What a page asked for and complained about."""
+    """The URLs that a page requested, and its errors and warnings."""
 
     requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PhantomNodule]:
-    """64 mm of the synthetic chest, and the nodule of 20 mm in it."""
+    """A 64 mm block of the synthetic chest, and its nodule of 20 mm."""
     volume, nodule = block()
     return save_nifti(volume, tmp_path_factory.mktemp("scan") / "block.nii.gz"), nodule
 
@@ -93,7 +93,7 @@ def whole(server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 @pytest.fixture
 def opened(browser: Browser, server: str) -> Iterator[Callable[..., tuple[Page, Seen]]]:
-    """Opens the page at a fragment; in the end it must have asked nobody else, and complained of nothing."""
+    """Opens the page at a fragment. Afterwards, checks that it requested nothing elsewhere and logged no error."""
     contexts = []
 
     def open_page(fragment: str = "", size: tuple[int, int] = DESKTOP, scheme: Any = "light") -> tuple[Page, Seen]:  # noqa: ANN401
@@ -101,10 +101,8 @@ def opened(browser: Browser, server: str) -> Iterator[Callable[..., tuple[Page, 
         context.set_default_timeout(SLOW)
         page, seen = context.new_page(), Seen()
         page.on("request", lambda request: seen.requests.append(request.url))
-        page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        page.on(
-            "console", lambda said: seen.complaints.append(said.text) if said.type in {"error", "warning"} else None
-        )
+        page.on("pageerror", lambda error: seen.problems.append(str(error)))
+        page.on("console", lambda said: seen.problems.append(said.text) if said.type in {"error", "warning"} else None)
         page.goto(f"{server}/{fragment}")
         contexts.append((context, seen))
         return page, seen
@@ -113,11 +111,11 @@ def opened(browser: Browser, server: str) -> Iterator[Callable[..., tuple[Page, 
     for context, seen in contexts:
         context.close()
         assert not [url for url in seen.requests if not url.startswith((server, "blob:", "data:"))]
-        assert not [text for text in seen.complaints if "GPU stall" not in text and "GroupMarkerNotSet" not in text]
+        assert not [text for text in seen.problems if "GPU stall" not in text and "GroupMarkerNotSet" not in text]
 
 
 def submit(server: str, name: str, content: bytes, config: str | None = None) -> dict[str, Any]:
-    """A job of the service."""
+    """Submit a scan and return its job."""
     data = {"config": config} if config else {}
     job: dict[str, Any] = (
         httpx.post(f"{server}{JOBS}", files={"file": (name, content)}, data=data).raise_for_status().json()
@@ -126,7 +124,7 @@ def submit(server: str, name: str, content: bytes, config: str | None = None) ->
 
 
 def finished(server: str, job: dict[str, Any]) -> dict[str, Any]:
-    """The job once it ended."""
+    """Wait until the job has ended, and return it."""
     end = time.monotonic() + SLOW / 1000
     while job["status"] in {"queued", "running"} and time.monotonic() < end:
         time.sleep(0.3)
@@ -135,13 +133,13 @@ def finished(server: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def ready(page: Page) -> Page:
-    """The page with its image drawn."""
+    """Wait until the image is drawn, and return the page."""
     page.locator(".stage[data-ready]").wait_for()
     return page
 
 
 def picture(page: Page, name: str) -> np.ndarray[Any, Any]:
-    """The page as RGB of shape (height, width, 3); kept where the reader of the tests wants to look."""
+    """A screenshot as RGB of shape (height, width, 3), which is also saved if PIVOT_SCREENSHOTS is set."""
     content = page.screenshot(timeout=SLOW, animations="disabled")
     if folder := os.environ.get("PIVOT_SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -150,7 +148,7 @@ def picture(page: Page, name: str) -> np.ndarray[Any, Any]:
 
 
 def planes(page: Page, name: str) -> np.ndarray[Any, Any]:
-    """The image alone, without its frame."""
+    """The screenshot of the image without its frame."""
     stage = page.locator(".stage").bounding_box()
     assert stage
     x, y, width, height = (int(stage[side]) for side in ("x", "y", "width", "height"))
@@ -158,20 +156,20 @@ def planes(page: Page, name: str) -> np.ndarray[Any, Any]:
 
 
 def lps(page: Page, panel: int = 0) -> list[float]:
-    """The place of the crosshair, mm."""
+    """The position of the crosshair, LPS mm."""
     words = page.get_by_label("At the crosshair").nth(panel).inner_text().partition(" mm")[0].split()
     signs = {"L": 1, "P": 1, "S": 1, "R": -1, "A": -1, "I": -1}
     return [signs[letter] * float(value) for letter, value in zip(words[::2], words[1::2], strict=True)]
 
 
 def words_of(place: list[float]) -> str:
-    """A place as the page writes it."""
+    """A position as the page writes it."""
     pairs = zip(place, ("RL", "AP", "IS"), strict=True)
     return "  ".join(f"{letters[value >= 0]} {abs(value):.1f}" for value, letters in pairs)
 
 
-def barriers(page: Page) -> list[str]:
-    """What axe finds moderate or worse, with the elements."""
+def violations(page: Page) -> list[str]:
+    """The violations that axe rates moderate or worse, with their elements."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
     return [
@@ -182,7 +180,7 @@ def barriers(page: Page) -> list[str]:
     ]
 
 
-def test_a_dropped_scan_is_searched_and_read(
+def test_an_uploaded_scan_is_analysed_and_its_results_are_shown(
     opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule], tmp_path: Path
 ) -> None:
     path, nodule = scan
@@ -209,7 +207,7 @@ def test_a_dropped_scan_is_searched_and_read(
     assert any(url.endswith(("scan.nii.gz", "scan.nii")) for url in seen.requests)
 
 
-def test_the_image_shows_the_nodule_and_the_keys_work(
+def test_the_image_shows_the_nodule_and_keys_control_it(
     opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str
 ) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
@@ -226,14 +224,14 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
     assert ringed > 100  # the selected nodule's rings
     grey = (np.ptp(image, axis=2) < 4) & (image[..., 0] > 20)
     assert grey.mean() > 0.1  # the CT
-    page.keyboard.press("]")  # a slice towards the head
+    page.keyboard.press("]")  # one slice towards the head
     expect(place).not_to_contain_text(words)
     row = page.get_by_role("button", name=f"Show nodule {first['id'] + 1}")
     row.focus()
     page.keyboard.press("Enter")
     expect(place).to_contain_text(words)
     heat = page.get_by_label("Heatmap", exact=True)
-    expect(heat).to_have_value("0")  # it would hide the nodule
+    expect(heat).to_have_value("0")  # a visible heatmap would hide the nodule
     plain = planes(page, "no-heat")
 
     def changed(name: str) -> float:
@@ -254,14 +252,14 @@ def test_the_image_shows_the_nodule_and_the_keys_work(
 
 
 def _strongest(server: str, job: dict[str, Any]) -> dict[str, Any]:
-    """The finding that the page selects first."""
+    """The finding with the highest confidence, which the page selects first."""
     report = httpx.get(server + job["links"]["results"]).json()
     found: dict[str, Any] = max(report["detections"], key=lambda each: each["confidence"])
     return found
 
 
 def _corners(server: str, job: dict[str, Any], found: dict[str, Any], across: int) -> np.ndarray[Any, Any]:
-    """The corners of the voxels of a mask on its finding's slice across an axis of the body; LPS mm, shape (n, 3)."""
+    """The corners of the mask's voxels in the slice through the finding, LPS mm (n, 3). `across`: the slice's axis."""
     outlines = httpx.get(f"{server}{job['links']['self']}/outlines").json()
     (mask,) = (one for one in outlines["masks"] if one["number"] == found["id"] + 1)
     bits = np.unpackbits(np.frombuffer(base64.b64decode(mask["bits"]), np.uint8), count=int(np.prod(mask["shape"])))
@@ -276,7 +274,7 @@ def _corners(server: str, job: dict[str, Any], found: dict[str, Any], across: in
 
 
 def _orange(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The pixels of the chosen finding's marks: their least and largest rows and columns, without the letters."""
+    """The first and last row and column of the selected finding's outline or ring, without the letters at the edges."""
     alike: Any = (abs(image - (255, 180, 84)) < 12).all(axis=2)
     rows, columns = np.nonzero(np.pad(alike[30:-30, 30:-30], 30))
     assert len(rows) > 10
@@ -284,13 +282,13 @@ def _orange(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize(("key", "across"), [("2", 2), ("3", 1), ("4", 0)], ids=["axial", "coronal", "sagittal"])
-def test_the_outline_is_that_of_the_mask(
+def test_the_outline_matches_the_mask(
     opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str, key: str, across: int
 ) -> None:
     corners = _corners(server, done, _strongest(server, done), across)
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
-    for pressed in ("r", "i", key):  # no rings, no inset
+    for pressed in ("r", "i", key):  # hide the rings and the inset
         page.keyboard.press(pressed)
     image = planes(page, f"outline-{across}")
     (top, left), (bottom, right) = _orange(image)
@@ -301,7 +299,7 @@ def test_the_outline_is_that_of_the_mask(
     for x, y in ends:
         page.mouse.click(stage["x"] + 4 + int(x), stage["y"] + 4 + int(y))
         places.append(lps(page))
-        page.wait_for_timeout(700)  # two clicks, not a double one
+        page.wait_for_timeout(700)  # so that two clicks are no double click
     for side in {0, 1, 2} - {across}:
         drawn = sorted(place[side] for place in places)
         assert drawn == pytest.approx([corners[:, side].min(), corners[:, side].max()], abs=0.4)
@@ -309,7 +307,7 @@ def test_the_outline_is_that_of_the_mask(
     assert not (abs(planes(page, "no-outline")[30:-30, 30:-30] - (255, 180, 84)) < 12).all(axis=2).any()
 
 
-def test_the_inset_magnifies_the_chosen_finding(
+def test_the_inset_magnifies_the_selected_finding(
     opened: Callable[..., tuple[Page, Seen]], whole: dict[str, Any], server: str
 ) -> None:
     first = _strongest(server, whole)
@@ -332,14 +330,14 @@ def test_the_inset_magnifies_the_chosen_finding(
     assert np.ptp(_orange(np.pad(inset, ((30, 30), (30, 30), (0, 0)))), axis=0) / (side / field) == pytest.approx(
         extent, abs=0.6
     )
-    # It shows what the plane shows around the finding, in the same direction.
+    # The inset shows the surroundings of the finding in the same orientation as the plane.
     marks = _orange(alone)
     scale = float(np.mean(np.ptp(marks, axis=0) / extent))
     stage = page.locator(".stage").bounding_box()
     assert stage
     here = lps(page)
     page.keyboard.press("o")
-    page.mouse.click(stage["x"] + stage["width"] * 0.2, stage["y"] + stage["height"] * 0.2)  # the crosshair away
+    page.mouse.click(stage["x"] + stage["width"] * 0.2, stage["y"] + stage["height"] * 0.2)  # moves the crosshair away
     page.keyboard.press("i")
     both = planes(page, "inset-plain")
     at = marks.mean(axis=0) + (np.arange(-20, 21)[:, None] / 20 * 0.4 * field * scale)
@@ -352,7 +350,7 @@ def test_the_inset_magnifies_the_chosen_finding(
 
     assert alike(seen) > 0.8
     assert alike(seen) > max(alike(seen[::-1]), alike(seen[:, ::-1]), alike(seen[::-1, ::-1])) + 0.02
-    # A click in it goes to the finding; its ring tells what it is.
+    # A click in the inset moves the crosshair to the finding. The ring has a title.
     assert lps(page) != here
     page.mouse.click(stage["x"] + 4 + left + side / 2, stage["y"] + 4 + top + side / 2)
     assert lps(page) == pytest.approx(here, abs=0.2)
@@ -363,7 +361,7 @@ def test_the_inset_magnifies_the_chosen_finding(
     words = re.compile(rf"Nodule {first['id'] + 1}, {where}, \d\.\d mm")
     expect(page.locator(".stage")).to_have_attribute("title", words)
     expect(page.locator(f'tr[data-nodule="{first["id"] + 1}"]')).to_contain_text(where)
-    # A slice that misses the finding has none.
+    # A slice without the finding has no inset.
     for _ in range(12):
         page.keyboard.press("]")
     missed = planes(page, "inset-missed")
@@ -371,7 +369,7 @@ def test_the_inset_magnifies_the_chosen_finding(
     assert not (abs(planes(page, "no-inset-missed") - missed) > 3).any()
 
 
-def test_two_fingers_magnify(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+def test_a_pinch_zooms_the_image(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", TABLET)
     ready(page)
     page.keyboard.press("2")
@@ -389,13 +387,13 @@ def test_two_fingers_magnify(opened: Callable[..., tuple[Page, Seen]], done: dic
     touch("touchMove", 150)
     touch("touchMove", 200)
     touch("touchEnd")
-    assert lps(page)[2] == here[2]  # the slice stays; the first finger has moved the crosshair
+    assert lps(page)[2] == here[2]  # the slice is the same; the first finger moved the crosshair
     assert (abs(planes(page, "fingers") - before).max(axis=2) > 30).mean() > 0.05
     page.keyboard.press("f")
-    assert (abs(planes(page, "fingers-fitted") - before).max(axis=2) > 30).mean() < 0.02  # the crosshair
+    assert (abs(planes(page, "fingers-fitted") - before).max(axis=2) > 30).mean() < 0.02  # only the crosshair differs
 
 
-def test_a_reading_with_keys_is_kept(
+def test_a_review_made_with_keys_is_saved(
     opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule], tmp_path: Path
 ) -> None:
     path = scan[0]
@@ -422,10 +420,10 @@ def test_a_reading_with_keys_is_kept(
         page.keyboard.press("u")
         page.keyboard.press("n")
         expect(progress).to_have_text(f"{read} of {total} read")
-    page.keyboard.press("a")  # what the crosshair is on
+    page.keyboard.press("a")  # adds a nodule at the crosshair
     expect(progress).to_have_text(f"{total + 1} of {total + 1} read", timeout=SLOW)
     picture(page, "review-dark")
-    assert barriers(page) == []
+    assert violations(page) == []
     page.reload()
     ready(page)
     expect(progress).to_have_text(f"{total + 1} of {total + 1} read")
@@ -438,7 +436,7 @@ def test_a_reading_with_keys_is_kept(
     first, own = report["detections"]
     assert (first["properties"]["nodule_type"], first["review"]["comment"]) == ("ground-glass", "grows")
     assert own["confidence"] is None
-    # Another reader changes the review: nothing of theirs is lost.
+    # Another reader changes the review. The page does not overwrite it.
     now = httpx.get(review)
     theirs = {"findings": [{"finding": "1", "verdict": "rejected", "reason": "scar"}]}
     httpx.put(review, headers={"If-Match": now.headers["etag"]}, json=theirs).raise_for_status()
@@ -446,10 +444,10 @@ def test_a_reading_with_keys_is_kept(
     expect(page.get_by_role("alert")).to_contain_text("changed since")
     expect(page.get_by_label("Reason")).to_have_value("scar")
     assert httpx.get(review).json()["findings"][0]["reason"] == "scar"
-    seen.complaints[:] = [text for text in seen.complaints if "412" not in text]
+    seen.problems[:] = [text for text in seen.problems if "412" not in text]
 
 
-def test_what_is_said_of_the_patient_goes_with_one_scan(
+def test_patient_data_is_sent_with_one_scan_only(
     opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule]
 ) -> None:
     page, _ = opened()
@@ -462,7 +460,7 @@ def test_what_is_said_of_the_patient_goes_with_one_scan(
         page.get_by_label(name).select_option("no")
     page.get_by_label("Examination").select_option("for another reason")
     picture(page, "patient-light")
-    assert barriers(page) == []
+    assert violations(page) == []
     page.get_by_label("Scan files").set_input_files(scan[0])
     ready(page)
     report = httpx.get(f"{server}{JOBS}/{page.url.rsplit('/', 1)[-1]}/results").json()
@@ -475,7 +473,7 @@ def test_what_is_said_of_the_patient_goes_with_one_scan(
     expect(page.get_by_label("Age", exact=True)).to_have_value("")
 
 
-def test_distances_are_measured_on_the_image_and_kept(
+def test_distances_are_measured_on_the_image_and_saved(
     opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str
 ) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
@@ -498,7 +496,7 @@ def test_distances_are_measured_on_the_image_and_kept(
     measured = page.get_by_role("list", name="Measured distances").get_by_role("button").first
     expect(measured).to_contain_text(" mm")
     assert float(measured.inner_text().removesuffix(" mm")) == pytest.approx(expected, abs=0.3)
-    assert lps(page) == places[1]  # the crosshair stays
+    assert lps(page) == places[1]  # the crosshair has not moved
     picture(page, "measured-dark")
     review = f"{server}{done['links']['self']}/review"
     until(lambda: httpx.get(review).json()["distances"])
@@ -513,7 +511,9 @@ def test_distances_are_measured_on_the_image_and_kept(
     until(lambda: not httpx.get(review).json()["distances"])
 
 
-def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+def test_the_wheel_scrolls_and_zoom_and_window_can_be_changed(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]
+) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
     stage = page.locator(".stage").bounding_box()
@@ -525,7 +525,7 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     place = page.get_by_label("At the crosshair")
     expect(place).not_to_contain_text(words_of(before))
     assert lps(page)[2] < before[2]  # towards the feet
-    page.keyboard.press("z")  # magnifies the selected nodule, in the middle of each plane
+    page.keyboard.press("z")  # zooms to the selected nodule
     page.mouse.click(stage["x"] + stage["width"] * 0.31, axial[1])
     assert lps(page) == pytest.approx(before, abs=0.5)
     page.keyboard.press("z")
@@ -551,7 +551,7 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
     assert (level.input_value(), width.input_value()) == ("-600", "1500")
     preset = planes(page, "lung")
     width.fill("300")
-    width.press("Enter")  # a window of one's own; the keys are the image's again
+    width.press("Enter")  # a custom window; keys control the image again
     expect(lung).to_have_attribute("aria-pressed", "false")
     assert (abs(planes(page, "own") - preset).max(axis=2) > 30).mean() > 0.05
     page.keyboard.press("w")
@@ -559,7 +559,7 @@ def test_the_wheel_the_zoom_and_the_window(opened: Callable[..., tuple[Page, See
 
 
 def _followed(report: dict[str, Any], move: tuple[float, float, float]) -> dict[str, Any]:
-    """A comparison with a prior in which all lay `move` mm from where it lies now."""
+    """A comparison with a prior whose points lie `move` mm from those of the present scan."""
     first = max(report["detections"], key=lambda each: each["confidence"])
     here = np.array(first["coordinates_lps"])
     seen = {key: first[key] for key in ("diameter_mm", "properties")} | {"label": str(first["id"] + 1)}
@@ -598,7 +598,7 @@ def _followed(report: dict[str, Any], move: tuple[float, float, float]) -> dict[
     }
 
 
-def test_a_prior_is_shown_beside_and_follows(
+def test_a_prior_is_shown_beside_the_scan_and_scrolls_with_it(
     opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str, scan: tuple[Path, PhantomNodule]
 ) -> None:
     move = (3.0, 4.0, -5.0)
@@ -608,7 +608,7 @@ def test_a_prior_is_shown_beside_and_follows(
     asked: list[Any] = []
     answer = _followed(httpx.get(server + done["links"]["results"]).json(), move)
 
-    def answered(route: Route) -> None:  # the synthetic block has no lungs to lay on each other
+    def answered(route: Route) -> None:  # the synthetic block has no lungs to register
         asked.append(route.request.post_data_json)
         route.fulfill(json=answer)
 
@@ -633,7 +633,7 @@ def test_a_prior_is_shown_beside_and_follows(
     expect(place.nth(1)).to_contain_text(words_of(now))
     assert np.subtract(lps(page, 0), lps(page, 1)) == pytest.approx(move, abs=0.2)
     picture(page, "prior-light")
-    assert barriers(page) == []
+    assert violations(page) == []
     page.set_viewport_size({"width": TABLET[0], "height": TABLET[1]})
     for panel in (0, 1):
         box = page.locator(".stage").nth(panel).bounding_box()
@@ -642,7 +642,7 @@ def test_a_prior_is_shown_beside_and_follows(
     picture(page, "prior-tablet")
 
 
-def test_a_dropped_prior_is_searched_and_paired(
+def test_an_uploaded_prior_is_analysed_and_compared(
     opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], server: str, scan: tuple[Path, PhantomNodule]
 ) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}")
@@ -650,7 +650,7 @@ def test_a_dropped_prior_is_searched_and_paired(
     answer = _followed(httpx.get(server + done["links"]["results"]).json(), (0.0, 0.0, 0.0))
     asked: list[Any] = []
 
-    def answered(route: Route) -> None:  # the synthetic block has no lungs to lay on each other
+    def answered(route: Route) -> None:  # the synthetic block has no lungs to register
         asked.append(route.request.post_data_json)
         route.fulfill(json=answer)
 
@@ -662,13 +662,15 @@ def test_a_dropped_prior_is_searched_and_paired(
         panel.get_by_label("Scan files").set_input_files(file)  # type: ignore[arg-type]
 
     page.keyboard.press("p")
-    page.get_by_label("Comment").fill("a sentence that is")
+    page.get_by_label("Comment").fill("a comment that is not yet saved")
     drop("earlier.nii.gz")
     expect(panel.get_by_text("earlier is searched.")).to_be_visible(timeout=SLOW)
-    expect(page.get_by_label("Comment")).to_have_value("a sentence that is")  # it was not left for the comparison
+    expect(page.get_by_label("Comment")).to_have_value(
+        "a comment that is not yet saved"
+    )  # the page still shows this job
     expect(page.get_by_label("Prior", exact=True)).to_contain_text("earlier")
     picture(page, "prior-dropped-light")
-    assert barriers(page) == []
+    assert violations(page) == []
     page.get_by_label("Days between").fill("90")
     drop("before.nii.gz")
     page.locator(".exam .stage[data-ready]").nth(1).wait_for()
@@ -679,7 +681,7 @@ def test_a_dropped_prior_is_searched_and_paired(
     expect(page.locator("summary", has_text="Compare with another prior")).to_be_visible()
 
 
-def test_the_worklist_tells_what_is_read_and_by_whom(
+def test_the_worklist_shows_the_progress_and_the_reader_of_each_review(
     opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule]
 ) -> None:
     job = finished(server, submit(server, "worklist.nii.gz", scan[0].read_bytes()))
@@ -701,7 +703,9 @@ def test_the_worklist_tells_what_is_read_and_by_whom(
     expect(read).to_have_count(0)
 
 
-def test_a_slab_shows_the_brightest_voxels(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+def test_a_slab_is_a_maximum_intensity_projection(
+    opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]
+) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
     for key in ("r", "o", "2"):
@@ -720,7 +724,7 @@ def test_a_slab_shows_the_brightest_voxels(opened: Callable[..., tuple[Page, See
     assert (abs(planes(page, "slice-again") - thin) > 3).mean() < 0.001
 
 
-def test_the_slider_shows_a_slice(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
+def test_the_slider_selects_the_slice(opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any]) -> None:
     page, _ = opened(f"#/jobs/{done['job_id']}", scheme="dark")
     ready(page)
     slider = page.get_by_label("Axial slice")
@@ -732,7 +736,7 @@ def test_the_slider_shows_a_slice(opened: Callable[..., tuple[Page, Seen]], done
     assert lps(page)[2] > before[2]  # towards the head
 
 
-def test_the_api_is_described_without_a_network(opened: Callable[..., tuple[Page, Seen]]) -> None:
+def test_the_api_description_loads_from_the_service_alone(opened: Callable[..., tuple[Page, Seen]]) -> None:
     page, _ = opened("docs")
     page.locator(".opblock").first.wait_for()
     assert page.locator(".opblock").count() > 10
@@ -749,7 +753,7 @@ def test_a_browser_without_webgl_shows_the_slices(browser: Browser, server: str,
     page.close()
 
 
-def test_a_mass_is_told_and_shown(opened: Callable[..., tuple[Page, Seen]], server: str, tmp_path: Path) -> None:
+def test_a_mass_is_announced_and_shown(opened: Callable[..., tuple[Page, Seen]], server: str, tmp_path: Path) -> None:
     job = finished(server, submit(server, "mass.nii", save_nifti(mass(), tmp_path / "mass.nii").read_bytes()))
     page, _ = opened(f"#/jobs/{job['job_id']}", scheme="dark")
     ready(page)
@@ -761,11 +765,11 @@ def test_a_mass_is_told_and_shown(opened: Callable[..., tuple[Page, Seen]], serv
     page.get_by_role("button", name="Show mass").click()
     expect(place).to_have_text(before)
     picture(page, "mass-dark")
-    assert barriers(page) == []
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", TABLET)], ids=["desktop", "tablet"])
-def test_nothing_keeps_anybody_out(
+def test_pages_have_no_accessibility_violations(
     opened: Callable[..., tuple[Page, Seen]], done: dict[str, Any], scheme: str, size: tuple[int, int]
 ) -> None:
     if not AXE.is_file():
@@ -774,18 +778,18 @@ def test_nothing_keeps_anybody_out(
     page.locator(".joblist a").first.wait_for()
     name = f"{scheme}-{size[0]}"
     picture(page, f"start-{name}")
-    assert not barriers(page)
+    assert not violations(page)
     page.goto(f"{page.url.split('#')[0]}#/jobs/{done['job_id']}")
     ready(page)
     picture(page, f"results-{name}")
-    assert not barriers(page)
+    assert not violations(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     expect(page.get_by_text("Research use only.")).to_be_in_viewport()
     page.keyboard.press("?")
-    assert not barriers(page)
+    assert not violations(page)
 
 
-def test_the_theme_can_be_chosen_and_is_kept(opened: Callable[..., tuple[Page, Seen]]) -> None:
+def test_the_chosen_theme_is_kept(opened: Callable[..., tuple[Page, Seen]]) -> None:
     page, _ = opened()
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     light = page.evaluate(ground)
@@ -795,7 +799,7 @@ def test_the_theme_can_be_chosen_and_is_kept(opened: Callable[..., tuple[Page, S
     assert page.evaluate(ground) == dark != light
 
 
-def test_what_cannot_be_read_is_said_in_the_services_words(opened: Callable[..., tuple[Page, Seen]]) -> None:
+def test_an_unreadable_file_shows_the_error_of_the_service(opened: Callable[..., tuple[Page, Seen]]) -> None:
     page, _ = opened()
     page.get_by_label("Scan files").set_input_files({"name": "notes.nii", "mimeType": "", "buffer": b"no scan"})
     alert = page.get_by_role("alert")
@@ -817,7 +821,7 @@ def test_a_folder_of_dicom_becomes_one_job(opened: Callable[..., tuple[Page, See
     expect(page.locator(".heading")).to_contain_text("24 \u00d7 20 \u00d7 12 voxels of 1.5 \u00d7 2 \u00d7 2.5 mm")
 
 
-def test_a_key_is_asked_for_and_many_jobs_come_in_pages(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_asks_for_the_key_and_pages_the_list_of_jobs(browser: Browser, tmp_path: Path) -> None:
     key = f"pivot_{secrets.token_urlsafe(32)}"
     keys = json.dumps({"reader": hashed(key)})
     with served(tmp_path, PIVOT_AUTH="key", PIVOT_API_KEYS=keys, PIVOT_DEVICES="none") as (address, _):
@@ -845,14 +849,14 @@ def test_a_key_is_asked_for_and_many_jobs_come_in_pages(browser: Browser, tmp_pa
         page.on("websocket", lambda followed: followed.on("framereceived", lambda frame: frames.append(str(frame))))
         links.first.click()
         expect(page.get_by_role("status")).to_have_text("Waiting for its turn")
-        until(lambda: page.title() and frames)  # what is asked of the page lets its events in
+        until(lambda: page.title() and frames)  # calling the page lets Playwright deliver its events
         page.get_by_role("button", name="Cancel").click()
         page.get_by_role("button", name="Cancel it").click()
         expect(page.get_by_role("status")).to_have_text("This job was cancelled.")
         page.close()
 
 
-def test_a_scan_dropped_on_the_zone_is_taken(
+def test_a_scan_dropped_on_the_page_is_uploaded(
     opened: Callable[..., tuple[Page, Seen]], scan: tuple[Path, PhantomNodule]
 ) -> None:
     page, _ = opened()

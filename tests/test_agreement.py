@@ -32,15 +32,15 @@ def measured() -> Properties:
     ("texture", "name"),
     [(1.0, "ground-glass"), (1.5, "part-solid"), (3.0, "part-solid"), (4.5, "part-solid"), (5.0, "solid")],
 )
-def test_only_the_ends_of_the_texture_scale_are_pure_types(texture: float, name: str) -> None:
+def test_only_the_extremes_of_the_texture_scale_are_solid_or_ground_glass(texture: float, name: str) -> None:
     assert texture_name(texture) == name
 
 
-def test_readers_have_equal_weight_and_one_outlier_does_not_set_the_texture() -> None:
+def test_one_outlying_reader_does_not_change_the_texture() -> None:
     assert Reference.of_readers(_nodule([6.0, 8.0, 13.0], [5.0, 5.0, 1.0])) == (9.0, 5.0)
 
 
-def test_a_constant_bias_is_reported_and_removed_and_a_failure_is_a_miss(
+def test_a_constant_bias_is_separated_and_a_failed_segmentation_counts_as_missed(
     tmp_path: Path, measured: Properties, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed: Properties = {**measured, "effective_diameter_mm": None}

@@ -317,7 +317,7 @@ def test_a_scan_with_a_damaged_report_is_processed_again(
     assert "a is repeated" in caplog.text
 
 
-def test_a_single_file_raises_the_error_that_a_batch_reports(tmp_path: Path, scans: Path) -> None:
+def test_a_single_scan_raises_the_error_that_a_batch_reports(tmp_path: Path, scans: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "tiny.pth")
     ready = open_pipeline(checkpoint, Config.model_validate(QUICK), "cpu", tmp_path / "out")
     with pytest.raises(BadScan, match="is not gzip data"):

@@ -104,14 +104,14 @@ def test_a_gzipped_volume_of_another_size_than_its_header_is_refused(
 
 @pytest.mark.parametrize("junk", [b"x", b"\x1f", b"BZ", b"<html>" * 9, b"\xff" * 400])
 @pytest.mark.parametrize("packing", ["gzip", "bzip2"])
-def test_what_follows_the_data_is_not_called_cut_short(tmp_path: Path, packing: str, junk: bytes) -> None:
+def test_bytes_after_the_data_are_not_reported_as_truncation(tmp_path: Path, packing: str, junk: bytes) -> None:
     path = nifti(tmp_path / "a.nii.gz") if packing == "gzip" else nrrd(tmp_path, packing=packing)
     path.write_bytes(path.read_bytes() + junk)
     with pytest.raises(BadScan, match=f"holds more than its {packing} data"):
         read_scan(path)
 
 
-def test_earlier_data_never_fills_a_gap(tmp_path: Path) -> None:
+def test_missing_voxels_are_never_filled_with_earlier_data(tmp_path: Path) -> None:
     whole = metaimage(tmp_path / "whole", CHEST[::-1].copy(order="F"), packing="zlib")
     part = metaimage(tmp_path / "part", packing="zlib")
     content = part.read_bytes()

@@ -337,7 +337,7 @@ def test_a_lack_of_memory_or_disk_is_not_blamed_on_the_scan(
     assert lacking(told.value) is lack
 
 
-def test_limits_are_those_of_the_messages() -> None:
+def test_the_messages_state_the_actual_limits() -> None:
     assert checks.check_shape((4096, 512, 512))[0] == (4096, 512, 512)
     with pytest.raises(BadScan, match="declares 4097 x 512 x 512 voxels"):
         checks.check_shape((4097, 512, 512))

@@ -19,7 +19,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_vectors_keep_full_range_and_kernels_three_digits(tmp_path: Path, suffix: str) -> None:
+def test_vectors_are_stored_as_float32_and_kernels_as_float16(tmp_path: Path, suffix: str) -> None:
     stored = state()
     stored[VARIANCE].fill_(1e6)  # beyond the range of float16
     save_checkpoint(tmp_path / f"model{suffix}", stored, ABOUT)

@@ -225,11 +225,13 @@ FOLLOWED = [
 
 class TestLungRadsWithPriors:
     @pytest.mark.parametrize(("nodule", "category"), NEW_NODULES)
-    def test_new_nodules(self, nodule: SizedNodule, category: str) -> None:
+    def test_new_nodules_are_categorised_by_size(self, nodule: SizedNodule, category: str) -> None:
         assert lung_rads_with_prior(nodule, None, 365, Patient(setting="screening"))["category"] == category
 
     @pytest.mark.parametrize(("before", "now", "days", "category"), FOLLOWED)
-    def test_followed_nodules(self, before: SizedNodule, now: SizedNodule, days: int | None, category: str) -> None:
+    def test_followed_nodules_are_categorised_by_size_and_growth(
+        self, before: SizedNodule, now: SizedNodule, days: int | None, category: str
+    ) -> None:
         ruled = lung_rads_with_prior(now, before, days, Patient(setting="screening"))
         assert ruled["category"] == category
         assert ruled["management"]
@@ -292,7 +294,7 @@ class TestRegistration:
         assert quality["warnings"] == []
 
     @given(st.floats(-40, 40), st.floats(-40, 40), st.floats(-80, 80))
-    def test_mapping_a_point_forth_and_back_returns_it(self, x: float, y: float, z: float) -> None:
+    def test_mapping_a_point_to_the_other_scan_and_back_returns_it(self, x: float, y: float, z: float) -> None:
         middle = map_points(RAS_TO_LPS @ breathing()[0].affine, np.array(breathing()[0].shape) / 2)
         point = middle + np.array([x, y, z])
         assert np.allclose(registered().to_baseline(registered().to_followup(point)), point, atol=0.05)
@@ -342,7 +344,7 @@ class TestComparison:
     def places(self) -> list[tuple[Any, float]]:
         return [(np.array(nodule.coordinates_lps), nodule.diameter_mm) for nodule in chest()[1]]
 
-    def test_every_nodule_is_followed_or_has_a_reason(self, tmp_path: Path) -> None:
+    def test_every_nodule_is_matched_or_has_a_reason(self, tmp_path: Path) -> None:
         first, second, breath = breathing()
         moved = [(breath.to_second(place), size) for place, size in self.places]
         baseline, followup = measured(first, self.places[:4]), measured(second, [moved[0], moved[2]])
@@ -387,7 +389,9 @@ class TestComparison:
             (None, date(2020, 7, 1), None, (None, None)),
         ],
     )
-    def test_the_interval(self, first: date | None, second: date | None, days: int | None, expected: object) -> None:
+    def test_the_interval_is_given_or_taken_from_the_dates(
+        self, first: date | None, second: date | None, days: int | None, expected: object
+    ) -> None:
         scan = chest()[0]
         interval = interval_between(GivenScan(scan, None, first), GivenScan(scan, None, second), days)
         assert (interval["days"], interval["source"]) == expected
@@ -409,7 +413,7 @@ class TestDates:
         ],
     )
     @pytest.mark.parametrize("packed", [False, True])
-    def test_the_date_of_a_series(
+    def test_the_date_of_a_series_is_its_acquisition_or_study_date(
         self, tmp_path: Path, tags: dict[str, str], expected: date | None, packed: bool
     ) -> None:
         def dated(dataset: Dataset) -> None:
@@ -437,7 +441,7 @@ def half_chests() -> tuple[Scan, Scan]:
 
 
 class TestCommandLine:
-    def test_a_pair_from_end_to_end(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_command_compares_two_scans(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         first, second = half_chests()
         before, after = save_nifti(first, tmp_path / "before.nii.gz"), save_nifti(second, tmp_path / "after.nii.gz")
         config = tmp_path / "fast.yaml"
@@ -460,7 +464,7 @@ class TestCommandLine:
             (["--baseline", "no_detections.json", "--followup", "no.nii.gz"], "cannot read the detections"),
         ],
     )
-    def test_a_mistake_is_explained(
+    def test_a_user_mistake_gives_a_clear_error(
         self, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         given_paths = [str(tmp_path / one) if one.startswith("no") else one for one in arguments]

@@ -33,12 +33,12 @@ def _listed(root: Path, title: str) -> dict[str, str]:
     return {uid: name for name, uid in rows}
 
 
-def test_the_classes_that_are_read(root: Path) -> None:
+def test_the_listed_sop_classes_are_read(root: Path) -> None:
     listed = _listed(root, "Objects that are read as a scan")
     assert listed == {str(uid): UID(uid).name for uid in CT_CLASSES}
 
 
-def test_the_transfer_syntaxes_that_are_read(root: Path) -> None:
+def test_the_listed_transfer_syntaxes_are_read(root: Path) -> None:
     known = [uid for uid, (_, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"]
     decoded = {uid for uid in known if _is_decoded(UID(uid))}
     assert _listed(root, "Transfer syntaxes that are read").keys() == decoded
@@ -52,7 +52,7 @@ def _is_decoded(uid: UID) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore")  # of highdicom
-def test_the_classes_that_are_written(root: Path, tmp_path: Path) -> None:
+def test_the_listed_sop_classes_are_written(root: Path, tmp_path: Path) -> None:
     scan, results = scan_with(PLACES["1 nodule"], affine_of("axial"))
     series = write_series(tmp_path / "series", scan.array, scan.affine, edit=header)
     pdf = tmp_path / "report.pdf"
@@ -68,7 +68,7 @@ def test_the_classes_that_are_written(root: Path, tmp_path: Path) -> None:
     assert {one.file_meta.TransferSyntaxUID for one in objects} == {"1.2.840.10008.1.2.1"}
 
 
-def test_what_the_listener_accepts_and_answers(root: Path) -> None:
+def test_the_listener_accepts_the_listed_classes_and_answers_with_the_listed_statuses(root: Path) -> None:
     section = _section(root, "Association: the listener")
     statuses = {receiver.SUCCESS, receiver.OUT_OF_RESOURCES, receiver.CANNOT_UNDERSTAND}
     assert {int(status, 16) for status in re.findall(r"^\| ([0-9A-F]{4}) \|", section, re.MULTILINE)} == statuses

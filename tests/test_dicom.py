@@ -209,7 +209,7 @@ def test_the_best_series_is_read_and_the_others_are_named(
     assert scan.notes == (f"left out: {others}",)
 
 
-def test_the_series_with_more_slices_wins_between_equals(tmp_path: Path) -> None:
+def test_of_two_equal_series_the_one_with_more_slices_is_read(tmp_path: Path) -> None:
     write_series(tmp_path, CHEST[..., :8])
     write_series(tmp_path, CHEST, series=2)
     assert read_scan(tmp_path).series_uid == "1.2.3.2"

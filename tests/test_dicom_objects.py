@@ -171,7 +171,7 @@ def segment_centres(seg: Any) -> list[np.ndarray]:  # noqa: ANN401 - highdicom's
 
 @pytest.mark.parametrize("kind", ["axial", "from the head down", "coronal", "oblique"])
 @pytest.mark.parametrize("case", ["1 nodule", "2 overlapping", "3 nodules"])
-def test_points_segments_and_heatmap_lie_where_the_nodules_are(case: str, kind: str, tmp_path: Path) -> None:
+def test_points_segments_and_heatmap_have_the_positions_of_the_nodules(case: str, kind: str, tmp_path: Path) -> None:
     results, objects = written(tmp_path, case, kind)
     expected = np.array([found["coordinates_lps"] for found in results["detections"]], dtype=np.float64)
     seg = hd.seg.segread(objects["nodules_seg"])
@@ -467,7 +467,9 @@ def test_the_same_results_give_the_same_bytes_and_different_results_different_ui
     ],
     ids=["no frame", "two frames", "other series", "gap", "tilt"],
 )
-def test_unsuitable_series_are_refused(edit: Callable[[Dataset], object], message: str, tmp_path: Path) -> None:
+def test_a_series_without_the_needed_attributes_is_refused(
+    edit: Callable[[Dataset], object], message: str, tmp_path: Path
+) -> None:
     def both(dataset: Dataset) -> None:
         header(dataset)
         edit(dataset)

@@ -180,7 +180,7 @@ def test_a_machine_that_cannot_write_gets_no_more_scans(job: Job) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_slow_machine_gets_fewer_scans(job: Job) -> None:
+def test_a_slow_machine_is_given_fewer_scans(job: Job) -> None:
     done = job.run(job.scans(16), ray_workers.Slow, config={**QUICK, "inference": {"num_workers": 0}})
     machines = [event["machine"] for event in job.of("finished")]
     assert done["num_scans"] == 16
@@ -266,7 +266,7 @@ def test_the_services_workers_name_the_missing_setting(tmp_path: Path, monkeypat
         ({}, "auto", None, (1, 1), (1, 0)),
     ],
 )
-def test_actors_follow_what_the_cluster_has(
+def test_the_number_of_actors_follows_the_resources_of_the_cluster(
     resources: dict[str, float],
     device: str,
     num_gpus: int | None,

@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds strictly, holds every page, and asks no other server for anything."""
+"""The documentation site: it builds without warnings, has every page, and requests nothing from other servers."""
 
 import json
 import os
@@ -34,13 +34,13 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_page_of_the_documentation_is_in_the_site(site: Path, root: Path) -> None:
+def test_the_site_contains_every_page_of_the_documentation(site: Path, root: Path) -> None:
     pages = [path.relative_to(root / "docs").with_suffix("") for path in (root / "docs").rglob("*.md")]
     assert not [page for page in pages if not (site / page / "index.html").is_file()]
     assert (site / "model_card" / "index.html").is_file()
 
 
-def test_the_site_asks_no_other_server(site: Path) -> None:
+def test_the_site_requests_nothing_from_other_servers(site: Path) -> None:
     asked = {
         f"{path.relative_to(site)}: {url}"
         for path in site.rglob("*.html")
@@ -50,8 +50,8 @@ def test_the_site_asks_no_other_server(site: Path) -> None:
     assert not asked
 
 
-def test_lists_and_tables_are_no_part_of_a_paragraph(site: Path) -> None:
-    """The site needs a blank line before them."""
+def test_lists_and_tables_are_rendered_as_such(site: Path) -> None:
+    """The site needs a blank line before a list or table."""
     paragraph = re.compile(r"<p>(?:(?!</p>).)*?\n(?:- |1\. |\|)(?:(?!</p>).)*?</p>", re.DOTALL)
     found = [
         f"{path.parent.name}: {text[:80]}"
@@ -61,7 +61,7 @@ def test_lists_and_tables_are_no_part_of_a_paragraph(site: Path) -> None:
     assert not found
 
 
-def test_the_search_knows_the_pages_and_the_docstrings(site: Path) -> None:
+def test_the_search_index_contains_the_pages_and_the_docstrings(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     texts = {entry["location"]: entry["text"] for entry in index["docs"]}
     assert any("quiet_seconds" in text for place, text in texts.items() if place.startswith("pacs/"))
@@ -69,8 +69,8 @@ def test_the_search_knows_the_pages_and_the_docstrings(site: Path) -> None:
         assert f"reference/python/#src.{name}" in texts
 
 
-def test_links_of_the_repository_lead_to_files(root: Path) -> None:
-    """Relative links of all documents, which are also read where they lie."""
+def test_relative_links_lead_to_existing_files(root: Path) -> None:
+    """All documents, because they are also read in the repository."""
     documents = [*(root / "docs").rglob("*.md"), *root.glob("*.md"), root / "checkpoints" / "MODEL_CARD.md"]
     links = [
         (document, target)
@@ -81,8 +81,8 @@ def test_links_of_the_repository_lead_to_files(root: Path) -> None:
     assert not [f"{document.name}: {target}" for document, target in links if not (document.parent / target).exists()]
 
 
-def test_the_comparisons_of_the_tutorial_have_options_that_exist(root: Path) -> None:
-    """They need two whole chests, so no test runs them as they are."""
+def test_the_compare_commands_of_the_tutorial_have_valid_options(root: Path) -> None:
+    """The commands need two whole chests, so the tests parse them and do not run them."""
     page = (root / "docs" / "tutorials" / "followup.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?ms)^```sh\n(.*?)^```$", page)
     for words in commands("".join(blocks)):

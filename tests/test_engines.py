@@ -1,4 +1,4 @@
-"""Engines: answers equal to PyTorch's, graphs cached for the next run, clear errors for missing engines."""
+"""Engines: outputs equal those of PyTorch, graphs are cached for the next run, missing engines give clear errors."""
 
 import importlib.util
 import subprocess
@@ -44,7 +44,7 @@ def _answer(
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_folded_pytorch_gives_the_answers_of_the_checkpoint(tiny: Checkpoint, mixed: bool) -> None:
+def test_folded_pytorch_gives_the_outputs_of_the_checkpoint(tiny: Checkpoint, mixed: bool) -> None:
     x = torch.rand(3, 1, 8, 12, 16)
     answer, network = _answer(tiny, "torch", x, mixed=mixed)
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def test_the_last_layer_is_not_rounded_in_half_precision() -> None:
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
-def test_a_graph_gives_the_answers_of_pytorch_and_is_built_once(
+def test_a_graph_gives_the_outputs_of_pytorch_and_is_built_once(
     kind: GraphKind, tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip(PACKAGES[kind])
@@ -85,7 +85,7 @@ def test_a_graph_gives_the_answers_of_pytorch_and_is_built_once(
 
 
 @pytest.mark.parametrize("engine", ["torch", *GRAPHS])
-def test_each_of_two_threads_gets_the_answer_to_its_own_input(
+def test_each_of_two_threads_gets_the_output_for_its_own_input(
     engine: GraphKind | Literal["torch"], tiny: Checkpoint
 ) -> None:
     pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
@@ -113,14 +113,14 @@ def test_each_of_two_threads_of_one_pipeline_gets_the_results_of_its_own_scan(
 ) -> None:
     pytest.importorskip("torch" if engine == "torch" else PACKAGES[engine])
     state = dict(tiny.model.state_dict())
-    state["head.2.weight"] = 3000 * state["head.2.weight"]  # a random network gives nearly the same answer everywhere
+    state["head.2.weight"] = 3000 * state["head.2.weight"]  # a random network gives nearly the same output everywhere
     state["head.2.bias"] = torch.tensor([2.0, 2.0, 0.0])
     save_checkpoint(tmp_path / "lively.pth", state, tiny.about)
     looks = {"patch_size": [32, 32, 32], "stride": [32, 32, 32], "region": "everything", "second_look": False}
     config = {
         "inference": {**looks, "engine": engine},
         "model": {"mixed_precision": False},
-        "post_processing": {"confidence_filter": {"min_confidence": 1}},  # nothing is measured
+        "post_processing": {"confidence_filter": {"min_confidence": 1}},  # otherwise candidates would be measured
     }
     ready = InferencePipeline(tmp_path / "lively.pth", config)
     scans = [block(0)[0], block(2)[0]]
@@ -135,7 +135,7 @@ def test_each_of_two_threads_of_one_pipeline_gets_the_results_of_its_own_scan(
 
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_a_cached_graph_that_does_not_open_is_rebuilt(kind: GraphKind, tiny: Checkpoint, tmp_path: Path) -> None:
-    """For example OpenVINO's graph for another processor, where machines share a home folder."""
+    """For example, OpenVINO's graph for another processor, if machines share a home folder."""
     pytest.importorskip(PACKAGES[kind])
     x = torch.rand(1, 1, 8, 12, 16)
     answer, _ = _answer(tiny, kind, x, mixed=False)
@@ -215,7 +215,7 @@ def test_auto_chooses_the_fastest_available_engine(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_freed_memory_is_kept_for_the_network_and_returned_after_it(tiny: Checkpoint) -> None:
+def test_freed_memory_is_kept_during_inference_and_returned_afterwards(tiny: Checkpoint) -> None:
     open_engine(tiny, "torch", CPU, mixed=False)
     process, blocks = psutil.Process(), [torch.ones(2**22) for _ in range(20)]  # 16 MiB each
     full = process.memory_info().rss

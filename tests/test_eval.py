@@ -116,7 +116,7 @@ WORKED: dict[str, tuple[Scans, list[float]]] = {
 
 
 @pytest.mark.parametrize("name", WORKED)
-def test_cases_worked_by_hand(name: str) -> None:
+def test_cases_worked_by_hand_have_their_sensitivities(name: str) -> None:
     scans, expected = WORKED[name]
     marks, nodules, excluded = arrays(scans)
     figures = evaluate(marks, nodules, len(scans), excluded, bootstraps=0).figures
@@ -182,7 +182,9 @@ def half_found(count: int) -> Sweep:
 
 
 @pytest.mark.parametrize("draw", [by_scans, by_nodules])
-def test_intervals_of_a_proportion(draw: Callable[[Sweep, Floats, int, int], Floats]) -> None:
+def test_intervals_of_a_proportion_agree_with_the_normal_approximation(
+    draw: Callable[[Sweep, Floats, int, int], Floats],
+) -> None:
     samples = draw(half_found(100), RATES, 2000, 1)[:, 0]
     low, high = band(samples)
     assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.015)
@@ -241,7 +243,7 @@ def test_without_nodules_there_is_no_sensitivity() -> None:
         evaluate(marks, nodules, 1)
 
 
-def test_the_threshold_of_each_false_positive_rate() -> None:
+def test_the_threshold_of_each_false_positive_rate_is_reported() -> None:
     marks, nodules, _ = arrays([([mark(0, 0.8), *FALSE, mark(95, 0.7)], NODULE, [])])
     curve = evaluate(marks, nodules, 1, bootstraps=0).curve
     assert [curve.threshold_at(rate) for rate in (0.5, 1, 2)] == [np.inf, 0.8, 0.7]

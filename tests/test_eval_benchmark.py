@@ -70,7 +70,7 @@ def test_nodules_are_apart_and_half_of_them_touch_the_border(copies: list[list[P
                 assert apart > (one.crop.diameter + other.crop.diameter) / 2 + GAP
 
 
-def test_each_nodule_is_mixed_in_one_of_four_copies_unless_it_is_ground_glass(copies: list[list[Planted]]) -> None:
+def test_each_solid_nodule_becomes_ground_glass_in_one_of_four_copies(copies: list[list[Planted]]) -> None:
     kinds = Counter((nodule.crop.crop_id, nodule.kind) for nodules in copies for nodule in nodules)
     solid = {(f"c{i}", kind): count for i in (1, 2, 3) for kind, count in (("solid", 3), ("ground-glass (mixed)", 1))}
     assert kinds == {("c0", "ground-glass"): 4, **solid}

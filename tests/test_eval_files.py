@@ -31,7 +31,7 @@ def run(folder: Path, **changed: str | bytes | None) -> int:
     return main(arguments)
 
 
-def test_the_files_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_its_files_and_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path) == 0
     figures = json.loads((tmp_path / "out" / "froc.json").read_text())
     assert figures["cpm"] == 0.5
@@ -101,11 +101,11 @@ def test_an_output_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: py
 
 
 class TestSeveral:
-    """Detectors on the same scans, with 40 nodules in 40 scans."""
+    """The comparison of detectors on the same 40 scans with one nodule each."""
 
     @staticmethod
     def run(folder: Path, found: dict[str, list[int]], *options: str) -> int:
-        """`found`: which scans' nodules each detector marks."""
+        """Compare detectors. `found` lists for each detector the scans whose nodule it marks."""
         scans = [f"s{number}" for number in range(40)]
         (folder / "seriesuids.csv").write_text("\n".join(scans) + "\n")
         (folder / "annotations.csv").write_text("\n".join([FINDING, *(f"{scan},0,0,0,6" for scan in scans)]) + "\n")
@@ -118,7 +118,7 @@ class TestSeveral:
             paths[-1].write_text("\n".join(lines) + "\n")
         return main([*arguments, f"--output={folder / 'out'}", *options, "--predictions", *map(str, paths)])
 
-    def test_differences_are_to_the_first_with_paired_intervals(
+    def test_each_detector_is_compared_with_the_first_in_paired_intervals(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         found = {"a": [*range(20)], "b": [*range(24)], "c": [*range(16, 40)]}
@@ -129,7 +129,7 @@ class TestSeveral:
         assert [rows[name]["cpm"] for name in "abc"] == pytest.approx([0.5, 0.6, 0.6])
         assert "cpm_difference" not in rows["a"]
         assert [rows[name]["cpm_difference"] for name in "bc"] == pytest.approx([0.1, 0.1])
-        # b finds all that a finds and four more: it is never worse. c finds others, and may be.
+        # b finds the nodules of a and four more, so it is never worse. c finds different ones, so it may be worse.
         (low, high), (other_low, other_high) = (rows[name]["cpm_difference_ci95"] for name in "bc")
         assert 0 <= low < 0.1 < high < 0.25
         assert other_low < -0.1
@@ -140,7 +140,7 @@ class TestSeveral:
         assert "CPM minus that of a" in printed
         assert "b: +0.1000, 95 %" in printed
 
-    def test_the_same_marks_differ_by_nothing(self, tmp_path: Path) -> None:
+    def test_identical_marks_differ_by_zero(self, tmp_path: Path) -> None:
         assert self.run(tmp_path, {"x/a": [*range(20)], "y/a": [*range(20)]}, "--bootstraps", "50") == 0
         rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["detectors"]
         assert rows["a-2"]["cpm_difference_ci95"] == [0, 0]
@@ -151,7 +151,7 @@ class TestSeveral:
         assert rows["b"]["cpm_difference"] == pytest.approx(1 / 40)
         assert "cpm_difference_ci95" not in rows["b"]
 
-    def test_if_one_is_broken_nothing_is_written(self, tmp_path: Path) -> None:
+    def test_nothing_is_written_if_one_file_is_broken(self, tmp_path: Path) -> None:
         assert self.run(tmp_path, {"a": [1], "b": [99]}) == 2
         assert not (tmp_path / "out").exists()
 

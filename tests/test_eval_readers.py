@@ -13,7 +13,7 @@ YES, NO = "accepted", "rejected"
 
 
 def save(folder: Path, name: str, verdicts: dict[str, str | None], added: dict[str, Any] | None = None) -> None:
-    """A reviewed report: verdicts by finding, added nodules as (point, diameter)."""
+    """Write a reviewed report. `verdicts` maps findings to verdicts, `added` maps nodules to (point, diameter)."""
     folder.mkdir(exist_ok=True)
     nodules = [{"finding": k, "coordinates_lps": p, "diameter_mm": d} for k, (p, d) in (added or {}).items()]
     review = {"findings": [{"finding": k, "verdict": v} for k, v in verdicts.items()], "added": nodules}
@@ -24,18 +24,18 @@ def save(folder: Path, name: str, verdicts: dict[str, str | None], added: dict[s
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ((20, 15, 5, 10), 0.4),  # a common example: 35 of 50, expected by chance 25
+        ((20, 15, 5, 10), 0.4),  # a textbook example: 35 of 50 agree, 25 are expected by chance
         ((5, 5, 0, 0), 1.0),
         ((0, 0, 5, 5), -1.0),
         ((7, 0, 0, 0), None),
         ((0, 0, 0, 0), None),
     ],
 )
-def test_kappa_is_cohens(table: tuple[int, int, int, int], expected: float | None) -> None:
+def test_kappa_is_cohens_kappa(table: tuple[int, int, int, int], expected: float | None) -> None:
     assert kappa(*table) == (None if expected is None else pytest.approx(expected))
 
 
-def test_verdicts_are_compared_finding_by_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdicts_are_compared_for_each_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     save(one, "a", {"1": YES, "2": NO, "3": YES, "4": YES, "c1": YES, "5": None})
     save(other, "a", {"1": YES, "2": NO, "3": NO, "c1": YES, "5": None, "6": NO})
@@ -50,7 +50,7 @@ def test_verdicts_are_compared_finding_by_finding(tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out) == found._asdict()
 
 
-def test_added_nodules_are_one_within_their_radius(tmp_path: Path) -> None:
+def test_added_nodules_are_matched_within_their_radius(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     mine = {"a1": ((0, 0, 0), 12.0), "a2": ((50, 0, 0), None), "a3": ((90, 0, 0), 6.0), "a4": ((150, 0, 0), 6.0)}
     theirs = {"a1": ((0, 5.9, 0), 4.0), "a2": ((50, 3.1, 0), None), "a3": ((0, -5, 0), 4.0), "a4": ((150, 0, 0), 6.0)}
@@ -61,7 +61,7 @@ def test_added_nodules_are_one_within_their_radius(tmp_path: Path) -> None:
     assert found.read_by_one_only == 0
 
 
-def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_compared_are_refused_with_the_reason(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     save(one, "a", {})
     other.mkdir()

@@ -29,7 +29,7 @@ Made = tuple[Scan, Results, dict[str, Path]]
 
 
 def _made(folder: Path, case: str, kind: str = "axial") -> Made:
-    """A scan with balls, its results with every export, and the files by their suffix after the scan's name."""
+    """A scan with balls, its results with every export, and the files by what follows the scan's name."""
     scan, results = scan_with(PLACES[case], affine_of(kind))
     series = write_series(folder / "series", scan.array, scan.affine, edit=header)
     results["metadata"]["timings_seconds"] = {}
@@ -255,7 +255,7 @@ def test_segments_have_colours_and_the_report_has_sides(three: Made) -> None:
         assert group.finding_sites[0].laterality.meaning == "Left"
 
 
-def test_files_without_a_nodule_say_so(none: Made) -> None:
+def test_exports_without_nodules_are_empty_or_missing(none: Made) -> None:
     _, _, files = none
     image: Any = nibabel.load(files["masks.nii.gz"])
     assert not np.asarray(image.dataobj).any()

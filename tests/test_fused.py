@@ -1,4 +1,4 @@
-"""Fused convolutions give what the plain network gives."""
+"""Fused convolutions give the output of the original network."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from src.model.unet import UNet
 
 
 def _network(features: tuple[int, ...], seed: int) -> nn.Module:
-    """A network whose weights, biases and batch norms are all random, without its batch norms."""
+    """A network with random weights, biases and batch norms, after its batch norms were folded."""
     torch.manual_seed(seed)
     network = UNet(features).eval()
     for part in network.modules():
@@ -29,7 +29,7 @@ def _network(features: tuple[int, ...], seed: int) -> nn.Module:
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 99), st.sampled_from([(4,), (4, 4, 8), (2, 6, 6)]), st.sampled_from([1, 2]))
 @torch.inference_mode()
-def test_the_fused_network_computes_the_same(seed: int, features: tuple[int, ...], count: int) -> None:
+def test_the_fused_network_gives_the_output_of_the_original(seed: int, features: tuple[int, ...], count: int) -> None:
     network = _network(features, seed)
     side = 2 ** len(features)
     x = torch.randn(count, 1, 2 * side, side, 3 * side).contiguous(memory_format=torch.channels_last_3d)
@@ -39,7 +39,7 @@ def test_the_fused_network_computes_the_same(seed: int, features: tuple[int, ...
 
 
 @torch.inference_mode()
-def test_half_precision_is_as_near_to_float32_as_without_fusing() -> None:
+def test_fusing_does_not_reduce_the_accuracy_of_half_precision() -> None:
     network = _network((8, 8), 1)
     x = torch.rand(1, 1, 32, 32, 32).contiguous(memory_format=torch.channels_last_3d)
     exact, half = network(x)[:, 0], in_bfloat16(network)
@@ -48,7 +48,7 @@ def test_half_precision_is_as_near_to_float32_as_without_fusing() -> None:
 
 
 @torch.inference_mode()
-def test_the_network_itself_stays_as_it_is() -> None:
+def test_fusing_does_not_change_the_original_network() -> None:
     network = _network((4, 4), 2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     fuse(network)(torch.rand(1, 1, 8, 8, 8))
@@ -57,7 +57,7 @@ def test_the_network_itself_stays_as_it_is() -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_without_the_operations_the_network_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fused_operations_the_network_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     network = _network((4,), 3)
     monkeypatch.setattr(fused, "_available", lambda: False)
     assert [type(part) for part in fused.fuse(network).modules()] == [type(part) for part in network.modules()]

@@ -1,4 +1,4 @@
-"""docs/guide.md as the acceptance test: every block is run from top to bottom. So are the tutorials."""
+"""docs/guide.md as the acceptance test: every block is run from top to bottom. The tutorials are run too."""
 
 import dataclasses
 import json
@@ -89,7 +89,7 @@ class Reader:
         self.reports: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.blocks = 0
-        self.written: dict[str, str] = {}  # the first line of each result file so far
+        self.written: dict[str, str] = {}  # the first lines of all result files so far
 
     def read(self, guide: Path) -> None:
         """Run all blocks in order."""
@@ -227,7 +227,7 @@ def test_every_block_of_the_guide_runs(
 
 
 @pytest.mark.parametrize("name", ["first_scan", "folder", "luna16", "pacs"])
-def test_all_of_a_tutorial_can_be_done(
+def test_every_block_of_a_tutorial_runs(
     name: str, place: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan, nodule = blocks[0]
@@ -252,7 +252,7 @@ def _write_luna16(place: Path, scan: Scan, nodule: PhantomNodule) -> None:
     image = sitk.GetImageFromArray(scan.array.transpose(2, 1, 0))
     image.SetSpacing(SPACING)
     sitk.WriteImage(image, place / "luna16" / "1.2.3.mhd")
-    point = ",".join(str(value) for value in nodule.coordinates)  # its origin is the first voxel
+    point = ",".join(str(value) for value in nodule.coordinates)  # so that the origin is the first voxel
     row = f"1.2.3,{point},{nodule.diameter_mm}"
     (place / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{row}\n")
 
@@ -282,7 +282,7 @@ def _same_keys(real: object, documented: object, where: str) -> None:
         case dict(), {}:
             absent = documented.keys() - real.keys()
             assert absent <= {"read", "write", "input_sha256"}, where  # only the command line writes these
-            assert real.keys() <= documented.keys() or not documented, where  # `{}` is an abbreviation
+            assert real.keys() <= documented.keys() or not documented, where  # `{}` abbreviates any value
             for key in documented.keys() - absent:
                 _same_keys(real[key], documented[key], f"{where}: {key}")
         case list(), [dict(example), *_]:

@@ -21,7 +21,7 @@ def contract(root: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_nothing_is_missing(contract: str, guide: str) -> None:
+def test_the_guide_contains_every_required_fact(contract: str, guide: str) -> None:
     assert sorted(facts(contract) - facts(guide) - _within_spans(contract, guide)) == []
 
 
@@ -49,6 +49,6 @@ def test_the_configuration_file_is_as_documented(root: Path, contract: str) -> N
         "`results/scan_heatmap.nii.gz`",
     ],
 )
-def test_a_missing_part_is_noticed(part: str, guide: str) -> None:
+def test_a_missing_part_is_detected(part: str, guide: str) -> None:
     assert part in guide
     assert facts(guide) - facts(guide.replace(part, ""))

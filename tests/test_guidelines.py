@@ -101,7 +101,7 @@ def test_halves_are_rounded_upwards(value: float, places: int, rounded: str) -> 
         ("part-solid", (60.0, 60.0), "3"),
     ],
 )
-def test_lung_rads_by_size(kind: NoduleType, axes: tuple[float, float], category: str) -> None:
+def test_lung_rads_categories_follow_the_size(kind: NoduleType, axes: tuple[float, float], category: str) -> None:
     found = lung_rads.lung_rads(nodule(kind, *axes), BASELINE)
     assert (found["category"], found["reason"]) == (category, None)
     assert found["management"]
@@ -195,7 +195,7 @@ def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highes
         (("4B",), False, "4B"),
     ],
 )
-def test_lungs_that_cannot_be_judged_are_never_negative(
+def test_an_exam_with_lungs_that_cannot_be_judged_is_never_negative(
     categories: tuple[Any, ...], recognised: bool, expected: str | None
 ) -> None:
     lungs = lungs_but("the left lung is not aerated", recognised=recognised)
@@ -239,7 +239,7 @@ FLEISCHNER = {
 
 @pytest.mark.parametrize("row", FLEISCHNER, ids=str)
 @pytest.mark.parametrize("offset", [-0.5, 0.0, 0.499])
-def test_fleischner_in_whole_millimetres(row: tuple[NoduleType, fleischner.Number, int], offset: float) -> None:
+def test_fleischner_uses_whole_millimetres(row: tuple[NoduleType, fleischner.Number, int], offset: float) -> None:
     kind, number, size = row
     found = fleischner.fleischner(nodule(kind, size + offset + 1, size + offset - 1), INCIDENTAL, number)
     low, high = FLEISCHNER[row]

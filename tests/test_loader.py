@@ -187,7 +187,7 @@ def test_a_fourth_axis_of_one_is_dropped_with_a_note(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_ordinary_reading_is_silent(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_reading_an_ordinary_file_prints_nothing(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, name)
     capfd.readouterr()
     read_scan(path)

@@ -57,7 +57,7 @@ SIZES: list[tuple[Size, str, str]] = [
 
 
 @pytest.mark.parametrize(("size", "first", "new"), SIZES)
-def test_sizes_at_a_first_examination_and_of_new_nodules(size: Size, first: str, new: str) -> None:
+def test_baseline_and_new_nodules_are_categorised_by_size(size: Size, first: str, new: str) -> None:
     assert lung_rads(_nodule(size), SCREENED)["category"] == first
     for days in (30, 365, None):
         assert lung_rads_with_prior(_nodule(size), None, days, SCREENED)["category"] == new
@@ -117,7 +117,9 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
 
 
 @pytest.mark.parametrize(("before", "now", "days", "category"), FOLLOWED)
-def test_followed_nodules(before: Size, now: Size, days: int | None, category: str) -> None:
+def test_followed_nodules_are_categorised_by_size_and_growth(
+    before: Size, now: Size, days: int | None, category: str
+) -> None:
     assert lung_rads_with_prior(_nodule(now), _nodule(before), days, SCREENED)["category"] == category
 
 
@@ -139,7 +141,7 @@ def _cells(root: Path) -> dict[str, list[str]]:
     return {row[0]: row[1:4] for row in rows}
 
 
-def test_the_limits_are_those_of_the_conventions(root: Path) -> None:
+def test_the_limits_match_the_conventions(root: Path) -> None:
     """The lower limit of each category at baseline and for new nodules matches the table in conventions.md."""
     cells = _cells(root)
     for category in ("3", "4A", "4B"):

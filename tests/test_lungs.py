@@ -1,4 +1,4 @@
-"""The lungs: place, state of each side, and search and report when they are uncertain."""
+"""The lungs: their position, the state of each side, and the search and the report if they are uncertain."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ REAL = (
 )
 
 
-def _before_the_skin() -> npt.NDArray[np.float64]:
+def _in_front_of_the_chest() -> npt.NDArray[np.float64]:
     """A world point (RAS+) in the air in front of the chest."""
     array, affine = canonical(chest()[0].array, chest()[0].affine)
     x, _, z = array.shape
@@ -51,7 +51,7 @@ def lungs() -> Lungs:
 
 
 class _Chest:
-    """A chest in coarse voxels with its lungs, which tests fill and cut."""
+    """A chest in coarse voxels with its lungs, which the tests fill with fluid or cut."""
 
     def __init__(self, scan: Scan) -> None:
         self.hu, self.affine = coarse_means(*canonical(scan.array, scan.affine))
@@ -98,7 +98,7 @@ def any_chest(request: pytest.FixtureRequest) -> _Chest:
     return _Chest(read_scan(folder if folder.is_dir() else shared / "backgrounds" / f"{request.param}.nii.gz"))
 
 
-def test_whole_lungs_are_whole_and_certain(any_chest: _Chest) -> None:
+def test_complete_lungs_are_whole_and_certain(any_chest: _Chest) -> None:
     found = any_chest.lungs
     assert found.right
     assert found.left
@@ -113,16 +113,16 @@ FILLED: dict[str, tuple[Callable[[_Chest], Mask], set[str]]] = {
     "the left lung": (lambda c: c.x > c.middle, {"left"}),
     "the right lung": (lambda c: c.x <= c.middle, {"right"}),
     "the left base": (lambda c: (c.x > c.middle) & (c.z < c.level(1 / 3)), {"left"}),
-    "the right top": (lambda c: (c.x <= c.middle) & (c.z > c.level(1 / 2)), {"right"}),
+    "the upper right lung": (lambda c: (c.x <= c.middle) & (c.z > c.level(1 / 2)), {"right"}),
     "both bases": (lambda c: c.z < c.level(1 / 3), {"left", "right"}),
-    "both backs": (lambda c: c.y > np.argwhere(c.lungs.lung)[:, 1].mean(), {"left", "right"}),
-    "the left back": (lambda c: (c.x > c.middle) & (c.y > np.argwhere(c.lungs.lung)[:, 1].mean()), {"left"}),
+    "both posterior lungs": (lambda c: c.y > np.argwhere(c.lungs.lung)[:, 1].mean(), {"left", "right"}),
+    "the posterior left lung": (lambda c: (c.x > c.middle) & (c.y > np.argwhere(c.lungs.lung)[:, 1].mean()), {"left"}),
 }
 
 
 @pytest.mark.parametrize("hu", [WATER, 60.0, -1000.0])
 @pytest.mark.parametrize("what", FILLED)
-def test_a_filled_lung_is_reported_and_makes_the_lungs_uncertain(any_chest: _Chest, what: str, hu: float) -> None:
+def test_a_lung_without_air_is_reported_and_makes_the_lungs_uncertain(any_chest: _Chest, what: str, hu: float) -> None:
     where, sides = FILLED[what]
     found = any_chest.filled(np.broadcast_to(where(any_chest), any_chest.hu.shape), hu)
     assert found.recognised
@@ -138,15 +138,15 @@ def test_a_filled_lung_is_reported_and_makes_the_lungs_uncertain(any_chest: _Che
         assert (filled and filled.state, other and other.state) == ("not aerated", "whole")
 
 
-def test_without_aerated_lung_none_is_recognised(any_chest: _Chest) -> None:
+def test_no_lungs_are_recognised_without_aerated_lung(any_chest: _Chest) -> None:
     found = any_chest.filled(np.ones_like(any_chest.air))
     assert not found.recognised
     assert "no lungs are recognised" in str(found.reason)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_points_keep_their_side_if_the_other_lung_is_filled(any_chest: _Chest, side: str) -> None:
-    """Bones show the middle of the body; near it no side is stated."""
+def test_points_keep_their_side_if_the_other_lung_has_no_air(any_chest: _Chest, side: str) -> None:
+    """The bones give the middle of the body. Near the middle, no side is stated."""
     right = any_chest.x <= any_chest.middle
     found = any_chest.filled(np.broadcast_to(right if side == "left" else ~right, any_chest.hu.shape))
     own = right if side == "right" else ~right
@@ -157,7 +157,7 @@ def test_points_keep_their_side_if_the_other_lung_is_filled(any_chest: _Chest, s
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_half_a_chest_is_cut_and_gives_no_wrong_side(any_chest: _Chest, side: str) -> None:
+def test_half_a_chest_is_reported_as_cut_and_gives_no_wrong_side(any_chest: _Chest, side: str) -> None:
     width, margin = len(any_chest.hu), 10 / abs(any_chest.affine[0, 0])
     part = (
         slice(0, round(any_chest.middle + margin))
@@ -212,11 +212,11 @@ def test_the_location_of_a_nodule_does_not_depend_on_the_axes(lungs: Lungs, turn
     ]
 
 
-def test_every_nodule_of_the_chest_is_beside_lung_and_the_table_is_not(lungs: Lungs) -> None:
+def test_nodules_are_near_the_lungs_and_air_outside_the_body_is_not(lungs: Lungs) -> None:
     for nodule in chest()[1]:
         world = map_points(RAS_TO_LPS, nodule.coordinates_lps)
         assert lungs.distance_to(world) < nodule.diameter_mm / 2 + 12
-    assert lungs.distance_to(_before_the_skin()) > 30
+    assert lungs.distance_to(_in_front_of_the_chest()) > 30
 
 
 @given(arrays(np.bool_, (9, 7, 2)))
@@ -233,7 +233,7 @@ def test_the_body_is_filled_to_its_convex_hull_slice_by_slice(tissue: npt.NDArra
 
 
 @given(st.tuples(*[st.floats(0.5, 7)] * 3), st.tuples(*[st.floats(-300, 300)] * 3), st.integers(0, 2))
-def test_coarse_voxels_lie_at_the_mean_of_their_voxels(spacing: Vec3, origin: Vec3, axis: int) -> None:
+def test_a_coarse_voxel_lies_at_the_centre_of_its_voxels(spacing: Vec3, origin: Vec3, axis: int) -> None:
     """If the HU of a scan equal a world coordinate, so do those of its coarse voxels."""
     affine = RAS_TO_LPS @ np.diag([*spacing, 1.0])
     affine[:3, 3] = origin
@@ -259,7 +259,7 @@ def test_distances_to_the_lungs_are_those_to_the_nearest_voxel(
 
 
 @pytest.mark.parametrize("fill", [-1000, 40])
-def test_a_block_without_lungs_has_none(fill: int) -> None:
+def test_no_lungs_are_recognised_in_a_block_without_them(fill: int) -> None:
     scan, _ = block()
     empty: FloatArray = np.full((40, 40, 40), fill, dtype=np.float32)
     for array, affine in ((scan.array, scan.affine), (empty, np.diag([3.0, 3.0, 3.0, 1.0]))):
@@ -292,7 +292,7 @@ class TestThePipeline:
     def test_marks_outside_the_lungs_are_counted_but_not_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         scan, truth = chest()
         inside = map_points(RAS_TO_LPS, truth[0].coordinates_lps)
-        ready = self.marked(monkeypatch, [inside, _before_the_skin()], region="everything")
+        ready = self.marked(monkeypatch, [inside, _in_front_of_the_chest()], region="everything")
         results = ready.predict(scan)
         assert results["metadata"]["left_out"] == {"away_from_lungs": 1, "too_small": 0}
         (found,) = results["detections"]
@@ -372,7 +372,7 @@ class TestThePipeline:
         }
 
 
-def test_the_heatmap_lies_where_the_network_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heatmap_lies_at_the_marks_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     scan, truth = block(2)
     ready = InferencePipeline(device="cpu")
     world = map_points(scan.affine, np.divide(truth.coordinates, scan.spacing))

@@ -87,7 +87,7 @@ def test_the_module_runs_as_a_command(root: Path) -> None:
     assert done.stderr == ("error: argument --batch-size: must be a whole number of at least 1, not '0' (see --help)\n")
 
 
-def test_the_guides_names_are_those_of_the_modules_behind_them() -> None:
+def test_the_guides_names_are_the_objects_of_the_real_modules() -> None:
     assert command_line.InferencePipeline is pipeline.InferencePipeline
     assert command_line.batch_inference is batch.batch_inference
     with pytest.raises(ImportError):
@@ -104,7 +104,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--checkpoint", str(checkpoint), "--input", "scans/scan.nii.gz", "--config", "quick.yaml"]
 
 
-def test_json_progress_is_one_event_per_line_and_nothing_else(
+def test_json_progress_prints_one_event_per_line_and_nothing_else(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "--progress", "json", "--batch-size", "3"]) == 6  # it shows no lungs
@@ -169,7 +169,7 @@ def test_the_log_level_comes_from_the_environment(
     assert "PIVOT_LOG is 'loud': use one of debug, info, warning, error" in capsys.readouterr().err
 
 
-def test_the_demo_lists_the_drawn_nodules_beside_the_marks_and_the_false_marks(
+def test_the_demo_lists_the_drawn_nodules_with_their_marks_and_the_false_marks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan, nodule = block()
@@ -198,7 +198,7 @@ def test_the_demo_lists_the_drawn_nodules_beside_the_marks_and_the_false_marks(
         "demo_findings.csv",
     }
 
-    drawn_nodules.remove(nodule)  # the same mark, where nothing is drawn
+    drawn_nodules.remove(nodule)  # the same mark in a place without a nodule
     assert main(["--demo", "--output", str(tmp_path / "out"), "--config", str(config)]) == 0
     _, missed_line, false, sums_line, _ = capsys.readouterr().out.splitlines()
     assert missed_line.split() == missed

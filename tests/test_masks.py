@@ -40,7 +40,7 @@ def test_a_limit_changes_no_distance_below_it(mask: Mask, reach: float) -> None:
 
 
 @given(masks(), st.floats(0.0, 9.0))
-def test_the_voxels_within_a_distance(mask: Mask, reach: float) -> None:
+def test_the_surroundings_are_the_voxels_within_a_distance(mask: Mask, reach: float) -> None:
     if mask.any():
         np.testing.assert_array_equal(within(mask, reach, 0.7), depth_of(~mask, 0.7) <= reach)
 
@@ -51,7 +51,7 @@ def test_distances_are_exact_in_arrays_of_any_size() -> None:
     assert depth_of(line, 1.0)[1, 2, 399] == pytest.approx(np.sqrt(1 + 4 + 399**2))
 
 
-def test_a_rim_ends_where_another_body_is_nearer() -> None:
+def test_a_rim_excludes_voxels_nearer_to_another_body() -> None:
     body, other = np.zeros((2, 21, 21, 21), dtype=bool)
     body[10, 10, 4] = other[10, 10, 10] = True
     rim = rim_distance(body, other, 0.5, 3.0)

@@ -32,7 +32,9 @@ def _check(again: Properties, first: Properties) -> None:
 
 @settings(max_examples=6)
 @given(st.integers(0, 10_000), st.sampled_from(SETTINGS), st.sampled_from([30.0, -560.0]), st.floats(4, 12))
-def test_measuring_is_a_fixed_point(seed: int, setting: Any, hu: float, diameter: float) -> None:  # noqa: ANN401
+def test_measuring_with_the_measured_diameter_gives_the_same_values(
+    seed: int, setting: Any, hu: float, diameter: float
+) -> None:  # noqa: ANN401
     case = Case(diameter, setting, nodule_hu=hu, seed=seed, aspect=1.4)
     scan, centre, _ = draw_case(case)
     point, guess = misplaced(case, centre)
@@ -46,7 +48,7 @@ def test_measuring_is_a_fixed_point(seed: int, setting: Any, hu: float, diameter
 
 
 @pytest.mark.parametrize("turn", ["standard", "turned"])
-def test_measuring_a_detection_again_gives_its_values(tmp_path: Path, turn: str) -> None:
+def test_measuring_a_detection_again_gives_the_same_values(tmp_path: Path, turn: str) -> None:
     scan, _ = block(0)
     if turn == "turned":  # slices from the feet, axes in another order, two of them reversed
         array = scan.array.transpose(2, 0, 1)[::-1, :, ::-1]
@@ -74,7 +76,7 @@ def test_measuring_a_detection_again_gives_its_values(tmp_path: Path, turn: str)
         _check(again, nodule["properties"])
 
 
-def test_an_unmeasurable_nodule_prints_as_the_guide_prints_it() -> None:
+def test_an_unmeasurable_nodule_is_printed_as_in_the_guide() -> None:
     lung = np.full((40, 40, 40), -850, dtype=np.int16)
     place: Vec3 = (20.0, 20.0, 20.0)
     found = extract_properties(lung, place, 6.0, (1.0, 1.0, 1.0))

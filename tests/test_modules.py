@@ -33,7 +33,7 @@ COMMANDS = (
 )
 
 
-def test_no_module_is_too_long(root: Path) -> None:
+def test_no_module_has_more_than_300_lines(root: Path) -> None:
     lines = {
         str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines())
         for path in root.glob("src/**/*.py")
@@ -42,7 +42,7 @@ def test_no_module_is_too_long(root: Path) -> None:
     assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
-def test_importing_changes_nothing_in_the_host(root: Path) -> None:
+def test_importing_changes_no_setting_of_the_process(root: Path) -> None:
     command = [sys.executable, "-m", "tests.host_state"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def test_the_list_of_commands_is_complete(root: Path) -> None:
     assert found == set(COMMANDS)
 
 
-def test_libraries_are_quiet_during_our_calls_and_the_hosts_settings_are_restored() -> None:
+def test_library_messages_are_suppressed_during_calls_and_the_settings_restored() -> None:
     """This holds whichever thread ends last; other settings that the host changes meanwhile stay."""
     pydicom = logging.getLogger("pydicom.anything")
     opened, close = threading.Event(), threading.Event()

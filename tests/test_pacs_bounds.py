@@ -67,7 +67,7 @@ def test_an_instance_that_is_too_long_is_refused_and_the_next_is_accepted(place:
         b"\x04\0" + struct.pack(">I", 16 * 2**10 + 5000) + bytes(2**15),
         b"".join(b"\x04\0" + struct.pack(">IIBB", 16000, 15996, 1, 1) + bytes(15994) for _ in range(9)),
     ],
-    ids=["a part of 4 GB", "a part above the bound", "a command without end"],
+    ids=["a PDU of 4 GB", "a PDU above the bound", "an endless command"],
 )
 def test_only_a_peer_that_exceeds_its_bound_is_aborted(place: Place, sent: bytes) -> None:
     first, other, *_ = series_of()

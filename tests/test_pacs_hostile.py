@@ -135,7 +135,7 @@ STAGES: dict[str, tuple[Callable[[Service], object], str]] = {
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("error", [FULL, caused(FULL), OSError(errno.EMFILE, "Too many open files")])
-def test_a_full_disk_is_not_blamed_on_the_study(
+def test_a_full_disk_does_not_count_as_a_failure_of_the_study(
     service: Service, monkeypatch: pytest.MonkeyPatch, stage: str, error: Exception
 ) -> None:
     study = service.receive(series_of())
@@ -163,7 +163,7 @@ def test_other_errors_of_a_run_are_attributed_to_the_study(service: Service, mon
         assert service.events(study)[-1] == "study refused"
 
 
-def test_damaged_folders_stop_no_other_study(tmp_path: Path) -> None:
+def test_damaged_folders_do_not_stop_other_studies(tmp_path: Path) -> None:
     root = tmp_path / "spool"
     spool = Spool(root)
     (root / "partial" / "left").mkdir()
@@ -283,7 +283,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", b"\x01", b"GET / HTTP/1.0\r\n\r\n", b"\x01\0" + struct.pack(">I", 2**32 - 1)])
-def test_closed_connections_hold_no_place(
+def test_closed_connections_do_not_count_towards_the_limit(
     receiver: tuple[Receiver, int], monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     listening, port = receiver
@@ -295,7 +295,7 @@ def test_closed_connections_hold_no_place(
     until(lambda: answers(port))
 
 
-def test_a_silent_connection_holds_a_place_only_for_seconds(
+def test_an_idle_connection_is_closed_within_seconds(
     receiver: tuple[Receiver, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening, port = receiver
@@ -316,7 +316,7 @@ def test_a_data_set_that_inflates_beyond_its_bound_is_refused(receiver: tuple[Re
     association.abort()
 
 
-def test_a_damaged_delivery_stops_no_other_result(tmp_path: Path, root: Path) -> None:
+def test_a_damaged_delivery_does_not_stop_other_results(tmp_path: Path, root: Path) -> None:
     config = settings(tmp_path, root, keep_results=tmp_path / "results")
     outbox = Outbox(tmp_path / "outbox", config, Audit(config.spool / "audit.jsonl"))
     file = tmp_path / "one.dcm"

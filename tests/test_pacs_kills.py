@@ -35,7 +35,7 @@ LACKS = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOSPC, "No
 
 
 @pytest.mark.parametrize("cut", [1, 3, MOST_CUT - 1])
-def test_kills_of_the_listener_are_not_blamed_on_the_study(service: Service, cut: int) -> None:
+def test_killing_the_listener_does_not_count_as_a_failure_of_the_study(service: Service, cut: int) -> None:
     study = service.spool.take(service.receive(series_of()))
     for _ in range(cut):
         service.spool.begin(study)  # and the listener is killed
@@ -44,7 +44,7 @@ def test_kills_of_the_listener_are_not_blamed_on_the_study(service: Service, cut
     assert not list(service.spool.work.iterdir())
 
 
-def test_a_study_that_always_ends_the_listener_is_set_aside_and_can_be_run_later(service: Service) -> None:
+def test_a_study_that_always_kills_the_listener_is_set_aside_and_can_be_run_later(service: Service) -> None:
     slices = series_of()
     study = service.spool.take(service.receive(slices))
     for _ in range(MOST_CUT):
@@ -114,7 +114,7 @@ def test_two_studies_of_one_uid_are_both_kept(tmp_path: Path) -> None:
     assert {file.read_bytes() for file in tmp_path.glob("aside/*/3/4.dcm")} == {b"one", b"other"}
 
 
-def test_a_lack_of_memory_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_is_reported_as_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def caused(cause: Exception) -> PivotError:
         error = PivotError("not enough memory for this scan")
         error.__cause__ = cause
@@ -152,7 +152,7 @@ def test_a_series_is_read_in_the_confined_process(tmp_path: Path, monkeypatch: p
     assert dcmread(outcome.objects[0]).StudyInstanceUID == slices[0].StudyInstanceUID
 
 
-def test_a_process_that_died_before_a_run_is_not_blamed_on_the_study(
+def test_a_process_that_died_before_a_run_does_not_count_as_a_failure_of_the_study(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = iter([True, False, False, False])
@@ -201,7 +201,7 @@ def test_stopping_ends_after_the_current_run(service: Service, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("lack", LACKS)
-def test_a_lack_of_resources_while_examining_a_study_is_not_blamed_on_it(
+def test_a_lack_of_resources_while_examining_a_study_is_no_failure_of_the_study(
     service: Service, monkeypatch: pytest.MonkeyPatch, lack: Exception
 ) -> None:
     study = service.receive(series_of())
@@ -234,7 +234,7 @@ def test_a_clock_that_is_set_back_delays_no_study(tmp_path: Path) -> None:
     assert has_arrived(arrivals(series.parent), rules, now + 6)
 
 
-def test_a_hanging_run_is_ended_and_the_next_study_is_run(
+def test_a_hanging_run_is_killed_and_the_next_study_is_run(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also, a SIGTERM to all processes of the service does not end the run."""

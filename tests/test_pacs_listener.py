@@ -1,4 +1,4 @@
-"""The PACS service with senders and archives that behave, abort, vanish, repeat themselves or send rubbish."""
+"""The PACS service with correct senders and archives, and with those that abort, disappear, repeat or send garbage."""
 
 import re
 import shutil
@@ -121,14 +121,14 @@ def test_an_interrupted_transfer_waits_for_the_rest(place: Place) -> None:
     assert len(audit_of(place.config, "run started", study=uid)) == 1
     until(lambda: len(place.archive.of(uid)) == 2)
 
-    with transfer(place.port) as again:  # all of it a second time
+    with transfer(place.port) as again:  # the whole study a second time
         _send(again, slices)
     until(lambda: audit_of(place.config, "duplicate", study=uid))
     assert len(audit_of(place.config, "run started", study=uid)) == 1
     assert len(place.archive.of(uid)) == 2
 
 
-def test_an_archive_that_vanishes_gets_its_results_later(place: Place) -> None:
+def test_an_archive_that_was_unavailable_gets_its_results_later(place: Place) -> None:
     slices = series_of()
     uid = slices[0].StudyInstanceUID
     place.archive.failures[uid] = 3
@@ -157,7 +157,7 @@ def test_an_archive_that_vanishes_gets_its_results_later(place: Place) -> None:
         ),
     ],
 )
-def test_undeliverable_results_are_reported_and_kept(
+def test_undeliverable_results_are_reported_and_retained(
     tmp_path: Path, root: Path, status: int, change_of: dict[str, object], event: str, reason: str
 ) -> None:
     file = tmp_path / "one.dcm"
@@ -274,7 +274,7 @@ def test_faulty_instances_are_refused_at_once(
     assert any(reason in line["reason"] for line in audit_of(place.config, "instance refused"))
 
 
-def test_rubbish_is_refused_at_once(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_bytes_are_refused_at_once(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
     with transfer(place.port) as association:
         assert _send_raw(association, b"\xff" * 300, generate_uid(), tmp_path) == MISFIT

@@ -44,7 +44,7 @@ def _study(folder: Path, count: int, *, age: float, marker: bool = False, **stat
         (5, 0, False, {"NumberOfStudyRelatedInstances": 6}, False, ""),
     ],
 )
-def test_a_study_has_arrived(
+def test_a_study_is_complete_after_its_quiet_time_or_with_all_instances(
     tmp_path: Path,
     *,
     count: int,

@@ -34,7 +34,7 @@ def test_grids_are_equal_to_within_half_a_millimetre(moved: float, *, same: bool
 
 
 @pytest.mark.parametrize(("moved", "share"), [(0.0, 1.0), (20.0, 1 / 3), (-20.0, 1 / 3), (40.0, 0.0), (400.0, 0.0)])
-def test_the_overlap_of_two_grids(moved: float, share: float) -> None:
+def test_the_overlap_of_two_grids_is_their_common_share(moved: float, share: float) -> None:
     assert overlap(SHAPE, AFFINE, SHAPE, _moved(moved)) == pytest.approx(share)
     coarse = AFFINE @ np.array([[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1]])
     assert overlap(SHAPE, AFFINE, (20, 15, 10), coarse) == pytest.approx(1)

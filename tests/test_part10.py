@@ -127,7 +127,7 @@ def test_other_files_are_read_by_pydicom(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.pixel_array, dcmread(file).pixel_array)
 
 
-def test_a_damaged_file_does_not_stop_a_survey(tmp_path: Path) -> None:
+def test_a_damaged_file_does_not_stop_the_search_for_scans(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "study" / "series", CHEST)
     (folder / "1-0003.dcm").write_bytes(deflated(cut=9))
     write_series(tmp_path / "study" / "other", CHEST, series=2)

@@ -36,12 +36,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def off(found: Detection, number: int = 0) -> float:
-    """The distance of the finding to the true nodule in mm."""
+    """The distance from the finding to the true nodule in mm."""
     return float(np.linalg.norm(np.subtract(found["coordinates"], block(number)[1].coordinates)))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_mode_finds_and_measures_the_nodule(name: str) -> None:
+def test_every_configuration_finds_and_measures_the_nodule(name: str) -> None:
     ready = InferencePipeline(config=CONFIGS[name])
     steps: list[tuple[int, int]] = []
     results = ready.predict(block()[0], progress=lambda done, total: steps.append((done, total)))
@@ -229,7 +229,7 @@ def test_a_scan_that_may_be_a_chest_is_searched_even_without_lungs(part: str, tm
     assert results["summary"]["lung_rads"]["category"] is None
 
 
-def test_recognised_lungs_outweigh_the_stated_body_part() -> None:
+def test_recognised_lungs_override_the_stated_body_part() -> None:
     lungs = find_lungs(*canonical(chest()[0].array, chest()[0].affine))
     check_chest("HEAD", lungs)
 

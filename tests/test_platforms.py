@@ -56,7 +56,7 @@ def test_weak_marks_are_points_and_the_strongest_comes_first(found: tuple[dict[s
 
 
 @pytest.mark.parametrize(("names", "told"), [([], "holds 0 files"), (["a.mha", "b.mha"], "holds 2 files")])
-def test_it_takes_one_scan_and_no_other_number(
+def test_the_command_accepts_exactly_one_scan(
     names: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "images" / "ct"
@@ -77,7 +77,7 @@ def test_a_missing_folder_and_a_broken_scan_write_nothing(tmp_path: Path, capsys
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_monais_manifests_describe_a_command_that_pivot_takes(root: Path) -> None:
+def test_the_monai_manifests_describe_a_valid_command(root: Path) -> None:
     folder = root / "deploy" / "monai"
     app, package = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("app", "pkg"))
     words = json.loads(app["command"])
@@ -91,7 +91,7 @@ def test_monais_manifests_describe_a_command_that_pivot_takes(root: Path) -> Non
     assert (root / "checkpoints" / package["models"]["best_model"]).is_file()
 
 
-def test_the_viewers_nodes_know_each_other(root: Path) -> None:
+def test_the_dicom_nodes_of_the_viewer_name_each_other(root: Path) -> None:
     folder = root / "deploy" / "viewer"
     pacs = load_pacs(folder / "pacs.yaml")
     orthanc = json.loads((folder / "orthanc.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Values are Hounsfield units of a chest CT, or they are refused with what they look like."""
+"""Values that are not Hounsfield units of a chest CT are refused, and the message names the likely cause."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,23 +31,26 @@ MISTAKES: dict[str, tuple[Callable[[Voxels], Voxels], str]] = {
     "times 2": (lambda hu: hu * 2, "HU times 2, left-justified"),
     "times 8": (lambda hu: hu * 8, "so divide them first"),
     "stored, times 4": (lambda hu: (hu + 1024) * 4, "4 x (HU + 1024), left-justified"),
-    "1.3 times": (lambda hu: hu * 1.3, "give the original scan in HU"),
+    "times 1.3": (lambda hu: hu * 1.3, "give the original scan in HU"),
     "grey levels to 1000": (lambda hu: np.clip((hu + 1000) / 1.4, 0, 1000), "so give the original scan"),
     "water outside the lungs": (lambda hu: np.where((hu > -980) & (hu < -500), hu, 0), "have the value 0, as a mask"),
     "steps of 256": (lambda hu: hu >> 8 << 8, "so give the original scan in HU"),
-    "one value beyond": (lambda hu: np.where(np.indices(hu.shape).sum(0) == 90, 3e38, hu), "no CT reaches 3e+38 HU"),
+    "one impossible value": (
+        lambda hu: np.where(np.indices(hu.shape).sum(0) == 90, 3e38, hu),
+        "no CT reaches 3e+38 HU",
+    ),
     "shuffled": (lambda hu: np.random.default_rng(0).permutation(hu.ravel()).reshape(hu.shape), "they are noise"),
-    "half": (lambda hu: hu / 2, "give the original scan in HU"),
+    "divided by 2": (lambda hu: hu / 2, "give the original scan in HU"),
     "times 16": (lambda hu: hu * 16, "left-justified"),
     "stored, times 16": (lambda hu: (hu + 1024) * 16, "left-justified and unscaled"),
-    "swapped": (lambda hu: hu.astype(np.int16).byteswap(), "swapped bytes"),
-    "stored, swapped": (lambda hu: (hu + 1024).astype(np.int16).byteswap(), "swapped bytes"),
+    "bytes swapped": (lambda hu: hu.astype(np.int16).byteswap(), "swapped bytes"),
+    "stored, bytes swapped": (lambda hu: (hu + 1024).astype(np.int16).byteswap(), "swapped bytes"),
     "unsigned": (lambda hu: hu.astype(np.int16).view(np.uint16), "signed values read as unsigned"),
     "lung window": (lambda hu: np.clip((hu + 1350) / 1500, 0, 1) * 255, "8-bit grey levels"),
     "soft tissue window": (lambda hu: np.clip((hu + 160) / 400, 0, 1) * 255, "8-bit grey levels"),
     "0 to 1": (lambda hu: np.clip((hu + 1000) / 1400, 0, 1), "look normalised"),
     "-1 to 1": (lambda hu: np.clip((hu + 1000) / 700 - 1, -1, 1), "look normalised"),
-    "thousands": (lambda hu: hu / 1000, "look normalised"),
+    "divided by 1000": (lambda hu: hu / 1000, "look normalised"),
     "reversed": (np.negative, "sign reversed"),
     "clipped to soft tissue": (lambda hu: hu.clip(-160, 240), "only 0.0% of the voxels lie from"),
     "mostly padding": (lambda hu: np.where(np.indices(hu.shape)[2] < 0.6 * hu.shape[2], -2000, hu), "are padding"),
@@ -63,7 +66,7 @@ def bordered(values: Voxels, border: float | None) -> Voxels:
 
 @pytest.mark.parametrize("border", [None, -1000, -1024, -2000])
 @pytest.mark.parametrize("name", MISTAKES)
-def test_values_that_are_no_hounsfield_units_are_refused_with_what_they_look_like(
+def test_values_that_are_not_hounsfield_units_are_refused_with_their_likely_cause(
     name: str, border: float | None
 ) -> None:
     make, words = MISTAKES[name]
@@ -83,9 +86,7 @@ def test_synthetic_scans_are_plausible(scan: Callable[[], Any], border: float | 
 
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("offset", [-200, -150, -100, -75, 100, 150, 200])
-def test_an_offset_of_a_whole_chest_is_told_by_its_air_or_by_fat_and_muscle(
-    shared_data: Path, offset: int, *, clipped: bool
-) -> None:
+def test_an_offset_of_a_whole_chest_is_recognised(shared_data: Path, offset: int, *, clipped: bool) -> None:
     for path in real_scans(shared_data)[-2:]:
         values = read_scan(path).array[::4, ::4, ::4].astype(np.int32) + offset
         with pytest.raises(BadScan, match="not Hounsfield units"):
@@ -94,7 +95,7 @@ def test_an_offset_of_a_whole_chest_is_told_by_its_air_or_by_fat_and_muscle(
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("value", [0, -1000, 40])
-def test_empty_slices_between_others_are_refused_and_at_the_ends_are_padding(axis: int, value: int) -> None:
+def test_empty_slices_are_refused_except_at_the_ends_of_the_scan(axis: int, value: int) -> None:
     planes = np.moveaxis(chest()[0].array[::2, ::2, ::2].copy(), axis, 0)
     planes[[0, -1]] = value
     check_hounsfield(np.moveaxis(planes, 0, axis))
@@ -109,7 +110,7 @@ def real_scans(folder: Path) -> list[Path]:
 
 
 def changed(array: Voxels) -> list[Voxels]:
-    """What real scans may be: noisy as at low dose, with contrast medium, cut to the lungs' box, clipped, coarse."""
+    """Variants of a real scan: low dose, contrast medium, cropped to the lungs, clipped, quantised."""
     noise = np.random.default_rng(1).normal(0, 80, array.shape)
     middle = tuple(slice(n // 5, -n // 5) for n in array.shape)
     return [
@@ -122,13 +123,13 @@ def changed(array: Voxels) -> list[Voxels]:
     ]
 
 
-def test_real_scans_are_plausible_at_any_dose_and_cut(shared_data: Path) -> None:
+def test_real_scans_are_plausible_at_low_dose_and_when_cropped(shared_data: Path) -> None:
     for path in real_scans(shared_data):
         for array in changed(read_scan(path).array[::4, ::4, ::4]):
             check_hounsfield(array, whole=True)
 
 
-def test_a_piece_of_nothing_but_lung_is_plausible_and_the_same_of_air_is_not() -> None:
+def test_a_crop_of_lung_is_plausible_and_a_crop_of_air_is_not() -> None:
     rng = np.random.default_rng(0)
     lung = rng.normal(-870, 40, (32, 32, 32))
     vessels = rng.random(lung.shape) < 0.03
@@ -143,7 +144,7 @@ def test_a_piece_of_nothing_but_lung_is_plausible_and_the_same_of_air_is_not() -
 
 
 def drawn(lung: float = -850, air: float = -1000, body: float = 40, noise: float = 0, step: float = 2.5) -> Voxels:
-    """A digital phantom: a body with two lungs, a spine and nodules, each of one value."""
+    """A digital phantom: body, two lungs, spine and nodules, each with a constant value and added noise."""
     x, y, z = np.ogrid[-160:160:step, -115:115:step, -140:140:step]
     hu = np.full(np.broadcast_shapes(x.shape, y.shape, z.shape), air)
     hu[np.broadcast_to((x / 150) ** 2 + (y / 105) ** 2 < 1, hu.shape)] = body
@@ -164,7 +165,7 @@ PHANTOMS: dict[str, Voxels] = {
 
 
 @pytest.mark.parametrize("name", PHANTOMS)
-def test_a_phantom_without_noise_is_read_and_cannot_be_judged(tmp_path: Path, name: str) -> None:
+def test_a_phantom_without_noise_is_read_but_not_evaluable(tmp_path: Path, name: str) -> None:
     affine = np.diag([-2.5, -2.5, 2.5, 1])
     scan = read_scan(nifti(tmp_path / "a.nii", PHANTOMS[name].astype(np.int16), affine))
     assert scan.notes[-1] == "lung and tissue have no noise: read as a digital phantom"
@@ -173,7 +174,7 @@ def test_a_phantom_without_noise_is_read_and_cannot_be_judged(tmp_path: Path, na
     assert "as in a digital phantom" in (report["reason"] or "")
 
 
-def test_a_phantom_with_noise_is_judged_like_a_scan(tmp_path: Path) -> None:
+def test_a_phantom_with_noise_is_evaluable_like_a_scan(tmp_path: Path) -> None:
     affine = np.diag([-2.5, -2.5, 2.5, 1])
     scan = read_scan(nifti(tmp_path / "a.nii", drawn(noise=5).astype(np.int16), affine))
     assert not scan.notes
@@ -198,14 +199,14 @@ WRONG_PHANTOMS: dict[str, tuple[Voxels, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_PHANTOMS)
-def test_what_is_no_phantom_is_refused(name: str) -> None:
+def test_an_implausible_phantom_is_refused(name: str) -> None:
     values, words = WRONG_PHANTOMS[name]
     with pytest.raises(BadScan, match=words):
         check_hounsfield(values, whole=True)
 
 
 @pytest.mark.parametrize("value", [62512, 61536, 64512])
-def test_padding_that_was_stored_as_an_unsigned_number_becomes_air(tmp_path: Path, value: int) -> None:
+def test_padding_stored_as_an_unsigned_number_becomes_air(tmp_path: Path, value: int) -> None:
     array = CHEST.astype(np.int32)
     array[:3] = value
     scan = read_scan(nifti(tmp_path / "a.nii", array))
@@ -219,8 +220,8 @@ def test_padding_that_was_stored_as_an_unsigned_number_becomes_air(tmp_path: Pat
     [(0.0, 8, 35), (0.3, 8, 35), (0.4, 5, 20), (0.0, 10, 60)],
     ids=["sharp", "nearly sharp", "near water", "muscle"],
 )
-def test_a_body_without_lungs_is_not_called_a_fault_of_the_values(edge: float, noise: float, inside: float) -> None:
-    """A ball of soft tissue in a shell of bone, like a head, of the size where little of its edge is like lung."""
+def test_a_body_without_lungs_is_not_reported_as_wrong_values(edge: float, noise: float, inside: float) -> None:
+    """A ball of soft tissue in a shell of bone, like a head. Its blurred edge has few voxels with the HU of lung."""
     away = np.sqrt(np.square(np.indices((96, 96, 96)) - 48.0).sum(axis=0))
     ball = np.select([away < 36, away < 40], [inside, 900.0], -1000.0)
     noisy = ndimage.gaussian_filter(ball, edge) + np.random.default_rng(0).normal(0, noise, ball.shape)

@@ -82,7 +82,7 @@ def test_a_signal_stops_the_process_at_any_moment(name: str) -> None:
     assert done.stdout == "stopped\n"
 
 
-def test_a_helper_ends_with_its_parent_even_if_that_is_killed() -> None:
+def test_a_helper_ends_with_its_parent_even_if_the_parent_is_killed() -> None:
     command = [sys.executable, "-c", PARENT]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdin

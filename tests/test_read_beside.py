@@ -31,7 +31,7 @@ def _without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
 
 
-def test_the_scan_is_read_in_this_process_if_torch_is_imported(scan: Path) -> None:
+def test_the_scan_is_read_in_this_process_if_torch_is_already_imported(scan: Path) -> None:
     with read_beside(scan) as read:
         assert read is read_timed
 
@@ -62,7 +62,7 @@ def _die(_voxels: Path, _path: Path) -> None:
     os._exit(9)  # as if the kernel killed it for lack of memory
 
 
-def test_the_death_of_the_reader_is_reported(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_reader_is_reported(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = InferencePipeline(tiny_checkpoint(tmp_path / "tiny.pth"))
     monkeypatch.setattr("src.runs.read_beside._read_to", _die)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a release needs: a bill of materials of all that is installed, the right tag, a card that others can read."""
+"""What a release needs: a complete bill of materials, the right tag, and a valid model card."""
 
 import json
 import re

@@ -66,7 +66,7 @@ def corners(trace: Any) -> np.ndarray:  # noqa: ANN401 - plotly's
 
 @settings(max_examples=10)
 @given(st.sampled_from(TURNS))
-def test_everything_is_at_its_place_for_any_axis_order(
+def test_positions_are_correct_for_any_axis_order(
     chest: tuple[Scan, list[PhantomNodule]], turn: tuple[Any, Any]
 ) -> None:
     scan, truth = chest
@@ -89,7 +89,7 @@ def test_everything_is_at_its_place_for_any_axis_order(
     assert where["H"][2] > high[2] > low[2] > where["F"][2]
 
 
-def test_an_oblique_scan_is_drawn_oblique(chest: tuple[Scan, list[PhantomNodule]]) -> None:
+def test_an_oblique_scan_keeps_its_orientation(chest: tuple[Scan, list[PhantomNodule]]) -> None:
     scan, truth = chest
     angle = np.deg2rad(20)
     tilt = np.eye(4)
@@ -101,7 +101,7 @@ def test_an_oblique_scan_is_drawn_oblique(chest: tuple[Scan, list[PhantomNodule]
     np.testing.assert_allclose(corners(ball).mean(axis=0), ras[:3] * (-1, -1, 1), atol=0.3)
 
 
-def test_the_heatmap_is_drawn_at_the_place_of_its_own_affine() -> None:
+def test_the_heatmap_is_placed_by_its_own_affine() -> None:
     affine = np.diag([2.0, 2.0, 2.5, 1.0])
     affine[:3, 3] = (-50, 20, -300)
     heatmap = np.zeros((40, 44, 36), np.float32)
@@ -183,7 +183,7 @@ def test_a_crop_without_lungs_shows_only_its_nodules(tmp_path: Path) -> None:
         ({"detections": {"nodules": []}}, BadOutput, "holds no list `detections`"),
     ],
 )
-def test_mistakes_are_explained_and_leave_no_file(
+def test_mistakes_give_a_clear_error_and_leave_no_file(
     change: dict[str, Any], error: type[PivotError], message: str, files: dict[str, Any]
 ) -> None:
     with pytest.raises(error, match=message):
@@ -192,7 +192,7 @@ def test_mistakes_are_explained_and_leave_no_file(
 
 
 @pytest.mark.parametrize("name", ["h.nii.gz", "h.npy"])
-def test_heatmaps_are_read_back(name: str, tmp_path: Path) -> None:
+def test_saved_heatmaps_are_read_back(name: str, tmp_path: Path) -> None:
     heatmap = Volume(np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5), np.diag([2.0, 3, 4, 1]))
     save_heatmap(heatmap, tmp_path / name)
     again = load_heatmap(tmp_path / name)

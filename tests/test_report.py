@@ -150,7 +150,7 @@ def test_names_in_other_scripts_are_written(name: str, tmp_path: Path) -> None:
     assert f"Name {name}" in pages(tmp_path / f"{name}.pdf")[0]
 
 
-def test_unprintable_characters_do_no_harm(tmp_path: Path) -> None:
+def test_unprintable_characters_are_accepted(tmp_path: Path) -> None:
     scan = Scan(block()[0].array, block()[0].affine, "a\udcff\n\x00b")
     for name in ("r.pdf", "r.md"):
         write_report(scan, [], tmp_path / name)
@@ -186,7 +186,7 @@ def test_patient_data_stay_out_of_the_report(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_explained_and_leave_no_file(
+def test_mistakes_give_a_clear_error_and_leave_no_file(
     change: dict[str, Any], error: type[PivotError], message: str, tmp_path: Path
 ) -> None:
     scan = save_nifti(block()[0], tmp_path / "scan.nii.gz")
@@ -260,13 +260,13 @@ def test_a_report_that_fails_leaves_none_of_the_outputs(tmp_path: Path, monkeypa
     [(45, np.eye(4), "image 45"), (None, np.eye(4), "slice 13"), (45, np.eye(4)[[0, 2, 1, 3]], "")],
     ids=["DICOM", "a file without image numbers", "a coronal series"],
 )
-def test_the_axial_picture_is_called_by_its_image(number: int | None, turn: Any, words: str) -> None:  # noqa: ANN401
+def test_the_axial_picture_names_its_image(number: int | None, turn: Any, words: str) -> None:  # noqa: ANN401
     on = stage(Volume(np.zeros((20, 20, 20), np.int16), turn), (1.0, 1.0, 1.0))
     found = nodule(coordinates_voxel=(10, 10, 12), image_number=number)
     assert _axial_image(on, found) == words
 
 
-def test_the_management_stands_below_its_category_however_short_it_is(report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_management_follows_the_category_even_if_it_is_short(report: dict[str, Any], tmp_path: Path) -> None:
     changed = json.loads(json.dumps(report))
     (found,) = changed["detections"]
     found["guidelines"]["lung_rads"] |= {"category": "2", "management": "short", "assumptions": [], "reason": None}

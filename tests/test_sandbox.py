@@ -89,7 +89,7 @@ def test_a_vulnerable_reader_cannot_open_other_files(tmp_path: Path) -> None:
 
 
 @needs_landlock
-def test_a_confined_process_makes_files_and_folders_but_nothing_that_misleads(tmp_path: Path) -> None:
+def test_a_confined_process_can_create_files_and_folders_but_no_links_or_devices(tmp_path: Path) -> None:
     code = f"""
 import os, socket
 from src.sandbox import confine, needed_by_python
@@ -109,7 +109,7 @@ for make in (lambda: os.symlink("/etc/passwd", "link"), lambda: os.link("/etc/pa
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
 
 
-def test_a_link_among_the_objects_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_among_the_written_objects_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder := tmp_path / "scan_dicom").mkdir()
 
     def run(*_: object) -> dict[str, object]:
@@ -124,7 +124,7 @@ def test_a_link_among_the_objects_is_not_used(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("task", ["read", "export"])
 def test_the_process_imports_only_what_it_needs(tmp_path: Path, task: str) -> None:
-    """Each scan waits for the imports. Exporting fails here, of results without content, after it was imported."""
+    """Each scan waits for the imports. The export fails here, because the results are empty, but after its imports."""
     write_series(tmp_path / "series", CHEST)
     (tmp_path / "scratch").mkdir()
     affine = np.eye(4)
@@ -157,7 +157,7 @@ def test_the_process_gets_no_secret_settings(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 
 
-def test_the_acquisition_of_a_dicom_series_comes_back(tmp_path: Path) -> None:
+def test_the_acquisition_of_a_dicom_series_is_returned(tmp_path: Path) -> None:
     series = write_series(tmp_path / "scan", CHEST, edit=change(BodyPartExamined="CHEST", ConvolutionKernel="B30f"))
     path = zipped(tmp_path / "scan.zip", series)
     scan, _ = confined.read(path, Config(), ProcessLimits(tmp_path, None, lambda: None))
@@ -166,7 +166,7 @@ def test_the_acquisition_of_a_dicom_series_comes_back(tmp_path: Path) -> None:
     assert (scan.body_part, scan.acquisition) == (read_scan(path).body_part, read_scan(path).acquisition)
 
 
-def test_an_error_about_the_scan_comes_back(tmp_path: Path) -> None:
+def test_an_error_about_the_scan_is_returned(tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(nifti()[:400])
     with pytest.raises(BadScan, match=r"scan\.nii: is cut short"):
         confined.read(tmp_path / "scan.nii", Config(), ProcessLimits(tmp_path, None, lambda: None))
@@ -182,7 +182,7 @@ def test_a_scan_that_needs_too_much_memory_is_refused_with_that_reason(tmp_path:
     assert isinstance(lacking(caught.value), MemoryError)  # the listener then keeps the study
 
 
-def test_a_lack_of_memory_or_disk_comes_back_as_such() -> None:
+def test_a_lack_of_memory_or_disk_is_reported_as_the_reason() -> None:
     for error in (MemoryError(), OSError(errno.ENOSPC, "No space left on device"), ValueError("x")):
         lack = confined._lack(confined._failure(error, None))  # noqa: SLF001 - as below
         assert (type(lack), getattr(lack, "errno", None)) == (
@@ -217,13 +217,13 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (KeyError("Secret^Name"), "PivotError", "unexpected KeyError"),
     ],
 )
-def test_a_scan_is_blamed_for_its_own_faults_only(error: Exception, kind: str, message: str) -> None:
+def test_only_errors_of_the_scan_are_reported_as_such(error: Exception, kind: str, message: str) -> None:
     answer = confined._failure(error, 500_000_000)  # noqa: SLF001 - a separate process cannot be patched
     assert (answer["error"], message in answer["message"]) == (kind, True)
     assert "Secret" not in str(answer)
 
 
-def test_reading_ends_with_the_job(tmp_path: Path) -> None:
+def test_the_reading_process_ends_with_the_job(tmp_path: Path) -> None:
     class Over(Exception):
         pass
 

@@ -117,7 +117,7 @@ def _right_anterior(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"), [(_lacks, "annotations.csv"), (_right_anterior, "lies outside that scan.*LPS millimetres")]
 )
-def test_wrong_tables_are_an_error(
+def test_invalid_tables_are_an_error(
     tmp_path: Path, folder: Path, scans: list[LungScan], spoil: Callable[[Path], None], message: str
 ) -> None:
     assert scans
@@ -135,7 +135,7 @@ def test_wrong_tables_are_an_error(
         (9, ["1.2.826.0.0", "1.2.826.0.1"], "no scans for training"),
     ],
 )
-def test_wrong_choices_are_an_error(folder: Path, subset: int | None, leave_out: list[str], message: str) -> None:
+def test_invalid_choices_are_an_error(folder: Path, subset: int | None, leave_out: list[str], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         list_scans(folder, subset, leave_out)
 

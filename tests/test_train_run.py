@@ -120,7 +120,7 @@ def test_states_of_the_first_version_can_be_resumed(data: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("share", "changes"), [(1.0, True), (0.0, False)])
-def test_frozen_norms_keep_their_statistics_and_learn_on(
+def test_frozen_norms_keep_their_statistics_and_continue_to_learn(
     data: Path, tmp_path: Path, share: float, *, changes: bool
 ) -> None:
     run = Run(config(data, tmp_path, freeze_norms=share), CPU, [])
@@ -217,7 +217,7 @@ def test_patience_stops_the_run_and_exports_the_best_average(data: Path, tmp_pat
     assert (again.kept.average["stem.0.weight"] == 2).all()
 
 
-def test_patience_in_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_stops_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.4])
     monkeypatch.setattr("src.train.trainer.validate", lambda *_: {"score": next(scores)})
     chosen = config(data, tmp_path, steps=50, validate_every=1, mine_every=50, patience=1)

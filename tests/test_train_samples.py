@@ -201,7 +201,7 @@ def test_every_patch_of_an_annotated_scan_carries_its_nodules(monkeypatch: pytes
 @given(SEEDS, st.sampled_from(SIZES))
 @example(7172, 96)  # the blur of a nodule that lies entirely outside
 @settings(max_examples=30)
-def test_a_crop_s_nodule_and_its_mirror_images_are_all_known(seed: int, size: int) -> None:
+def test_every_dense_voxel_of_a_mirrored_crop_is_a_truth_or_ignored(seed: int, size: int) -> None:
     crop = crops("abcd")[3]
     sample = _from_crop(np.random.default_rng(seed), crop, size, 36.0, NOWHERE)
     assert sample.ignore is not None

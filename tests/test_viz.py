@@ -123,7 +123,7 @@ def test_pictures_are_in_radiological_orientation(
 
 @pytest.mark.parametrize("plane", NORMAL)
 @pytest.mark.parametrize("orientation", [ORIENTATIONS[0], ORIENTATIONS[21], ORIENTATIONS[38]])
-def test_a_circle_lies_on_its_ball(plane: Plane, orientation: tuple[Any, Any]) -> None:
+def test_a_circle_lies_on_the_surface_of_its_ball(plane: Plane, orientation: tuple[Any, Any]) -> None:
     centre, radius = (31.2, 22.7, 33.9), 11.0
     turned, spacing, back = reoriented(ball(centre, radius), *orientation)
     there = np.linalg.inv(back) @ [*np.divide(centre, SPACING), 1]
@@ -274,7 +274,7 @@ def test_every_nodule_has_a_close_view(chest: Volume, tmp_path: Path) -> None:
         visualize_detections(chest, found, SPACING, tmp_path / "a.png", num_slices=1)
         heights.append(pixels(tmp_path / "a.png").shape[0])
     assert heights[0] == heights[1]
-    assert heights[2] - heights[1] == pytest.approx(325, abs=1)  # a row of five
+    assert heights[2] - heights[1] == pytest.approx(325, abs=1)  # a row of five slices
     assert heights[3] - heights[2] == pytest.approx(325, abs=1)
     assert heights[4] == heights[3]  # the strongest 15
 
@@ -312,13 +312,13 @@ def test_the_heatmap_is_invisible_where_it_is_zero(chest: Volume, tmp_path: Path
     assert np.median(one[changed][:, 0] - one[changed][:, 1]) > 80
 
 
-def test_a_scan_without_detections_gives_a_picture_that_says_so(chest: Volume, tmp_path: Path) -> None:
+def test_a_picture_of_a_scan_without_detections_says_so(chest: Volume, tmp_path: Path) -> None:
     found = [detection((31.2, 22.7, 33.9), 22.0)]
     visualize_detections(chest, [], SPACING, tmp_path / "none.png")
     visualize_detections(chest, found, SPACING, tmp_path / "one.png")
     none, one = pixels(tmp_path / "none.png"), pixels(tmp_path / "one.png")
     assert none.shape[1] == 1500
-    assert (none[:60] > 200).sum() > 2000  # the words in the title line
+    assert (none[:60] > 200).sum() > 2000  # the words in the title
     assert not np.array_equal(none[:60], one[:60])
 
 
@@ -336,7 +336,7 @@ def test_a_scan_without_detections_gives_a_picture_that_says_so(chest: Volume, t
         ({"output_path": "picture.pdf"}, BadOutput, "picture.pdf: its name must end in .png"),
     ],
 )
-def test_mistakes_are_explained_and_leave_no_file(
+def test_mistakes_give_a_clear_error_and_leave_no_file(
     change: dict[str, Any], error: type[PivotError], message: str, chest: Volume, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "picture.png"

@@ -1,4 +1,4 @@
-"""Alternating reconstructions are detected by their pixels."""
+"""Interleaved reconstructions are detected by their pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +55,7 @@ def scan(noise: float = 30) -> Voxels:
         (lambda: every(scan(), 3, breath), 3),
     ],
 )
-def test_alternating_reconstructions_are_counted(array: Callable[[], Voxels], count: int) -> None:
+def test_interleaved_reconstructions_are_counted(array: Callable[[], Voxels], count: int) -> None:
     assert woven(array()) == count
 
 

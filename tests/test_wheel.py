@@ -75,9 +75,7 @@ def test_the_wheel_holds_the_package_and_its_weights_and_nothing_else(wheel: Pat
 
 
 @pytest.mark.parametrize("name", ["pivot", "src"])
-def test_a_checkout_installed_for_development_has_both_names_in_every_folder(
-    name: str, root: Path, tmp_path: Path
-) -> None:
+def test_a_development_installation_has_both_package_names_in_any_folder(name: str, root: Path, tmp_path: Path) -> None:
     """What `pip install -e .` puts on Python's path."""
     build = f"import hatchling.build; print(hatchling.build.build_editable({str(tmp_path)!r}))"
     with zipfile.ZipFile(tmp_path / _run(sys.executable, "-c", build, folder=root).strip()) as archive:
@@ -137,7 +135,7 @@ def test_the_installed_service_runs_the_commands_of_the_images(
     assert names == {"block_detections.json", "block_heatmap.nii.gz", "block_visualization.png"}
 
 
-def test_the_guides_names_and_files_work_in_every_folder(pivot: Path, tmp_path: Path) -> None:
+def test_the_guides_names_and_files_work_from_any_folder(pivot: Path, tmp_path: Path) -> None:
     python = pivot.with_name("python")
     told = _run(python, "-m", "src.inference.main", "--version", folder=tmp_path)
     assert told == _run(pivot, "--version", folder=tmp_path)

@@ -231,7 +231,7 @@ WRONG: list[tuple[str, Call]] = [
 
 
 @pytest.mark.parametrize(("words", "call"), WRONG, ids=[f"{n}: {words[:40]}" for n, (words, _) in enumerate(WRONG)])
-def test_a_wrong_call_raises_one_plain_sentence(at: Any, words: str, call: Call) -> None:  # noqa: ANN401
+def test_an_invalid_call_raises_a_one_sentence_error(at: Any, words: str, call: Call) -> None:  # noqa: ANN401
     with pytest.raises(PivotError, match=words) as caught:
         call(at)
     message = str(caught.value)
@@ -240,7 +240,7 @@ def test_a_wrong_call_raises_one_plain_sentence(at: Any, words: str, call: Call)
     assert "object at 0x" not in message
 
 
-def test_there_are_enough_wrong_calls() -> None:
+def test_the_table_has_at_least_60_invalid_calls() -> None:
     assert len(WRONG) >= 60
 
 
@@ -317,12 +317,12 @@ def test_a_peak_is_measured_like_a_nodule_of_known_size(number: int) -> None:
 
 
 @pytest.mark.parametrize("value", [25.0, -1000.0])
-def test_a_users_own_network_is_protected_too(value: float) -> None:
+def test_values_from_a_users_own_network_are_checked_too(value: float) -> None:
     with pytest.raises(PivotError, match="not prepared"):
         sliding_window_inference(nn.Identity(), np.full((9, 9, 9), value), (6, 6, 6), (6, 6, 6), device="cpu")
 
 
-def test_the_guides_files_are_found_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guides_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pipeline = InferencePipeline("checkpoints/best_model.pth", "configs/inference.yaml", "cpu")
     assert pipeline.checkpoint.sha256 == load_model().sha256

@@ -1,4 +1,4 @@
-"""How headless Chromium is started without a graphics card; nothing of its own goes to the network."""
+"""Flags for headless Chromium without a graphics card and without its own network requests."""
 
 __all__ = ["FLAGS"]
 

@@ -15,7 +15,7 @@ import torch
 
 import src
 
-LIBRARIES = (  # imported first, so that their own changes on import do not count
+LIBRARIES = (  # imported first, so that their own changes are not counted
     "alembic",
     "dicomweb_client",
     "fastapi",

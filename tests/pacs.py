@@ -55,10 +55,10 @@ PATIENCE = 300.0  # seconds, enough for a busy machine
 
 
 def until(true: Callable[[], Any], seconds: float = PATIENCE) -> Any:  # noqa: ANN401 - the value that `true` returns
-    """Wait until `true` returns something true, and return that."""
+    """Wait until `true` returns a true value, and return the value."""
     end = time.monotonic() + seconds
     while not (value := true()):
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.05)
     return value
 
@@ -88,7 +88,7 @@ def series_of(
 
 
 def settings(folder: Path, root: Path, **more: Any) -> PacsConfig:  # noqa: ANN401 - any of `PacsConfig`
-    """The service's settings for tests: short waits, and few slices suffice."""
+    """The service's settings for tests, with short waits and a low limit of slices."""
     inference = folder / "inference.yaml"
     inference.parent.mkdir(parents=True, exist_ok=True)
     inference.write_text("inference: {patch_size: [64, 64, 64], stride: [64, 64, 64]}\n")
@@ -207,7 +207,7 @@ class Orthanc:
         self.http.put(f"/modalities/{peer}", json=["PIVOT", "127.0.0.1", port]).raise_for_status()
 
     def instances(self, study: str) -> dict[str, list[str]]:
-        """Orthanc's identifiers of the instances of a study, by modality."""
+        """For each modality, Orthanc's identifiers of the instances of a study."""
         found: dict[str, list[str]] = {}
         for series in self.http.get(f"/studies/{study}").raise_for_status().json()["Series"]:
             about = self.http.get(f"/series/{series}").raise_for_status().json()

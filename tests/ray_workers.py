@@ -37,7 +37,7 @@ class Slow(Recording):
 
 
 class Poisoned(RayWorker):
-    """Dies on a scan, as when a library crashes or memory runs out."""
+    """Dies on a scan, as after a crash of a library or without memory."""
 
     def infer(self, source: str) -> Event:
         if "poison" in source:

@@ -1,4 +1,4 @@
-"""Writes one scan in many formats, byte by byte as they are defined, independently of any library."""
+"""Writes one scan in many formats, byte by byte by their definitions, without a library."""
 
 import bz2
 import gzip

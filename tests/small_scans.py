@@ -31,7 +31,7 @@ WHOLE = LungsReport(
 
 
 def lungs_but(reason: str, *, recognised: bool = True) -> LungsReport:
-    """Lungs whose extent is uncertain, with the reason."""
+    """The report of lungs that cannot be fully judged, with the reason."""
     return {**WHOLE, "recognised": recognised, "evaluable": False, "reason": reason}
 
 

@@ -1,4 +1,4 @@
-"""Synthetic nodules of known volume in a piece of lung, sampled as by a CT scanner.
+"""Synthetic nodules of known volume in a block of lung, sampled like a CT scanner does.
 
 The scene is drawn on a fine grid with anti-aliased surfaces, blurred by a Gaussian point spread,
 averaged over each voxel, and given noise that is correlated over about a voxel.
@@ -48,7 +48,7 @@ class Case:
 
 
 def random_case(seed: int, setting: Setting, bounds: tuple[float, float], ground_glass: bool) -> Case:
-    """A case with random size, shape, density and place."""
+    """A case with random size, shape, density and position."""
     draw = np.random.default_rng(seed).uniform
     in_plane = draw(0.6, 0.9)
     return Case(
@@ -101,7 +101,7 @@ def draw_case(case: Case, shift: Vec3 = (0, 0, 0)) -> tuple[npt.NDArray[np.int16
 
 
 def misplaced(case: Case, centre: Vec3) -> tuple[Vec3, float]:
-    """A point up to a quarter diameter (at most 2 mm) off the centre, and a diameter as wrong as the network's."""
+    """A point up to a quarter diameter (at most 2 mm) off the centre, and a diameter with the network's error."""
     rng = np.random.default_rng([case.seed, 1])
     direction = rng.normal(size=3)
     step = min(0.25 * case.diameter, 2) * rng.uniform() ** (1 / 3) / np.linalg.norm(direction)

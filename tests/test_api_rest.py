@@ -443,11 +443,11 @@ def test_jobs_are_counted_by_state(api: Api) -> None:
 
 
 def test_patient_data_is_used_and_then_deleted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Any] = []
+    patients: list[Any] = []
     predict = InferencePipeline.predict
 
     def spy(self: InferencePipeline, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        told.append(load_patient(options["patient"]))
+        patients.append(load_patient(options["patient"]))
         return predict(self, *arguments, **options)
 
     monkeypatch.setattr(InferencePipeline, "predict", spy)
@@ -455,14 +455,14 @@ def test_patient_data_is_used_and_then_deleted(api: Api, monkeypatch: pytest.Mon
     job = api.client.post(JOBS, files=files).json()
     assert "age" not in json.dumps(job)
     api.work()
-    assert (told[0].age, told[0].sex, told[0].emphysema) == (62, "female", None)
+    assert (patients[0].age, patients[0].sex, patients[0].emphysema) == (62, "female", None)
     assert api.client.get(job["links"]["results"]).json()["metadata"]["guidelines"]["patient"] is True
     assert ".patient.json" not in api.left()
     with api.service.engine.connect() as connection:
         assert "female" not in str(connection.execute(select(jobs_table)).all())
     api.submit(config=QUICK)
     api.work()
-    assert told[1] == load_patient(None)
+    assert patients[1] == load_patient(None)
 
 
 @pytest.mark.parametrize(

@@ -217,9 +217,9 @@ def test_a_batch_reports_which_files_it_skipped(
     checkpoint = str(tmp_path / "tiny.pth")
     options = ["--checkpoint", checkpoint, "--input-dir", str(scans), "--output-dir", str(tmp_path / "again")]
     assert main(options) == 0
-    told = capsys.readouterr().out
-    assert f"{scans / 'series'}: {left_out}" in told
-    assert f"passed over: {scans / 'below'}: a folder without DICOM files" in told
+    printed = capsys.readouterr().out
+    assert f"{scans / 'series'}: {left_out}" in printed
+    assert f"passed over: {scans / 'below'}: a folder without DICOM files" in printed
 
 
 def test_a_recursive_batch_keeps_the_folder_structure(run: Run, tmp_path: Path) -> None:
@@ -335,12 +335,12 @@ def test_the_command_line_names_and_counts_the_failed_scans(
     places = {"--checkpoint": checkpoint, "--input-dir": scans, "--output-dir": tmp_path / "out", "--config": config}
     command = [str(part) for place in places.items() for part in place] + ["--batch-size", "4", "--num-workers", "8"]
     assert main(command) == 7
-    told = capsys.readouterr()
-    first, second, *rest = told.out.splitlines()
+    printed = capsys.readouterr()
+    first, second, *rest = printed.out.splitlines()
     assert [line.split()[:3] for line in (first, second)] == [["a", "0", "nodules"], ["c", "0", "nodules"]]
     assert rest[0].startswith("2 scans, 0 nodules, ")
-    assert told.err.startswith(f"failed: {scans / 'b.nii.gz'}: is not gzip data")
-    assert told.err.count("\n") == 1
+    assert printed.err.startswith(f"failed: {scans / 'b.nii.gz'}: is not gzip data")
+    assert printed.err.count("\n") == 1
     (scans / "b.nii.gz").unlink()
     assert main([*command, "--resume"]) == 0
     assert "0 scans, 0 nodules; 2 complete already; results in" in capsys.readouterr().out

@@ -29,10 +29,10 @@ SCANS = (
     "short mha",
     "damaged gzip",
     "no raw",
-    "hollow gzip",
-    "huge in all",
-    "flat",
-    "series",
+    "gzip below its size",
+    "too many voxels",
+    "2D NIfTI",
+    "4D NIfTI",
     "one voxel",
     "constant",
     "nan",
@@ -99,7 +99,7 @@ def shortened(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
 
 
-def scribbled(path: Path) -> None:
+def overwritten(path: Path) -> None:
     content = bytearray(path.read_bytes())
     for position in range(2000, len(content), 97):
         content[position] ^= 0xFF
@@ -173,24 +173,28 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "file as output": (file_in_the_way("file"), 5, "file: it is a file, give a folder"),
     "output below a file": (file_in_the_way("file/x"), 5, "file/x: Not a directory"),
     "folder in place of an output": (folder_in_the_way, 5, "cannot write results: "),
-    "endless output": (good("--output", "{}/" + 300 * "x"), 5, "File name too long"),
+    "output name too long": (good("--output", "{}/" + 300 * "x"), 5, "File name too long"),
     # checkpoints
     "no such checkpoint": (good("--checkpoint", "{}/none.pth"), 4, "none.pth: No such file"),
     "folder as checkpoint": (good("--checkpoint", "{}"), 4, "is no detector of a format that PIVOT knows"),
     "empty checkpoint": (checkpoint(lambda path: path.write_bytes(b"")), 4, "is damaged or not a checkpoint"),
     "text checkpoint": (checkpoint(lambda path: path.write_text("weights")), 4, "broken.pth is "),
-    "short checkpoint": (checkpoint(shortened), 4, "is damaged or not a checkpoint"),
-    "scribbled checkpoint": (checkpoint(scribbled), 4, "broken.pth "),
-    "short safetensors": (checkpoint(shortened, "broken.safetensors"), 4, "is damaged or not a safetensors file"),
+    "truncated checkpoint": (checkpoint(shortened), 4, "is damaged or not a checkpoint"),
+    "overwritten checkpoint": (checkpoint(overwritten), 4, "broken.pth "),
+    "truncated safetensors": (checkpoint(shortened, "broken.safetensors"), 4, "is damaged or not a safetensors file"),
     "pickle bomb": (checkpoint(bomb), 4, "holds pickled code: PIVOT loads plain tensors only, and ran nothing"),
-    "bare weights": (checkpoint(lambda path: torch.save({"w": torch.ones(3)}, path)), 4, "holds no PIVOT checkpoint"),
+    "weights alone": (checkpoint(lambda path: torch.save({"w": torch.ones(3)}, path)), 4, "holds no PIVOT checkpoint"),
     "list as checkpoint": (checkpoint(lambda path: torch.save([1, 2], path)), 4, "holds no PIVOT checkpoint"),
     "another architecture": (saved(architecture="vnet"), 4, "holds a 'vnet', and this version of PIVOT builds only"),
     "another shape": (saved(hyperparameters={"features": [4, 8]}), 4, "do not fit its hyper-parameters"),
     "another hyper-parameter": (saved(hyperparameters={"depth": 3}), 4, "do not fit its hyper-parameters"),
     "another format": (saved(format="pivot-checkpoint-9"), 4, "has format 'pivot-checkpoint-9', this version"),
     "no format": (saved(format=None), 4, "has format None"),
-    "odd preprocessing": (saved(preprocessing={"spacing": "fine"}), 4, "has a wrong description: check preprocessing"),
+    "invalid preprocessing": (
+        saved(preprocessing={"spacing": "fine"}),
+        4,
+        "has a wrong description: check preprocessing",
+    ),
     "NaN weights": (checkpoint(damaged_weights), 4, "weights that are NaN or infinite (head.2.bias)"),
     # configurations
     "no such config": (good("--config", "{}/none.yaml"), 2, "cannot read the config"),
@@ -208,27 +212,43 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "threshold of 5": (config("post_processing: {peak_detection: {threshold: 5}}"), 2, "peak_detection.threshold: "),
     "NaN threshold": (config("post_processing: {peak_detection: {threshold: .nan}}"), 2, "peak_detection.threshold: "),
     "NaN window": (config("input: {clip_range: [.nan, 400]}"), 2, "input.clip_range.0: "),
-    "endless window": (config("input: {clip_range: [-1000, .inf]}"), 2, "input.clip_range.1: "),
-    "truth as number": (config("inference: {batch_size: true}"), 2, "inference.batch_size: must not be true or false"),
-    "truth in a list": (
+    "infinite window": (config("input: {clip_range: [-1000, .inf]}"), 2, "input.clip_range.1: "),
+    "boolean as number": (
+        config("inference: {batch_size: true}"),
+        2,
+        "inference.batch_size: must not be true or false",
+    ),
+    "boolean in a list": (
         config("inference: {patch_size: [true, 64, 64]}"),
         2,
         "patch_size: must not be true or false, but is [True, 64, 64]",
     ),
     "overlap of 0.999": (config("inference: {overlap: 0.999}"), 2, "inference.overlap: "),
-    "one view": (config("inference: {tta: {enabled: true, num_augmentations: 1}}"), 2, "num_augmentations is 1, which"),
-    "a view twice": (config("inference: {tta: {augmentations: [flip_x, flip_x]}}"), 2, "has a repeated value"),
-    "speed of one window": (config("inference: {mode: whole_volume, speed: fast}"), 2, "keep one of the two"),
+    "a single view": (
+        config("inference: {tta: {enabled: true, num_augmentations: 1}}"),
+        2,
+        "num_augmentations is 1, which",
+    ),
+    "repeated view": (config("inference: {tta: {augmentations: [flip_x, flip_x]}}"), 2, "has a repeated value"),
+    "speed with whole volume": (config("inference: {mode: whole_volume, speed: fast}"), 2, "keep one of the two"),
     "stride against overlap": (config("inference: {stride: [32, 32, 32], overlap: 0.5}"), 2, "contradicts overlap 0.5"),
-    "stride beyond the patch": (
+    "stride larger than the patch": (
         config("inference: {patch_size: [64, 64, 64], stride: [96, 96, 96]}"),
         2,
         "stride [96, 96, 96] leaves gaps between patches of [64, 64, 64]",
     ),
     "patch against model": (config("inference: {patch_size: [30, 30, 30]}"), 2, "use multiples of 16"),
     "empty window": (config("input: {clip_range: [400, -1000]}"), 2, "clip_range [400.0, -1000.0] is empty"),
-    "sizes crossed": (config("post_processing: {size_filter: {min_diameter: 40}}"), 2, "min_diameter 40.0 is larger"),
-    "two devices": (config("model: {device: cpu}\ninference: {device: cuda}"), 2, "model.device is 'cpu', but inf"),
+    "minimum size too large": (
+        config("post_processing: {size_filter: {min_diameter: 40}}"),
+        2,
+        "min_diameter 40.0 is larger",
+    ),
+    "contradicting devices": (
+        config("model: {device: cpu}\ninference: {device: cuda}"),
+        2,
+        "model.device is 'cpu', but inf",
+    ),
     "unknown device in config": (config("model: {device: tpu}"), 2, "model.device: "),
     "unknown mode": (config("inference: {mode: fast}"), 2, "inference.mode: "),
     "unknown augmentation": (config("inference: {tta: {augmentations: [flip_t]}}"), 2, "tta.augmentations.0: "),
@@ -236,12 +256,12 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "unknown colormap": (config("visualization: {colormap: hott}"), 2, "unknown colormap 'hott'"),
     "spacing against model": (config("input: {spacing: [2, 2, 2]}"), 2, "input.spacing is (2.0, 2.0, 2.0), but"),
     "zscore against model": (config("input: {normalization_method: zscore}"), 2, "normalization_method is 'zscore'"),
-    "nothing to write": (
+    "no output": (
         config("output: {save_heatmap: false, save_detections: false, save_visualization: false}"),
         2,
         "nothing would be written",
     ),
-    "format of nothing": (
+    "format without detections": (
         lambda folder: [*config("output: {save_detections: false}")(folder), "--format", "csv"],
         2,
         "--format csv, but output.save_detections is false",
@@ -250,7 +270,7 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     # the command line
     "no arguments": (only(), 2, "one of the arguments --input --input-dir --dicomweb --demo is required"),
     "misspelt command": (only("exprot"), 2, "unknown command exprot: did you mean export?"),
-    "scan without its option": (
+    "scan without --input": (
         only("a.nii.gz"),
         2,
         "unknown command a.nii.gz: to search a scan, give --input a.nii.gz",
@@ -261,13 +281,13 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "shortened option": (good("--check", "x"), 2, "unrecognized arguments: --check x"),
     "empty input": (only("--input", ""), 2, "argument --input: must not be empty"),
     "empty output": (good("--output", ""), 2, "argument --output: must not be empty"),
-    "output folder of a file": (good("--output-dir", "{}/out"), 2, "--output-dir goes with --input-dir"),
-    "output of a folder": (only("--input-dir", "{}", "--output", "{}/out"), 2, "use --output-dir"),
-    "workers of a file": (good("--num-workers", "2"), 2, "--num-workers goes with --input-dir"),
+    "--output-dir with --input": (good("--output-dir", "{}/out"), 2, "--output-dir goes with --input-dir"),
+    "--output with --input-dir": (only("--input-dir", "{}", "--output", "{}/out"), 2, "use --output-dir"),
+    "workers for one scan": (good("--num-workers", "2"), 2, "--num-workers goes with --input-dir"),
     "resume a demo": (only("--demo", "--resume"), 2, "--resume goes with --input or --input-dir"),
     "batch size 0": (good("--batch-size", "0"), 2, "--batch-size: must be a whole number of at least 1, not '0'"),
-    "batch size text": (good("--batch-size", "many"), 2, "--batch-size: must be a whole number of at"),
-    "batch size huge": (good("--batch-size", "99999"), 2, "inference.batch_size: "),
+    "text as batch size": (good("--batch-size", "many"), 2, "--batch-size: must be a whole number of at"),
+    "huge batch size": (good("--batch-size", "99999"), 2, "inference.batch_size: "),
     "workers below 0": (only("--input-dir", "{}", "--num-workers=-1"), 2, "--num-workers: must be a whole number"),
     "unknown device": (good("--device", "gpu"), 2, "unknown device 'gpu': use auto, cpu, cuda, cuda:1 or mps"),
     "unknown cuda device": (good("--device", "cuda:x"), 2, "unknown device 'cuda:x'"),
@@ -285,11 +305,11 @@ def test_a_mistake_has_its_exit_code_a_plain_message_and_no_output(
     arguments = make(tmp_path)
     made = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert main(arguments) == code
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("error: ")
-    assert fragment in told.err
-    assert "Traceback" not in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert fragment in printed.err
+    assert "Traceback" not in printed.err
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == made
 
 

@@ -149,7 +149,7 @@ BROKEN: dict[str, tuple[Maker, str]] = {
     "long raw": (longer_raw, "declares 11520 bytes of voxels, but a.raw has 11524"),
     "long nii": (longer_nifti, "declares 11520 bytes of voxels, but a.nii has 11524"),
     "no raw": (without_raw, "needs its voxels in a.raw, which is not beside it"),
-    "raw elsewhere": (edited("a.mhd", b"= a.raw", b"= ../a.raw"), "points to ../a.raw"),
+    "raw in another folder": (edited("a.mhd", b"= a.raw", b"= ../a.raw"), "points to ../a.raw"),
     "raw named twice": (
         edited("a.mha", b"ElementDataFile = ", b"ElementDataFile : /etc/passwd\nElementDataFile = "),
         "not a MetaImage",
@@ -159,28 +159,31 @@ BROKEN: dict[str, tuple[Maker, str]] = {
     "short zip": (cut("a.zip", 0.7), "is not an intact zip archive"),
     "wrong sizes": (of(CHEST, dim=[3, 24, 21, 12, 1, 1, 1, 1]), "is cut short"),
     "huge nifti": (of(CHEST, dim=[3, 5000, 20, 12, 1, 1, 1, 1]), "declares 5000 x 20 x 12 voxels"),
-    "huge in all": (of(CHEST, dim=[3, 2000, 2000, 2000, 1, 1, 1, 1]), "declares 2000 x 2000 x 2000 voxels"),
+    "too many voxels": (of(CHEST, dim=[3, 2000, 2000, 2000, 1, 1, 1, 1]), "declares 2000 x 2000 x 2000 voxels"),
     "huge mhd": (edited("a.mha", b"DimSize = 24", b"DimSize = 9999"), "declares 9999 x 20 x 12 voxels"),
-    "hollow gzip": (hollow_gzip, "declares 3456000352 bytes of voxels, which its"),
-    "hollow nrrd": (edited("a.nrrd", b"sizes: 24 20", b"sizes: 2000 2000"), "declares 96000000 bytes of voxels"),
-    "flat": (of(CHEST[..., 0]), "holds a 2D image of 24 x 20 pixels"),
-    "picture": (image(itk_image(CHEST)[:, :, 0]), "holds a 2D image of 24 x 20 pixels"),
-    "series": (of(np.stack([CHEST, CHEST], 3)), "holds 4D data of 24 x 20 x 12 x 2"),
-    "series mha": (image(sitk.JoinSeries([itk_image(CHEST)] * 2)), "holds 4D data of 24 x 20 x 12 x 2"),
+    "gzip below its size": (hollow_gzip, "declares 3456000352 bytes of voxels, which its"),
+    "NRRD below its size": (
+        edited("a.nrrd", b"sizes: 24 20", b"sizes: 2000 2000"),
+        "declares 96000000 bytes of voxels",
+    ),
+    "2D NIfTI": (of(CHEST[..., 0]), "holds a 2D image of 24 x 20 pixels"),
+    "2D MetaImage": (image(itk_image(CHEST)[:, :, 0]), "holds a 2D image of 24 x 20 pixels"),
+    "4D NIfTI": (of(np.stack([CHEST, CHEST], 3)), "holds 4D data of 24 x 20 x 12 x 2"),
+    "4D MetaImage": (image(sitk.JoinSeries([itk_image(CHEST)] * 2)), "holds 4D data of 24 x 20 x 12 x 2"),
     "one slice": (of(CHEST[..., :1]), "has only 24 x 20 x 1 voxels"),
     "one voxel": (of(CHEST[:1, :1, :1]), "has only 1 x 1 x 1 voxels"),
-    "few millimetres": (of(CHEST, affine=np.diag([0.1, 0.1, 0.1, 1])), "measures 2.4 x 2 x 1.2 mm"),
-    "many millimetres": (of(CHEST, affine=np.diag([700.0, 700, 700, 1])), "check the voxel spacing and its unit"),
+    "too small": (of(CHEST, affine=np.diag([0.1, 0.1, 0.1, 1])), "measures 2.4 x 2 x 1.2 mm"),
+    "too large": (of(CHEST, affine=np.diag([700.0, 700, 700, 1])), "check the voxel spacing and its unit"),
     "constant": (of(np.full_like(CHEST, -900)), "holds the value -900 in every voxel"),
     "nan": (of(with_invalid(3, np.nan)), "holds 3 NaN or infinite voxels (0.05%)"),
     "infinite": (of(with_invalid(4, np.inf)), "holds 4 NaN or infinite voxels"),
-    "overflow": (of(np.where(CHEST > 80, 1e300, CHEST)), "NaN or infinite voxels"),
+    "beyond float32": (of(np.where(CHEST > 80, 1e300, CHEST)), "NaN or infinite voxels"),
     "complex": (of(CHEST.astype(np.complex64)), "holds complex voxels"),
     "rgb": (of(np.zeros((24, 20, 12), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "holds RGB voxels"),
-    "channels": (image(RGB), "holds 3 channels in each voxel"),
-    "channels nrrd": (image(RGB, "a.nrrd"), "holds 3 channels in each voxel"),
+    "channels MetaImage": (image(RGB), "holds 3 channels in each voxel"),
+    "channels NRRD": (image(RGB, "a.nrrd"), "holds 3 channels in each voxel"),
     "0 to 1": (of((CHEST + 1024).astype(np.float32) / 2000), "look normalised"),
-    "HU in thousands": (of(CHEST.astype(np.float32) / 1000), "look normalised"),
+    "HU divided by 1000": (of(CHEST.astype(np.float32) / 1000), "look normalised"),
     "0 to 255": (
         of(((CHEST + 1024) // 8).clip(0, 255).astype(np.uint8)),
         "holds values from 14 to 140, which are not Hounsfield units of a chest CT: they look like 8-bit",
@@ -330,11 +333,11 @@ def test_a_lack_of_memory_or_disk_is_not_blamed_on_the_scan(
 
     path = write(tmp_path, name)
     monkeypatch.setattr(place, fail)
-    with pytest.raises(PivotError, match=message) as told:
+    with pytest.raises(PivotError, match=message) as error:
         read_scan(path)
-    assert type(told.value) is PivotError
-    assert str(told.value).startswith(f"{path}: ")
-    assert lacking(told.value) is lack
+    assert type(error.value) is PivotError
+    assert str(error.value).startswith(f"{path}: ")
+    assert lacking(error.value) is lack
 
 
 def test_the_messages_state_the_actual_limits() -> None:

@@ -46,9 +46,9 @@ def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command in COMMANDS:
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
-        told = capsys.readouterr().out
-        assert told.startswith("usage: ")
-        assert max(map(len, told.splitlines())) <= 120
+        printed = capsys.readouterr().out
+        assert printed.startswith("usage: ")
+        assert max(map(len, printed.splitlines())) <= 120
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_a_batch_and_a_resumed_batch_write_one_table_of_all_scans(
     tables = []
     for lines in (3, 1):
         assert main(words) == 0
-        told = capsys.readouterr().out.splitlines()
-        assert len([line for line in told if "warning" not in line]) == lines
+        printed = capsys.readouterr().out.splitlines()
+        assert len([line for line in printed if "warning" not in line]) == lines
         tables.append((tmp_path / "out" / "findings.csv").read_text())
     assert tables[0] == tables[1]
     singles = [pd.read_csv(path) for path in sorted((tmp_path / "out").glob("*_findings.csv"))]

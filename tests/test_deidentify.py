@@ -49,7 +49,7 @@ SECRETS = {
 }
 TABLE = dicom_anonymization_database_selector("dicomfields_2026c")
 LISTED = [tag for tag in (Tag(*pair) for pair in TABLE["ALL_TAGS"] if len(pair) == 2) if dictionary_has_tag(tag)]
-LISTED = [tag for tag in LISTED if tag.group > 2]  # group 0002 belongs to the file and is written anew
+LISTED = [tag for tag in LISTED if tag.group > 2]  # group 0002 belongs to the file and is rewritten
 
 
 def _secret(tag: pydicom.tag.BaseTag) -> object:

@@ -340,8 +340,8 @@ def test_unknown_values_are_left_out_and_a_nodule_without_boundary_is_a_point(tm
 def test_objects_are_valid(case: str, tmp_path: Path) -> None:
     _, objects = written(tmp_path, case)
     for path in objects.values():
-        told = subprocess.run([str(DCIODVFY), "-new", path], capture_output=True, text=True, check=False)
-        lines = (told.stdout + told.stderr).splitlines()
+        done = subprocess.run([str(DCIODVFY), "-new", path], capture_output=True, text=True, check=False)
+        lines = (done.stdout + done.stderr).splitlines()
         assert [line for line in lines if line.startswith("Error")] == [], path.name
         assert any(line.strip() in KINDS for line in lines), lines
 
@@ -350,11 +350,11 @@ def test_objects_are_valid(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", PLACES)
 def test_dcmtk_reads_the_report(case: str, tmp_path: Path) -> None:
     _, objects = written(tmp_path, case)
-    told = subprocess.run([str(DSRDUMP), objects["nodules_sr"]], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.count("Measurement Group") == max(1, len(PLACES[case]))
-    assert told.stdout.count('"Center")=(POINT') == 2 * len(PLACES[case])  # in space, and on the image
-    assert "Verification Flag   : UNVERIFIED" in told.stdout
+    done = subprocess.run([str(DSRDUMP), objects["nodules_sr"]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Measurement Group") == max(1, len(PLACES[case]))
+    assert done.stdout.count('"Center")=(POINT') == 2 * len(PLACES[case])  # one in space and one on the image
+    assert "Verification Flag   : UNVERIFIED" in done.stdout
 
 
 def test_all_objects_belong_to_the_study_and_copy_its_patient_but_no_private_data(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_all_objects_belong_to_the_study_and_copy_its_patient_but_no_private_dat
         {"PatientName": "nocaret", "PatientSex": "W", "PatientBirthDate": "unknown", "StudyDate": "yesterday"},
         {"PatientName": None, "PatientID": None, "PatientBirthDate": None, "PatientSex": None},
     ],
-    ids=["Latin 1", "Japanese", "odd", "empty"],
+    ids=["Latin 1", "Japanese", "unusual", "empty"],
 )
 def test_unusual_names_are_copied_unchanged_and_never_logged(
     names: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -433,7 +433,7 @@ def test_the_same_results_give_the_same_bytes_and_different_results_different_ui
     packed = zipped(tmp_path / "series.zip", series)
     once, later, other, version = (copy.deepcopy(results) for _ in range(4))
     later["timestamp"] = "2027-01-01T00:00:00Z"
-    later["detections"][0]["confidence"] += 1e-9  # another number of threads may change results this much
+    later["detections"][0]["confidence"] += 1e-9  # another number of threads may cause a difference of this size
     other["detections"][0]["confidence"] -= 0.1
     version["metadata"]["versions"]["pivot"] = "10.0"
     contents, uids, tracks = [], [], []

@@ -86,10 +86,10 @@ def test_two_reconstructions_with_one_series_uid_are_not_interleaved(tmp_path: P
 
 
 INTERLEAVED: dict[str, Callable[[int], int | None]] = {
-    "in their order": lambda place: place + 1,
-    "from above": lambda place: 24 - place,
+    "ascending": lambda place: place + 1,
+    "descending": lambda place: 24 - place,
     "without numbers": lambda _: None,
-    "in no order": lambda place: place * 7 % 25 + 1,
+    "shuffled": lambda place: place * 7 % 25 + 1,
 }
 
 
@@ -236,10 +236,10 @@ def test_a_series_that_is_not_a_volume_does_not_hide_one_that_is(tmp_path: Path,
 UNEVEN: dict[str, tuple[Callable[[int], float], bool]] = {
     "one wider step": (lambda z: 1.2 * (z > 6), True),
     "one slice off": (lambda z: 1.0 * (z == 5), True),
-    "growing steps": (lambda z: 0.05 * z * z, True),
+    "increasing steps": (lambda z: 0.05 * z * z, True),
     "a narrow step": (lambda z: -1.7 * (z > 6), True),
     "two spacings": (lambda z: 2.5 * max(0, z - 6), True),
-    "hardly": (lambda z: 0.4 * (z == 5), False),
+    "below the limit": (lambda z: 0.4 * (z == 5), False),
     "rounded": (lambda z: 0.04 * (-1) ** z, False),
 }
 
@@ -466,7 +466,7 @@ def test_text_files_beside_the_slices_are_ignored_and_other_files_are_noted(tmp_
 HALVES: dict[str, tuple[Edit, str]] = {
     "spacing": (change(PixelSpacing=["2", "1.6"]), "another PixelSpacing, and higher numbers"),
     "kernel": (change(ConvolutionKernel="B70f"), "another ConvolutionKernel"),
-    "frame": (change(FrameOfReferenceUID="1.9"), "another FrameOfReferenceUID"),
+    "frame of reference": (change(FrameOfReferenceUID="1.9"), "another FrameOfReferenceUID"),
     "gap": (both(change(SeriesInstanceUID="1.2.3.9"), shift(2, lambda _: 3.0)), "alike, but with higher numbers"),
 }
 
@@ -532,7 +532,7 @@ def test_the_error_for_a_folder_without_dicom_names_the_volume_in_it(tmp_path: P
 
 
 IDENTITY: dict[str, tuple[Edit, str]] = {
-    "frame": (without("FrameOfReferenceUID"), "no value of FrameOfReferenceUID"),
+    "frame of reference": (without("FrameOfReferenceUID"), "no value of FrameOfReferenceUID"),
     "instances": (change(SOPInstanceUID="1.2.3.4"), "the same value in several slices of SOPInstanceUID"),
     "names": (
         lambda one: setattr(one, "PatientName", f"Secret^{one.InstanceNumber}"),

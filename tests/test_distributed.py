@@ -99,7 +99,7 @@ def test_the_results_equal_those_of_a_local_batch_and_are_not_recomputed(job: Jo
     again = job.run(good, resume=True, num_gpus=1, config=config)
     assert again["num_scans"] == 1
     assert sorted(again["skipped"]) == [str(path) for path in good if path.name != "3.nii.gz"]
-    _same_content(job.out / "findings.csv", tmp_path / "local" / "findings.csv")  # of the skipped scans too
+    _same_content(job.out / "findings.csv", tmp_path / "local" / "findings.csv")  # also for the skipped scans
 
 
 @pytest.mark.usefixtures("cluster")
@@ -242,7 +242,7 @@ def test_service_workers_run_on_the_cluster_and_survive_lost_nodes(cluster: Any,
     folders = [tmp_path / "data" / "jobs" / number for number in numbers]
     for folder in folders:
         os.utime(folder, (0, 0))
-    with served(tmp_path, None, PIVOT_DEVICES="none"):  # removes what the killed workers left
+    with served(tmp_path, None, PIVOT_DEVICES="none"):  # removes the files that the killed workers left
         until(lambda: [len(list(folder.iterdir())) for folder in folders] == [1] * len(folders))
 
 

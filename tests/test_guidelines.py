@@ -77,8 +77,8 @@ def test_halves_are_rounded_upwards(value: float, places: int, rounded: str) -> 
         ("solid", (6.0, 5.9), "3"),  # 5.95 becomes 6.0
         ("solid", (5.95, 5.85), "3"),  # 6.0 and 5.9
         ("solid", (5.95, 5.84), "2"),  # 6.0 and 5.8
-        ("solid", (6.04, 5.85), "3"),  # 6.0 and 5.9, though the mean without rounding the axes is 5.945
-        ("solid", (6.05, 5.84), "3"),  # 6.1 and 5.8, as well
+        ("solid", (6.04, 5.85), "3"),  # 6.0 and 5.9; without rounding the axes, their mean would be 5.945
+        ("solid", (6.05, 5.84), "3"),  # 6.1 and 5.8
         ("solid", (6.14, 5.74), "2"),  # 6.1 and 5.7
         ("solid", (6.0, 6.0), "3"),
         ("solid", (8.0, 7.8), "3"),
@@ -111,7 +111,7 @@ def test_lung_rads_categories_follow_the_size(kind: NoduleType, axes: tuple[floa
 @pytest.mark.parametrize(
     ("total", "solid", "category"),
     [
-        (5.9, 5.9, "2"),  # the whole diameter decides first
+        (5.9, 5.9, "2"),  # the whole diameter is compared first
         (6.0, 0.0, "3"),
         (20.0, 5.94, "3"),
         (20.0, 5.951, "4A"),
@@ -188,7 +188,7 @@ def test_the_exam_takes_the_highest_category(categories: tuple[Any, ...], highes
         ((), True, "0"),
         (("2",), True, "0"),
         (("4A",), True, "0"),
-        (("4B", "2"), True, "4B"),  # nothing unseen can raise it
+        (("4B", "2"), True, "4B"),  # no unseen nodule can raise it
         ((None,), True, None),
         ((), False, None),
         (("3",), False, None),
@@ -201,8 +201,8 @@ def test_an_exam_with_lungs_that_cannot_be_judged_is_never_negative(
     lungs = lungs_but("the left lung is not aerated", recognised=recognised)
     found = lung_rads.exam(rated(*categories), Patient(), lungs)
     assert found["category"] == expected
-    told = {None: None, "0": lung_rads.INCOMPLETE, "4B": lung_rads.MANAGEMENT["4B"]}
-    assert found["management"] == told[expected]
+    management = {None: None, "0": lung_rads.INCOMPLETE, "4B": lung_rads.MANAGEMENT["4B"]}
+    assert found["management"] == management[expected]
     if expected != "4B":
         assert ("the left lung is not aerated" in str(found["reason"])) == (categories != (None,))
         highest = [category for category in categories if category]

@@ -78,7 +78,7 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("solid", 4.0, 0), ("solid", 7.0, 0), 730, "4A"),
     (("solid", 4.0, 0), ("solid", 7.0, 0), 731, "4B"),  # slow growth
     (("part", 20.0, 7.0), ("part", 22.0, 7.0), 1000, "4B"),
-    (("glass", 20.0, 0), ("glass", 22.0, 0), 1000, "2"),  # ground-glass may grow slowly
+    (("glass", 20.0, 0), ("glass", 22.0, 0), 1000, "2"),  # slow growth of ground-glass keeps category 2
     (("glass", 30.0, 0), ("glass", 32.0, 0), 1000, "2"),
     (("glass", 28.3, 0), ("glass", 29.9, 0), 365, "2"),
     (("glass", 28.4, 0), ("glass", 30.0, 0), 365, "3"),
@@ -99,7 +99,7 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("solid", 6.0, 0), ("solid", 6.0, 0), None, "3"),
     (("solid", 8.0, 0), ("solid", 8.0, 0), 89, "4A"),
     (("solid", 8.0, 0), ("solid", 8.0, 0), 90, "3"),
-    (("solid", 8.0, 0), ("solid", 7.9, 0), 89, "3"),  # smaller: by its size
+    (("solid", 8.0, 0), ("solid", 7.9, 0), 89, "3"),  # it shrank: the size decides
     (("solid", 15.0, 0), ("solid", 15.0, 0), 400, "4B"),
     (("part", 20.0, 5.9), ("part", 20.0, 5.9), 180, "2"),
     (("part", 20.0, 6.0), ("part", 20.0, 6.0), 90, "3"),
@@ -109,7 +109,7 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("solid", 7.9, 0), ("solid", 8.0, 0), 180, "4A"),
     (("solid", 14.9, 0), ("solid", 15.0, 0), 180, "4B"),
     (("part", 20.0, 7.9), ("part", 20.0, 8.0), 180, "4B"),
-    # The same day: no growth, so by its size.
+    # On the same day there is no growth: the size decides.
     (("solid", 5.0, 0), ("solid", 8.0, 0), 0, "4A"),
     (("solid", 40.0, 0), ("solid", 40.0, 0), 400, "4B"),  # a mass
     (("glass", 29.0, 0), ("solid", 31.0, 0), 365, "4B"),

@@ -106,7 +106,7 @@ def test_complete_lungs_are_whole_and_certain(any_chest: _Chest) -> None:
     assert found.reason is None
     assert found.certain
     assert 1 < found.litres < 8
-    assert found.right.litres > found.left.litres - 0.1  # the heart makes the left one smaller
+    assert found.right.litres > found.left.litres - 0.1  # the left lung is smaller because of the heart
 
 
 FILLED: dict[str, tuple[Callable[[_Chest], Mask], set[str]]] = {

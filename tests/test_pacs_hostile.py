@@ -288,8 +288,8 @@ def test_closed_connections_do_not_count_towards_the_limit(
 ) -> None:
     listening, port = receiver
     server: Any = listening._server  # noqa: SLF001
-    monkeypatch.setattr(server.ae, "acse_timeout", 10 * PATIENCE)  # no time limit may free a place
-    for _ in range(6):  # twice as many as there are places
+    monkeypatch.setattr(server.ae, "acse_timeout", 10 * PATIENCE)  # no time limit may close a connection
+    for _ in range(6):  # twice the limit
         with closing(socket.create_connection(("127.0.0.1", port))) as caller:
             caller.sendall(said)
     until(lambda: answers(port))
@@ -301,7 +301,7 @@ def test_an_idle_connection_is_closed_within_seconds(
     listening, port = receiver
     server: Any = listening._server  # noqa: SLF001
     assert server.ae.acse_timeout == SILENCE < 5
-    monkeypatch.setattr(server.ae, "network_timeout", 10 * PATIENCE)  # no other time limit may free a place
+    monkeypatch.setattr(server.ae, "network_timeout", 10 * PATIENCE)  # no other time limit may close it
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
     until(lambda: answers(port))
     for one in silent:

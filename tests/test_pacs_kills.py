@@ -78,7 +78,7 @@ def test_a_failure_that_is_not_due_to_the_content_sets_the_study_aside(
     service.work_again()
     others = [service.receive(series_of()) for _ in range(2)]
     service.work_again()
-    assert set(order[1:3]) == set(others)  # it does not delay the others
+    assert set(order[1:3]) == set(others)  # does not delay other studies
     for _ in range(MOST_FAILED):
         service.work_again()
     assert order.count(bad) == MOST_FAILED
@@ -219,7 +219,7 @@ def test_a_lack_of_resources_while_examining_a_study_is_no_failure_of_the_study(
         poor.setattr(os, "scandir", raising(lack))
         for look in (service.spool.was_run, service.spool.run_name, service.spool.record_run):
             with pytest.raises(type(lack)):
-                look(series)  # raises instead of treating the folder as empty, and so as run
+                look(series)  # it must raise: an empty folder would count as already run
     service.work_again()
     assert service.events(study)[-1] == "run finished"
     assert "study refused" not in service.events(study)

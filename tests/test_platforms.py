@@ -55,16 +55,16 @@ def test_weak_marks_are_points_and_the_strongest_comes_first(found: tuple[dict[s
     assert all(0.1 <= share <= 1 for share in shares)
 
 
-@pytest.mark.parametrize(("names", "told"), [([], "holds 0 files"), (["a.mha", "b.mha"], "holds 2 files")])
+@pytest.mark.parametrize(("names", "message"), [([], "holds 0 files"), (["a.mha", "b.mha"], "holds 2 files")])
 def test_the_command_accepts_exactly_one_scan(
-    names: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    names: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "images" / "ct"
     folder.mkdir(parents=True)
     for name in names:
         (folder / name).write_bytes(b"")
     assert main(["--input", str(tmp_path), "--output", str(tmp_path / "out")]) == 3
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

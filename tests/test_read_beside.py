@@ -59,7 +59,7 @@ def test_an_error_of_the_reader_is_raised_here(scan: Path) -> None:
 
 
 def _die(_voxels: Path, _path: Path) -> None:
-    os._exit(9)  # as if the kernel killed it for lack of memory
+    os._exit(9)  # as the kernel does without memory
 
 
 def test_a_killed_reader_is_reported(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,11 +165,11 @@ def test_patient_data_stay_out_of_the_report(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series", CHEST, edit=secret)
     for name in ("r.pdf", "r.md"):
         generate_report(folder, [], tmp_path / name)
-    told = " ".join(pages(tmp_path / "r.pdf")) + str(PdfReader(tmp_path / "r.pdf").metadata)
-    told += (tmp_path / "r.md").read_text(encoding="utf-8")
-    assert "Axial slices" in told
+    text = " ".join(pages(tmp_path / "r.pdf")) + str(PdfReader(tmp_path / "r.pdf").metadata)
+    text += (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "Axial slices" in text
     for word in ("Topsecret", "Jane", "4711", "19500102"):
-        assert word not in told
+        assert word not in text
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_the_model_card_is_cited_for_the_shipped_weights_only(report: dict[str, 
     checkpoint = report["metadata"]["checkpoint"]
     card = (root / "checkpoints" / "MODEL_CARD.md").read_text(encoding="utf-8")
     parts = card.split("\n\n")[1:]
-    told = set(words(str(model_card(checkpoint))))
+    card = set(words(str(model_card(checkpoint))))
     for part in (parts[0], *(part for part in parts if part.startswith(("|", "**Limits")))):
-        assert set(words(part)) <= told
+        assert set(words(part)) <= card
     assert 200 < len(str(model_card(checkpoint))) < 0.7 * len(card)
     other = model_card({**checkpoint, "sha256": "0" * 64})
     assert any("not PIVOT's shipped model" in block.text for block in other if isinstance(block, Text))

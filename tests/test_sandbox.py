@@ -1,4 +1,4 @@
-"""The process that reads an upload can open no other file, even if the reader tries to."""
+"""The process that reads an upload cannot open any other file, even through a vulnerable reader."""
 
 import errno
 import json
@@ -81,7 +81,7 @@ def test_a_vulnerable_reader_cannot_open_other_files(tmp_path: Path) -> None:
     anothers.write_text("{}")
     secrets = [Path("/etc/passwd"), Path("/proc/self/environ"), anothers]
     free = _read_by_vulnerable_reader(tmp_path / "free", secrets, "free")
-    assert {free[str(path)] for path in secrets} == {"read"}  # without confinement the reader does open them
+    assert {free[str(path)] for path in secrets} == {"read"}  # without confinement, the reader opens them
     assert free["by ITK"] == "root"
     closed = _read_by_vulnerable_reader(tmp_path / "confined", secrets, "confined")
     assert {closed[str(path)] for path in secrets} == {"PermissionError"}

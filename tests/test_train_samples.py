@@ -62,7 +62,7 @@ def test_an_inserted_nodule_has_the_place_and_size_of_its_truth(
     insert(volume, nodule, centre)
     change = volume - LUNG_HU
     assert change.min() >= 0
-    assert np.linalg.norm(ndimage.center_of_mass(change) - centre) < 1 + diameter / 4  # lumps make it asymmetric
+    assert np.linalg.norm(ndimage.center_of_mass(change) - centre) < 1 + diameter / 4  # two lumps make it asymmetric
     measured = np.cbrt((nodule.weight > 0.5).sum() * 6 / np.pi)  # diameter of the sphere of the same volume
     assert measured == pytest.approx(diameter, rel=0.25, abs=1.1)
 
@@ -205,11 +205,11 @@ def test_every_dense_voxel_of_a_mirrored_crop_is_a_truth_or_ignored(seed: int, s
     crop = crops("abcd")[3]
     sample = _from_crop(np.random.default_rng(seed), crop, size, 36.0, NOWHERE)
     assert sample.ignore is not None
-    known = ndimage.binary_dilation(sample.ignore, iterations=4)  # 2 mm diagonally, for the blur of the turn
+    known = ndimage.binary_dilation(sample.ignore, iterations=4)  # 2 mm along a diagonal, for the blur of the rotation
     for centre, diameter in sample.truths:
         assert sample.hu[tuple(np.round(centre).astype(int))] > -300
         known |= np.linalg.norm(np.indices(known.shape).transpose(1, 2, 3, 0) - centre, axis=-1) < diameter / 2 + 2
-    inner = (slice(4, -4),) * 3  # nodules outside are blurred too
+    inner = (slice(4, -4),) * 3  # the rotation also blurs nodules outside
     assert (sample.hu[inner][~known[inner]] < -300).all()
 
 

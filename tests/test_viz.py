@@ -276,7 +276,7 @@ def test_every_nodule_has_a_close_view(chest: Volume, tmp_path: Path) -> None:
     assert heights[0] == heights[1]
     assert heights[2] - heights[1] == pytest.approx(325, abs=1)  # a row of five slices
     assert heights[3] - heights[2] == pytest.approx(325, abs=1)
-    assert heights[4] == heights[3]  # the strongest 15
+    assert heights[4] == heights[3]  # the 15 with the highest confidence
 
 
 def test_a_path_a_mapping_and_a_list_give_the_same_picture(chest: Volume, tmp_path: Path) -> None:

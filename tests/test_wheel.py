@@ -137,8 +137,8 @@ def test_the_installed_service_runs_the_commands_of_the_images(
 
 def test_the_guides_names_and_files_work_from_any_folder(pivot: Path, tmp_path: Path) -> None:
     python = pivot.with_name("python")
-    told = _run(python, "-m", "src.inference.main", "--version", folder=tmp_path)
-    assert told == _run(pivot, "--version", folder=tmp_path)
+    version = _run(python, "-m", "src.inference.main", "--version", folder=tmp_path)
+    assert version == _run(pivot, "--version", folder=tmp_path)
     code = "import pivot, src.files; from src.config import load_config; load_config('configs/inference.yaml')"
     code += "; print(pivot.__file__, src.files.__file__, pivot.files.as_module('train.triage.fit'))"
     first, second, command = _run(python, "-c", f"import pivot.files; {code}", folder=tmp_path).strip().split(" ", 2)

@@ -50,7 +50,7 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ANN401 - a bag
     small = {"inference": {"patch_size": [32, 32, 32]}}
     pipeline = InferencePipeline(loaded, small, torch.device("cpu"))
     results = pipeline.predict(path)
-    results["detections"], results["masks"] = [_detection(scan, nodule)], [None]  # the small network misses it
+    results["detections"], results["masks"] = [_detection(scan, nodule)], [None]  # the tiny network misses the nodule
     pipeline.save_detections(results, folder / "report.json")
     pipeline.save_heatmap(results, folder / "heatmap.nii.gz")
     array, spacing = load_scan(path)
@@ -138,7 +138,7 @@ WRONG: list[tuple[str, Call]] = [
     ("it lacks scan_id", lambda at: at.pipeline.save_detections({}, at.folder / "a.json")),
     ("heatmap is an array of numbers of shape", lambda at: at.pipeline.save_heatmap(5, at.folder / "a.nii.gz")),
     ("the heatmap must be an array", lambda at: at.pipeline.save_heatmap(None, at.folder / "a.nii.gz")),
-    # the single steps
+    # single steps
     ("the scan is not prepared", lambda at: at.sliding_window_inference(at.model, at.array, device="cpu")),
     ("the scan is not prepared", lambda at: at.sliding_window_inference(at.model, at.path)),
     (
@@ -211,7 +211,7 @@ WRONG: list[tuple[str, Call]] = [
     ("output_path must be a path", lambda at: at.plot_confidence_distribution(at.report, 5)),
     ("output_path must be a path", lambda at: at.generate_report(at.path, at.report, None)),
     ("needs its spacing", lambda at: at.generate_report(np.zeros((9, 9, 9)), [], at.folder / "a.pdf")),
-    # many scans
+    # batches
     ("input_dir must be a path, not 5", lambda at: at.batch_inference(at.weights, 5, at.folder / "out")),
     ("output_dir must be a path, not 5", lambda at: at.batch_inference(at.weights, at.folder, 5)),
     ("unknown device 'cude'", lambda at: at.batch_inference(at.weights, at.folder, at.folder / "out", device="cude")),

@@ -32,9 +32,7 @@ def _check(again: Properties, first: Properties) -> None:
 
 @settings(max_examples=6)
 @given(st.integers(0, 10_000), st.sampled_from(SETTINGS), st.sampled_from([30.0, -560.0]), st.floats(4, 12))
-def test_measuring_with_the_measured_diameter_gives_the_same_values(
-    seed: int, setting: Any, hu: float, diameter: float  # noqa: ANN401
-) -> None:
+def test_measuring_at_the_measured_size_is_a_fixed_point(seed: int, setting: Any, hu: float, diameter: float) -> None:  # noqa: ANN401
     case = Case(diameter, setting, nodule_hu=hu, seed=seed, aspect=1.4)
     scan, centre, _ = draw_case(case)
     point, guess = misplaced(case, centre)

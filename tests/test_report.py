@@ -206,9 +206,9 @@ def test_the_model_card_is_cited_for_the_shipped_weights_only(report: dict[str, 
     checkpoint = report["metadata"]["checkpoint"]
     card = (root / "checkpoints" / "MODEL_CARD.md").read_text(encoding="utf-8")
     parts = card.split("\n\n")[1:]
-    card = set(words(str(model_card(checkpoint))))
+    cited = set(words(str(model_card(checkpoint))))
     for part in (parts[0], *(part for part in parts if part.startswith(("|", "**Limits")))):
-        assert set(words(part)) <= card
+        assert set(words(part)) <= cited
     assert 200 < len(str(model_card(checkpoint))) < 0.7 * len(card)
     other = model_card({**checkpoint, "sha256": "0" * 64})
     assert any("not PIVOT's shipped model" in block.text for block in other if isinstance(block, Text))

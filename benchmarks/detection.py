@@ -75,16 +75,17 @@ def main() -> None:
     """Run both parts, print their tables, and write the report into the output folder."""
     options = _options()
     start = time.perf_counter()
-    rules = (
-        {} if options.threshold is None else {"post_processing": {"peak_detection": {"threshold": options.threshold}}}
-    )
-    pipeline = InferencePipeline(options.checkpoint, rules)
+    settings: dict[str, Any] = {"inference": {"speed": options.speed}}
+    if options.threshold is not None:
+        settings["post_processing"] = {"peak_detection": {"threshold": options.threshold}}
+    pipeline = InferencePipeline(options.checkpoint, settings)
     config = load_train_config(options.config)
     cubes = [cube for cube in load_cubes(options.data) if cube.subset == config.cubes_validation_subset]
     found = _found(pipeline, cubes, options.data)
     about = pipeline.checkpoint
     report = {
         "model": f"{about.about.name} {about.sha256[:12]}",
+        "speed": pipeline.config.inference.speed,
         **figures(found),
         "scans": {name: marks[:SHOWN] for name, marks in found.scans.items()},
         "nodules": [
@@ -112,6 +113,7 @@ def _options() -> argparse.Namespace:
         "--config", type=Path, default=Path("configs/train_cubes.yaml"), help="names the held-out subset"
     )
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
+    parser.add_argument("--speed", default="auto", choices=("auto", "accurate", "balanced", "fast"), help="%(default)s")
     parser.add_argument("--threshold", type=float, help="default: 0.5; marks below it are listed, not measured")
     parser.add_argument("--output", type=Path, default=Path("results/detection"))
     parser.add_argument("--record", type=Path, help="a copy of the checkpoint with the measured operating points")

@@ -8,22 +8,19 @@ many of PIVOT's marks it gives, too: within 3 mm, and within 0.05 of the confide
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.commands import measure
 from src.files import writable_folder, write_json
 
 __all__ = ["main"]
 
 NEAR, ALIKE = 3.0, 0.05  # mm between two marks that are one, and between their confidences
-GIGABYTE = 1e6  # in the kilobytes of `ru_maxrss`
 
 
 def main() -> None:
@@ -36,9 +33,7 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="with --scan: its own predictor as well")
     options = parser.parse_args()
     rows = []
-    print(
-        f"{'detector':44}{'marks':>6}{'CPM':>8}{'seconds':>9}{'processor':>11}{'GB':>7}   (with FROC: only false marks)"
-    )
+    print(f"{'detector':44}{'marks':>6}{'CPM':>8}{'seconds':>9}{'processor':>11}{'GiB':>7}   (FROC: false marks)")
     for number, checkpoint in enumerate(options.checkpoints):
         given = [*_given("input", options.scan), *_given("threshold", options.threshold)]
         row = _run(checkpoint, given, writable_folder(options.output / str(number)))
@@ -56,7 +51,7 @@ def main() -> None:
 def _line(name: str, row: dict[str, Any]) -> str:
     score = "-" if row["score"] is None else f"{row['score']:.3f}"
     times = f"{row['seconds']:9.1f}{row['processor']:11.1f}"
-    return f"{name[-43:]:44}{row['marks']:6}{score:>8}{times}{row['gigabytes']:7.2f}"
+    return f"{name[-43:]:44}{row['marks']:6}{score:>8}{times}{row['gib']:7.2f}"
 
 
 def _run(checkpoint: str, given: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -72,18 +67,7 @@ def _given(option: str, value: object) -> Sequence[str]:
 
 
 def _used(module: str, *arguments: str | Path) -> dict[str, float]:
-    """What a command and its processes use: seconds, seconds of a processor, and gigabytes of the largest."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(process.returncode)
-    return {
-        "seconds": time.perf_counter() - start,
-        "processor": usage.ru_utime + usage.ru_stime,
-        "gigabytes": usage.ru_maxrss / GIGABYTE,
-    }
+    return measure([[sys.executable, "-m", module, *arguments]])._asdict()
 
 
 def _own(checkpoint: str, scan: Path, file: Path, found: list[dict[str, Any]]) -> dict[str, Any]:

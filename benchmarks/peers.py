@@ -1,9 +1,11 @@
 """The same task with MONAI's and with nnU-Net's parts, and PIVOT's weights, as their users would write it.
 
-Each script reads a scan and writes a heatmap on its grid into a folder. It returns the seconds of each stage and the
-marks (LPS in mm, confidence).
+`python -m benchmarks.peers monai --input SCAN --output FOLDER`, which `benchmarks.speed` runs. Each script reads a scan
+and writes a heatmap on its grid into the folder. The seconds of each stage and the marks (LPS in mm, confidence) are in
+`run.json`.
 """
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,19 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.commands import Run
 from src.data.geometry import map_points
 from src.detection.peak_detection import detect_peaks
 from src.detection.second_look import add_large, halve
+from src.files import write_json
 from src.model.checkpoint import load_model
 from src.model.device import pick_device
 from src.model.unet import DIAMETER, HEATMAP, UNet
 from src.types import Vec3
 
-__all__ = ["PATCH", "PEERS", "Run"]
+__all__ = ["PATCH", "PEERS", "main"]
 
 PATCH, OVERLAP, BATCH = 128, 0.5, 4
 THRESHOLD, MIN_DISTANCE = 0.5, 10.0
-Run = dict[str, Any]
 RESAMPLING = "resample_data_or_seg_to_shape"
 
 
@@ -60,6 +63,16 @@ PLANS: dict[str, Any] = {
     },
 }
 REGION = {"labels": {"background": 0, "nodule": [1, 2]}, "regions_class_order": [1]}  # one channel, and a sigmoid
+
+
+def main() -> None:
+    """Run one of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    write_json(PEERS[options.peer](options.input, options.output), options.output / "run.json")
 
 
 def _monai(scan: Path, folder: Path) -> Run:
@@ -175,3 +188,6 @@ def _timed(times: dict[str, float], stage: str, work: Callable[[], Any]) -> Any:
 
 
 PEERS: dict[str, Callable[[Path, Path], Run]] = {"monai": _monai, "nnunet": _nnunet}
+
+if __name__ == "__main__":
+    main()

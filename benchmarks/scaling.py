@@ -9,7 +9,6 @@ driver's memory grows. The exit code is 1 if detections differ, a scan is lost, 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import numpy as np
 import psutil
 
 from benchmarks.cluster import local_cluster
+from benchmarks.commands import measure
 from benchmarks.simulation import Stages, simulate
 from src.config import load_config
 from src.data.phantom import chest_phantom
@@ -33,7 +33,6 @@ from src.runs.ray_worker import RayWorker
 
 __all__ = ["main"]
 
-ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 2
 WIDTH = 120  # mm
 SPACING = (1.5, 1.5, 2.0)  # mm
@@ -112,11 +111,7 @@ def _local(folder: Path) -> float:
     command = [sys.executable, "-m", "src.inference.main", "--device", "cpu", "--num-shards", str(WORKERS)]
     for option, name in (("--input-dir", "scans"), ("--output-dir", "local"), ("--config", "config.yaml")):
         command += [option, str(folder / name)]
-    start = time.perf_counter()
-    running = [subprocess.Popen([*command, "--shard-index", str(index)], cwd=ROOT) for index in range(WORKERS)]
-    if any([process.wait() for process in running]):  # noqa: C419 - waits for each
-        raise subprocess.CalledProcessError(1, command)
-    return time.perf_counter() - start
+    return measure([[*command, "--shard-index", str(index)] for index in range(WORKERS)]).seconds
 
 
 def _on_cluster(folder: Path, paths: list[Path]) -> tuple[float, float]:

@@ -1,31 +1,34 @@
-"""PIVOT's command line beside a script of MONAI's or nnU-Net's parts: `python -m benchmarks.speed --scan lidc`.
+"""PIVOT's presets beside MONAI's and nnU-Net's parts: `python -m benchmarks.speed --table --repeats 3`.
 
-Both run the same weights on the same scan, in turns, each in its own process. MONAI and nnU-Net use windows of 128
-voxels that overlap by half; so does PIVOT with `--speed accurate`. The command prints the median seconds of each
-stage, the median of the pairs' ratios, the highest memory, and the marks of both. `--limit` prints the processor's
-best rate.
+All run the same weights on the same scans, in turns, each in its own process. MONAI and nnU-Net use windows of 128
+voxels that overlap by half; so does PIVOT's `accurate`. The command prints each run, and a table of medians for each
+scan. Ratios are medians of the pairs of one turn. `--cpm` adds the CPM of each preset (`benchmarks.detection`). The
+runs and tables are in `speed.json` in the output folder; after an interruption the same command continues from there.
+nnU-Net needs `uv run --group bench --with nnunetv2`. `--limit` prints the processor's best rate.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import nibabel
 import numpy as np
-import torch
 
-from benchmarks.peers import PATCH, PEERS, Run
+from benchmarks.commands import ROOT, Finished, Run, measure, pivot, search
+from benchmarks.memory import write_chest
+from src.config import load_config
+from src.data.loader import read_scan
+from src.files import writable_folder
 from src.types import Shape3, Vec3
 
-__all__ = ["CHESTS", "LIDC", "ROOT", "command_line", "main", "start_side"]
+__all__ = ["CHESTS", "WAYS", "Way", "main", "table"]
 
-ROOT = Path(__file__).resolve().parents[1]
 LIDC = ROOT.parent / "shared" / "data" / "lidc-idri-0001"
 CHESTS: dict[str, tuple[Shape3, Vec3]] = {
     "chest-100": ((512, 512, 100), (0.7, 0.7, 3.75)),
@@ -34,141 +37,170 @@ CHESTS: dict[str, tuple[Shape3, Vec3]] = {
 }
 STAGES = ("start", "read", "preprocess", "inference", "postprocess", "write")
 NEAR = 5.0  # mm; nearer marks are of one nodule
-GIB_IN_KIB = 2**20
+
+
+class Way(NamedTuple):
+    """A way to search a scan: a preset of PIVOT (None: the default), or the package whose parts are used."""
+
+    speed: str | None = None
+    package: str | None = None
+    environment: Mapping[str, str] = {}
+
+
+WAYS = {
+    "default": Way(),
+    "fast": Way("fast"),
+    "accurate": Way("accurate"),
+    "no-bfloat16": Way(environment={"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "monai": Way(package="monai"),
+    "nnunet": Way(package="nnunetv2"),
+}
 
 
 def main() -> None:
-    """Print the table of one scan, or run one side of it."""
+    """Print the tables, or the processor's best rate."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scan", default="lidc", help=f"lidc, {', '.join(CHESTS)}, or a path (default: %(default)s)")
-    parser.add_argument("--speed", default="auto", choices=("auto", "accurate", "balanced", "fast"))
-    parser.add_argument("--engine", default="auto", help="inference.engine of PIVOT (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=1, help="pairs of runs (default: %(default)s)")
-    parser.add_argument("--beside", choices=PEERS, default="monai", help="whose parts (default: %(default)s)")
-    parser.add_argument("--only", choices=("pivot", *PEERS), help="leave the other out")
-    parser.add_argument("--limit", action="store_true", help="print the processor's best, and run nothing else")
-    parser.add_argument("--side", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", action="store_true", help="measure")
+    what.add_argument("--limit", action="store_true", help="print the processor's best rate, and run nothing else")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help=", ".join(WAYS))
+    parser.add_argument(
+        "--scans", nargs="+", default=["lidc", "chest-300"], help=f"lidc, {', '.join(CHESTS)}, or a path: %(default)s"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="turns (default: %(default)s)")
+    parser.add_argument("--cpm", action="store_true", help="also measure the CPM of each preset")
+    parser.add_argument("--output", type=Path, default=Path("results/speed"), help="default: %(default)s")
     options = parser.parse_args()
     if options.limit:
-        _print_limit()
-    elif options.side:
-        print(json.dumps(PEERS[options.side](Path(options.scan), options.folder)))
-    else:
-        _compare(options)
+        from benchmarks.limit import print_limit
+
+        print_limit()
+        return
+    missing = [way for way in options.ways if (package := WAYS[way].package) and not find_spec(package)]
+    if missing:
+        parser.error(f"{missing[0]} is not installed: uv run --group bench --with nnunetv2, or leave it out of --ways")
+    _measure(options)
 
 
-def _compare(options: argparse.Namespace) -> None:
-    sides = [options.only] if options.only else ["pivot", options.beside]
-    runs: dict[str, list[Run]] = {side: [] for side in sides}
-    with tempfile.TemporaryDirectory(prefix="pivot-speed-") as folder:
-        scan = _scan(options.scan, Path(folder))
-        if "nnunet" in sides and scan.is_dir():
-            sys.exit("error: nnU-Net does not read DICOM folders: give another --scan")
-        for _ in range(options.repeats):
-            for side in sides:
-                runs[side].append(start_side(side, scan, Path(folder), options.speed, options.engine))
-                print(side, json.dumps({key: value for key, value in runs[side][-1].items() if key != "found"}))
-    _print_table(runs)
+def _measure(options: argparse.Namespace) -> None:
+    finished = Finished(writable_folder(options.output) / "speed.json")
+    runs: dict[str, dict[str, list[Run]]] = {}
+    with tempfile.TemporaryDirectory(prefix="pivot-speed-") as name:
+        folder = Path(name)
+        for scan in options.scans:
+            source = _source(scan, folder)
+            for turn in range(1, options.repeats + 1):
+                for way in options.ways:
+                    run = finished.run(
+                        f"{scan}, {way}, {turn}", lambda way=way, source=source: _run(way, source, folder)
+                    )  # type: ignore[misc]
+                    runs.setdefault(scan, {}).setdefault(way, []).append(run)
+    cpm = {way: _cpm(way, options.output, finished) for way in options.ways if options.cpm and not WAYS[way].package}
+    tables = {scan: table(found) for scan, found in runs.items()}
+    finished.keep(cpm=cpm, tables=tables)
+    print("\n" + ", ".join(f"{key} {value}" for key, value in finished.about.items()))
+    for scan, rows in tables.items():
+        _print_table(f"{scan}, medians of {options.repeats}", rows, cpm)
+    if "default" in options.ways:
+        print(f"The default is `{load_config({}).inference.speed}`, which is therefore no row of its own.")
+    if "nnunet" in options.ways:
+        print("nnU-Net looks once, all others twice. It reads NIfTI, to which DICOM was converted beforehand.")
 
 
-def _scan(name: str, folder: Path) -> Path:
-    if name in CHESTS:
-        from benchmarks.memory import write_chest
-
-        path = folder / f"{name}.nii.gz"
-        write_chest(path, *CHESTS[name])
-        return path
-    return LIDC if name == "lidc" else Path(name)
+def _source(name: str, folder: Path) -> Path:
+    if name not in CHESTS:
+        return LIDC if name == "lidc" else Path(name).resolve()
+    path = folder / f"{name}.nii.gz"
+    write_chest(path, *CHESTS[name])
+    return path
 
 
-def start_side(side: str, scan: Path, folder: Path, speed: str, engine: str) -> Run:
-    """Run one side of the comparison in its own process. Returns its stages, costs and marks."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--side", side, "--scan", str(scan), "--folder", str(folder)]
-    results = folder / f"{scan.name}-results"
-    if side == "pivot":
-        command = [*command_line(folder, speed, engine), "--input", str(scan), "--output", str(results)]
-        command += ["--progress", "none"]
-    start = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None  # noqa: S101 - stdout is a pipe
-        told = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    wall = time.perf_counter() - start
-    run = _read_pivot(results) if side == "pivot" else json.loads(told.splitlines()[-1])
-    run["stages"]["start"] = wall - sum(run["stages"].values())
-    processor = used.ru_utime + used.ru_stime
-    return {"wall": round(wall, 2), "processor": round(processor, 2), "gib": used.ru_maxrss / GIB_IN_KIB, **run}
+def _run(way: str, scan: Path, folder: Path) -> Run:
+    speed, package, environment = WAYS[way]
+    if not package:
+        return search(pivot(folder, speed), scan, folder, environment)
+    if way == "nnunet" and scan.is_dir():
+        scan = _as_nifti(scan, folder)
+    return search([sys.executable, "-m", "benchmarks.peers", way], scan, folder)
 
 
-def command_line(folder: Path, speed: str, engine: str = "auto") -> list[str]:
-    """PIVOT's command with these settings, which are written into a file in the folder."""
-    settings = folder / "settings.yaml"
-    settings.write_text(f"inference: {{speed: {speed}, engine: {engine}}}\n")
-    return [sys.executable, "-m", "src.inference.main", "--config", str(settings)]
+def _as_nifti(series: Path, folder: Path) -> Path:
+    """The DICOM series as NIfTI, which is made once."""
+    path = folder / f"{series.name}.nii.gz"
+    if not path.is_file():
+        scan = read_scan(series)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(scan.array, np.int16), scan.affine), path)
+    return path
 
 
-def _read_pivot(folder: Path) -> Run:
-    report = json.loads(next(folder.glob("*_detections.json")).read_text())
-    about = {key: report["metadata"][key] for key in ("windows", "searched", "precision", "engine")}
-    found = [(one["coordinates_lps"], one["confidence"]) for one in report["detections"]]
-    return {"stages": report["metadata"]["timings_seconds"], **about, "found": found}
+def _cpm(way: str, folder: Path, finished: Finished) -> Any:  # noqa: ANN401 - JSON
+    """The CPM of a preset and its interval, from a finished `benchmarks.detection`."""
+
+    def detect() -> Run:
+        out, preset = folder / f"detection-{way}", WAYS[way].speed
+        command = [sys.executable, "-m", "benchmarks.detection", "--output", out.resolve()]
+        seconds = measure([[*command, *(["--speed", preset] if preset else [])]], WAYS[way].environment).seconds
+        report = json.loads((out / "detection.json").read_text())
+        return {"cpm": report["cpm"], "ci95": report["cpm_ci95"], "wall": seconds}
+
+    return finished.run(f"CPM, {way}", detect)
 
 
-def _print_table(runs: dict[str, list[Run]]) -> None:
-    sides = list(runs)
-    print(f"{'seconds':12}" + "".join(f"{side:>10}" for side in sides) + ("     ratio" if len(sides) == 2 else ""))
-    for stage in (*STAGES, "wall", "processor", "gib"):
-        values = [[run["stages"].get(stage, run.get(stage)) for run in runs[side]] for side in sides]
-        line = f"{stage:12}" + "".join(f"{statistics.median(value):10.2f}" for value in values)
-        if len(sides) == 2:
-            line += f"{statistics.median(b / max(a, 1e-3) for a, b in zip(*values, strict=True)):10.2f}"
-        print(line)
-    if len(sides) == 2:
-        _print_marks(runs["pivot"][-1]["found"], sides[1], runs[sides[1]][-1]["found"])
+def table(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]]:
+    """The figures of each way from its runs, one a turn.
+
+    `monai` and `default`: how many times more time than this way each takes, and this way more than the default; None
+    without these runs.
+    """
+    walls = {way: [run["wall"] for run in found] for way, found in runs.items()}
+    rows = {}
+    for way, found in runs.items():
+        stages = {stage: statistics.median(run["stages"][stage] for run in found) for stage in STAGES}
+        shares = {stage: statistics.median(run["stages"][stage] / run["wall"] for run in found) for stage in STAGES}
+        rows[way] = {
+            **{key: statistics.median(run[key] for run in found) for key in ("wall", "processor", "gib")},
+            "monai_to_this": _ratio(walls.get("monai"), walls[way]),
+            "this_to_default": _ratio(walls[way], walls.get("default")),
+            "beside_the_network": statistics.median(run["wall"] - run["stages"]["inference"] for run in found),
+            "stages": stages,
+            "shares": shares,
+            "marks": len(found[-1]["found"]),
+            **({"shared": shared(found[-1]["found"], runs["monai"][-1]["found"])} if "monai" in runs else {}),
+        }
+    return rows
 
 
-def _print_marks(pivot: list[Any], peer: str, others: list[Any]) -> None:
-    left = list(others)
-    for place, confidence in pivot:
+def _ratio(over: Sequence[float] | None, under: Sequence[float] | None) -> float | None:
+    return statistics.median(a / b for a, b in zip(over, under, strict=True)) if over and under else None
+
+
+def shared(marks: Iterable[Any], others: Iterable[Any]) -> dict[str, float]:
+    """How many marks both lists have, and the largest difference of their confidences."""
+    left, apart = list(others), []
+    for place, confidence in marks:
         near = [mark for mark in left if np.linalg.norm(np.subtract(mark[0], place)) < NEAR]
-        other = f"{near[0][1]:.3f}" if near else "none"
-        print(f"mark at {np.round(place, 1).tolist()}: PIVOT {confidence:.3f}, {peer} {other}")
-        left = [mark for mark in left if not any(mark is one for one in near)]
-    for place, confidence in left:
-        print(f"mark at {np.round(place, 1).tolist()}: PIVOT none (place or size), {peer} {confidence:.3f}")
+        if near:
+            apart.append(abs(near[0][1] - confidence))
+            left.remove(near[0])
+    return {"marks": len(apart), "confidence_apart": max(apart, default=0.0)}
 
 
-def _print_limit() -> None:
-    """The multiply-adds of a window, and their seconds at the best rate of a convolution."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from src.model.checkpoint import load_model
-
-    model = load_model().model
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 1, PATCH, PATCH, PATCH))
-    adds = counter.get_total_flops() / 2
-    print(f"{adds / 1e9:.1f} billion multiply-adds for a window of {PATCH}^3; {torch.get_num_threads()} threads")
-    for dtype in (torch.float32, torch.bfloat16):
-        rate = _best_rate(dtype)
-        print(f"{dtype}: {rate / 1e9:.0f} billion a second in one convolution, {adds / rate:.3f} s a window at best")
-
-
-@torch.inference_mode()
-def _best_rate(dtype: torch.dtype, features: int = 96, size: int = 32) -> float:
-    """The multiply-adds per second of a 3x3x3 convolution with many features, the best of five."""
-    layer = torch.nn.Conv3d(features, features, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)
-    x = torch.rand(1, features, size, size, size).to(dtype, memory_format=torch.channels_last_3d)
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        layer(x)
-        seconds.append(time.perf_counter() - start)
-    return features**2 * 27 * size**3 / min(seconds[1:])
+def _print_table(title: str, rows: Mapping[str, Mapping[str, Any]], cpm: Mapping[str, Any]) -> None:
+    heads = ("seconds", "MONAI/it", "it/default", "GiB", "cpu s", *STAGES, "no network", "marks", "as MONAI", "CPM")
+    print(f"\n{title}; stages in % of the seconds\n{'':12}" + "".join(f"{head:>12}" for head in heads))
+    for way, row in rows.items():
+        both = row.get("shared")
+        values = [
+            f"{row['wall']:.2f}",
+            *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("monai_to_this", "this_to_default")),
+            *(f"{row[key]:.2f}" for key in ("gib", "processor")),
+            *(f"{share:.0%}" for share in row["shares"].values()),
+            f"{row['beside_the_network']:.2f}",
+            str(row["marks"]),
+            f"{both['marks']}, {both['confidence_apart']:.3f}" if both else "-",
+            f"{cpm[way]['cpm']:.3f}" if way in cpm else "-",
+        ]
+        print(f"{way:12}" + "".join(f"{value:>12}" for value in values))
 
 
 if __name__ == "__main__":

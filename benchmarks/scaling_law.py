@@ -10,6 +10,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def _of_size(slices: int, folder: Path, finished: Finished) -> list[Run]:
     if not finished.runs.keys() >= set(names):
         write_chest(path, (512, 512, slices), SPACING)
     runs = [
-        finished.run(name, lambda cores=cores: _sized(path, slices, folder, cores, finished))  # type: ignore[misc]
+        finished.run(name, partial(_sized, path, slices, folder, cores, finished))
         for name, cores in zip(names, CORES, strict=True)
     ]
     path.unlink(missing_ok=True)
@@ -121,8 +122,8 @@ def _of_many(
         return {"actors": actors, "scans": most, "wall": seconds, "hourly_limit": limit}
 
     return (
-        [finished.run(f"batch of {count}", lambda count=count: batched(count)) for count in options.batches],  # type: ignore[misc]
-        [finished.run(f"{actors} actors", lambda actors=actors: on_ray(actors)) for actors in options.workers],  # type: ignore[misc]
+        [finished.run(f"batch of {count}", partial(batched, count)) for count in options.batches],
+        [finished.run(f"{actors} actors", partial(on_ray, actors)) for actors in options.workers],
     )
 
 

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,9 +92,7 @@ def _measure(options: argparse.Namespace) -> None:
             source = _source(scan, folder)
             for turn in range(1, options.repeats + 1):
                 for way in options.ways:
-                    run = finished.run(
-                        f"{scan}, {way}, {turn}", lambda way=way, source=source: _run(way, source, folder)
-                    )  # type: ignore[misc]
+                    run = finished.run(f"{scan}, {way}, {turn}", partial(_run, way, source, folder))
                     runs.setdefault(scan, {}).setdefault(way, []).append(run)
     cpm = {way: _cpm(way, options.output, finished) for way in options.ways if options.cpm and not WAYS[way].package}
     tables = {scan: table(found) for scan, found in runs.items()}

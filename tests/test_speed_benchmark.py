@@ -3,14 +3,15 @@
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import commands, limit, scaling_law, speed
-from benchmarks.commands import Finished, Run, measure
+from benchmarks import commands, limit, scaling_law, speed, throughput
+from benchmarks.commands import Finished, Run, Used, measure
 from src.data.loader import read_scan
 from src.detection.pipeline import InferencePipeline
 from tests.small_scans import block, save_nifti
@@ -140,3 +141,26 @@ def test_the_plot_holds_the_limit_of_each_number_of_cores() -> None:
     assert memory.lines[0].get_xydata().tolist() == [[150, 1], [300, 1]]
     assert [line.get_xydata().tolist() for line in many.lines] == [[[1, 900], [4, 900]], [[1, 1800], [4, 1800]]]
     assert [line.get_xydata().tolist() for line in ray.lines] == [[[1, 360], [2, 720]], [[1, 900], [2, 1800]]]
+
+
+def test_a_batch_is_compared_by_scans_an_hour_and_processor_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def used(started: Sequence[Sequence[object]], environment: Mapping[str, str] | None = None) -> Used:
+        if len(started) == 2:
+            assert [list(command)[-1] for command in started] == ["0", "1"]
+            assert environment
+            return Used(18.0, 30.0, 4.0)
+        return Used(12.0, 20.0, 2.0) if "--input-dir" in started[0] else Used(6.0, 10.0, 1.5)
+
+    paths = [tmp_path / name for name in "abcd"]
+    monkeypatch.setattr(throughput, "measure", used)
+    monkeypatch.setattr(throughput, "write_copies", lambda *_: paths)
+    monkeypatch.setattr(sys, "argv", ["throughput", "--scans", "4", "--repeats", "1"])
+    throughput.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert rows == [
+        ["one", "batch", "1200", "5.0", "2.00", "1.00x"],
+        ["single", "runs", "600", "10.0", "1.50", "2.00x"],
+        ["2", "processes", "800", "7.5", "4.00", "1.50x"],
+    ]

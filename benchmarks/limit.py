@@ -31,14 +31,15 @@ def adds_of_a_voxel() -> float:
     model, patch = load_model().model, torch.zeros(1, 1, 64, 64, 64)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(patch)
-    return counter.get_total_flops() / 2 / patch.numel()
+    return float(counter.get_total_flops() / 2 / patch.numel())
 
 
 def work_of(scan: Scan, speed: str = "auto") -> float:
     """The multiply-adds of a scan's search with a preset, both looks. Nothing is computed."""
     pipeline = InferencePipeline(None, {"inference": {"speed": speed, "engine": "torch"}}, "cpu")
-    counter = _Voxels(pipeline.network.model)
-    pipeline.network.model = pipeline.network.any_shape = counter
+    network = pipeline.network
+    counter = _Voxels(network.model)
+    network.model = network.any_shape = counter  # type: ignore[assignment]
     pipeline.predict(scan)
     return counter.voxels * adds_of_a_voxel()
 

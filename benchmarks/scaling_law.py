@@ -149,13 +149,13 @@ def draw(sizes: Sequence[Run], batches: Sequence[Run], workers: Sequence[Run]) -
         memory.plot([run["slices"] for run in runs], [run["gib"] for run in runs], "o-", color=colour, label=name)
     _label(time, "litres of lung", "seconds")
     _label(memory, "slices of 512 x 512", "highest memory, GiB")
-    for axes, runs, key, name in (
+    for axes, counted, key, name in (
         (many, batches, "scans", "scans in a batch"),
         (ray, workers, "actors", "actors of Ray"),
     ):
-        counts = [run[key] for run in runs]
-        axes.plot(counts, [run["scans"] / run["wall"] * HOUR for run in runs], "o-", label="measured")
-        axes.plot(counts, [run["hourly_limit"] for run in runs], "--", color="C0", label="limit")
+        counts = [run[key] for run in counted]
+        axes.plot(counts, [run["scans"] / run["wall"] * HOUR for run in counted], "o-", label="measured")
+        axes.plot(counts, [run["hourly_limit"] for run in counted], "--", color="C0", label="limit")
         axes.set_xticks(counts)
         _label(axes, name, "scans an hour")
     return figure

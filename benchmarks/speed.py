@@ -136,9 +136,10 @@ def _cpm(way: str, folder: Path, finished: Finished) -> Any:  # noqa: ANN401 - J
     """The CPM of a preset and its interval, from a finished `benchmarks.detection`."""
 
     def detect() -> Run:
-        out, preset = folder / f"detection-{way}", WAYS[way].speed
-        command = [sys.executable, "-m", "benchmarks.detection", "--output", out.resolve()]
-        seconds = measure([[*command, *(["--speed", preset] if preset else [])]], WAYS[way].environment).seconds
+        out = folder / f"detection-{way}"
+        command = [sys.executable, "-m", "benchmarks.detection", "--output", str(out)]
+        command += ["--speed", WAYS[way].speed or "auto"]
+        seconds = measure([command], WAYS[way].environment).seconds
         report = json.loads((out / "detection.json").read_text())
         return {"cpm": report["cpm"], "ci95": report["cpm_ci95"], "wall": seconds}
 

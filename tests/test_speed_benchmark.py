@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.lines import Line2D
 
 from benchmarks import commands, limit, scaling_law, speed, throughput
 from benchmarks.commands import Finished, Run, Used, measure
@@ -124,6 +126,11 @@ def test_a_voxel_costs_the_multiply_adds_of_its_convolutions(monkeypatch: pytest
     assert limit.adds_of_a_voxel.__wrapped__() == 27 * 8 + 8 * 2
 
 
+def points(line: Line2D) -> list[list[float]]:
+    found: list[list[float]] = np.asarray(line.get_xydata()).tolist()
+    return found
+
+
 def test_the_plot_holds_the_limit_of_each_number_of_cores() -> None:
     sizes = [
         {"cores": cores, "slices": slices, "litres": slices / 100, "gib": 1.0, "wall": 1 + slices / 50 / cores}
@@ -134,13 +141,13 @@ def test_the_plot_holds_the_limit_of_each_number_of_cores() -> None:
     batches = [{"scans": count, "wall": 4.0 * count, "hourly_limit": 1800.0} for count in (1, 4)]
     workers = [{"actors": count, "scans": 4, "wall": 40.0 / count, "hourly_limit": 900.0 * count} for count in (1, 2)]
     time, memory, many, ray = scaling_law.draw(sizes, batches, workers).axes
-    drawn = {str(line.get_label()): line.get_xydata().tolist() for line in time.lines}
+    drawn = {str(line.get_label()): points(line) for line in time.lines}
     assert drawn["limit, 1 core"] == [[0, 0], [1.5, 1.5], [3, 3]]
     assert drawn["limit, 2 cores"] == [[0, 0], [1.5, 0.75], [3, 1.5]]
     assert drawn["1 core"] == [[1.5, 4], [3, 7]]
-    assert memory.lines[0].get_xydata().tolist() == [[150, 1], [300, 1]]
-    assert [line.get_xydata().tolist() for line in many.lines] == [[[1, 900], [4, 900]], [[1, 1800], [4, 1800]]]
-    assert [line.get_xydata().tolist() for line in ray.lines] == [[[1, 360], [2, 720]], [[1, 900], [2, 1800]]]
+    assert points(memory.lines[0]) == [[150, 1], [300, 1]]
+    assert [points(line) for line in many.lines] == [[[1, 900], [4, 900]], [[1, 1800], [4, 1800]]]
+    assert [points(line) for line in ray.lines] == [[[1, 360], [2, 720]], [[1, 900], [2, 1800]]]
 
 
 def test_a_batch_is_compared_by_scans_an_hour_and_processor_seconds(

@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The changed modules, and their tests.
 SUBJECTS = {
     "guidelines": ("src/guidelines/[!p]*.py src/guidelines/patient.py", "guidelines guidelines_patient"),
-    "prior": ("src/guidelines/prior.py", "prior_part_solid compare"),
+    "prior": ("src/guidelines/prior.py", "lung_rads_table"),
     "triage": ("src/triage/*.py", "triage triage_calibration"),
     "measurement": ("src/measurement/*.py", "axes segmentation nodule_properties sizes_repeat marks"),
     "windows": ("src/detection/[bwts][lils]*.py", "sliding_window search"),

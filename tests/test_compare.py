@@ -1,4 +1,4 @@
-"""Follow-up: registration, matching, growth, Lung-RADS with priors, and the command line from end to end."""
+"""Follow-up: registration, matching, growth, and the command line from end to end."""
 
 import dataclasses
 import functools
@@ -27,14 +27,12 @@ from src.followup.matching import GATES, assign
 from src.followup.output import text_table, write_comparison
 from src.followup.registration import Registration, lungs_of, register
 from src.followup.source import GivenScan, interval_between
-from src.guidelines.nodule import SizedNodule
 from src.guidelines.patient import Patient
-from src.guidelines.prior import exam_with_prior, lung_rads_with_prior
 from src.inference.compare import main
 from src.measurement.nodule_properties import segment_and_measure
-from src.types import Detection, NoduleType, Properties, Scan
+from src.types import Detection, Properties, Scan
 from tests.dicom_files import CHEST, write_series, zipped
-from tests.small_scans import WHOLE, block, chest, save_nifti
+from tests.small_scans import block, chest, save_nifti
 
 FINE = (0.7, 0.7, 1.0)
 UNMEASURED: Properties = {
@@ -64,15 +62,6 @@ def ball(diameter: float) -> Properties:
         "solid_fraction": 1.0,
         "nodule_type": "solid",
     }
-
-
-def solid(diameter: float) -> SizedNodule:
-    return SizedNodule("solid", diameter, diameter, 500.0, 1.0)
-
-
-def subsolid(kind: NoduleType, diameter: float, core: float = 0.0) -> SizedNodule:
-    """A ball with a solid core of diameter `core` in mm."""
-    return SizedNodule(kind, diameter, diameter, math.pi / 6 * diameter**3, (core / diameter) ** 3)
 
 
 class TestGrowth:
@@ -174,87 +163,6 @@ class TestMatching:
     ) -> None:
         pairs = assign(np.zeros((1, 3)), np.array([[distance, 0.0, 0.0]]), ([4.0], [4.0 * ratio]), 12)
         assert bool(pairs) == paired
-
-
-NEW_NODULES = [
-    (solid(3.9), "2"),
-    (solid(4.0), "3"),
-    (solid(5.94), "3"),
-    (solid(5.95), "4A"),  # rounds to 6.0
-    (solid(7.9), "4A"),
-    (solid(8.0), "4B"),
-    (subsolid("part-solid", 5.9, 3.9), "3"),
-    (subsolid("part-solid", 5.9, 4.5), "4B"),  # a new solid component of 4 mm, however small the whole is
-    (subsolid("part-solid", 6.0, 3.9), "4A"),
-    (subsolid("part-solid", 6.0, 4.0), "4B"),
-    (subsolid("ground-glass", 29.9), "2"),
-    (subsolid("ground-glass", 30.0), "3"),
-]
-FOLLOWED = [
-    # before, now, days, category
-    (solid(6.0), solid(7.5), 180, "2"),  # 1.5 mm is not growth, and category 3 was stable for 6 months
-    (solid(6.0), solid(7.6), 180, "4A"),
-    (solid(6.0), solid(7.6), None, "4A"),
-    (solid(6.4), solid(8.0), 365, "4B"),
-    (solid(7.8), solid(8.1), 365, "4A"),  # crosses a size limit without growth
-    (solid(6.5), solid(6.5), 179, "3"),
-    (solid(6.5), solid(6.5), 180, "2"),
-    (solid(6.5), solid(6.5), None, "3"),
-    (solid(9.0), solid(9.0), 89, "4A"),
-    (solid(9.0), solid(9.0), 90, "3"),
-    (solid(9.0), solid(5.0), 30, "2"),  # shrank below the limits
-    (solid(16.0), solid(16.0), 365, "4B"),
-    (solid(6.0), solid(7.6), 700, "4B"),  # 0.83 mm a year: slow
-    (solid(6.0), solid(9.2), 700, "4B"),  # 1.67 mm a year: growing, 8 mm and more
-    (solid(4.0), solid(7.2), 700, "4A"),  # the same, smaller
-    (subsolid("part-solid", 10, 2.0), subsolid("part-solid", 10, 3.6), 180, "4A"),
-    (subsolid("part-solid", 10, 2.0), subsolid("part-solid", 10, 4.0), 180, "4B"),
-    (
-        subsolid("part-solid", 10, 5.0),
-        subsolid("part-solid", 14, 5.0),
-        400,
-        "4A",
-    ),  # the whole grew beside a stable component
-    (subsolid("ground-glass", 10), subsolid("part-solid", 10, 3.0), 180, "4A"),  # a new component
-    (subsolid("ground-glass", 10), subsolid("ground-glass", 16), 180, "2"),
-    (subsolid("ground-glass", 29), subsolid("ground-glass", 31), 180, "3"),
-    (subsolid("ground-glass", 31), subsolid("ground-glass", 31), None, "2"),
-    (subsolid("ground-glass", 30), subsolid("ground-glass", 32), 700, "2"),  # slowly growing
-]
-
-
-class TestLungRadsWithPriors:
-    @pytest.mark.parametrize(("nodule", "category"), NEW_NODULES)
-    def test_new_nodules_are_categorised_by_size(self, nodule: SizedNodule, category: str) -> None:
-        assert lung_rads_with_prior(nodule, None, 365, Patient(setting="screening"))["category"] == category
-
-    @pytest.mark.parametrize(("before", "now", "days", "category"), FOLLOWED)
-    def test_followed_nodules_are_categorised_by_size_and_growth(
-        self, before: SizedNodule, now: SizedNodule, days: int | None, category: str
-    ) -> None:
-        ruled = lung_rads_with_prior(now, before, days, Patient(setting="screening"))
-        assert ruled["category"] == category
-        assert ruled["management"]
-
-    @pytest.mark.parametrize(("days", "category"), [(365, "4A"), (366, "4A"), (730, "4A"), (731, "4B")])
-    def test_growth_is_more_than_1_5_mm_in_365_25_days(self, days: int, category: str) -> None:
-        """3 mm are more than 1.5 mm a year in less than 730.5 days; slower growth over several years is 4B."""
-        ruled = lung_rads_with_prior(solid(7), solid(4), days, Patient(setting="screening"))
-        assert ruled["category"] == category
-
-    def test_assumptions_are_stated(self) -> None:
-        ruled = lung_rads_with_prior(solid(7.6), solid(6), None, Patient())
-        assert "screening assumption" in ruled["assumptions"]
-        assert any("interval is unknown" in assumption for assumption in ruled["assumptions"])
-
-    def test_incidental_nodules_have_no_lung_rads_category(self) -> None:
-        patient = Patient(setting="incidental")
-        assert lung_rads_with_prior(solid(7.6), solid(6), 90, patient)["category"] is None
-        assert exam_with_prior([], patient, WHOLE)["reason"]
-
-    def test_the_examination_takes_the_highest_category(self) -> None:
-        ruled = [lung_rads_with_prior(solid(size), None, 90, Patient()) for size in (3, 7, 5)]
-        assert exam_with_prior(ruled, Patient(prior_ct=True), WHOLE)["category"] == "4A"
 
 
 @functools.cache

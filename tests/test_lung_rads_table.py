@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.guidelines.lung_rads import CATEGORIES, RULES, exam, lung_rads
+from src.guidelines.lung_rads import CATEGORIES, MANAGEMENT, RULES, exam, in_words, lung_rads
 from src.guidelines.nodule import SizedNodule
 from src.guidelines.patient import Patient
 from src.guidelines.prior import GROWING, NEW, exam_with_prior, lung_rads_with_prior
@@ -67,7 +67,9 @@ def test_baseline_and_new_nodules_are_categorised_by_size(size: Size, first: str
 FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     # Growth is an increase of more than 1.5 mm within 12 months.
     (("solid", 5.0, 0), ("solid", 6.5, 0), 365, "3"),
+    (("solid", 6.0, 0), ("solid", 7.5, 0), 180, "2"),
     (("solid", 5.0, 0), ("solid", 6.6, 0), 365, "4A"),
+    (("solid", 6.0, 0), ("solid", 7.6, 0), None, "4A"),
     (("solid", 5.0, 0), ("solid", 6.54, 0), 365, "3"),  # rounded before they are compared
     (("solid", 5.0, 0), ("solid", 6.55, 0), 365, "4A"),
     (("solid", 2.0, 0), ("solid", 3.6, 0), 365, "4A"),  # growing, at any size
@@ -76,22 +78,33 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("solid", 5.0, 0), ("solid", 8.0, 0), None, "4B"),
     (("solid", 5.0, 0), ("solid", 8.0, 0), 730, "4B"),  # 1.501 mm a year
     (("solid", 4.0, 0), ("solid", 7.0, 0), 730, "4A"),
+    (("solid", 4.0, 0), ("solid", 7.0, 0), 366, "4A"),
     (("solid", 4.0, 0), ("solid", 7.0, 0), 731, "4B"),  # slow growth
+    (("solid", 6.0, 0), ("solid", 7.6, 0), 700, "4B"),
     (("part", 20.0, 7.0), ("part", 22.0, 7.0), 1000, "4B"),
     (("glass", 20.0, 0), ("glass", 22.0, 0), 1000, "2"),  # slow growth of ground-glass keeps category 2
     (("glass", 30.0, 0), ("glass", 32.0, 0), 1000, "2"),
     (("glass", 28.3, 0), ("glass", 29.9, 0), 365, "2"),
     (("glass", 28.4, 0), ("glass", 30.0, 0), 365, "3"),
     (("glass", 30.0, 0), ("glass", 30.0, 0), 365, "2"),
+    (("glass", 31.0, 0), ("glass", 31.0, 0), None, "2"),
     # A part-solid nodule grows as a whole or in its solid part.
     (("part", 10.0, 2.3), ("part", 10.0, 3.8), 365, "2"),
     (("part", 10.0, 2.3), ("part", 10.0, 3.9), 365, "4A"),
     (("part", 10.0, 2.3), ("part", 10.0, 4.0), 365, "4B"),
     (("part", 10.0, 2.3), ("part", 11.6, 2.3), 365, "4A"),
     (("part", 10.0, 7.9), ("part", 11.6, 7.9), 365, "4A"),
+    (("part", 10.0, 5.0), ("part", 14.0, 5.0), 400, "4A"),
+    (("part", 8.0, 3.0), ("part", 9.5, 3.0), 180, "2"),
+    (("part", 10.0, 6.5), ("part", 20.0, 6.5), 90, "4A"),
+    (("part", 10.0, 8.5), ("part", 20.0, 8.5), 90, "4B"),
+    (("part", 8.0, 2.0), ("part", 8.0, 3.9), 180, "4A"),
+    (("part", 8.0, 3.0), ("part", 8.0, 4.6), 180, "4B"),
     (("part", 10.0, 8.0), ("part", 11.6, 8.0), 365, "4B"),
     (("glass", 10.0, 0), ("part", 10.0, 3.9), 365, "4A"),  # the solid part is new
     (("glass", 10.0, 0), ("part", 10.0, 4.0), 365, "4B"),
+    (("glass", 12.0, 2.4), ("part", 12.0, 4.0), 180, "4B"),
+    (("glass", 12.0, 3.5), ("part", 12.0, 4.1), 180, "3"),  # it was there before
     (("solid", 10.0, 0), ("part", 10.0, 4.0), 90, "3"),  # less solid than before
     # Stable for long enough: 3 becomes 2 at six months, 4A becomes 3 at three.
     (("solid", 6.0, 0), ("solid", 6.0, 0), 179, "3"),
@@ -99,6 +112,7 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("solid", 6.0, 0), ("solid", 6.0, 0), None, "3"),
     (("solid", 8.0, 0), ("solid", 8.0, 0), 89, "4A"),
     (("solid", 8.0, 0), ("solid", 8.0, 0), 90, "3"),
+    (("solid", 9.0, 0), ("solid", 5.0, 0), 30, "2"),
     (("solid", 8.0, 0), ("solid", 7.9, 0), 89, "3"),  # it shrank: the size decides
     (("solid", 15.0, 0), ("solid", 15.0, 0), 400, "4B"),
     (("part", 20.0, 5.9), ("part", 20.0, 5.9), 180, "2"),
@@ -111,6 +125,7 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
     (("part", 20.0, 7.9), ("part", 20.0, 8.0), 180, "4B"),
     # On the same day there is no growth: the size decides.
     (("solid", 5.0, 0), ("solid", 8.0, 0), 0, "4A"),
+    (("part", 8.0, 3.0), ("part", 8.0, 4.6), 0, "3"),
     (("solid", 40.0, 0), ("solid", 40.0, 0), 400, "4B"),  # a mass
     (("glass", 29.0, 0), ("solid", 31.0, 0), 365, "4B"),
 ]
@@ -120,7 +135,23 @@ FOLLOWED: list[tuple[Size, Size, int | None, str]] = [
 def test_followed_nodules_are_categorised_by_size_and_growth(
     before: Size, now: Size, days: int | None, category: str
 ) -> None:
-    assert lung_rads_with_prior(_nodule(now), _nodule(before), days, SCREENED)["category"] == category
+    found = lung_rads_with_prior(_nodule(now), _nodule(before), days, SCREENED)
+    assert found["category"] == category
+    assert found["management"] == MANAGEMENT[found["category"]]
+
+
+@pytest.mark.parametrize(("days", "words"), [(None, "the interval is unknown"), (0, "of the same day")])
+def test_assumptions_about_the_earlier_examination_are_stated(days: int | None, words: str) -> None:
+    found = lung_rads_with_prior(_nodule(("solid", 7.6, 0)), _nodule(("solid", 6.0, 0)), days, Patient())
+    assert "screening assumption" in found["assumptions"]
+    assert any(words in assumption for assumption in found["assumptions"])
+    assert in_words(found["assumptions"]).startswith("screening CT; ")
+
+
+def test_incidental_nodules_have_no_category() -> None:
+    patient = Patient(setting="incidental")
+    assert lung_rads_with_prior(_nodule(("solid", 7.6, 0)), _nodule(("solid", 6.0, 0)), 90, patient)["category"] is None
+    assert exam_with_prior([], patient, WHOLE)["reason"]
 
 
 @pytest.mark.parametrize(("small", "large"), list(pairwise(CATEGORIES[1:])))
@@ -128,7 +159,8 @@ def test_the_examination_takes_the_highest_category_of_nodules_and_masses(small:
     ruled = {category: lung_rads(_nodule(size), SCREENED) for size, category, _ in SIZES}
     found = [ruled[small], ruled[large]]
     assert exam(found, SCREENED, WHOLE)["category"] == large
-    assert exam_with_prior(found, SCREENED, WHOLE)["category"] == large
+    for patient in (SCREENED, Patient(prior_ct=True)):
+        assert exam_with_prior(found, patient, WHOLE)["category"] == large
 
 
 def _cells(root: Path) -> dict[str, list[str]]:

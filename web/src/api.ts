@@ -1,4 +1,4 @@
-/** Requests to the service, with its key where one is needed, and its errors as they are. */
+/** Requests to the service, with the API key if one is needed. Errors of the service are passed on. */
 
 import type { Distance, FindingMasks, Followup, Job, JobFile, JobPage, Limits, Problem, Report, Review, Vec3, Verdict } from "./contract";
 import { askForKey } from "./key";
@@ -6,7 +6,7 @@ import { askForKey } from "./key";
 const KEY = "pivot-key";
 export const INFERENCE = "/api/v1/inference";
 
-/** What the service, or the way to it, objects to. */
+/** An error that the service, a proxy or the connection reports. */
 export class Refused extends Error {
   constructor(
     readonly problem: Problem,
@@ -16,7 +16,7 @@ export class Refused extends Error {
   }
 }
 
-/** The API key of this tab, where it has one. */
+/** The API key of this tab, or null. */
 export const key = (): string | null => sessionStorage.getItem(KEY);
 
 const headers = (): Record<string, string> => {
@@ -24,7 +24,7 @@ const headers = (): Record<string, string> => {
   return value ? { Authorization: `Bearer ${value}` } : {};
 };
 
-/** An error of the way to the service. */
+/** An error of the connection to the service. */
 export const unreachable = (): Refused =>
   new Refused({
     type: "about:blank",
@@ -33,7 +33,7 @@ export const unreachable = (): Refused =>
     detail: "The service does not answer. Check that it runs and that this machine can reach it, then try again.",
   });
 
-/** The problem that a response with an error status holds. */
+/** The problem in a response with an error status. */
 export function problemOf(status: number, body: string, retryAfter: string | null): Refused {
   const seconds = Number(retryAfter);
   const wait = retryAfter && Number.isFinite(seconds) ? seconds : null;
@@ -42,13 +42,13 @@ export function problemOf(status: number, body: string, retryAfter: string | nul
     if (typeof problem.detail === "string")
       return new Refused({ type: "about:blank", title: "Refused", ...problem, detail: problem.detail, status }, wait);
   } catch {
-    // A proxy in between answers in words of its own.
+    // A proxy answers in its own format.
   }
   const detail = `The service, or a proxy before it, answered with status ${status}.`;
   return new Refused({ type: "about:blank", title: "Refused", status, detail }, wait);
 }
 
-/** A successful response; asks for the key where it is missing or wrong. */
+/** A successful response. Asks for the key if it is missing or wrong. */
 export async function request(url: string, init: Omit<RequestInit, "headers"> & { headers?: Record<string, string> } = {}): Promise<Response> {
   let response: Response;
   try {
@@ -77,14 +77,14 @@ export const report = (of: Job, signal?: AbortSignal): Promise<Report> => json(o
 export const files = async (of: Job, signal?: AbortSignal): Promise<JobFile[]> =>
   (await json<{ files: JobFile[] }>(of.links.files, signal)).files;
 
-/** The masks of a job; none of one that an earlier release made. */
+/** The masks of a job. A job of an earlier release has none. */
 export const outlines = (of: Job, signal?: AbortSignal): Promise<FindingMasks> =>
   json<FindingMasks>(`${of.links.self}/outlines`, signal).catch((error: unknown) => {
     if (error instanceof Refused && error.problem.status === 404) return { affine: [], masks: [] };
     throw error;
   });
 
-/** A coarse image of the scan (NIfTI); null where the scan is small, or an earlier release made the job. */
+/** A preview of the scan (NIfTI); null if the scan is small or an earlier release made the job. */
 export const preview = async (of: Job, signal?: AbortSignal): Promise<ArrayBuffer | null> => {
   const response = await request(`${of.links.self}/preview`, signal ? { signal } : {});
   return response.status === 204 ? null : response.arrayBuffer();
@@ -97,21 +97,21 @@ const send = async <T = Review>(method: string, url: string, body: object, more:
   return (await response.json()) as T;
 };
 
-/** A job against an earlier one of the same patient, `days` before. */
+/** The comparison of a job with an earlier one of the same patient, `days` before. */
 export const followup = (of: Job, prior: string, days: number | null): Promise<Followup> =>
   send("POST", `${of.links.self}/followup`, { prior, days });
 
-/** Write the verdicts and, if they are given, the distances, if the review is still the one that they change. */
+/** Write the verdicts and, if given, the distances. Fails if the review was changed in the meantime. */
 export const writeReview = (of: Job, { version, comment }: Review, findings: Verdict[], distances: Distance[] | null = null): Promise<Review> =>
   send("PUT", `${of.links.self}/review`, { findings, comment, distances }, { "If-Match": `"${version}"` });
 
-/** Add a nodule at a point (LPS mm), which the service measures. */
+/** Add a nodule at a point (LPS mm). The service measures it. */
 export const addNodule = (of: Job, coordinates_lps: Vec3): Promise<Review> => send("POST", `${of.links.self}/review/nodules`, { coordinates_lps });
 
-/** Cancel a job that waits or runs, remove one that ended. */
+/** Cancel a waiting or running job, or remove one that has ended. */
 export const cancelOrRemove = (of: Job): Promise<Response> => request(of.links.self, { method: "DELETE" });
 
-/** The bytes at `url`; `progress` gets how many of them are there. */
+/** The bytes at `url`; `progress` is called with the number of bytes received. */
 export async function download(url: string, progress: (got: number) => void, signal?: AbortSignal): Promise<Uint8Array[]> {
   const response = await request(url, signal ? { signal } : {});
   const reader = response.body?.getReader();
@@ -125,7 +125,7 @@ export async function download(url: string, progress: (got: number) => void, sig
   return parts;
 }
 
-/** Save a file under its own name, with the key that a plain link would not send. */
+/** Save a file under its name. A plain link would not send the API key. */
 export async function save(file: Pick<JobFile, "url" | "name">): Promise<void> {
   const response = await request(file.url);
   const url = URL.createObjectURL(await response.blob());
@@ -136,7 +136,7 @@ export async function save(file: Pick<JobFile, "url" | "name">): Promise<void> {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** The socket that follows a job; browsers can send the key only as a subprotocol. */
+/** The socket that follows a job. Browsers can send the key only as a subprotocol. */
 export function socket(of: Job): WebSocket {
   const url = new URL(of.links.stream, location.href);
   url.protocol = url.protocol.replace("http", "ws");
@@ -144,13 +144,13 @@ export function socket(of: Job): WebSocket {
   return new WebSocket(url, value ? ["pivot", value] : []);
 }
 
-/** What goes with a scan: the configuration, and what is said of the patient, both YAML. */
+/** What is sent with a scan: the configuration and the patient data, both YAML. */
 export interface Asked {
   config: string;
   patient: string | null;
 }
 
-/** Upload a scan; `progress` gets the bytes sent. The same `idempotency` again is the same job. */
+/** Upload a scan; `progress` is called with the number of bytes sent. The same `idempotency` key returns the same job. */
 export function submit(
   scan: File,
   { config, patient }: Asked,
@@ -163,7 +163,7 @@ export function submit(
   if (patient !== null) form.append("patient", patient);
   form.append("file", scan);
   return new Promise((resolve, reject) => {
-    const sending = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+    const sending = new XMLHttpRequest(); // fetch does not report the progress of an upload
     sending.open("POST", INFERENCE);
     for (const [name, value] of Object.entries(headers())) sending.setRequestHeader(name, value);
     sending.setRequestHeader("Idempotency-Key", idempotency);

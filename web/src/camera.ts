@@ -1,20 +1,20 @@
-/** What the canvas shows of the scan: which planes, and how large. */
+/** Which planes the canvas shows, and at which zoom. */
 
 import { type Niivue, SLICE_TYPE } from "@niivue/niivue";
 
 export type View = "All planes" | "Axial" | "Coronal" | "Sagittal";
 
-const ZOOMS = { least: 0.5, most: 12, close: 4 }; // times the whole plane; `close` is for one nodule
+const ZOOMS = { least: 0.5, most: 12, close: 4 }; // relative to the whole plane; `close` is for one nodule
 const SINGLE = { Axial: SLICE_TYPE.AXIAL, Coronal: SLICE_TYPE.CORONAL, Sagittal: SLICE_TYPE.SAGITTAL };
 
-/** The place of the pointer on the canvas, in its pixels. */
+/** The position of the pointer on the canvas, in canvas pixels. */
 export function pixelAt(nv: Niivue, canvas: HTMLCanvasElement, { clientX, clientY }: MouseEvent): [number, number] {
   const { left, top } = canvas.getBoundingClientRect();
   const scale = nv.uiData.dpr ?? 1;
   return [(clientX - left) * scale, (clientY - top) * scale];
 }
 
-/** One plane, or all of them, the axial one largest; wide canvases have the others beside it, tall ones below. */
+/** One plane, or all of them with the axial one largest: the others beside it on a wide canvas, below it on a tall one. */
 export function arrange(nv: Niivue, { clientWidth, clientHeight }: HTMLCanvasElement, view: View): void {
   if (view !== "All planes") {
     nv.clearCustomLayout();
@@ -36,7 +36,7 @@ export function arrange(nv: Niivue, { clientWidth, clientHeight }: HTMLCanvasEle
   );
 }
 
-/** Magnify by a factor, around the crosshair; null shows the whole planes again. */
+/** Zoom by a factor around the crosshair; null shows the whole planes. */
 export function zoom(nv: Niivue, factor: number | null): void {
   const [x = 0, y = 0, z = 0, now = 1] = nv.scene.pan2Dxyzmm;
   if (factor === null) {
@@ -49,10 +49,10 @@ export function zoom(nv: Niivue, factor: number | null): void {
   nv.setPan2Dxyzmm([moved[0] ?? 0, moved[1] ?? 0, moved[2] ?? 0, next]);
 }
 
-/** Whether the planes are magnified. */
+/** Whether the planes are zoomed in. */
 export const isNear = (nv: Niivue): boolean => nv.scene.pan2Dxyzmm[3] > 1;
 
-/** Magnify what is at the crosshair, in the middle of each plane. */
+/** Zoom to the crosshair and centre it in each plane. */
 export function closeUp(nv: Niivue): void {
   const [x = 0, y = 0, z = 0] = nv.frac2mm(nv.scene.crosshairPos);
   const [r = 0, f = 0, s = 0] = nv.frac2mm([0.5, 0.5, 0.5]); // the middle of the scan

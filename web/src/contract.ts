@@ -19,7 +19,7 @@ export interface Progress {
   error?: Problem | null;
 }
 
-/** How far the findings of a job are read: by whom, and when the review was changed last. */
+/** The progress of the review of a job: number of findings read, readers, and time of the last change. */
 export interface Read {
   read: number;
   total: number;
@@ -36,7 +36,7 @@ export interface Job extends Progress {
   finished_at: string | null;
   expires_at: string | null;
   links: { self: string; results: string; files: string; stream: string };
-  review?: Read | null; // in the list alone; null: there is nothing to read yet
+  review?: Read | null; // only in the list; null: there is nothing to read yet
 }
 
 export interface JobPage {
@@ -44,7 +44,7 @@ export interface JobPage {
   next: string | null;
 }
 
-/** What a file holds; services may send kinds that this page does not know yet. */
+/** The kind of a file. Newer services may send kinds that this page does not know. */
 export type Kind = "detections" | "table" | "findings" | "heatmap" | "visualization" | "report" | "3d" | "dicom" | "scan" | (string & {});
 
 export interface JobFile {
@@ -76,15 +76,15 @@ export interface Guidelines {
   bts: Ruled & { management: string | null };
 }
 
-/** A place with a size and a confidence; `coordinates` are index times spacing, in mm. */
+/** A mark with position, diameter and confidence. `coordinates` are index times spacing, in mm. */
 export interface Mark {
   coordinates: Vec3;
   coordinates_lps: Vec3 | null;
-  diameter_mm: number | null; // null: a reader's nodule that cannot be segmented
-  confidence: number | null; // null: a reader's
+  diameter_mm: number | null; // null: added by a reader, and cannot be segmented
+  confidence: number | null; // null: added by a reader
 }
 
-/** Where a nodule lies; null: not known. */
+/** The location of a nodule in the lungs; null: unknown. */
 export interface Location {
   side: string | null; // left, right or midline
   third: string | null; // upper, middle or lower
@@ -132,7 +132,7 @@ export interface Report {
   };
 }
 
-/** What a reader says of a finding, by its label; the service adds who said it and when. */
+/** A reader's verdict on the finding with this label. The service adds the reader and the time. */
 export interface Verdict {
   finding: string;
   verdict: "accepted" | "rejected" | null;
@@ -154,7 +154,7 @@ export interface Added {
   outline: PackedMask | null;
 }
 
-/** A line that a reader measured; its ends are LPS mm. */
+/** A distance that a reader measured; its ends are LPS mm. */
 export interface Distance {
   from_lps: Vec3;
   to_lps: Vec3;
@@ -188,7 +188,7 @@ export interface FindingMasks {
   masks: FindingMask[];
 }
 
-/** Where the points of one scan lie in another, LPS mm: nodes on a lattice, x fastest. */
+/** The positions of the points of one scan in another, LPS mm: nodes of a lattice, x fastest. */
 export interface Lattice {
   origin: Vec3;
   step: Vec3;
@@ -196,7 +196,7 @@ export interface Lattice {
   places: number[];
 }
 
-/** A nodule in one of two examinations; without a label only a second look found it. */
+/** A nodule in one of two examinations. Without a label, it was found only at the expected position of its partner. */
 export interface Seen {
   label?: string | null;
   coordinates_lps: Vec3;
@@ -220,7 +220,7 @@ export interface Followed {
   lung_rads: LungRads | null;
 }
 
-/** A job against an earlier one. */
+/** The comparison of a job with an earlier one. */
 export interface Followup {
   interval: { days: number | null; reason: string | null };
   registration: { method: string; lung_overlap: number; warnings: string[] };
@@ -231,5 +231,5 @@ export interface Followup {
   links: { to_baseline: Lattice; to_followup: Lattice };
 }
 
-/** Whether nothing will change any more. */
+/** Whether the job has ended. */
 export const ended = (status: Status): boolean => status !== "queued" && status !== "running";

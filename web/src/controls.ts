@@ -7,13 +7,13 @@ import { onKeys } from "./shortcuts";
 import { SLABS } from "./slab";
 import type { Viewer, Window } from "./viewer";
 
-const STEP = 0.1; // of the opacity, by key
-const ZOOM = 1.25; // times, by button
+const STEP = 0.1; // change of the opacity by each key press
+const ZOOM = 1.25; // factor of each button press
 const VIEW_NAMES: View[] = ["All planes", "Axial", "Coronal", "Sagittal"];
 export const LUNG: Window = [-600, 1500]; // HU: level, width
 const WINDOWS: Record<string, Window> = { Lung: LUNG, Mediastinum: [40, 400], Bone: [400, 1800], Soft: [50, 350] };
 
-/** Shows the heatmap with an opacity. */
+/** Shows the heatmap with this opacity. */
 export type Heatmap = (opacity: number) => void;
 
 export interface Controls {
@@ -21,7 +21,7 @@ export interface Controls {
   windowed: (level: number, width: number) => void;
 }
 
-/** The controls of a viewer, and their keys; `name` tells them from those of another image. */
+/** The controls of a viewer and their keys; `name` distinguishes them from those of another image. */
 export function controls(name: string, viewer: () => Viewer | null, heatmap: Heatmap, signal: AbortSignal, stage: HTMLElement): Controls {
   const views = choice("Planes", VIEW_NAMES, (view) => viewer()?.setView(view));
   const windows = choice("Window", Object.keys(WINDOWS), (name) => viewer()?.setWindow(WINDOWS[name] ?? LUNG));
@@ -66,7 +66,7 @@ export function controls(name: string, viewer: () => Viewer | null, heatmap: Hea
       (event) => {
         if (event.key.toLowerCase() !== key) return;
         event.preventDefault();
-        inImage(() => viewer()?.step(-x, y, z))(); // the patient's right is on the left
+        inImage(() => viewer()?.step(-x, y, z))(); // the patient's right is on the left of the screen
       },
       { capture: true },
     );
@@ -77,7 +77,7 @@ export function controls(name: string, viewer: () => Viewer | null, heatmap: Hea
   return { element, windowed };
 }
 
-/** The window in HU, as it is shown; the reader can type another. */
+/** The present window in HU, which the reader can edit. */
 export function windowFields(change: (window: Window) => void): { element: HTMLElement; show: (level: number, width: number) => void } {
   const level = el("input", { type: "number", min: -1024, max: 3071, step: 10 });
   const width = el("input", { type: "number", min: 1, max: 4096, step: 50 });
@@ -86,7 +86,7 @@ export function windowFields(change: (window: Window) => void): { element: HTMLE
     field.addEventListener("change", () => {
       if (!fields.some((one) => one.validity.rangeUnderflow || one.validity.rangeOverflow || one.value === "")) change([level.valueAsNumber, width.valueAsNumber]);
     });
-    field.addEventListener("keydown", ({ key }) => key === "Enter" && field.blur()); // then the keys are the image's again
+    field.addEventListener("keydown", ({ key }) => key === "Enter" && field.blur()); // then keys control the image again
   }
   const show = (...values: [number, number]): void => fields.forEach((field, index) => (field.value = String(Math.round(values[index] ?? 0))));
   return { element: el("div", { class: "window" }, el("label", {}, "Level", level), el("label", {}, "Width", width), "HU"), show };
@@ -96,10 +96,10 @@ interface Choice<T> {
   element: HTMLElement;
   pick: (value: T) => void;
   next: () => void;
-  mark: (value: T | null) => void; // pressed, without a change; null where none fits
+  mark: (value: T | null) => void; // shows the button of this value as pressed; null: no button fits
 }
 
-/** One of several, as a row of buttons. */
+/** A choice as a row of buttons. */
 function choice<T extends string>(name: string, values: T[], change: (value: T) => void): Choice<T> {
   let now: T | null = values[0] ?? null;
   const buttons = values.map((value) => button(value, () => pick(value), { "aria-pressed": String(value === now) }));
@@ -128,7 +128,7 @@ function toggle(name: string, on: boolean, change: (on: boolean) => void): { ele
   return { element, toggle: flip };
 }
 
-/** The heatmap's opacity; it hides what lies below, and is off at first. Hiding it keeps the value. */
+/** The opacity of the heatmap, which is hidden at first because it covers the CT. Hiding it keeps the value. */
 function slider(name: string, change: (opacity: number) => void): {
   element: HTMLElement;
   toggle: () => void;

@@ -1,4 +1,4 @@
-/** All that is known of the selected nodule. */
+/** The details of the selected finding. */
 
 import type { Detection, LungRads } from "./contract";
 import { el } from "./dom";
@@ -7,7 +7,7 @@ import { fixed, percent, place } from "./format";
 
 type Fact = [string, string | null | undefined];
 
-/** Measurements, triage and guidelines of a finding, or what to do to see them. */
+/** Measurements, triage and guidelines of a finding, or the hint to select one. */
 export function details(finding: Finding | null): HTMLElement {
   if (!finding) return el("div", { class: "details empty" }, "Choose a finding to see its measurements and guidelines.");
   const { detection } = finding;
@@ -42,7 +42,7 @@ function measured(nodule: Detection): Fact[] {
   ];
 }
 
-/** A reason without the names of settings: `prior_cancer` is prior cancer. */
+/** A reason with plain words in place of field names: `prior_cancer` becomes prior cancer. */
 const words = (reason: string | null): string | null => reason?.replaceAll("_", " ").replace("immunosuppressed", "immunosuppression") ?? null;
 
 const IN_WORDS: Record<string, string> = {

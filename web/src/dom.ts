@@ -1,10 +1,10 @@
-/** Elements in one expression; text is always text, never markup. */
+/** Creates elements. Text is inserted as text, never as markup. */
 
 export type Child = Node | string | null | undefined | false;
 type Listener = (event: never) => void;
 type Props = Record<string, string | number | boolean | null | undefined | Listener>;
 
-/** An element; a property that is a function listens to the event of its name, `true` is an empty attribute. */
+/** An element. A property that is a function is a listener of the event of its name; `true` is an empty attribute. */
 export function el<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   props: Props = {},

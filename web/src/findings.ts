@@ -1,22 +1,22 @@
-/** What the page lists: nodules, masses, candidates below the threshold, and what a reader added. */
+/** The findings that the page lists: nodules, masses, candidates below the threshold, and nodules that a reader added. */
 
 import type { Added, Detection, Location, Mark, Report, Review } from "./contract";
 import { fixed } from "./format";
 
 export type Sort = "nodule" | "mass" | "candidate" | "added";
 
-/** One row and its ring. */
+/** One row of the table and its ring on the image. */
 export interface Finding extends Mark {
-  label: string; // counted from 1; others have a letter before it
+  label: string; // nodules count from 1; other kinds have a letter before the number
   sort: Sort;
-  detection: Detection | null; // of a candidate nothing was measured
+  detection: Detection | null; // null for a candidate, which is not measured
   corrected?: boolean; // a reader corrected the type
 }
 
-/** What a finding is called: `Nodule 1`, `Added nodule a1`. */
+/** The name of a finding: `Nodule 1`, `Added nodule a1`. */
 export const nameOf = ({ sort, label }: Finding): string => `${{ nodule: "Nodule", mass: "Mass", candidate: "Candidate", added: "Added nodule" }[sort]} ${label}`;
 
-/** A position in words: `left lung, middle third`; null where it is not known. */
+/** A location in words: `left lung, middle third`; null if it is unknown. */
 export function whereOf(location: Location | undefined): string | null {
   const { side = null, third = null } = location ?? {};
   const words = [side && (side === "midline" ? side : `${side} lung`), third && `${third} third`];
@@ -29,7 +29,7 @@ export function described(finding: Finding): string {
   return [nameOf(finding), whereOf(finding.detection?.location), size].filter(Boolean).join(", ");
 }
 
-/** All findings of a report: nodules, then masses, then candidates, each from the strongest. */
+/** All findings of a report: nodules, masses, candidates, each by falling confidence. */
 export function findingsOf(report: Report): Finding[] {
   const measured = (sort: Sort) => (detection: Detection): Finding => ({
     ...detection,
@@ -44,14 +44,14 @@ export function findingsOf(report: Report): Finding[] {
   ];
 }
 
-/** What readers added to a report. */
+/** The nodules that readers added. */
 export const addedOf = (added: Added[]): Finding[] =>
   added.map((one, index) => {
     const triage = { malignancy_score: null, risk_category: null, reason: "added by a reader, without a confidence" };
     return { ...one, confidence: null, label: one.finding, sort: "added", detection: { ...one, confidence: null, id: index, triage } };
   });
 
-/** All findings as the readers left them: with corrected types, without the guidelines that rest on the measured ones. */
+/** All findings after the review: with corrected types, and without guidelines that used the measured types. */
 export function asReviewed(found: Finding[], review: Review): Finding[] {
   const types = new Map(review.findings.map(({ finding, nodule_type }) => [finding, nodule_type]));
   return [...found, ...addedOf(review.added)].map((one) => {
@@ -63,13 +63,13 @@ export function asReviewed(found: Finding[], review: Review): Finding[] {
   });
 }
 
-/** Whether readers changed what was found: rejected or added something, or corrected a type. */
+/** Whether readers rejected or added a finding or corrected a type. */
 export const isChanged = ({ findings, added }: Review): boolean =>
   added.length > 0 || findings.some(({ verdict, nodule_type }) => verdict === "rejected" || nodule_type !== null);
 
-const DEFAULT = 0.5; // the threshold of reports that do not name theirs
+const DEFAULT = 0.5; // the threshold of reports without one
 
-/** The least confidence of a report's nodules and masses. */
+/** The confidence threshold of a report. */
 export function thresholdOf({ metadata }: Report): number {
   const rules = metadata.config?.post_processing;
   return Math.max(rules?.peak_detection?.threshold ?? DEFAULT, rules?.confidence_filter?.min_confidence ?? 0);

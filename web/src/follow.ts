@@ -1,17 +1,17 @@
-/** The progress of a job: by WebSocket, and by asking where that does not work. */
+/** The progress of a job: by WebSocket, or by polling if that fails. */
 
 import * as api from "./api";
 import { ended, type Job, type Progress } from "./contract";
 
-const PERIOD = 2000; // ms between questions
-const PATIENCE = 5; // questions in a row that may fail
+const PERIOD = 2000; // ms between polls
+const PATIENCE = 5; // polls in a row that may fail
 
-/** Tell every change of `job` until it ends; the promise is kept then, and broken by what the service refuses. */
+/** Report every change of `job`. The promise resolves when the job ends and rejects if the service refuses. */
 export async function follow(job: Job, tell: (progress: Progress) => void, signal: AbortSignal): Promise<void> {
   if (!ended(job.status) && !(await bySocket(job, tell, signal))) await byAsking(job, tell, signal);
 }
 
-/** Whether the socket told the job's end. */
+/** Whether the socket reported the end of the job. */
 function bySocket(job: Job, tell: (progress: Progress) => void, signal: AbortSignal): Promise<boolean> {
   return new Promise((resolve) => {
     let done = false;
@@ -41,7 +41,7 @@ async function byAsking(job: Job, tell: (progress: Progress) => void, signal: Ab
   }
 }
 
-/** Wait `ms`, or until the signal. */
+/** Wait for `ms` milliseconds or until the signal. */
 export function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);

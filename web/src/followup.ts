@@ -1,4 +1,4 @@
-/** A job beside an earlier one of the same patient: both images linked by the registration, and what became of each nodule. */
+/** A job beside an earlier one of the same patient: both images, linked by the registration, and the change of each nodule. */
 
 import * as api from "./api";
 import type { Followed, Followup, Job, Report, Seen } from "./contract";
@@ -36,8 +36,8 @@ export async function followupView(id: string, prior: string, days: number | nul
 interface Panel {
   image: Reader;
   report: Report;
-  findings: Finding[]; // as its readers left them, without candidates
-  trouble: HTMLElement; // what went wrong when a distance was saved
+  findings: Finding[]; // after the review, without candidates
+  trouble: HTMLElement; // the error of saving a distance
 }
 
 async function panel(job: Job, name: string, signal: AbortSignal): Promise<Panel> {
@@ -63,7 +63,7 @@ async function panel(job: Job, name: string, signal: AbortSignal): Promise<Panel
 
 function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back: HTMLElement, signal: AbortSignal): HTMLElement[] {
   const [before, now] = panels;
-  // The one that moves; the other follows. Until both are there, each goes to its own place.
+  // The image that the reader moves; the other follows. Until both are loaded, each moves alone.
   let leading: Reader | "none yet" | null = "none yet";
   const follow = (one: Reader, other: Reader, lattice: Followup["links"]["to_baseline"]): void => {
     one.onMove((place) => {
@@ -110,7 +110,7 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
   return [el("div", { class: "results pair" }, named(jobs[0], "Prior", before), named(jobs[1], "Now", now), side)];
 }
 
-/** The finding of a panel that stands in the comparison; null where it has none. */
+/** The finding of a panel that is this nodule of the comparison, or null. */
 const findingOf = ({ findings }: Panel, seen: Seen | null): Finding | null => findings.find(({ label }) => label === seen?.label) ?? null;
 
 const HEADS = ["Prior", "Now", "Position", "Status", "Prior mm", "Now mm", "Change", "Doubling time", "LR"];
@@ -133,7 +133,7 @@ function followedTable(nodules: Followed[], where: (one: Followed) => string | n
   return el("div", { class: "nodules scroll" }, el("table", { "aria-label": "Nodules of both examinations" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...(rows.length > 0 ? rows : [none]))));
 }
 
-/** The doubling time, with its range; an open end where the nodule may not grow at all. */
+/** The doubling time with its range, which has no upper end if the nodule may not grow at all. */
 export function doubling(growth: Followed["growth"]): string {
   if (growth?.doubling_time_days == null) return "–";
   const [low, high] = growth.doubling_time_days_95 ?? [null, null];

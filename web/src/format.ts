@@ -1,4 +1,4 @@
-/** Numbers and times for people. */
+/** Formats numbers and times for display. */
 
 const NONE = "–";
 
@@ -7,7 +7,7 @@ export function fixed(value: number | null | undefined, digits = 0): string {
   return value == null ? NONE : value.toFixed(digits).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "−");
 }
 
-/** A share of 0..1 as percent. */
+/** A fraction of 0 to 1 as a percentage. */
 export const percent = (value: number | null | undefined): string => (value == null ? NONE : `${fixed(100 * value)} %`);
 
 /** Bytes in the unit that gives at most four digits. */
@@ -23,11 +23,11 @@ export function duration(seconds: number): string {
   return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
-/** A moment in the reader's own time zone and language. */
+/** A time in the reader's time zone and language. */
 export const moment = (iso: string): string =>
   new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 
-/** A point in LPS millimetres with the letters of the directions: `R 12.0  A 3.5  S 100.2`. */
+/** A point (LPS mm) with the letters of its directions: `R 12.0  A 3.5  S 100.2`. */
 export function place([x, y, z]: readonly number[], digits = 1): string {
   const part = (value = 0, plus = "", minus = ""): string => `${value < 0 ? minus : plus} ${Math.abs(value).toFixed(digits)}`;
   return [part(x, "L", "R"), part(y, "P", "A"), part(z, "S", "I")].join("  ");

@@ -1,14 +1,14 @@
-/** What wheel, fingers and pointer do on the image, besides what NiiVue does with them. */
+/** Gestures on the image with wheel, fingers and pointer that NiiVue does not handle. */
 
 export interface Gestures {
   zoom: (factor: number) => void;
   closeUp: () => void;
-  nameAt: (event: MouseEvent) => string; // of what is under the pointer
-  isHidden: (event: MouseEvent) => boolean; // below something that is drawn over the planes
-  choose: () => void; // what is drawn there
+  nameAt: (event: MouseEvent) => string; // the name of what is under the pointer
+  isHidden: (event: MouseEvent) => boolean; // whether something drawn over the planes covers the place
+  choose: () => void; // selects what is drawn there
 }
 
-const STEP = 1.25; // times, of the wheel
+const STEP = 1.25; // zoom factor of one wheel step
 
 /** Listen on the stage around the canvas, before NiiVue does. */
 export function listenToGestures(canvas: HTMLCanvasElement, gestures: Gestures): void {
@@ -19,7 +19,7 @@ export function listenToGestures(canvas: HTMLCanvasElement, gestures: Gestures):
     event.stopPropagation();
   };
   const turned = (event: WheelEvent): void => {
-    if (!event.ctrlKey) return; // a pinch on a touch pad is a wheel with Ctrl, too
+    if (!event.ctrlKey) return; // a pinch on a touch pad arrives as a wheel event with Ctrl
     take(event);
     gestures.zoom(event.deltaY < 0 ? STEP : 1 / STEP);
   };
@@ -35,7 +35,7 @@ export function listenToGestures(canvas: HTMLCanvasElement, gestures: Gestures):
   for (const name of ["touchstart", "touchmove", "touchend"] as const) stage.addEventListener(name, pinched, early);
   const pressed = (event: MouseEvent): void => {
     if (!gestures.isHidden(event)) return;
-    event.stopPropagation(); // what lies below is not seen
+    event.stopPropagation(); // what lies below is covered
     if (event.button === 0 && event.type === "mousedown") gestures.choose();
   };
   for (const name of ["mousedown", "pointerdown"] as const) stage.addEventListener(name, pressed, early);

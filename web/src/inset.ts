@@ -1,4 +1,4 @@
-/** The inset: the chosen finding, magnified, on the slice that the largest plane shows. */
+/** The inset: the selected finding, magnified, on the slice that the largest plane shows. */
 
 import type { Niivue, NVImage } from "@niivue/niivue";
 import type { Vec3 } from "./contract";
@@ -9,18 +9,18 @@ import { AXIS, box, type Canvas, label, MARGIN, type Mark, onSlice, OTHER, outli
 const SHARE = 0.28; // of the plane's shorter side
 const SIDE = { least: 80, most: 240 }; // CSS pixels
 const FIELD = { least: 30, most: 90, diameters: 2.5 }; // mm
-const LEAST_TIMES = 1.5; // below it the plane itself is as good
-type Axis = 0 | 1 | 2; // of RAS
+const LEAST_TIMES = 1.5; // below this magnification there is no inset
+type Axis = 0 | 1 | 2; // of RAS+
 
-/** A square of the canvas, in its pixels. */
+/** A square of the canvas, in canvas pixels. */
 export type Square = readonly [left: number, top: number, side: number];
 
 /** The width of the field around a finding, mm. */
 export const fieldOf = (diameter: number | null): number => Math.min(FIELD.most, Math.max(FIELD.least, FIELD.diameters * (diameter ?? 0)));
 
 /**
- * The place of the inset on a plane, in an upper corner: the right one, if what is `at` a place does not lie below it.
- * Null where the plane is too small for one.
+ * The position of the inset in an upper corner of a plane: the right one, unless it would cover the point `at`.
+ * Null if the plane is too small.
  */
 export function cornerOf([left, top, wide, high]: readonly [number, number, number, number], at: readonly [number, number], scale: number): Square | null {
   const side = Math.min(SIDE.most * scale, SHARE * Math.min(wide, high));
@@ -30,7 +30,7 @@ export function cornerOf([left, top, wide, high]: readonly [number, number, numb
   return [below ? left + margin : left + wide - side - margin, top + margin, side];
 }
 
-/** Draw the inset of `mark`, with its outline or without, if the slice cuts the finding; returns its place, or null. */
+/** Draw the inset of `mark`, with or without its outline, if the slice cuts the finding. Returns its position or null. */
 export function drawInset(canvas: Canvas, tile: Tile, plane: Plane, mark: Mark, outlined: boolean): Square | null {
   const { pen, nv, scale } = canvas;
   const [volume] = nv.volumes;
@@ -39,7 +39,7 @@ export function drawInset(canvas: Canvas, tile: Tile, plane: Plane, mark: Mark, 
   const square = cornerOf(box(tile), [markX, markY], scale);
   if (!volume || !square || ringRadius(mark.finding.diameter_mm ?? UNKNOWN, away) === null) return null;
   const [left, top, side] = square;
-  const pixels = side / fieldOf(mark.finding.diameter_mm); // of a mm
+  const pixels = side / fieldOf(mark.finding.diameter_mm); // for each mm
   const times = pixels / pixelsPerMm(tile);
   if (times < LEAST_TIMES) return null;
   const grid = gridOf(nv, volume, plane);
@@ -75,7 +75,7 @@ interface Grid {
   step: readonly [number, number]; // mm
   across: Axis;
   slice: number;
-  index: (mm: Vec3) => [number, number]; // whole in the middle of a voxel
+  index: (mm: Vec3) => [number, number]; // whole numbers are voxel centres
 }
 
 function gridOf(nv: Niivue, { dimsRAS = [], pixDimsRAS = [] }: NVImage, plane: Plane): Grid {
@@ -92,9 +92,9 @@ function gridOf(nv: Niivue, { dimsRAS = [], pixDimsRAS = [] }: NVImage, plane: P
   return { axes, size, step, across, slice, index };
 }
 
-const kept = new WeakMap<NVImage, { key: string; image: OffscreenCanvas }>(); // of the last time: most changes leave it as it is
+const kept = new WeakMap<NVImage, { key: string; image: OffscreenCanvas }>(); // the last image, which most changes leave as it is
 
-/** A part of a slice as grey values in the volume's window, from the voxel `most` on, to smaller indices. */
+/** A part of a slice as grey values in the volume's window. It starts at the voxel `most` and runs to smaller indices. */
 function voxels(volume: NVImage, { axes, size, across, slice }: Grid, most: readonly [number, number], count: readonly [number, number]): OffscreenCanvas {
   const { cal_min: low = 0, cal_max: high = 1 } = volume;
   const key = [axes, slice, most, count, low, high].join();
@@ -109,7 +109,7 @@ function voxels(volume: NVImage, { axes, size, across, slice }: Grid, most: read
       [at[axes[0]], at[axes[1]], at[across]] = [a, b, slice];
       const inside = a >= 0 && b >= 0 && a < size[0] && b < size[1];
       const grey = inside ? (255 * (volume.getValue(...at) - low)) / (high - low) : 0;
-      data.data.set([grey, grey, grey, 255], 4 * (row * count[0] + column)); // clamped to 0..255
+      data.data.set([grey, grey, grey, 255], 4 * (row * count[0] + column)); // clamped to 0 to 255
     }
   image.getContext("2d")?.putImageData(data, 0, 0);
   kept.set(volume, { key, image });

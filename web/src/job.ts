@@ -1,4 +1,4 @@
-/** One job: its progress, and its results once they are there. */
+/** One job: its progress, and its results when it has ended. */
 
 import * as api from "./api";
 import { ended, type FindingMasks, type Job, type JobFile, type Progress, type Report, type Review } from "./contract";
@@ -17,7 +17,7 @@ import { type Reviewing, reviewPanel } from "./review";
 import { confirmRemoval } from "./removal";
 import { onKeys } from "./shortcuts";
 
-/** Fill `view` with the job, and keep it up to date until the signal. */
+/** Fill `view` with the job and update it until the signal. */
 export async function jobView(id: string, view: HTMLElement, signal: AbortSignal): Promise<void> {
   document.title = "PIVOT";
   view.replaceChildren(el("p", { class: "waiting", role: "status" }, "Loading …"));
@@ -127,7 +127,7 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
   return [el("div", { class: "results" }, image.element, side)];
 }
 
-/** The Lung-RADS category of the examination in words; of a changed review there is none. */
+/** The Lung-RADS category of the examination in words; none if the review changed the findings. */
 function examination({ summary: { lung_rads } }: Report, review: Review): string {
   if (!lung_rads) return "";
   return isChanged(review) ? "Lung-RADS: the review has changed what was found, and the category of the examination with it." : examined("Lung-RADS", lung_rads);
@@ -136,7 +136,7 @@ function examination({ summary: { lung_rads } }: Report, review: Review): string
 function heading(job: Job, report: Report): HTMLElement {
   const { metadata, summary } = report;
   const count = report.detections.length;
-  const exam = count > 0 ? summary.lung_rads?.category : null; // what was not found says little
+  const exam = count > 0 ? summary.lung_rads?.category : null; // without findings, the category is not shown
   const spacing = metadata.spacing.map((value) => String(Number(value.toFixed(2)))).join(" × ");
   return el(
     "div",
@@ -176,7 +176,7 @@ const DICOM: Record<string, string> = {
   report: "Report (DICOM PDF)",
 };
 
-/** What people call a file; key images are numbered, and a kind that is not known goes by its name. */
+/** The label of a file. Key images are numbered. A file of an unknown kind has its name as label. */
 export function labelOf({ kind, name }: Pick<JobFile, "kind" | "name">): string {
   if (kind !== "dicom") return LABELS[kind] ?? name;
   const number = /key_image_(\d+)/.exec(name)?.[1];
@@ -188,7 +188,7 @@ function downloads(files: JobFile[]): HTMLElement {
   const trouble = el("div", {});
   const link = (file: JobFile): HTMLElement => {
     const click = (event: Event): void => {
-      event.preventDefault(); // a plain link would send no key
+      event.preventDefault(); // a plain link would not send the API key
       trouble.replaceChildren();
       api.save(file).catch((error: unknown) => trouble.replaceChildren(problemBox(error)));
     };

@@ -1,4 +1,4 @@
-/** The worklist: jobs by name and state, sorted, a page at a time; what still runs is kept up to date. */
+/** The worklist: jobs filtered by name and state, sorted, in pages. Running jobs are updated. */
 
 import * as api from "./api";
 import { ended, type Job, type JobPage, type Status } from "./contract";
@@ -8,9 +8,9 @@ import { bytes, fixed, moment } from "./format";
 import { confirmRemoval } from "./removal";
 import { problemBox } from "./problem";
 
-const EACH = 100; // jobs of a request
-const MOST = 1000; // jobs that are listed, the newest
-const ROWS = 8; // of a page
+const EACH = 100; // jobs for each request
+const MOST = 1000; // the newest jobs are listed
+const ROWS = 8; // on a page
 const PERIOD = 4000; // ms
 
 export type Column = "scan" | "state" | "read" | "submitted" | "size";
@@ -25,13 +25,13 @@ const STATES: Status[] = ["queued", "running", "completed", "failed", "cancelled
 const UNREAD = "to read";
 
 export interface Wanted {
-  text: string; // in the name of the scan
-  state: Status | typeof UNREAD | ""; // to read: completed, with findings that nobody has read
+  text: string; // part of the scan's name
+  state: Status | typeof UNREAD | ""; // UNREAD: completed, with findings that nobody has read
   column: Column;
   falling: boolean;
 }
 
-/** The jobs that are wanted, in order. Names stay in this browser: they may be patients'. */
+/** The jobs that fit the filter, in order. The browser filters, because names may be patients' names. */
 export function listed(jobs: Job[], { text, state, column, falling }: Wanted): Job[] {
   const key = COLUMNS.find((one) => one.key === column)?.of ?? ((): string => "");
   const part = text.trim().toLowerCase();
@@ -41,19 +41,19 @@ export function listed(jobs: Job[], { text, state, column, falling }: Wanted): J
     const [a, b] = [key(one), key(other)];
     return a === b ? 0 : a < b !== falling ? -1 : 1;
   };
-  return jobs.filter(fits).sort(compare); // a stable sort: equal ones newest first
+  return jobs.filter(fits).sort(compare); // a stable sort: equal jobs stay newest first
 }
 
 const isUnread = ({ review }: Job): boolean => review != null && review.read < review.total;
 
-/** How far a job is read, and by whom. */
+/** The progress of the review, and its readers. */
 export function readBy({ review }: Job): string {
   if (!review) return "–";
   if (review.total === 0) return "nothing marked";
   return `${review.read} of ${review.total}${review.by.length > 0 ? `, ${review.by.join(", ")}` : ""}`;
 }
 
-/** The panel of jobs; it stops with the signal. */
+/** The panel of jobs, which is updated until the signal. */
 export function jobsPanel(signal: AbortSignal): { element: HTMLElement; refresh: () => Promise<void> } {
   const wanted: Wanted = { text: "", state: "", column: "submitted", falling: true };
   let [all, first]: [Job[], number] = [[], 0];

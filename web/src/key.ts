@@ -4,7 +4,7 @@ import { button, el } from "./dom";
 
 let asking: Promise<string | null> | null = null;
 
-/** The key that was entered, or null; several requests at once share one dialog. */
+/** The key that was entered, or null. Simultaneous requests share one dialog. */
 export function askForKey(why: string): Promise<string | null> {
   asking ??= ask(why).finally(() => (asking = null));
   return asking;

@@ -1,8 +1,8 @@
-/** Where a point of one examination lies in the other: interpolated between the nodes of a lattice. */
+/** Maps points of one examination to the other by interpolation between the nodes of a lattice. */
 
 import type { Lattice, Vec3 } from "./contract";
 
-/** The place of a point, both LPS mm; a point beyond the lattice moves as its edge does. */
+/** The mapped position of a point, both LPS mm. A point outside the lattice moves like the lattice's edge. */
 export function placeOf(point: Vec3, { origin, step, shape, places }: Lattice): Vec3 {
   const at = point.map((value, axis) => (value - (origin[axis] ?? 0)) / (step[axis] ?? 1));
   const inside = at.map((value, axis) => Math.min(Math.max(value, 0), (shape[axis] ?? 1) - 1));

@@ -1,4 +1,4 @@
-/** The page: a start with the upload and the jobs, and one view for each job, by the address's fragment. */
+/** The page: a start view with upload and worklist, and a view of each job. The fragment of the address selects the view. */
 
 import "./style.css";
 import { byId, el, icon } from "./dom";
@@ -35,7 +35,7 @@ function show(): void {
 
 function moved(): void {
   show();
-  view.focus(); // a new view is read from its top
+  view.focus(); // screen readers start a new view at its top
 }
 
 byId("theme").append(icon("theme"));
@@ -43,11 +43,11 @@ byId("shortcuts").prepend(icon("keyboard"));
 byId("shortcuts").addEventListener("click", showShortcuts);
 byId("notice").prepend(icon("warning"));
 byId("skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the fragment is the address of a view
+  event.preventDefault(); // the fragment selects the view
   view.focus();
 });
 setUpTheme(byId("theme"));
-// A file dropped beside the zone must not replace the page.
+// Otherwise a file dropped outside the zone would replace the page.
 for (const event of ["dragover", "drop"]) document.addEventListener(event, (drag) => drag.preventDefault());
 onKeys({ "?": showShortcuts }, new AbortController().signal);
 window.addEventListener("hashchange", moved);

@@ -1,4 +1,4 @@
-/** What is drawn over the planes: crosshair, rings around findings, measured distances, scale and slice number. */
+/** Draws over the planes: crosshair, rings around findings, measured distances, scale and slice number. */
 
 import { type Niivue, SLICE_TYPE } from "@niivue/niivue";
 import type { Vec3 } from "./contract";
@@ -12,8 +12,8 @@ const CROSSHAIR = "#5cc9d3b0";
 const MEASURED = "#8df08d";
 const SIDE = "#ffd08a";
 const NARROW = 240; // CSS pixels
-const GAP = 14; // CSS pixels that the crosshair leaves free around its place
-const LONGEST_SCALE = 0.4; // of a plane's width
+const GAP = 14; // CSS pixels around its centre that the crosshair leaves free
+const LONGEST_SCALE = 0.4; // fraction of a plane's width
 const SIDES = { [SLICE_TYPE.SAGITTAL]: "APSI", [SLICE_TYPE.CORONAL]: "RLSI", [SLICE_TYPE.AXIAL]: "RLAP" } as const; // left, right, top, bottom
 
 /** A distance measured by the reader, on one slice of one plane; its ends are RAS+ mm. */
@@ -23,7 +23,7 @@ export interface Measure {
   plane: Plane;
 }
 
-/** What is drawn over the planes; the reader can hide rings and outlines. */
+/** What is drawn over the planes. The reader can hide rings and outlines. */
 export interface Drawn {
   marks: Mark[];
   rings: boolean;
@@ -41,16 +41,16 @@ export interface Ring {
   finding: Finding;
 }
 
-/** What the pointer can find on the overlay. */
+/** What the pointer can select on the overlay. */
 export interface Found {
   rings: Ring[];
   inset: Square | null;
 }
 
-/** Clear the overlay and draw everything anew on every plane. */
+/** Clear the overlay and redraw every plane. */
 export function drawMarks(overlay: HTMLCanvasElement, nv: Niivue, drawn: Drawn): Found {
   const { width, height } = nv.gl.canvas;
-  Object.assign(overlay, { width, height }); // also clears it
+  Object.assign(overlay, { width, height }); // this also clears it
   const pen = overlay.getContext("2d");
   const found: Found = { rings: [], inset: null };
   if (!pen || nv.volumes.length === 0) return found;
@@ -131,7 +131,7 @@ function ruler({ pen, nv, scale }: Canvas, { from, to, plane }: Measure): void {
 function sides({ pen, scale }: Canvas, tile: Tile, plane: Plane): void {
   const [left, top, wide, high] = box(tile);
   const [x, y, away] = [left + wide / 2, top + high / 2, MARGIN * scale];
-  const base = top + high - away - (wide < NARROW * scale ? 2 * away : 0); // above the number of the slice
+  const base = top + high - away - (wide < NARROW * scale ? 2 * away : 0); // above the slice number
   const places = [[left + away, y], [left + wide - away, y], [x, top + away], [x, base]] as const;
   places.forEach(([letterX, letterY], index) => {
     const letter = SIDES[plane].charAt(index);

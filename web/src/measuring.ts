@@ -1,4 +1,4 @@
-/** Measuring: a line is drawn while the reader drags with Shift, or with the ruler on. */
+/** Measuring: the reader draws a line by dragging with Shift, or while the ruler is on. */
 
 import type { Niivue } from "@niivue/niivue";
 import { pixelAt } from "./camera";
@@ -16,7 +16,7 @@ export class Measuring {
   on = false; // whether every drag measures
   measures: Measure[] = [];
 
-  /** Listens to the stage around `canvas`; `draw` is called while a line grows, `done` with all lines at its end. */
+  /** Listens on the stage around `canvas`. `draw` is called while a line is drawn, `done` with all lines when it is finished. */
   constructor(
     private readonly nv: Niivue,
     private readonly canvas: HTMLCanvasElement,
@@ -25,7 +25,7 @@ export class Measuring {
   ) {
     const stage = canvas.parentElement ?? canvas;
     const hide = (event: Event): void => {
-      if (this.on || (event instanceof MouseEvent && this.held(event))) event.stopPropagation(); // NiiVue must not see it
+      if (this.on || (event instanceof MouseEvent && this.held(event))) event.stopPropagation(); // hides the event from NiiVue
     };
     for (const name of ["mousedown", "touchstart"]) stage.addEventListener(name, hide, { capture: true });
     stage.addEventListener("pointerdown", (event) => this.start(stage, event));
@@ -55,7 +55,7 @@ export class Measuring {
     for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, end, { once: true });
   }
 
-  /** The place under the pointer on a plane: the one under it, or that of the tile `on`. */
+  /** The position under the pointer, on the plane of the tile `on` or else on the plane under the pointer. */
   private pointed(event: MouseEvent, on?: number): Pointed | null {
     const [x, y] = pixelAt(this.nv, this.canvas, event);
     const tile = on ?? this.nv.tileIndex(x, y);

@@ -1,3 +1,3 @@
-/** In place of the codecs of Zarr, which this page never loads. */
+/** Replaces the codecs of Zarr, which this page never loads. */
 
 export default null;

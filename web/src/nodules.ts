@@ -17,7 +17,7 @@ const COLUMNS: { key: Column; name: string; unit?: string; title: string; number
   { key: "category", name: "LR", title: "Lung-RADS category; its assumptions are in the details of the finding" },
 ];
 
-/** What a column is sorted by; null sorts last. */
+/** The sort value of a column; null sorts last. */
 function sortKey(finding: Finding, place: number, column: Column): number | string | null {
   const { detection } = finding;
   switch (column) {
@@ -40,7 +40,7 @@ function sortKey(finding: Finding, place: number, column: Column): number | stri
   }
 }
 
-/** The findings of at least this confidence, in the order of a column; `falling` from the largest. */
+/** The findings of at least this confidence, sorted by a column; `falling`: the largest first. */
 export function arranged(findings: Finding[], least: number, column: Column, falling: boolean): Finding[] {
   const keys = new Map(findings.map((finding, place) => [finding, sortKey(finding, place, column)]));
   const compare = (one: Finding, other: Finding): number => {
@@ -49,25 +49,25 @@ export function arranged(findings: Finding[], least: number, column: Column, fal
     const order = a < b ? -1 : a > b ? 1 : 0;
     return falling ? -order : order;
   };
-  return findings.filter(({ confidence }) => confidence === null || confidence >= least).sort(compare); // a stable sort: equal ones by number
+  return findings.filter(({ confidence }) => confidence === null || confidence >= least).sort(compare); // a stable sort: equal findings stay in order of number
 }
 
 export interface Nodules {
   element: HTMLElement;
   move: (by: number) => void;
-  /** Select the next finding of those shown that `wanted` holds of. */
+  /** Select the next shown finding for which `wanted` is true. */
   next: (wanted: (finding: Finding) => boolean) => void;
   /** Show these findings, with their verdicts. */
   update: (all: Finding[], verdicts: Verdicts) => void;
 }
 
-/** What was said of findings, by their labels. */
+/** The verdicts by the labels of the findings. */
 export type Verdicts = ReadonlyMap<string, "accepted" | "rejected" | null>;
 
 /**
- * The table and its filter. At first the candidates below the threshold are hidden.
+ * The table and its filter, which hides the candidates below the threshold at first.
  *
- * `tell` gets what is visible and what is selected, and whether the reader chose it now.
+ * `tell` is called with the visible findings, the selected one, and whether the reader has just selected it.
  */
 export function noduleTable(
   first: Finding[],
@@ -171,7 +171,7 @@ function row(finding: Finding, verdict: "accepted" | "rejected" | null, current:
   );
 }
 
-/** Up and down move between the rows; Enter, a click on the row's button, selects. */
+/** The up and down keys move between rows. Enter clicks the row's button, which selects the finding. */
 function rove(event: KeyboardEvent): void {
   const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (!by) return;

@@ -1,4 +1,4 @@
-/** What the reader wants of a job: extra files, a threshold, or a configuration of their own. */
+/** The options of a job: extra files, a threshold, or a configuration file. */
 
 import { el } from "./dom";
 import { type PatientForm, patientForm } from "./patient";
@@ -13,14 +13,14 @@ export interface Boxes {
   table: boolean;
   report: boolean;
   page: boolean;
-  dicom: boolean; // of DICOM alone
+  dicom: boolean; // only for DICOM
   threshold: number;
 }
 
-/** The configuration of a scan, by its file's name, in YAML. */
+/** The configuration in YAML for the scan with this file name. */
 export type Wishes = (name: string) => string;
 
-/** The settings that a job is submitted with; a chosen file takes the place of the boxes. */
+/** The settings of a job. A configuration file replaces the check boxes. */
 export function options(): Options {
   const table = box("Tables (CSV)", true);
   const report = box("Report (PDF)", true);
@@ -57,15 +57,15 @@ export function options(): Options {
   };
 }
 
-const VOLUME = /\.(nii|nii\.gz|mha|nrrd)$/i; // no DICOM objects can be made of it
+const VOLUME = /\.(nii|nii\.gz|mha|nrrd)$/i; // these files cannot give DICOM objects
 
-/** The configuration, in YAML, that asks for these files of the scan with this name. */
+/** The configuration in YAML that requests these files for the scan with this name. */
 export function yaml({ table, report, page, dicom, threshold }: Boxes, name: string): string {
   return JSON.stringify({
     output: { save_report: report, save_dicom: dicom && !VOLUME.test(name), formats: { detections: table ? "both" : "json" } },
     visualization: { save_3d: page },
     post_processing: { peak_detection: { threshold }, confidence_filter: { min_confidence: threshold } },
-  }); // JSON is YAML
+  }); // JSON is valid YAML
 }
 
 function box(name: string, checked: boolean, id: string | null = null): { label: HTMLElement; input: HTMLInputElement } {

@@ -1,18 +1,18 @@
-/** The outlines of the findings' masks: the edges of voxels, slice by slice. */
+/** The outlines of the findings' masks: edges of voxels on each slice. */
 
 import type { Added, FindingMasks, PackedMask, Vec3 } from "./contract";
 
 export type Edge = readonly [from: Vec3, to: Vec3]; // RAS+ mm
 
-/** The mask of one finding, with its centre and its edges on any slice. */
+/** The mask of one finding: its centre, and its edges on any slice. */
 export interface Shape {
   centroid: Vec3;
   steps: [Vec3, Vec3, Vec3]; // from a voxel to the next along each array axis, mm
-  /** The edges of the mask on the slice that is at `mm` along an array axis; empty where the slice misses it. */
+  /** The edges of the mask on the slice at `mm` along an array axis; empty if the slice misses the mask. */
   edges: (axis: 0 | 1 | 2, mm: Vec3) => Edge[];
 }
 
-/** The shapes by the findings' labels: those of the search, and of what readers added. */
+/** The shapes by the labels of the findings, including nodules that readers added. */
 export function shapesOf({ affine, masks }: FindingMasks, added: Added[] = []): Map<string, Shape> {
   const own = added.flatMap(({ finding, outline }): [string, PackedMask][] => (outline ? [[finding, outline]] : []));
   const all: [string, PackedMask][] = [...masks.map((mask): [string, PackedMask] => [String(mask.number), mask]), ...own];

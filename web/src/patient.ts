@@ -1,4 +1,4 @@
-/** What the guidelines need to know of the patient. It goes with one job, and is not kept here. */
+/** The patient data that the guidelines need. They are sent with one job and not stored in the browser. */
 
 import { button, el } from "./dom";
 
@@ -6,7 +6,7 @@ const UNKNOWN = "not known";
 const YES_NO = { yes: true, no: false };
 type Value = string | number | boolean;
 
-/** The fields besides the age: the words for each, and what they stand for. */
+/** The fields other than age: the words of each choice and their values. */
 const FIELDS: [key: string, name: string, values: Record<string, Value>][] = [
   ["sex", "Sex", { female: "female", male: "male" }],
   ["smoking", "Smoking", { never: "never", former: "former", current: "current" }],
@@ -20,7 +20,7 @@ const FIELDS: [key: string, name: string, values: Record<string, Value>][] = [
 
 export interface PatientForm {
   element: HTMLElement;
-  /** What is said, as JSON (which is YAML); null if nothing is. */
+  /** The patient data as JSON, which is valid YAML; null if no field is filled in. */
   told: () => string | null;
   clear: () => void;
 }

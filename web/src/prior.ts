@@ -1,4 +1,4 @@
-/** The prior of a job: chosen among the scans that were searched here, or dropped, and searched now. */
+/** The prior of a job: selected among the analysed scans, or uploaded and analysed now. */
 
 import * as api from "./api";
 import type { Job } from "./contract";
@@ -11,10 +11,10 @@ import { progressOf } from "./progress";
 import { isTyping, onKeys } from "./shortcuts";
 import { sendAll, taking, zone } from "./upload";
 
-/** The address of a job beside its prior. */
+/** The address of the view of a job with its prior. */
 export const address = (job: string, prior: string, days: number | null): string => `#/jobs/${job}/prior/${prior}${days === null ? "" : `/days/${days}`}`;
 
-/** The form that chooses the prior of `job`; a dropped one is searched with the same `threshold`. `shown` is the one beside it. */
+/** The form that selects the prior of `job`. An uploaded prior is analysed with the same `threshold`. `shown` is the present prior. */
 export function priorPanel(job: Job, threshold: number, signal: AbortSignal, shown: Job | null = null): HTMLElement {
   const choice = el("select", { id: "prior", disabled: true }, el("option", { value: "" }, "choose …"));
   const days = el("input", { type: "number", id: "prior-days", min: 1, max: 36525, step: 1, placeholder: "not known" });
@@ -38,7 +38,7 @@ export function priorPanel(job: Job, threshold: number, signal: AbortSignal, sho
     const prior = await searched(sent, below, signal);
     offer([prior]);
     choice.value = prior.job_id;
-    // A sentence that is being written must not be lost.
+    // A comment that is being typed must not be lost.
     const active = document.activeElement;
     if (isTyping(active) && !element.contains(active)) below.replaceChildren(el("p", { role: "status" }, `${prior.scan_id} is searched. Compare (P) shows it beside this scan.`));
     else compare();
@@ -61,7 +61,7 @@ export function priorPanel(job: Job, threshold: number, signal: AbortSignal, sho
   return element;
 }
 
-/** The job once it is searched; `place` shows how far it is. */
+/** The job when it has ended; `place` shows its progress. */
 async function searched(sent: Job, place: HTMLElement, signal: AbortSignal): Promise<Job> {
   const { stage, bar, words, tell } = progressOf(sent);
   place.replaceChildren(el("p", {}, el("strong", {}, sent.scan_id)), stage, bar, words);

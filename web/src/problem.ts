@@ -1,9 +1,9 @@
-/** What went wrong, for the reader to act on. */
+/** Shows errors to the reader. */
 
 import { Refused } from "./api";
 import { type Child, el, icon } from "./dom";
 
-/** An alert with the service's own words. */
+/** An alert with the message of the service. */
 export function problemBox(error: unknown, ...actions: Child[]): HTMLElement {
   const refused = error instanceof Refused ? error : null;
   const detail = error instanceof Error ? error.message : String(error);

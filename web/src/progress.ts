@@ -11,13 +11,13 @@ export interface Shown {
   tell: (progress: Progress) => void;
 }
 
-/** The seconds until 100 %, from the first progress that was seen; null until there is a rate. */
+/** The seconds until 100 %, by the mean rate since the first report; null until the rate is known. */
 export function secondsLeft(first: { at: number; progress: number }, at: number, progress: number): number | null {
   const rate = (progress - first.progress) / (at - first.at);
   return rate > 0 && Number.isFinite(rate) ? (100 - progress) / rate : null;
 }
 
-/** The elements that show how far a job is. */
+/** The elements that show the progress of a job. */
 export function progressOf(job: Job): Shown {
   const bar = el("progress", { max: 100, "aria-label": "Progress of the analysis" });
   const stage = el("p", { role: "status" });

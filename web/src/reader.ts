@@ -16,20 +16,20 @@ export interface Reader {
   element: HTMLElement;
   show: (findings: Finding[], selected: Finding | null) => void;
   goTo: (mark: Mark) => void;
-  outline: (shapes: Map<string, Shape>) => void; // by the findings' labels
+  outline: (shapes: Map<string, Shape>) => void; // by the labels of the findings
   setDistances: (distances: Distance[]) => void;
-  onMeasured: (listen: (distances: Distance[]) => void) => void; // by the reader
+  onMeasured: (listen: (distances: Distance[]) => void) => void; // drawn by the reader
   place: () => Vec3 | null; // of the crosshair, LPS mm
   moveTo: (place: Vec3) => void; // LPS mm
   onMove: (listen: (place: Vec3) => void) => void;
   whole: Promise<void>; // when the scan is shown
 }
 
-/** The panel of the image; it loads scan and heatmap from `files`, and is closed by the signal. `name` is what it shows. */
+/** The panel of the image, closed by the signal. It loads scan and heatmap from `files`. `name` is its title. */
 export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "Image"): Reader {
   let viewer: Viewer | null = null;
   let here: Vec3 | null = null;
-  let wanted: Mark | null = null; // before the image is there
+  let wanted: Mark | null = null; // selected before the image was loaded
   let shown: [Finding[], Finding | null] = [[], null];
   let shapes = new Map<string, Shape>();
   let coarse = false;
@@ -68,7 +68,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
     stage,
     el("div", { class: "under" }, readout, list.element, el("div", { class: "slices" }, slices), windowing.element),
   );
-  // NiiVue has keys of its own, which would do other things than the page says.
+  // NiiVue has its own keys, which would conflict with those of the page.
   for (const event of ["keydown", "keyup"]) stage.addEventListener(event, (key) => key.stopPropagation(), { capture: true });
 
   const open = async (): Promise<void> => {
@@ -109,7 +109,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
       await show(first);
       stage.dataset.coarse = "true";
     }
-    const scan = await loadingScan(files, (words) => (notice.textContent = words), signal); // after the coarse image, not beside it
+    const scan = await loadingScan(files, (words) => (notice.textContent = words), signal); // after the preview, not at the same time
     coarse = false;
     await show(scan);
     notice.remove();
@@ -121,7 +121,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
     if (signal.aborted) return;
     notice.remove();
     curtain.replaceChildren(problemBox(error), ...picture(files, curtain));
-    stage.append(curtain); // over the coarse image, too, which must not be taken for the scan
+    stage.append(curtain); // also over the preview, which must not be mistaken for the scan
   });
   return {
     element,
@@ -147,7 +147,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
   };
 }
 
-/** The slices that the service drew, for a browser that cannot show the volume. */
+/** The slices that the service rendered, for a browser that cannot show the volume. */
 function picture(files: JobFile[], place: HTMLElement): HTMLElement[] {
   const drawn = files.find((file) => file.kind === "visualization");
   if (!drawn) return [];
@@ -160,7 +160,7 @@ function picture(files: JobFile[], place: HTMLElement): HTMLElement[] {
   return [image];
 }
 
-/** The scan, loaded; `tell` gets how far it is. */
+/** Load the scan; `tell` is called with the progress in words. */
 async function loadingScan(files: JobFile[], tell: (words: string) => void, signal: AbortSignal): Promise<ArrayBuffer> {
   const scan = files.find((file) => file.kind === "scan");
   if (!scan) throw new Error("The scan of this job is not there any more, so that only its numbers can be read.");
@@ -170,14 +170,14 @@ async function loadingScan(files: JobFile[], tell: (words: string) => void, sign
   return new Blob(parts as BlobPart[]).arrayBuffer();
 }
 
-/** Loads the heatmap when it is wanted first, and shows it when the `whole` scan is there. */
+/** Loads the heatmap on first use, and shows it when the `whole` scan is loaded. */
 function heatmapOf(files: JobFile[], whole: Promise<void>, viewer: () => Viewer | null, signal: AbortSignal): Heatmap {
   const file = files.find(({ kind, url }) => kind === "heatmap" && !url.endsWith(".npy"));
   let loading: Promise<void> | null = null;
   let now = 0;
   const load = async (): Promise<void> => {
     const parts = file ? await api.download(file.url, () => undefined, signal) : [];
-    await whole; // it lies over the scan, not over the coarse image
+    await whole; // it is drawn over the scan, not over the preview
     if (parts.length > 0) await viewer()?.loadHeatmap(await new Blob(parts as BlobPart[]).arrayBuffer(), now);
   };
   return (opacity) => {

@@ -1,11 +1,11 @@
-/** Cancelling and removing, each asked for once more. */
+/** Cancelling and removing, each with a confirmation. */
 
 import * as api from "./api";
 import { ended, type Job } from "./contract";
 import { button, el } from "./dom";
 import { problemBox } from "./problem";
 
-/** Whether the job was cancelled (while it waits or runs) or removed (once it ended). */
+/** Whether a waiting or running job was cancelled, or an ended job removed. */
 export function confirmRemoval(job: Job): Promise<boolean> {
   const verb = ended(job.status) ? "Remove" : "Cancel";
   const what = ended(job.status) ? "The scan and its results will be deleted for good." : "The analysis will stop.";

@@ -1,4 +1,4 @@
-/** The reader's verdicts: kept by the service, with who gave them and when. */
+/** The reader's verdicts, which the service stores with reader and time. */
 
 import * as api from "./api";
 import type { Distance, Job, Review, Vec3, Verdict } from "./contract";
@@ -10,7 +10,7 @@ import { onKeys } from "./shortcuts";
 
 export const REASONS = ["other", "vessel", "lymph node", "scar", "pleura", "bone", "artefact", "duplicate"] as const;
 const TYPES = ["solid", "part-solid", "ground-glass"] as const;
-/** The files of a review; some are of DICOM scans alone. */
+/** The files of a review. Some exist only for DICOM scans. */
 const REVIEWED = [
   { kind: "json", name: "JSON", ending: ".json", dicom: false },
   { kind: "csv", name: "CSV", ending: ".csv", dicom: false },
@@ -29,12 +29,12 @@ export interface Reviewing {
 }
 
 export interface Surroundings {
-  changed: (review: Review) => void; // by this reader, or another
+  changed: (review: Review) => void; // called after a change by this or another reader
   place: () => Vec3 | null; // of the crosshair, LPS mm
   nextUnread: () => void;
 }
 
-/** The verdicts with one of them changed; a finding that is left without anything said is not in it. */
+/** The verdicts with one changed. An empty verdict is removed. */
 export function withChange(findings: readonly Verdict[], label: string, change: Change): Verdict[] {
   const before = findings.find(({ finding }) => finding === label);
   const { verdict, reason, nodule_type, comment } = { verdict: null, reason: null, nodule_type: null, comment: "", ...before, ...change };
@@ -44,12 +44,12 @@ export function withChange(findings: readonly Verdict[], label: string, change: 
   return [...others, ...(said ? [after] : [])].map(plain);
 }
 
-/** A line without what the service adds to it. */
+/** A distance without the fields that the service adds. */
 const bare = ({ from_lps, to_lps, plane }: Distance): Distance => ({ from_lps, to_lps, plane });
-/** A verdict without who gave it. */
+/** A verdict without reader and time. */
 export const plain = ({ finding, verdict, reason, nodule_type, comment }: Verdict): Verdict => ({ finding, verdict, reason, nodule_type, comment });
 
-/** The panel of the review, which saves every change at once; `dicom` if the job has DICOM objects. */
+/** The panel of the review, which saves every change at once. `dicom`: the job has DICOM objects. */
 export function reviewPanel(job: Job, first: Review, dicom: boolean, around: Surroundings, signal: AbortSignal): Reviewing {
   let review = first;
   let selected: Finding | null = null;
@@ -87,7 +87,7 @@ export function reviewPanel(job: Job, first: Review, dicom: boolean, around: Sur
     show();
     around.changed(review);
   };
-  /** Do something with the review after what is being saved now; errors are told. */
+  /** Run a change after those that are being saved, and show its errors. */
   const after = (act: () => Promise<Review>): Promise<void> => {
     saving = saving.then(async () => {
       try {
@@ -101,7 +101,7 @@ export function reviewPanel(job: Job, first: Review, dicom: boolean, around: Sur
     });
     return saving;
   };
-  /** Change what is said of the selected finding, by what was said when all earlier changes are saved. */
+  /** Change the verdict on the selected finding. `change` gets the verdict after all earlier changes were saved. */
   const say = (change: Change | ((said: Verdict | undefined) => Change)): void => {
     const label = selected?.label;
     if (label === undefined) return;

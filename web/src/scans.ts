@@ -1,10 +1,10 @@
-/** What was dropped or chosen, as scans to upload: loose DICOM files become one zip. */
+/** Turns dropped or selected files into scans to upload. Loose DICOM files become one zip. */
 
 import { Zip, ZipPassThrough } from "fflate";
 
 const WHOLE = /\.(nii|nii\.gz|mha|nrrd|zip)$/i; // one file is one scan
 
-/** The scans in `files`; what is not a scan by itself is taken for the slices of one DICOM series, `name`d so. */
+/** The scans in `files`. Files that are no whole scans are taken as the slices of one DICOM series called `name`. */
 export async function scansOf(files: File[], name: string): Promise<File[]> {
   const whole = files.filter((file) => WHOLE.test(file.name));
   const slices = files.filter((file) => !WHOLE.test(file.name) && !file.name.startsWith("."));
@@ -13,7 +13,7 @@ export async function scansOf(files: File[], name: string): Promise<File[]> {
   return slices.length > 0 ? [...whole, await zipped(slices, name)] : whole;
 }
 
-/** One zip, not compressed, whose members are numbered: the names of DICOM files may hold a patient's. */
+/** An uncompressed zip with numbered members, because names of DICOM files may contain a patient's name. */
 export async function zipped(files: File[], name: string): Promise<File> {
   const parts: Uint8Array<ArrayBuffer>[] = [];
   const zip = new Zip((error, part: Uint8Array) => {
@@ -29,9 +29,9 @@ export async function zipped(files: File[], name: string): Promise<File> {
   return new File(parts, `${name}.zip`, { type: "application/zip" });
 }
 
-/** All files of a drop, those in folders too, and the name of the first folder. */
+/** All dropped files, including those in folders, and the name of the first folder. */
 export async function dropped(transfer: DataTransfer): Promise<{ files: File[]; name: string }> {
-  const loose = [...transfer.files]; // read now: a drop's data is gone after the event
+  const loose = [...transfer.files]; // read now, because the data is gone after the event
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
   const folder = entries.find((entry) => entry.isDirectory);
   if (!folder) return { files: loose, name: "series" };

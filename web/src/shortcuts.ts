@@ -1,4 +1,4 @@
-/** Keys: what they do, the dialog that says so, and the switch that turns them off. */
+/** Keyboard shortcuts, the dialog that lists them, and the switch that turns them off. */
 
 import { button, el } from "./dom";
 
@@ -39,11 +39,11 @@ const POINTER: [string, string][] = [
   ["Shift drag", "measure a distance"],
 ];
 
-/** Whether keys belong to the element: the reader types or chooses in it, or it is in a dialog. */
+/** Whether the element uses keys itself: an input, a selection, or anything in a dialog. */
 export const isTyping = (where: EventTarget | null): boolean =>
   where instanceof HTMLElement && where.closest("input:not([type=range]), select, textarea, dialog") !== null;
 
-/** Run `actions` by `event.key` (in lower case) until the signal; never while the reader types or a dialog is open. */
+/** Run `actions` by `event.key` (in lower case) until the signal, but not while the reader types or a dialog is open. */
 export function onKeys(actions: Record<string, () => void>, signal: AbortSignal): void {
   const listen = (event: KeyboardEvent): void => {
     if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey || localStorage.getItem(OFF)) return;
@@ -72,7 +72,7 @@ export function showShortcuts(): void {
   );
   document.body.append(dialog);
   dialog.showModal();
-  dialog.scrollTop = 0; // the focus is on the button below
+  dialog.scrollTop = 0; // because the focus is on the button below
 }
 
 const part = (name: string, lines: HTMLElement[]): HTMLElement => el("section", {}, el("h3", {}, name), el("dl", { class: "keys" }, ...lines));

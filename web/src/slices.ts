@@ -1,8 +1,8 @@
 /**
- * How the slices are drawn: by a shader of this page, from a texture of the scan in HU.
+ * Draws the slices with a shader of this page, from a texture of the scan in HU.
  *
- * NiiVue by itself computes the grey values of all voxels and the gradients between them anew with every change of the
- * window. That takes seconds for a large scan, and a computer without a graphics card most of a minute.
+ * NiiVue itself recomputes the grey values and gradients of all voxels with every change of the window. That takes
+ * seconds for a large scan, and almost a minute without a graphics card.
  */
 
 import type { Niivue, NVImage } from "@niivue/niivue";
@@ -10,12 +10,12 @@ import { halves, LEVELS } from "./half";
 import type { Vec3 } from "./contract";
 import { samples } from "./slab";
 
-/** What of NiiVue's volume the texture is made of. */
+/** The parts of NiiVue's volume that the texture needs. */
 type Voxels = Pick<NVImage, "img" | "dimsRAS" | "img2RASstart" | "img2RASstep"> & { hdr: { scl_slope: number; scl_inter: number } | null };
 
-const UNIT = 15; // of textures; NiiVue needs it only for growing regions
+const UNIT = 15; // texture unit that NiiVue uses only for region growing
 
-/** NiiVue finds its uniforms one a line. Between voxels the texture is linear, so that the brightest of a slab is in the middle of a voxel or at the slab's edge. */
+/** One uniform a line, as NiiVue expects. The texture is linear between voxels, so the maximum of a slab is at a voxel's centre or at the slab's edge. */
 const SHADER = `#version 300 es
 precision highp int;
 precision highp float;
@@ -53,20 +53,20 @@ void main() {
   if (alpha > 0.0) color = vec4(mix(color.rgb, heat.rgb, heat.a / alpha), alpha);
 }`;
 
-/** Let NiiVue draw slices so; before there is a volume. */
+/** Install the shader in NiiVue, before a volume is loaded. */
 export function useSlices(nv: Niivue): void {
   nv.setCustomSliceShader(SHADER);
   const { gl } = nv;
   const refresh = nv.refreshLayers.bind(nv);
   const texture = nv.rgbaTex.bind(nv);
-  nv.rgbaTex = (before, unit, dims) => texture(before, unit, dims); // never filled with zeros first
+  nv.rgbaTex = (before, unit, dims) => texture(before, unit, dims); // without filling it with zeros first
   let [shown, uploaded]: [NVImage | null, WebGLTexture | null] = [null, null];
   nv.refreshLayers = (volume, layer) => {
     if (layer > 0) {
       refresh(volume, layer);
       return;
     }
-    withoutDrawing(gl, () => refresh(volume, layer)); // NiiVue only takes note of the volume
+    withoutDrawing(gl, () => refresh(volume, layer)); // NiiVue registers the volume but fills no textures
     if (volume !== shown) {
       gl.deleteTexture(uploaded);
       [shown, uploaded] = [volume, upload(gl, volume)];
@@ -78,14 +78,14 @@ export function useSlices(nv: Niivue): void {
   };
 }
 
-/** Draw the heatmap, which was loaded with the opacity 1, with this one from now on. */
+/** Set the opacity of the heatmap, which was loaded with opacity 1. */
 export function setHeat(nv: Niivue, opacity: number): void {
   const program = programOf(nv);
   nv.gl.useProgram(program);
   nv.gl.uniform1f(nv.gl.getUniformLocation(program, "heatOpacity"), opacity);
 }
 
-/** Draw slabs of `mm` from now on. */
+/** Set the thickness of the slabs in mm. */
 export function setSlab(nv: Niivue, mm: number): void {
   const { dimsRAS = [], pixDimsRAS = [] } = nv.volumes[0] ?? {};
   if (dimsRAS.length === 0) return;
@@ -115,7 +115,7 @@ function withoutDrawing(gl: WebGL2RenderingContext, act: () => void): void {
   }
 }
 
-/** A texture of the volume in HU, along the axes of RAS. */
+/** A texture of the volume in HU, along the axes of RAS+. */
 function upload(gl: WebGL2RenderingContext, volume: NVImage): WebGLTexture {
   const [, wide = 1, high = 1, deep = 1] = volume.dimsRAS ?? [];
   const texture = gl.createTexture();
@@ -130,7 +130,7 @@ function upload(gl: WebGL2RenderingContext, volume: NVImage): WebGLTexture {
   return texture;
 }
 
-/** The slices of a volume from the feet up, in HU as half-precision floats: each from the right, and from the back. One array for all. */
+/** The slices of a volume in HU as half-precision floats, from feet to head, each from right to left and back to front. All slices share one array. */
 export function* slicesOf({ img, hdr, dimsRAS = [], img2RASstart = [], img2RASstep = [] }: Voxels): Generator<Uint16Array<ArrayBuffer>> {
   const [, wide = 1, high = 1, deep = 1] = dimsRAS;
   const [across = 1, up = 1, through = 1] = img2RASstep;

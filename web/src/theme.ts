@@ -1,4 +1,4 @@
-/** Dark and light: as the system has it, unless the reader chose. */
+/** The theme, dark or light: that of the system, unless the reader chose one. */
 
 const KEY = "pivot-theme";
 type Theme = "dark" | "light";
@@ -9,7 +9,7 @@ const chosen = (): Theme | null => {
 };
 const system = (): Theme => (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 
-/** Apply the choice of an earlier visit, and let `toggle` change it. */
+/** Apply the choice of an earlier visit. `toggle` changes it. */
 export function setUpTheme(toggle: HTMLElement): void {
   const apply = (): void => {
     const theme = chosen();

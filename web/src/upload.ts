@@ -1,4 +1,4 @@
-/** The place to drop scans, and their way to the service. */
+/** The upload panel: a zone for dropped or selected files. */
 
 import * as api from "./api";
 import type { Job } from "./contract";
@@ -8,7 +8,7 @@ import { options } from "./options";
 import { problemBox } from "./problem";
 import { dropped, scansOf } from "./scans";
 
-/** The upload panel; `accepted` gets the jobs of what was dropped at once. */
+/** The upload panel; `accepted` is called with the jobs of the files that were dropped together. */
 export function uploadPanel(accepted: (jobs: Job[]) => void, signal: AbortSignal): HTMLElement {
   const wishes = options();
   const below = el("div", { class: "uploads" });
@@ -17,7 +17,7 @@ export function uploadPanel(accepted: (jobs: Job[]) => void, signal: AbortSignal
     const patient = wishes.patient.told();
     if (patient !== null && scans.length > 1) throw new Error("What is said of the patient goes with one scan: drop one, or clear the patient's fields.");
     const jobs = await sendAll(scans, (name) => ({ config: config(name), patient }), below, signal);
-    wishes.patient.clear(); // the next scan is another patient's
+    wishes.patient.clear(); // the next scan may be of another patient
     accepted(jobs);
   };
   const title = [
@@ -30,7 +30,7 @@ export function uploadPanel(accepted: (jobs: Job[]) => void, signal: AbortSignal
 
 type Take = (gathering: Promise<{ files: File[]; name: string }>) => Promise<void>;
 
-/** Hands the scans among the files to `take`; `place` shows what goes on, and what went wrong. */
+/** Passes the scans among the files to `take`; `place` shows progress and errors. */
 export function taking(take: (scans: File[]) => Promise<void>, place: HTMLElement, signal: AbortSignal): Take {
   return async (gathering) => {
     try {
@@ -46,7 +46,7 @@ export function taking(take: (scans: File[]) => Promise<void>, place: HTMLElemen
   };
 }
 
-/** A place to drop files, or to choose them, below its `title`. */
+/** A zone below its `title` to drop or select files. */
 export function zone(title: Element[], take: Take): HTMLElement {
   const file = picker({ "aria-label": "Scan files", multiple: true }, take);
   const folder = picker({ "aria-label": "DICOM folder", webkitdirectory: true }, take);
@@ -84,12 +84,12 @@ function picker(props: Record<string, string | boolean>, take: Take): HTMLInputE
     const files = [...(input.files ?? [])];
     const name = files[0]?.webkitRelativePath.split("/")[0];
     void take(Promise.resolve({ files, name: name === undefined || name === "" ? "series" : name }));
-    input.value = ""; // the same choice again is a choice
+    input.value = ""; // so that selecting the same file again counts
   });
   return input;
 }
 
-/** The jobs of some scans; `asked` tells by a scan's name what is asked of it. */
+/** Upload scans and return their jobs; `asked` gives the settings for a scan's name. */
 export async function sendAll(scans: File[], asked: (name: string) => api.Asked, place: HTMLElement, signal: AbortSignal): Promise<Job[]> {
   const { upload_bytes: most } = await api.limits();
   const large = scans.find((scan) => scan.size > most);
@@ -99,7 +99,7 @@ export async function sendAll(scans: File[], asked: (name: string) => api.Asked,
   return jobs;
 }
 
-/** Upload one scan; a failed attempt can be repeated, and stays the same job. */
+/** Upload one scan. Repeating a failed attempt gives the same job. */
 function send(scan: File, asked: api.Asked, place: HTMLElement, leaving: AbortSignal): Promise<Job> {
   const idempotency = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16)).join("");
   const attempt = async (): Promise<Job> => {

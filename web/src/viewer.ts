@@ -1,4 +1,4 @@
-/** The CT with the heatmap over it, in three planes, drawn by NiiVue. */
+/** The viewer: the CT with the heatmap over it in three planes, drawn by NiiVue. */
 
 import { DRAG_MODE, Niivue, NVImage, SHOW_RENDER } from "@niivue/niivue";
 import { arrange, closeUp, isNear, pixelAt, type View, zoom } from "./camera";
@@ -13,14 +13,14 @@ import { setHeat, setSlab, useSlices } from "./slices";
 
 export type Window = readonly [level: number, width: number]; // HU
 
-/** What lies under the crosshair: world LPS mm, HU, and the heatmap's value where there is one. */
+/** The position of the crosshair in LPS mm, its HU, and its heatmap value if a heatmap is loaded. */
 export interface Place {
   lps: Vec3;
   hu: number | null;
   heat: number | null;
 }
 
-const VISIBLE_FROM = 0.1; // of the heatmap
+const VISIBLE_FROM = 0.1; // heatmap values below are transparent
 const BACKGROUND = [0, 0, 0, 1];
 
 export class Viewer {
@@ -51,11 +51,11 @@ export class Viewer {
   static async open(canvas: HTMLCanvasElement, overlay: HTMLCanvasElement): Promise<Viewer> {
     const nv = new Niivue({
       backColor: BACKGROUND,
-      crosshairWidth: 0, // drawn with the marks, as fine as the screen allows
-      isRadiologicalConvention: true, // as the letters of the sides say
+      crosshairWidth: 0, // drawn with the marks, in device pixels
+      isRadiologicalConvention: true, // as the letters at the edges state
       sagittalNoseLeft: true,
-      isOrientationTextVisible: false, // drawn with the marks, to be read on black and on white
-      invertScrollDirection: true, // the wheel, turned towards the reader, goes to the feet
+      isOrientationTextVisible: false, // drawn with the marks, legible on black and on white
+      invertScrollDirection: true, // turning the wheel towards oneself scrolls to the feet
       multiplanarShowRender: SHOW_RENDER.NEVER,
       multiplanarPadPixels: 4,
       dragAndDropEnabled: false,
@@ -93,7 +93,7 @@ export class Viewer {
     });
   }
 
-  /** Show the scan, a NIfTI file, in a window; a scan that is shown already is replaced, and nothing else changes. */
+  /** Show the scan (NIfTI) in a window. It replaces a scan that is already shown; nothing else changes. */
   async load(scan: ArrayBuffer, [level, width]: Window): Promise<void> {
     const [before] = this.nv.volumes;
     const range = { cal_min: level - width / 2, cal_max: level + width / 2 };
@@ -101,7 +101,7 @@ export class Viewer {
     const [x, y, z] = this.nv.frac2mm(this.nv.scene.crosshairPos);
     const [r, f, s, times] = this.nv.scene.pan2Dxyzmm;
     if (before) {
-      Object.assign(next, { cal_min: before.cal_min, cal_max: before.cal_max }); // as the reader has set it meanwhile
+      Object.assign(next, { cal_min: before.cal_min, cal_max: before.cal_max }); // as the reader has set it in the meantime
       this.nv.removeVolume(before);
     }
     this.nv.addVolume(next);
@@ -113,7 +113,7 @@ export class Viewer {
     } else this.tellPlace();
   }
 
-  /** Lay the heatmap, a NIfTI file, over the scan. */
+  /** Draw the heatmap (NIfTI) over the scan. */
   async loadHeatmap(heatmap: ArrayBuffer, opacity: number): Promise<void> {
     const look = { colormap: "warm", opacity: 1, cal_min: VISIBLE_FROM, cal_max: 1 };
     setHeat(this.nv, opacity);
@@ -121,14 +121,14 @@ export class Viewer {
     this.tellPlace();
   }
 
-  /** The findings to draw rings around, and which of them is the selected one. */
+  /** The findings that get rings, and the selected one. */
   show(findings: Finding[], selected: Finding | null): void {
     this.findings = findings;
     this.selected = selected;
     this.mark();
   }
 
-  /** The shapes of findings, by their labels. */
+  /** The shapes of findings by their labels. */
   setShapes(shapes: Map<string, Shape>): void {
     this.shapes = shapes;
     this.mark();
@@ -155,24 +155,24 @@ export class Viewer {
     this.canvas.style.cursor = on ? "crosshair" : "";
   }
 
-  /** The distances that are drawn; the reader may have removed some. */
+  /** Draw these distances, without those that the reader removed. */
   setMeasures(measures: Measure[]): void {
     this.measuring.measures = measures;
     this.mark();
   }
 
-  /** The slice of a measured distance. */
+  /** Show the slice of a measured distance. */
   goToMeasure({ from, to }: Measure): void {
     const middle = from.map((value, axis) => (value + (to[axis] ?? 0)) / 2) as Vec3;
     this.moveTo(middle);
   }
 
-  /** Magnify by a factor, around the crosshair; null shows the whole planes again. */
+  /** Zoom by a factor around the crosshair; null shows the whole planes. */
   zoom(factor: number | null): void {
     zoom(this.nv, factor);
   }
 
-  /** Magnify the selected finding, or show the whole planes again. */
+  /** Zoom to the selected finding, or show the whole planes again. */
   closeUp(): void {
     const near = isNear(this.nv);
     this.zoom(null);
@@ -212,7 +212,7 @@ export class Viewer {
     this.moveTo([r, f, s]);
   }
 
-  /** Show the brightest voxels of slabs of so many mm; 0: single slices. */
+  /** Show maximum intensity projections of slabs of `mm`; 0: single slices. */
   setSlab(mm: number): void {
     this.slab = mm;
     setSlab(this.nv, mm);
@@ -241,7 +241,7 @@ export class Viewer {
 
   close(): void {
     this.nv.cleanup();
-    this.nv.gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers allow only a few
+    this.nv.gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers allow only a few contexts
   }
 
   private get affine(): number[][] {
@@ -258,7 +258,7 @@ export class Viewer {
     this.tellWindow();
   }
 
-  /** The finding whose ring is under the pointer, in words. */
+  /** The finding whose ring is under the pointer, as text. */
   private nameAt(event: MouseEvent): string {
     const [x, y] = pixelAt(this.nv, this.canvas, event);
     const ring = this.found.rings.find((one) => Math.hypot(x - one.x, y - one.y) <= one.radius);
@@ -271,7 +271,7 @@ export class Viewer {
     return x >= left && x <= left + side && y >= top && y <= top + side;
   }
 
-  /** Tell the window that is drawn, whoever changed it. */
+  /** Report the present window, whoever changed it. */
   private tellWindow(): void {
     const { cal_min: low = 0, cal_max: high = 0 } = this.nv.volumes[0] ?? {};
     if (this.windowed[0] === low && this.windowed[1] === high) return;
@@ -291,7 +291,7 @@ export class Viewer {
   }
 }
 
-/** The name by which NiiVue recognises the format. */
+/** A file name from which NiiVue recognises the format. */
 function named(name: string, data: ArrayBuffer): string {
   const [first, second] = new Uint8Array(data, 0, 2);
   return `${name}.nii${first === 0x1f && second === 0x8b ? ".gz" : ""}`;

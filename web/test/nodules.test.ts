@@ -21,23 +21,23 @@ const nodule = (...of: Parameters<typeof detection>): Finding => {
 const ALL = [nodule(0, 0.9, 100, "low"), nodule(1, 0.5, null, null), nodule(2, 0.7, 300, "high"), nodule(3, 0.7, 50, "intermediate")];
 
 test.each<[number, Column, boolean, number[]]>([
-  [0, "confidence", true, [0, 2, 3, 1]], // equal ones by number
+  [0, "confidence", true, [0, 2, 3, 1]], // equal findings by number
   [0.6, "confidence", false, [2, 3, 0]],
-  [0.7, "number", false, [0, 2, 3]], // the limit itself counts
-  [0, "volume", true, [2, 0, 3, 1]], // unknown is last
-  [0, "volume", false, [3, 0, 2, 1]], // either way
+  [0.7, "number", false, [0, 2, 3]], // the limit is inclusive
+  [0, "volume", true, [2, 0, 3, 1]], // unknown values are last
+  [0, "volume", false, [3, 0, 2, 1]], // in both directions
   [0, "risk", true, [2, 3, 0, 1]],
   [0.95, "number", true, []],
-])("at least %s, by %s, falling %s", (least, column, falling, ids) =>
+])("findings with a confidence of at least %s, sorted by %s, falling: %s", (least, column, falling, ids) =>
   expect(arranged(ALL, least, column, falling).map(({ label }) => Number(label) - 1)).toEqual(ids));
 
-test("a nodule's centre is in RAS, from the world point or else from the voxel", () => {
+test("a nodule's centre is in RAS+, from its world point or else from its voxel", () => {
   const affine = [[-2, 0, 0, 5], [0, -2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]];
   expect(centre(nodule(0, 1, 1, null), affine)).toEqual([-1, -2, 3]);
   expect(centre({ ...nodule(0, 1, 1, null), coordinates_lps: null }, affine)).toEqual([-15, -34, 97]);
 });
 
-test("a ring is where the slice cuts the nodule", () => {
+test("a ring has the radius of the nodule in the slice", () => {
   expect(ringRadius(10, 0)).toBe(7);
   expect(ringRadius(10, 4.9)).toBe(7);
   expect(ringRadius(10, 5)).toBeNull();
@@ -50,10 +50,10 @@ test("findings are nodules, masses and candidates, counted from 1", () => {
   expect(all.map(({ label, sort }) => [label, sort])).toEqual([["1", "nodule"], ["2", "mass"], ["c1", "candidate"]]);
 });
 
-test("a candidate without a world point is placed by its index", () =>
+test("a candidate without a world point is positioned by its index", () =>
   expect(centre({ coordinates: [20, 40, 90], coordinates_lps: null, diameter_mm: 4, confidence: 0.3 }, [[0, 2, 0, 1], [2, 0, 0, 1], [0, 0, 3, 0], [0, 0, 0, 1]])).toEqual([41, 21, 90]));
 
-test("distances and the scale", () => {
+test("distances between points and the length of the scale bar", () => {
   expect(distance([1, 2, 3], [4, 6, 3])).toBe(5);
   expect(scaleLength(2, 100)).toBe(50);
   expect(scaleLength(2, 99)).toBe(20);

@@ -34,14 +34,14 @@ test("a voxel has four edges around its centre, and is its own centroid", () => 
   expect(corners.every(([, , z]) => z === centre[2])).toBe(true);
 });
 
-test("a slice beside the mask has no edges", () => {
+test("a slice outside the mask has no edges", () => {
   const one = shape((x) => x === 1);
   const [x, y, z] = one.centroid;
   expect(one.edges(0, [x, y, z + 0.9])).toHaveLength(2 * (3 + 4));
   for (const beside of [z - 2, z + 2]) expect(one.edges(0, [x, y, beside])).toEqual([]);
 });
 
-test("common edges of voxels are not drawn, those of a hole are", () => {
+test("edges between voxels are not drawn, edges of a hole are", () => {
   const all = shape(() => true);
   expect(all.edges(1, all.centroid)).toHaveLength(2 * (2 + 4));
   const hole = shape((_, y, z) => !(y === 1 && z === 2));

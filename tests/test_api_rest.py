@@ -308,7 +308,7 @@ def test_only_expired_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.Monke
         assert api.state(new)["status"] == "queued"
 
 
-def test_an_upload_is_kept_however_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_upload_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "ORPHAN_SECONDS", -math.inf)  # every upload takes longer
     content = nifti()
     with api_on(tmp_path) as api, api.connect(f"{JOBS}/stream") as socket:

@@ -269,7 +269,7 @@ def test_invalid_configurations_are_refused_with_a_short_message(api: Api, confi
     assert api.left() == []
 
 
-def test_a_wrong_key_file_gives_one_plain_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_file_gives_a_one_sentence_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pivot_api_keys").write_text("{hunter2")
     monkeypatch.setitem(settings.Settings.model_config, "secrets_dir", tmp_path)
     with pytest.raises(BadConfig, match="PIVOT_API_KEYS is not JSON") as caught:
@@ -287,7 +287,7 @@ def test_a_wrong_key_file_gives_one_plain_sentence(tmp_path: Path, monkeypatch: 
         ("sqlite:///{folder}/none/jobs.sqlite", "unable to open"),
     ],
 )
-def test_a_wrong_database_gives_one_plain_sentence(tmp_path: Path, url: str, reason: str) -> None:
+def test_an_invalid_database_gives_a_one_sentence_error(tmp_path: Path, url: str, reason: str) -> None:
     (tmp_path / "jobs.sqlite").write_bytes(b"nonsense" * 1000)
     with pytest.raises(BadConfig, match=reason) as caught:
         open_database(url.format(folder=tmp_path))

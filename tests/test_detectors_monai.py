@@ -110,7 +110,9 @@ class TestSegmenters:
 
     @pytest.mark.parametrize("codes", ORIENTATIONS)
     @pytest.mark.parametrize("name", ["a.nii.gz", "a.mhd"])
-    def test_of_a_real_scan_too(self, tmp_path: Path, nodule: Scan, name: str, codes: str) -> None:
+    def test_probabilities_equal_those_of_monai_on_a_real_scan(
+        self, tmp_path: Path, nodule: Scan, name: str, codes: str
+    ) -> None:
         network = save_segmenter(tmp_path / "model")
         path, own = both(tmp_path, turned_scan(nodule, codes), name)
         assert self.windows(network, opened(tmp_path / "model"), path, own) > 1
@@ -206,7 +208,9 @@ class TestRetinaNet:
 
     @pytest.mark.parametrize("codes", ORIENTATIONS)
     @pytest.mark.parametrize("name", ["a.nii.gz", "a.mhd"])
-    def test_of_a_real_scan_too(self, tmp_path: Path, nodule: Scan, name: str, codes: str) -> None:
+    def test_boxes_equal_those_of_monai_on_a_real_scan(
+        self, tmp_path: Path, nodule: Scan, name: str, codes: str
+    ) -> None:
         network = save_bundle(tmp_path / "bundle")
         self.check(network, opened(tmp_path / "bundle"), *both(tmp_path, turned_scan(nodule, codes), name))
 

@@ -45,7 +45,7 @@ class TestFusion:
     ) -> None:
         assert len(fused([("a", [mark(0, 0.9)]), ("b", [mark(distance, 0.5, diameter)])])) == count
 
-    def test_marks_of_one_detector_are_never_merged_and_the_nearest_pair_is(self) -> None:
+    def test_a_mark_is_merged_with_the_nearest_mark_of_another_detector(self) -> None:
         found = fused([("a", [mark(0, 0.9), mark(4, 0.8)]), ("b", [mark(3, 0.5)])])
         assert [len(one.detectors) for one in found] == [1, 2] or [len(one.detectors) for one in found] == [2, 1]
         both = next(one for one in found if len(one.detectors) == 2)

@@ -95,7 +95,9 @@ INTERLEAVED: dict[str, Callable[[int], int | None]] = {
 
 @pytest.mark.parametrize("step", [HALF_STEP, 1.1])
 @pytest.mark.parametrize("name", INTERLEAVED)
-def test_reconstructions_that_only_pixels_tell_apart_are_refused(tmp_path: Path, name: str, step: float) -> None:
+def test_interleaved_reconstructions_that_differ_only_in_pixels_are_refused(
+    tmp_path: Path, name: str, step: float
+) -> None:
     number = INTERLEAVED[name]
     for odd, array in enumerate((CHEST, OTHER)):
         edit = both(
@@ -162,7 +164,7 @@ def test_a_word_that_contains_a_projection_name_is_not_a_projection(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["MAX_IP", "MIN_IP", "VOLUME_RENDER"])
-def test_a_series_calculated_as_a_projection_is_one(tmp_path: Path, name: str) -> None:
+def test_a_series_derived_by_projection_is_recognised(tmp_path: Path, name: str) -> None:
     write_series(tmp_path, CHEST, edit=change(VolumeBasedCalculationTechnique=name))
     assert "only projections" in refusal(tmp_path)
 
@@ -184,7 +186,7 @@ def test_a_text_file_named_like_a_slice_is_refused(tmp_path: Path, text: str) ->
 @pytest.mark.parametrize(
     "name", ["MIP 8 mm", "Thorax_MinIP", "MIPs cor", "ThickMIP10", "Maximum Intensity Projection", "VRT"]
 )
-def test_a_series_called_a_projection_is_one(tmp_path: Path, name: str) -> None:
+def test_a_series_named_as_a_projection_is_recognised(tmp_path: Path, name: str) -> None:
     write_series(tmp_path, CHEST, edit=change(SeriesDescription=name))
     assert "only projections" in refusal(tmp_path)
 
@@ -225,7 +227,7 @@ HIDING: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", HIDING)
-def test_a_series_that_is_not_a_volume_does_not_hide_one_that_is(tmp_path: Path, name: str) -> None:
+def test_an_unusable_series_does_not_prevent_reading_a_usable_one(tmp_path: Path, name: str) -> None:
     write_series(tmp_path / "good", CHEST)
     HIDING[name](tmp_path / "bad")
     scan = read_scan(tmp_path)

@@ -78,7 +78,7 @@ def test_an_unknown_export_is_refused_before_inference() -> None:
         load_config({"output": {"formats": {"exports": ["coco", "coco"]}}})
 
 
-def test_a_run_without_exports_writes_none() -> None:
+def test_a_run_without_exports_writes_no_export() -> None:
     names = output_names("a", load_config(None))
     assert names == ["a_heatmap.nii.gz", "a_visualization.png", "a_detections.json"]
 
@@ -195,7 +195,7 @@ def test_fhir_resources_are_valid_and_hold_the_measurements(three: Made) -> None
     assert words["Lung-RADS v2022 category"] == results["detections"][0]["guidelines"]["lung_rads"]["category"]
 
 
-def test_fhir_rounds_as_the_report_does_and_gives_what_the_guidelines_say(three: Made, tmp_path: Path) -> None:
+def test_fhir_values_and_guidelines_match_the_report(three: Made, tmp_path: Path) -> None:
     scan, results, _ = three
     found = copy.deepcopy(results["detections"][0])
     found["properties"]["long_axis_mm"] = 12.3456

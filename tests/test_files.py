@@ -62,7 +62,7 @@ def test_a_failure_leaves_the_earlier_files(tmp_path: Path) -> None:
     assert content(tmp_path) == {"a": "old"}
 
 
-def test_files_appear_together_and_the_last_one_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_file_appears_after_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     replace = Path.replace
 
@@ -81,7 +81,7 @@ def test_files_appear_together_and_the_last_one_last(tmp_path: Path, monkeypatch
     assert content(tmp_path) == {name: name for name in "abc"}
 
 
-def test_no_file_is_placed_if_one_cannot_be(tmp_path: Path) -> None:
+def test_no_file_is_written_if_one_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "c").write_text("an older run's")
     with pytest.raises(BadOutput, match="cannot write "), whole_files(tmp_path, last="c") as draft:  # noqa: PT012

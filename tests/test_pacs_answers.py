@@ -177,7 +177,7 @@ def test_an_instance_that_inflates_beyond_its_bound_is_refused(tmp_path: Path, m
         ("metadata", b'[{"00280010": {"vr": "US", "Value": ["x"]}}]'),
     ],
 )
-def test_an_unexpected_answer_gives_one_sentence(tmp_path: Path, asked: str, body: bytes) -> None:
+def test_an_unexpected_answer_gives_a_one_sentence_error(tmp_path: Path, asked: str, body: bytes) -> None:
     slices = series_of(study=STUDY)
     changed = server(slices, lambda path: Answer(iter([body])) if path == asked else None)
     with changed as url, pytest.raises(PivotError) as caught:

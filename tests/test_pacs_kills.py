@@ -106,7 +106,7 @@ def test_late_slices_of_a_series_are_not_run_as_a_whole_series(service: Service)
     assert service.events(study)[-1] == "run finished"
 
 
-def test_two_studies_of_one_uid_are_both_kept(tmp_path: Path) -> None:
+def test_two_studies_with_one_uid_are_both_kept(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for content in (b"one", b"other"):
         spool.add(content, "1.2", "3", "4", "x")

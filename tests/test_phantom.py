@@ -62,7 +62,7 @@ def test_affine_is_that_of_a_dicom_series(coarse: tuple[Scan, list[PhantomNodule
         assert np.abs(index - nodule.coordinates_voxel).max() <= 0.5
 
 
-def test_the_default_nodules_are_as_documented_and_apart(coarse: tuple[Scan, list[PhantomNodule]]) -> None:
+def test_the_default_nodules_are_as_documented_and_do_not_touch(coarse: tuple[Scan, list[PhantomNodule]]) -> None:
     _, truth = coarse
     assert [(n.diameter_mm, n.nodule_type, n.place) for n in truth] == [tuple(lesion) for lesion in LESIONS]
     for i, one in enumerate(truth):

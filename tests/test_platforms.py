@@ -49,7 +49,7 @@ def test_a_nodule_becomes_a_point_in_the_world(found: tuple[dict[str, Any], Phan
     assert [point["name"] for point in points["points"]][:1] == ["nodule 1"]
 
 
-def test_weak_marks_are_points_and_the_strongest_comes_first(found: tuple[dict[str, Any], PhantomNodule]) -> None:
+def test_points_are_in_order_of_confidence_down_to_0_1(found: tuple[dict[str, Any], PhantomNodule]) -> None:
     shares = [point["probability"] for point in found[0]["points"]]
     assert shares == sorted(shares, reverse=True)
     assert all(0.1 <= share <= 1 for share in shares)

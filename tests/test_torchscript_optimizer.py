@@ -41,7 +41,7 @@ def optimized(original: Path) -> Path:
     return path
 
 
-def test_the_file_describes_itself_as_the_checkpoint_does(original: Path, optimized: Path) -> None:
+def test_the_file_has_the_description_of_the_checkpoint(original: Path, optimized: Path) -> None:
     one, other = load_model(original), load_model(optimized)
     assert one.about == other.about
     assert strides_of(one.model) == strides_of(other.model)

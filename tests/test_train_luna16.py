@@ -94,7 +94,7 @@ def test_subsets_are_held_out(folder: Path) -> None:
     assert [path.stem for path in found.held_out] == ["1.2.826.0.2"]
 
 
-def test_a_plain_folder_of_scans_holds_out_every_tenth(tmp_path: Path) -> None:
+def test_every_tenth_scan_of_a_plain_folder_is_held_out(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"scan{number:02}.mha").touch()
     found = list_scans(tmp_path, 1)

@@ -62,7 +62,7 @@ def lines(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(config(data, tmp_path / "whole"), CPU)
@@ -142,7 +142,7 @@ def test_norms_freeze_at_their_running_average(data: Path, tmp_path: Path) -> No
         assert run.model.get_buffer("stem.1.running_var").unique().tolist() == [2.5]
 
 
-def test_crops_and_backgrounds_alone_train_from_given_weights(data: Path, tmp_path: Path) -> None:
+def test_crops_and_backgrounds_suffice_for_training_from_given_weights(data: Path, tmp_path: Path) -> None:
     source: dict[str, Any] = {
         "luna16": None,
         "luna16_validation_subset": None,
@@ -387,7 +387,7 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero(data: Path, tmp_path
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 2 / 11), (9, 11 / 20), (5000, 0.9)])
-def test_the_average_follows_fast_at_first_and_then_as_configured(
+def test_the_weight_average_adapts_quickly_at_first_and_then_as_configured(
     data: Path, tmp_path: Path, step: int, kept: float
 ) -> None:
     run = Run(config(data, tmp_path, steps=10_000, ema=0.9, learning_rate=0.01), CPU, [])

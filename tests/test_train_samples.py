@@ -110,7 +110,7 @@ def test_the_stronger_of_two_bumps_wins_and_no_nodule_gives_zero() -> None:
 
 
 @given(SEEDS, st.tuples(*[st.integers(0, 11)] * 3))
-def test_all_orientations_keep_truths_and_unknown_parts_right(seed: int, voxel: tuple[int, int, int]) -> None:
+def test_reorienting_a_sample_reorients_its_truths_and_ignored_parts(seed: int, voxel: tuple[int, int, int]) -> None:
     hu, ignore = np.zeros((12, 12, 12), np.float32), np.zeros((12, 12, 12), dtype=bool)
     hu[voxel], ignore[voxel] = 1, True
     turned = turn(np.random.default_rng(seed), Sample(hu, [Truth(np.array(voxel, dtype=float), 6.0)], ignore))
@@ -213,7 +213,7 @@ def test_every_dense_voxel_of_a_mirrored_crop_is_a_truth_or_ignored(seed: int, s
     assert (sample.hu[inner][~known[inner]] < -300).all()
 
 
-def test_a_crop_s_nodule_lies_anywhere_in_the_patch() -> None:
+def test_the_nodule_of_a_crop_may_lie_anywhere_in_the_patch() -> None:
     rng, crop = np.random.default_rng(0), crops("a")[0]
     nearest = [truth.centre for _ in range(200) for truth in _from_crop(rng, crop, 48, 36.0, NOWHERE).truths]
     assert np.mean(nearest, axis=0) == pytest.approx([23.5] * 3, abs=3)

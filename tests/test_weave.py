@@ -64,7 +64,7 @@ def test_interpolated_slices_are_one_reconstruction() -> None:
     assert woven(ndimage.zoom(array, (1, 1, (2 * array.shape[2] - 1) / array.shape[2]), order=1)) == 1
 
 
-def test_a_real_scan_is_one_reconstruction_and_two_phases_of_it_are_not(shared_data: Any) -> None:  # noqa: ANN401
+def test_a_real_scan_is_one_reconstruction_and_two_interleaved_phases_are_two(shared_data: Any) -> None:  # noqa: ANN401
     for path in real_scans(shared_data):
         array = read_scan(path).array
         assert woven(array) == 1

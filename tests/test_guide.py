@@ -55,7 +55,7 @@ def _cut(scan: Scan, nodule: PhantomNodule) -> Found:
 
 
 @pytest.fixture
-def place(tmp_path: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all the files that the guide names, set as the current folder."""
     for index, name in [
         (0, "scan.nii.gz"),
@@ -79,12 +79,12 @@ def place(tmp_path: Path, blocks: list[Found], root: Path, monkeypatch: pytest.M
 class Reader:
     """Runs each block of the guide in its own folder."""
 
-    def __init__(self, place: Path, root: Path) -> None:
-        self.place, self.root = place, root
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
         self.port = str(free_port())
         self.server: subprocess.Popen[bytes] | None = None
         self.answers: list[dict[str, Any]] = []
-        scan_bytes = (place / "scan.nii.gz").read_bytes()
+        scan_bytes = (folder / "scan.nii.gz").read_bytes()
         self.names: dict[str, Any] = {"__name__": "guide", "scan_paths": ["scan.nii.gz"], "scan_bytes": scan_bytes}
         self.reports: list[dict[str, Any]] = []
         self.headers: list[str] = []
@@ -102,11 +102,11 @@ class Reader:
 
     def _record_files(self) -> None:
         """Record the result files after a block; a later run of the same scan removes files that it does not write."""
-        for path in (self.place / "results").rglob("*"):
+        for path in (self.folder / "results").rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     first = file.readline(1000).decode(errors="replace").strip()
-                self.written[path.relative_to(self.place).as_posix()] = first
+                self.written[path.relative_to(self.folder).as_posix()] = first
 
     def bash(self, example: Example) -> None:
         script = str(example.parsed)
@@ -118,7 +118,7 @@ class Reader:
 
     def _shell(self, script: str) -> None:
         """Run a script in a real shell, in which `uv run` is this interpreter."""
-        uv = self.place / "bin" / "uv"
+        uv = self.folder / "bin" / "uv"
         uv.parent.mkdir()
         uv.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "$@"\n')
         uv.chmod(0o755)
@@ -142,13 +142,13 @@ class Reader:
 
     def _serve(self, command: list[str]) -> None:
         """Start the server in a separate process, which `stop` ends."""
-        variables = {"PIVOT_DATA": str(self.place / "service"), "PIVOT_FREE_BYTES": "1", "PYTHONPATH": str(self.root)}
+        variables = {"PIVOT_DATA": str(self.folder / "service"), "PIVOT_FREE_BYTES": "1", "PYTHONPATH": str(self.root)}
         words = [word.replace(PORT, self.port) for word in command]
-        with (self.place / "server.log").open("wb") as log:
+        with (self.folder / "server.log").open("wb") as log:
             self.server = subprocess.Popen(
                 [sys.executable, "-m", *words], env={**os.environ, **variables}, stdout=log, stderr=log
             )
-        wait_for(f"http://localhost:{self.port}", self.server, self.place / "server.log")
+        wait_for(f"http://localhost:{self.port}", self.server, self.folder / "server.log")
 
     def _curl(self, words: list[str]) -> None:
         """Send a request about the latest job until the server no longer answers that it is running."""
@@ -177,11 +177,11 @@ class Reader:
         """Check a configuration; a block whose first line names its file becomes that file."""
         named = re.match(r"# (\w+\.yaml)\n", example.parsed)
         if named:
-            (self.place / named[1]).write_text(example.parsed, encoding="utf-8")
+            (self.folder / named[1]).write_text(example.parsed, encoding="utf-8")
         else:
             load_config(yaml.safe_load(example.parsed))
         if named and named[1] == "pacs.yaml":
-            load_pacs(self.place / named[1])
+            load_pacs(self.folder / named[1])
 
     def json(self, example: Example) -> None:
         self.reports.append(json.loads(example.parsed))
@@ -193,7 +193,7 @@ class Reader:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # raised inside Ray
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.load` is deprecated")  # as the guide says
 def test_every_block_of_the_guide_runs(
-    place: Path,
+    folder: Path,
     blocks: list[Found],
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,7 +204,7 @@ def test_every_block_of_the_guide_runs(
     monkeypatch.setattr("src.data.phantom.chest_phantom", lambda: (scan, [nodule]))  # a whole chest takes a minute
     guide = root / "docs" / "guide.md"
     text = guide.read_text(encoding="utf-8")
-    reader = Reader(place, root)
+    reader = Reader(folder, root)
     try:
         with local_cluster(1):
             reader.read(guide)
@@ -216,9 +216,9 @@ def test_every_block_of_the_guide_runs(
 
     first = load_detections("results/scan_detections.json")[0]
     assert np.linalg.norm(np.subtract(first["coordinates"], nodule.coordinates)) < nodule.diameter_mm / 2
-    _check_files(place, text, reader.written)
+    _check_files(folder, text, reader.written)
     [report] = reader.reports
-    _check_contents(place, report, reader.headers, reader.written)
+    _check_contents(folder, report, reader.headers, reader.written)
     submitted, answered = reader.answers
     assert submitted["scan_id"] == "scan"
     _same_keys(answered, report, "the service's results")
@@ -228,36 +228,36 @@ def test_every_block_of_the_guide_runs(
 
 @pytest.mark.parametrize("name", ["first_scan", "folder", "luna16", "pacs"])
 def test_every_block_of_a_tutorial_runs(
-    name: str, place: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, folder: Path, blocks: list[Found], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan, nodule = blocks[0]
     monkeypatch.setattr("src.data.phantom.chest_phantom", lambda: (scan, [nodule]))
-    _write_luna16(place, scan, nodule)
+    _write_luna16(folder, scan, nodule)
     tutorial = root / "docs" / "tutorials" / f"{name}.md"
-    reader = Reader(place, root)
+    reader = Reader(folder, root)
 
     reader.read(tutorial)
 
     text = tutorial.read_text(encoding="utf-8")
     assert reader.blocks == sum(language in {"bash", "python", "yaml"} for language, _ in FENCE.findall(text)) > 0
     named = re.findall(r"results/[\w./]+\.\w+", text)
-    assert not [path for path in named if not (place / path).is_file()]
+    assert not [path for path in named if not (folder / path).is_file()]
     if name == "luna16":
-        assert json.loads((place / "results/froc/froc.json").read_text())["cpm"] == 1.0
+        assert json.loads((folder / "results/froc/froc.json").read_text())["cpm"] == 1.0
 
 
-def _write_luna16(place: Path, scan: Scan, nodule: PhantomNodule) -> None:
+def _write_luna16(folder: Path, scan: Scan, nodule: PhantomNodule) -> None:
     """A scan with one nodule, as LUNA16 has them."""
-    (place / "luna16").mkdir()
+    (folder / "luna16").mkdir()
     image = sitk.GetImageFromArray(scan.array.transpose(2, 1, 0))
     image.SetSpacing(SPACING)
-    sitk.WriteImage(image, place / "luna16" / "1.2.3.mhd")
+    sitk.WriteImage(image, folder / "luna16" / "1.2.3.mhd")
     point = ",".join(str(value) for value in nodule.coordinates)  # so that the origin is the first voxel
     row = f"1.2.3,{point},{nodule.diameter_mm}"
-    (place / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{row}\n")
+    (folder / "annotations.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{row}\n")
 
 
-def _check_files(place: Path, text: str, written: dict[str, str]) -> None:
+def _check_files(folder: Path, text: str, written: dict[str, str]) -> None:
     """Check that every result that the guide names was written, and the results of each scan in a folder."""
     for name in re.findall(r"results/[\w./]+\.\w+", text):
         assert name in written, name
@@ -266,12 +266,12 @@ def _check_files(place: Path, text: str, written: dict[str, str]) -> None:
         if "--input-dir" in words:
             source, target = (words[words.index(option) + 1] for option in ("--input-dir", "--output-dir"))
             for scan in find_scans(source):
-                assert (place / target / f"{scan_name(scan)}_detections.json").is_file(), scan
+                assert (folder / target / f"{scan_name(scan)}_detections.json").is_file(), scan
 
 
-def _check_contents(place: Path, report: dict[str, Any], headers: list[str], written: dict[str, str]) -> None:
+def _check_contents(folder: Path, report: dict[str, Any], headers: list[str], written: dict[str, str]) -> None:
     """Check that the files have exactly the documented keys and columns."""
-    for path in (place / "results").rglob("*detections.json"):
+    for path in (folder / "results").rglob("*detections.json"):
         _same_keys(json.loads(path.read_text(encoding="utf-8")), report, str(path))
     tables = [first for name, first in written.items() if name.endswith(".csv")]
     assert set(tables) == set(headers)

@@ -30,7 +30,7 @@ SUCCESS, NO_ROOM, MISFIT = 0x0000, 0xA700, 0xC000
 MIB = 2**20
 
 
-class Place(NamedTuple):
+class Listener(NamedTuple):
     port: int
     spool: Spool
     audit: Path
@@ -40,24 +40,24 @@ class Place(NamedTuple):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def listener(tmp_path: Path) -> Iterator[Listener]:
     """A listener with narrow bounds."""
     spool, audit = Spool(tmp_path / "spool"), tmp_path / "audit.jsonl"
     listen = Listen(port=0, max_pdu_kb=16, max_instance_mb=1, network_timeout=2)
     receiver = Receiver(listen, spool, Audit(audit), None)
-    yield Place(receiver.start(), spool, audit)
+    yield Listener(receiver.start(), spool, audit)
     receiver.stop()
 
 
-def test_an_instance_that_is_too_long_is_refused_and_the_next_is_accepted(place: Place) -> None:
+def test_an_instance_that_is_too_long_is_refused_and_the_next_is_accepted(listener: Listener) -> None:
     long, *others = series_of()
     long.PixelData = bytes(3 * MIB)
-    with transfer(place.port) as association:
+    with transfer(listener.port) as association:
         assert association.send_c_store(others[0]).Status == SUCCESS
         assert association.send_c_store(long).Status == NO_ROOM
         assert association.send_c_store(others[1]).Status == SUCCESS
-    assert "max_instance_mb (1 MiB)" in place.refusals()
-    assert len(list(place.spool.incoming.glob("*/*/*.dcm"))) == 2
+    assert "max_instance_mb (1 MiB)" in listener.refusals()
+    assert len(list(listener.spool.incoming.glob("*/*/*.dcm"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -69,27 +69,27 @@ def test_an_instance_that_is_too_long_is_refused_and_the_next_is_accepted(place:
     ],
     ids=["a PDU of 4 GB", "a PDU above the bound", "an endless command"],
 )
-def test_only_a_peer_that_exceeds_its_bound_is_aborted(place: Place, sent: bytes) -> None:
+def test_only_a_peer_that_exceeds_its_bound_is_aborted(listener: Listener, sent: bytes) -> None:
     first, other, *_ = series_of()
-    with transfer(place.port) as association, transfer(place.port) as bystander:
+    with transfer(listener.port) as association, transfer(listener.port) as bystander:
         assert association.send_c_store(first).Status == SUCCESS
         with closing(raw(association)) as connection:  # pynetdicom leaves the socket open after a reset
             connection.sendall(sent)
             until(lambda: not association.is_established, 10)
         assert association.is_aborted
         assert bystander.send_c_store(other).Status == SUCCESS
-    assert "transfer interrupted" in place.refusals()
+    assert "transfer interrupted" in listener.refusals()
 
 
-def test_an_association_request_has_its_own_bound(place: Place) -> None:
-    with closing(socket.create_connection(("127.0.0.1", place.port), 10)) as caller:
+def test_an_association_request_has_its_own_bound(listener: Listener) -> None:
+    with closing(socket.create_connection(("127.0.0.1", listener.port), 10)) as caller:
         caller.sendall(b"\x01\0" + struct.pack(">I", 10 * MIB))
         assert caller.recv(10)[:1] == b"\x07"  # A-ABORT
         assert caller.recv(1) == b""
 
 
-def test_an_unfinished_message_is_ended_after_the_time_limit(place: Place) -> None:
-    with transfer(place.port) as association:
+def test_an_unfinished_message_is_ended_after_the_time_limit(listener: Listener) -> None:
+    with transfer(listener.port) as association:
         start = time.monotonic()
         with closing(raw(association)) as connection:
             connection.sendall(b"\x04\0\0\0\x10\0")
@@ -100,7 +100,7 @@ def test_an_unfinished_message_is_ended_after_the_time_limit(place: Place) -> No
                 time.sleep(0.2)
 
 
-def test_the_total_of_all_simultaneous_transfers_is_bounded(place: Place) -> None:
+def test_the_total_of_all_simultaneous_transfers_is_bounded(listener: Listener) -> None:
     bounds = PeerLimits(Listen(max_instance_mb=1))
     coming = [io.BytesIO() for _ in range(AT_ONCE + 1)]
     for one in coming[:-1]:
@@ -110,34 +110,34 @@ def test_the_total_of_all_simultaneous_transfers_is_bounded(place: Place) -> Non
     assert bounds.too_much(coming[-1])
     del coming[0], one
     assert not bounds.too_much(coming[-1])
-    assert place
+    assert listener
 
 
-def test_a_data_set_cannot_choose_its_transfer_syntax(place: Place) -> None:
+def test_a_data_set_cannot_choose_its_transfer_syntax(listener: Listener) -> None:
     """A group 0002 in the data set would be read as the file's and inflate 60 kB to 60 MB."""
     one = series_of()[0]
     name = DeflatedExplicitVRLittleEndian.encode()
     start = b"\x02\0\x10\0UI" + struct.pack("<H", len(name) + len(name) % 2) + name + b"\0" * (len(name) % 2)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = start + packer.compress(bytes(60 * MIB)) + packer.flush()
-    with transfer(place.port) as association:
+    with transfer(listener.port) as association:
         assert send_bytes(association, bomb, one.SOPInstanceUID) == MISFIT
         assert association.send_c_store(one).Status == SUCCESS
-    assert "begins with the header of a file" in place.refusals()
+    assert "begins with the header of a file" in listener.refusals()
 
 
-def test_a_header_that_is_too_long_is_refused(place: Place) -> None:
+def test_a_header_that_is_too_long_is_refused(listener: Listener) -> None:
     one = series_of()[0]
     content = encode(one, is_implicit_vr=False, is_little_endian=True) or b""
     pixels = content.index(b"\xe0\x7f\x10\0OW")
     private = b"\x09\0\x01\x10OB\0\0" + struct.pack("<I", 900_000) + bytes(900_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("src.pacs.receiver.MOST_HEADER", 800_000)
-        with transfer(place.port) as association:
+        with transfer(listener.port) as association:
             long = content[:pixels] + private + content[pixels:]
             assert send_bytes(association, long, one.SOPInstanceUID) == MISFIT
             assert send_bytes(association, content, one.SOPInstanceUID) == SUCCESS
-    assert "bytes or more before its pixels" in place.refusals()
+    assert "bytes or more before its pixels" in listener.refusals()
 
 
 def raw(association: Association) -> socket.socket:

@@ -43,7 +43,7 @@ from tests.pacs import PATIENCE, Archive, archive, audit_of, free_port, series_o
 MISFIT = 0xC000
 
 
-class Place(NamedTuple):
+class Service(NamedTuple):
     port: int
     config: PacsConfig
     archive: Archive
@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Place]:
+def service(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Service]:
     """The service, restarted after its process was killed, and an archive that takes its results."""
     folder, port = tmp_path_factory.mktemp("pacs"), free_port()
     with archive() as kept:
@@ -71,7 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Plac
             process.kill()
         assert not audit_of(config, "run started")
         with _service(file, root, config) as process:
-            yield Place(port, config, kept, slices[0].StudyInstanceUID)
+            yield Service(port, config, kept, slices[0].StudyInstanceUID)
             process.terminate()
             assert process.wait(PATIENCE) == 0
         assert audit_of(config, "stopped")
@@ -94,54 +94,54 @@ def _service(file: Path, root: Path, config: PacsConfig) -> Iterator[subprocess.
         process.wait()
 
 
-def test_acknowledged_instances_survive_a_kill(place: Place) -> None:
-    until(lambda: len(place.archive.of(place.acknowledged)) == 2)
-    assert len(audit_of(place.config, "run finished", study=place.acknowledged)) == 1
+def test_acknowledged_instances_survive_a_kill(service: Service) -> None:
+    until(lambda: len(service.archive.of(service.acknowledged)) == 2)
+    assert len(audit_of(service.config, "run finished", study=service.acknowledged)) == 1
 
 
-def test_only_known_peers_are_accepted(place: Place) -> None:
-    with transfer(place.port) as known:
+def test_only_known_peers_are_accepted(service: Service) -> None:
+    with transfer(service.port) as known:
         assert known.send_c_echo().Status == 0
     for called, calling in (("PIVOT", "STRANGER"), ("OTHER", "CT1")):
-        with transfer(place.port, called, calling) as refused:
+        with transfer(service.port, called, calling) as refused:
             assert refused.is_rejected
-    assert audit_of(place.config, "association rejected", peer="STRANGER")
+    assert audit_of(service.config, "association rejected", peer="STRANGER")
 
 
-def test_an_interrupted_transfer_waits_for_the_rest(place: Place) -> None:
+def test_an_interrupted_transfer_waits_for_the_rest(service: Service) -> None:
     slices = series_of()
     uid = slices[0].StudyInstanceUID
-    with transfer(place.port) as broken:
+    with transfer(service.port) as broken:
         _send(broken, slices[:6])
         broken.abort()
-    until(lambda: audit_of(place.config, "transfer interrupted", study=uid, instances=6))
-    with transfer(place.port) as whole:
+    until(lambda: audit_of(service.config, "transfer interrupted", study=uid, instances=6))
+    with transfer(service.port) as whole:
         _send(whole, slices)
-    until(lambda: audit_of(place.config, "run finished", study=uid))
-    assert len(audit_of(place.config, "run started", study=uid)) == 1
-    until(lambda: len(place.archive.of(uid)) == 2)
+    until(lambda: audit_of(service.config, "run finished", study=uid))
+    assert len(audit_of(service.config, "run started", study=uid)) == 1
+    until(lambda: len(service.archive.of(uid)) == 2)
 
-    with transfer(place.port) as again:  # the whole study a second time
+    with transfer(service.port) as again:  # the whole study a second time
         _send(again, slices)
-    until(lambda: audit_of(place.config, "duplicate", study=uid))
-    assert len(audit_of(place.config, "run started", study=uid)) == 1
-    assert len(place.archive.of(uid)) == 2
+    until(lambda: audit_of(service.config, "duplicate", study=uid))
+    assert len(audit_of(service.config, "run started", study=uid)) == 1
+    assert len(service.archive.of(uid)) == 2
 
 
-def test_an_archive_that_was_unavailable_gets_its_results_later(place: Place) -> None:
+def test_an_archive_that_was_unavailable_gets_its_results_later(service: Service) -> None:
     slices = series_of()
     uid = slices[0].StudyInstanceUID
-    place.archive.failures[uid] = 3
-    with transfer(place.port) as association:
+    service.archive.failures[uid] = 3
+    with transfer(service.port) as association:
         _send(association, slices)
-    until(lambda: len(place.archive.of(uid)) == 2)
-    failed = audit_of(place.config, "sending failed", study=uid)
+    until(lambda: len(service.archive.of(uid)) == 2)
+    failed = audit_of(service.config, "sending failed", study=uid)
     assert [line["attempt"] for line in failed] == [1, 2, 3]
-    assert {str(one.SOPClassUID.name) for one in place.archive.of(uid)} == {
+    assert {str(one.SOPClassUID.name) for one in service.archive.of(uid)} == {
         "Comprehensive 3D SR Storage",
         "Encapsulated PDF Storage",
     }
-    until(lambda: not list((place.config.spool / "outbox").iterdir()))
+    until(lambda: not list((service.config.spool / "outbox").iterdir()))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     "two directions": (_halves(ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), "mixes orientations"),
     "bent directions": (change(ImageOrientationPatient=[1, 1, 0, 0, 1, 0]), "perpendicular"),
     "a tilted gantry": (shift(1, lambda z: 3.0 * z), "gantry tilt"),
-    "one place": (shift(2, lambda z: -2.5 * z), "same position"),
+    "one position": (shift(2, lambda z: -2.5 * z), "same position"),
     "no Hounsfield units": (change(RescaleIntercept="0"), "not Hounsfield units"),
     "the same in all voxels": (_pixels(np.zeros(SHAPE)), "not a CT scan"),
     "no frame of reference": (change(FrameOfReferenceUID=""), "no value of FrameOfReferenceUID"),
@@ -225,30 +225,30 @@ FAULTS: dict[str, tuple[Edit, str]] = {
 }
 
 
-def test_faulty_studies_are_refused_with_a_reason(place: Place) -> None:
+def test_faulty_studies_are_refused_with_a_reason(service: Service) -> None:
     sent = {}
-    with transfer(place.port) as association:
+    with transfer(service.port) as association:
         for name, (edit, _) in FAULTS.items():
             slices = series_of(edit=edit)
             sent[name] = slices[0].StudyInstanceUID
             _send(association, [one for one in slices if one.SOPInstanceUID])
     for name, (_, reason) in FAULTS.items():
-        [refusal] = until(partial(audit_of, place.config, "study refused", study=sent[name]))
+        [refusal] = until(partial(audit_of, service.config, "study refused", study=sent[name]))
         assert reason in refusal["reason"], name
-        assert str(place.config.spool) not in refusal["reason"], name
-    assert not any(place.archive.of(uid) for uid in sent.values())
-    assert "secret" not in (place.config.spool / "audit.jsonl").read_text().lower()
-    until(lambda: not list((place.config.spool / "work").iterdir()))
+        assert str(service.config.spool) not in refusal["reason"], name
+    assert not any(service.archive.of(uid) for uid in sent.values())
+    assert "secret" not in (service.config.spool / "audit.jsonl").read_text().lower()
+    until(lambda: not list((service.config.spool / "work").iterdir()))
 
 
-def test_files_that_are_not_images_are_refused(place: Place) -> None:
+def test_files_that_are_not_images_are_refused(service: Service) -> None:
     for sop_class, modality in ((SecondaryCaptureImageStorage, "OT"), (EncapsulatedPDFStorage, "DOC")):
         one = file_dataset(sop_class, modality=modality)
         one.StudyInstanceUID = generate_uid()
-        with transfer(place.port) as association:
+        with transfer(service.port) as association:
             _send(association, [one])
         uid = one.StudyInstanceUID
-        [refusal] = until(partial(audit_of, place.config, "study refused", study=uid))
+        [refusal] = until(partial(audit_of, service.config, "study refused", study=uid))
         assert f"modality {modality} is not CT" in refusal["reason"]
 
 
@@ -263,20 +263,20 @@ def test_files_that_are_not_images_are_refused(place: Place) -> None:
     ],
 )
 def test_faulty_instances_are_refused_at_once(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Edit, reason: str
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Edit, reason: str
 ) -> None:
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)  # sends files unchanged
     one = series_of()[0]
     announced = one.SOPInstanceUID
     edit(one)
-    with transfer(place.port) as association:
+    with transfer(service.port) as association:
         assert _send_raw(association, _encoded(one), announced, tmp_path) == MISFIT
-    assert any(reason in line["reason"] for line in audit_of(place.config, "instance refused"))
+    assert any(reason in line["reason"] for line in audit_of(service.config, "instance refused"))
 
 
-def test_random_bytes_are_refused_at_once(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_bytes_are_refused_at_once(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
-    with transfer(place.port) as association:
+    with transfer(service.port) as association:
         assert _send_raw(association, b"\xff" * 300, generate_uid(), tmp_path) == MISFIT
 
 

@@ -36,17 +36,17 @@ def test_every_second_voxel_of_the_smoothed_volume_is_kept(shape: tuple[int, int
     np.testing.assert_allclose(halved, expected[::2, ::2, ::2], rtol=1e-6)
 
 
-@given(SIDES, st.sampled_from([0.0, 0.25, 0.5]))
+@given(SIDES, st.sampled_from([None, 0.0, 0.25, 0.5]))
 def test_the_voxels_of_the_second_look_lie_on_every_second_voxel_of_the_first(
-    shape: tuple[int, int, int], offset: float
+    shape: tuple[int, int, int], offset: float | None
 ) -> None:
     first = np.zeros((3, *shape), np.float32)
     grid = np.indices([-(-side // 2) for side in shape], dtype=np.float32)
     second = np.stack([0.1 + grid.sum(0) / 40, np.full(grid.shape[1:], LEAST, np.float32), grid[0]])
-    merged = add_large(first, second, offset)
+    merged = add_large(first, second) if offset is None else add_large(first, second, offset)
     assert merged is first
     last = np.array(grid.shape[1:]) - 1
-    ramp = sum(((index - offset) / 2).clip(0, end) for index, end in zip(np.indices(shape), last, strict=True))
+    ramp = sum(((index - (offset or 0)) / 2).clip(0, end) for index, end in zip(np.indices(shape), last, strict=True))
     np.testing.assert_allclose(merged[HEATMAP], 0.1 + ramp / 40, atol=1e-6)
     np.testing.assert_allclose(merged[DIAMETER], 2 * LEAST)
 
@@ -56,8 +56,9 @@ def test_the_voxels_of_the_second_look_lie_on_every_second_voxel_of_the_first(
     [
         ((0.2, 20.0), (0.7, 15.0), True),  # a mass
         ((0.8, 20.0), (0.7, 15.0), False),  # the first look has the higher confidence
-        ((0.2, 4.0), (0.7, LEAST / 2), True),
-        ((0.2, 4.0), (0.7, LEAST / 2 - 0.1), False),  # small nodules come from the first look
+        ((0.7, 20.0), (0.7, 15.0), False),  # or the same
+        ((0.2, 4.0), (0.7, 8.0), True),  # a nodule of 16 mm
+        ((0.2, 4.0), (0.7, 7.9), False),  # small nodules come from the first look
     ],
 )
 def test_the_second_look_replaces_the_first_only_for_large_and_more_confident_findings(

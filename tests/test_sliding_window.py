@@ -1,8 +1,10 @@
 """Windows, blending and views: every voxel is covered, at the right place and with the right weight."""
 
 import math
+from inspect import signature
 from itertools import product
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -18,15 +20,15 @@ from src.data.preprocessing import preprocess
 from src.detection import sliding_window
 from src.detection.blending import BlendMethod, blend_weights
 from src.detection.peak_detection import detect_peaks
-from src.detection.sliding_window import predict_windows, sliding_window_inference
+from src.detection.sliding_window import count_windows, predict_windows, sliding_window_inference
 from src.detection.tta import IDENTITY, View, views
 from src.detection.windows import plan_windows
 from src.errors import BadCheckpoint, BadConfig, BadScan
 from src.model.checkpoint import load_model
 from src.model.unet import output_grid
-from src.types import FloatArray, Shape3
+from src.types import FloatArray, Scan, Shape3
 
-from .small_scans import block
+from .small_scans import block, tiny_checkpoint
 
 CPU = torch.device("cpu")
 METHODS: tuple[BlendMethod, ...] = get_args(BlendMethod)
@@ -36,6 +38,13 @@ methods = st.sampled_from(METHODS)
 class Constant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.full_like(x, 0.7)
+
+
+class Doubled(nn.Module):
+    """Returns the patch, and twice the patch as a second channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, 2 * x], dim=1)
 
 
 class Halving(nn.Module):
@@ -302,6 +311,69 @@ def test_raw_values_are_refused(value: float) -> None:
         sliding_window_inference(nn.Identity(), np.full((6, 6, 6), value), (6, 6, 6), (6, 6, 6), device="cpu")
 
 
+@pytest.mark.parametrize("value", [20.0, -20.0])
+def test_prepared_values_lie_within_20(value: float) -> None:
+    maps = sliding_window_inference(nn.Identity(), np.full((6, 6, 6), value), (6, 6, 6), (6, 6, 6), device="cpu")
+    np.testing.assert_allclose(maps, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["scan.nii.gz", Path("scan.nii.gz"), Scan(np.zeros((6, 6, 6)), np.eye(4), "scan")])
+def test_a_scan_that_is_not_prepared_is_refused(given: Any) -> None:  # noqa: ANN401
+    with pytest.raises(BadScan, match="the scan is not prepared"):
+        sliding_window_inference(nn.Identity(), given, device="cpu")
+
+
+@pytest.mark.parametrize("given", [np.zeros((6, 6)), np.zeros((1, 6, 6, 6)), np.zeros((6, 6, 6), complex)])
+def test_only_an_array_of_three_axes_is_searched(given: Any) -> None:  # noqa: ANN401
+    with pytest.raises(BadScan, match=r"must be a preprocessed array of shape \(X, Y, Z\)"):
+        sliding_window_inference(nn.Identity(), given, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": (6, 0, 6)}, "patch_size must be 3 numbers of at least 1"),
+        ({"batch_size": 0}, "batch_size must be a number of at least 1"),
+        ({"sigma": 0.0}, "sigma must be a number of at least 1e-06"),
+        ({"blending": "cubic"}, "blending must be gaussian, linear or average, not 'cubic'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        sliding_window_inference(nn.Identity(), _volume((6, 6, 6)), device="cpu", **options)
+
+
+def test_the_smallest_options_are_accepted() -> None:
+    volume = _volume((3, 2, 2))
+    maps = sliding_window_inference(nn.Identity(), volume, (1, 1, 1), (1, 1, 1), 1, "cpu", sigma=1e-6)
+    np.testing.assert_allclose(maps[0], volume, atol=1e-6)
+
+
+def test_the_defaults_are_those_of_the_guide() -> None:
+    defaults = {name: one.default for name, one in signature(sliding_window_inference).parameters.items()}
+    assert {name: defaults[name] for name in list(defaults)[2:]} == {
+        "patch_size": (128, 128, 128),
+        "stride": (64, 64, 64),
+        "batch_size": 4,
+        "device": "auto",
+        "blending": "gaussian",
+        "sigma": 0.125,
+    }
+
+
+def test_a_network_may_be_a_checkpoint_or_its_path(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path / "tiny.pth")
+    volume = _volume((16, 16, 16))
+    found = [
+        sliding_window_inference(model, volume, (16, 16, 16), (16, 16, 16), device="cpu")
+        for model in (path, str(path), load_model(path), load_model(path).model)
+    ]
+    for maps in found:
+        np.testing.assert_array_equal(maps, found[0])
+    with pytest.raises(BadCheckpoint, match="model must be a network"):
+        sliding_window_inference(3, volume)  # type: ignore[arg-type]
+
+
 def test_too_many_windows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadConfig, match=rf"stride \[1, 1, 1\] means {481**3} windows on this scan, more than 100000"):
         plan_windows((512, 512, 512), (32, 32, 32), (1, 1, 1))
@@ -311,10 +383,33 @@ def test_too_many_windows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         plan_windows((34, 34, 35), (32, 32, 32), (1, 1, 1))
 
 
-def test_clearing_the_cache_changes_nothing() -> None:
+def test_clearing_the_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("a CPU has no cache to clear"))
     volume = _volume((9, 9, 9))
     cleared, kept = (_predict(nn.Identity(), volume, clear_cache=clear) for clear in (True, False))
     np.testing.assert_array_equal(cleared.maps, kept.maps)
+
+
+@pytest.mark.usefixtures("half_precision")
+def test_full_precision_is_the_default() -> None:
+    volume = np.full((6, 6, 6), 1.5, np.float32)
+    found = predict_windows(Overflowing(), volume, (6, 6, 6), (6, 6, 6), batch_size=1, device=CPU)
+    assert found.retried == 0
+    np.testing.assert_allclose(found.maps[0], volume, rtol=1e-6)
+
+
+def test_only_the_first_channel_is_zero_outside_the_region() -> None:
+    volume, region = 1 + _volume((6, 6, 6)), np.zeros((6, 6, 6), bool)
+    region[1:3, 2:5, 3:4] = True
+    found = predict_windows(Doubled(), volume, (6, 6, 6), (6, 6, 6), batch_size=1, device=CPU, region=region)
+    np.testing.assert_allclose(found.maps, [volume * region, 2 * volume], rtol=1e-6)
+
+
+@given(tilings(multiple=4))
+def test_the_number_of_windows_is_known_before(tiling: tuple[Shape3, Shape3, Shape3]) -> None:
+    shape, patch, stride = tiling
+    found = predict_windows(Pooling(), _volume(shape), patch, stride, batch_size=8, device=CPU)
+    assert count_windows(Pooling(), shape, patch, stride) == found.windows
 
 
 def test_progress_counts_every_window() -> None:

@@ -148,7 +148,7 @@ def _by_slabs(work: Callable[[slice], None], size: int) -> None:
             done.result()
 
 
-def _interpolation(old: int, new: int, a: float, b: float, *, plain: bool = False) -> sparse.csr_array:
+def _interpolation(old: int, new: int, a: float, b: float, *, plain: bool) -> sparse.csr_array:
     """Weights from `old` samples `a` mm apart to `new` samples `b` mm apart, with the same first sample: (new, old)."""
     if plain:
         return _linear(old, (np.arange(new) * b / a).clip(0, old - 1))
@@ -163,7 +163,7 @@ def _linear(old: int, places: npt.NDArray[np.floating]) -> sparse.csr_array:
     """
     rows = np.flatnonzero(abs(places - (old - 1) / 2) <= old / 2)
     inside = places[rows].clip(0, old - 1)
-    left = np.minimum(np.floor(inside).astype(int), max(0, old - 2))
+    left = np.floor(inside).astype(int)
     right = np.minimum(left + 1, old - 1)
     weight = inside - left
     return sparse.csr_array(

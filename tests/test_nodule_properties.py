@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import permutations
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,13 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config import PostProcessing
+from src.detection.post_processing import filter_detections
 from src.measurement.at_point import extract_properties
-from src.measurement.nodule_properties import _nodule_type
-from src.types import Properties, Vec3
+from src.measurement.nodule_properties import _nodule_type, segment_and_measure
+from src.types import Detection, NoduleMask, Properties, Vec3
 
 from .synthetic_nodules import SETTINGS, Case, Setting, draw_case, misplaced, random_case
 
 NODULE = Case(8.0, nodule_hu=30.0, noise_sd=20.0, seed=3)
+SPACING = (0.7, 0.7, 1.0)
+Points = npt.NDArray[np.float64]
 
 
 def _measure(case: Case) -> tuple[Properties, float]:
@@ -201,3 +206,60 @@ def test_the_element_type_does_not_matter(kind: type[np.generic]) -> None:
     scan, centre, _ = draw_case(NODULE)
     found = extract_properties(scan.astype(kind), centre, 8.0, NODULE.spacing)
     assert found == extract_properties(scan, centre, 8.0, NODULE.spacing)
+
+
+def _tissue(distance: Points) -> npt.NDArray[np.float32]:
+    """Lung with soft tissue where the distance in mm is negative; the edge is 1 mm wide."""
+    share = (0.5 - distance).clip(0, 1)
+    return (-860 + 890 * share).astype(np.float32)
+
+
+def _places(shape: tuple[int, int, int]) -> Points:
+    """The positions of the voxels in mm: (X, Y, Z, 3)."""
+    places: Points = np.moveaxis(np.indices(shape), 0, -1) * np.array(SPACING)
+    return places
+
+
+@pytest.mark.parametrize("shape", ["ball", "oval"])
+def test_two_marks_in_one_body_are_one_nodule_at_its_centre(shape: str) -> None:
+    size = (100, 100, 70)
+    centre = np.multiply((50, 50, 35), SPACING)
+    away = _places(size) - centre
+    radii = {"ball": (13, 13, 13), "oval": (15, 8, 8)}[shape]
+    scan = _tissue((np.linalg.norm(away / radii, axis=-1) - 1) * min(radii))
+    detections, masks = [], []
+    for x, guess, confidence in ((-7.0, 16.0, 0.9), (7.0, 16.0, 0.8)):
+        seed = (float(centre[0] + x), float(centre[1]), float(centre[2]))
+        properties, body = segment_and_measure(scan, seed, guess, SPACING)
+        assert body is not None
+        np.testing.assert_allclose(body.centre, centre, atol=0.5)
+        diameter = properties["effective_diameter_mm"] or guess
+        detections.append(cast("Detection", {"coordinates": seed, "diameter_mm": diameter, "confidence": confidence}))
+        masks.append(NoduleMask(body.mask, body.origin))
+    assert filter_detections(detections, PostProcessing(), masks) == ([detections[0]], [])
+
+
+@settings(max_examples=15)
+@given(st.tuples(*[st.floats(-3, 3)] * 3), st.floats(4, 20))
+def test_a_bodys_centre_is_found_from_a_mark_beside_it(off: Vec3, diameter: float) -> None:
+    share = min(1.0, diameter / 4 / 3)
+    size = (64, 64, 45)
+    centre = np.multiply((31.5, 31.5, 22), SPACING)
+    away = np.linalg.norm(_places(size) - centre, axis=-1)
+    seed = centre + np.multiply(off, share)
+    _, body = segment_and_measure(
+        _tissue(away - diameter / 2), (float(seed[0]), float(seed[1]), float(seed[2])), diameter, SPACING
+    )
+    assert body is not None
+    np.testing.assert_allclose(body.centre, centre, atol=0.3)
+
+
+@pytest.mark.parametrize(("mark", "measured"), [(4.2, True), (9.5, True), (10.5, False), (14.0, False)])
+def test_a_body_far_smaller_than_its_mark_is_not_its_nodule(mark: float, *, measured: bool) -> None:
+    """A ball of 6 mm, such as the core of a nodule whose rim cannot be seen: from a mark of 10 mm on it is a part."""
+    size = (64, 64, 45)
+    centre = np.multiply((31.5, 31.5, 22), SPACING)
+    scan = _tissue(np.linalg.norm(_places(size) - centre, axis=-1) - 3.0)
+    properties, body = segment_and_measure(scan, (float(centre[0]), float(centre[1]), float(centre[2])), mark, SPACING)
+    assert (body is not None) == measured
+    assert properties["effective_diameter_mm"] == (pytest.approx(6.0, abs=0.1) if measured else None)

@@ -77,7 +77,7 @@ def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.in
     """The `voxels` that no neighbour exceeds. A plateau gives one: the voxel nearest its centre."""
     if not len(voxels):
         return voxels
-    low, high = np.maximum(voxels.min(0) - 1, 0), voxels.max(0) + 2
+    low, high = voxels.min(0), voxels.max(0) + 1  # any voxel beyond is lower
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     chosen = np.zeros(heat[box].shape, dtype=bool)
     chosen[tuple((voxels - low).T)] = True
@@ -92,8 +92,6 @@ def _maxima(heat: FloatArray, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.in
 
 def _thin(points: npt.NDArray[np.float64], distance: float) -> list[int]:
     """Indices of the points to keep, in order: each lies at least `distance` from all those kept before it."""
-    if distance <= 0 or not len(points):
-        return list(range(len(points)))
     tree, alive, kept = KDTree(points), np.ones(len(points), dtype=bool), []
     reach = np.nextafter(distance, 0)  # a point at exactly this distance is kept
     for i, point in enumerate(points):

@@ -115,7 +115,7 @@ def _is_same_body(
         sizes = [float(np.count_nonzero(each.voxels)) for each in (mask, other_mask)]
         common = float(common_voxels(mask, other_mask))
     else:
-        sizes = [np.pi / 6 * each["diameter_mm"] ** 3 for each in (first, second)]
+        sizes = [each["diameter_mm"] ** 3 for each in (first, second)]  # in units of pi / 6
         centre, point = np.array(first["coordinates"]), np.array([second["coordinates"]])
         (iou,) = sphere_iou(centre, first["diameter_mm"] / 2, point, np.array([second["diameter_mm"] / 2]))
         common = float(iou * sum(sizes) / (1 + iou))
@@ -126,8 +126,7 @@ def common_voxels(one: NoduleMask, other: NoduleMask) -> int:
     """The number of voxels that two masks share. Both lie on one grid."""
     low = np.maximum(one.origin, other.origin)
     high = np.minimum(np.add(one.origin, one.voxels.shape), np.add(other.origin, other.voxels.shape))
-    if (high <= low).any():
-        return 0
+    high = np.maximum(high, low)  # an empty box, if they lie apart
     parts = (
         each.voxels[tuple(slice(a, b) for a, b in zip(low - each.origin, high - each.origin, strict=True))]
         for each in (one, other)

@@ -147,17 +147,16 @@ def _unmeasured(hu: npt.NDArray[np.generic]) -> Properties:
 
 def _ball_voxels(scan: npt.NDArray[np.generic], point: Vec3, diameter: float, spacing: Vec3) -> npt.NDArray[np.generic]:
     """HU of the voxels with centres in a ball, and of the voxel at its middle."""
-    axes = []
+    box, squares, middle = [], [], []
     for p, s, n in zip(point, spacing, scan.shape, strict=True):
-        low, high = np.clip([np.ceil((p - diameter / 2) / s), np.floor((p + diameter / 2) / s) + 1], 0, n)
-        middle = round(p / s)
-        axes.append(np.arange(min(int(low), max(middle, 0)), max(int(high), min(middle + 1, n))))
-    x, y, z = (a * s - p for a, s, p in zip(axes, spacing, point, strict=True))
-    squares = x[:, None, None] ** 2 + y[:, None] ** 2 + z**2
-    if squares.size == 0:
-        return np.empty(0)
-    box = tuple(slice(a[0], a[-1] + 1) for a in axes)
-    ball: npt.NDArray[np.generic] = np.asarray(scan[box])[squares <= max(diameter**2 / 4, squares.min())]
+        reach = max(diameter / 2, s)  # the voxel at the middle may lie outside the ball
+        voxels = np.arange(max(int(np.ceil((p - reach) / s)), 0), min(int(np.floor((p + reach) / s)) + 1, n))
+        box.append(voxels)
+        squares.append((voxels * s - p) ** 2)
+        middle.append(voxels == round(p / s))
+    inside = np.add.outer(np.add.outer(squares[0], squares[1]), squares[2]) <= diameter**2 / 4
+    inside[np.ix_(*middle)] = True
+    ball: npt.NDArray[np.generic] = np.asarray(scan[np.ix_(*box)])[inside]
     return ball
 
 

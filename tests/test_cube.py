@@ -16,7 +16,7 @@ from src.measurement.walls import _between, _faces, _Surface, base_on_wall, find
 from src.types import FloatArray, Shape3, Vec3
 
 SPACING = (0.5, 1.0, 2.0)
-Points = npt.NDArray[np.float64]
+Points = npt.NDArray[np.floating]
 
 
 def _cubic(x: Points, y: Points, z: Points) -> Points:
@@ -142,7 +142,7 @@ class TestWalls:
     """The chest wall, and the part of it that belongs to a nodule."""
 
     def test_places_between_known_voxels_are_means_of_their_neighbours(self) -> None:
-        known = np.random.default_rng(0).random((3, 4, 2))
+        known = np.random.default_rng(0).random((3, 4, 2), np.float32)
         fine = _between(known)
         assert fine.shape == (5, 7, 3)
         np.testing.assert_allclose(fine[::2, ::2, ::2], known)

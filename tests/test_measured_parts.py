@@ -215,7 +215,12 @@ class TestMeasurement:
     ) -> None:
         """A kernel of 1.1 mm (FWHM). The outer blur reaches 1 mm and half a slice."""
         asked: list[Any] = []
-        monkeypatch.setattr(nodule_properties, "_height", lambda *given: asked.extend(given) or 900.0)
+
+        def height(*given: object) -> float:
+            asked.extend(given)
+            return 900.0
+
+        monkeypatch.setattr(nodule_properties, "_height", height)
         nodule = replace(_nodule(self.ball, np.where(self.ball, 50.0, -850.0), 0.5), thickness=thickness)
         found = measure_nodule(nodule, np.zeros((29, 29, 29)), (0.7, 0.8, 1.25), axial_axis)
         edge, levels, radius, variance = asked
@@ -426,7 +431,8 @@ class TestSegmentation:
         away = np.array([0, 0.8, 2.0, 3.5, 3.6], np.float32)
         hu = np.array([-650, -650, -520, -100, 900], np.float32)
         levels = segmentation._first_levels(lung, hu, away, size)  # noqa: SLF001
-        assert (levels.lung, levels.nodule) == (lung, pytest.approx(nodule))
+        assert levels.lung == lung
+        assert levels.nodule == pytest.approx(nodule)
 
     @pytest.mark.parametrize(("side", "step", "filled"), [(5, 1.0, True), (6, 1.0, False), (6, 0.8, True)])
     def test_holes_smaller_than_the_nodule_are_filled(self, side: int, step: float, *, filled: bool) -> None:

@@ -30,7 +30,7 @@ from src.detection.pipeline import InferencePipeline
 from src.eval.froc import RATES, Sweep, band, by_nodules, draws_of
 from src.eval.matching import Matched
 from src.files import whole_file, writable_folder
-from src.model.checkpoint import SECOND_STAGE, Checkpoint, save_checkpoint
+from src.model.checkpoint import Checkpoint, save_checkpoint
 from src.train.config import load_train_config
 from src.train.crops import Crop
 from src.train.cubes import load_cubes
@@ -239,8 +239,7 @@ def _record(measured: Checkpoint, report: dict[str, Any], path: Path) -> None:
         "points": report["operating_points"],
     }
     about = measured.about.model_copy(update={"results": {**measured.about.results, "detection": told}})
-    second = {} if measured.second_stage is None else measured.second_stage.state_dict(prefix=SECOND_STAGE)
-    save_checkpoint(path, {**measured.model.state_dict(), **second}, about)
+    save_checkpoint(path, measured.model.state_dict(), about)
 
 
 def _sweep(best: npt.NDArray[np.float64], scans: dict[str, list[dict[str, Any]]]) -> Sweep:

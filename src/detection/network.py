@@ -1,4 +1,4 @@
-"""Runs the network on a scan: both looks, then the second stage on their candidates."""
+"""Runs the network on a scan, in two looks."""
 
 from functools import partial
 
@@ -87,7 +87,7 @@ class Network:
         return preprocess(scan, trained.spacing, trained.clip_range, method, box)  # type: ignore[arg-type]
 
     def maps(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
-        """The maps of both looks, after the second stage if the checkpoint holds one.
+        """The maps of the first look, with the large nodules of the second.
 
         `volume` is the result of `preprocess` for `plan.box`. `progress` is called with the number of windows done and
         the number of all windows.
@@ -97,17 +97,9 @@ class Network:
             BadCheckpoint: the model gives NaN or infinity even in float32.
         """
         with cudnn_benchmark(wanted=self.options.cudnn_benchmark):
-            found = self._both_looks(volume, plan, progress)
-        second, about = self.checkpoint.second_stage, self.checkpoint.about.second_stage
-        if second is not None and about is not None:
-            from .second_stage import apply_second_stage  # noqa: PLC0415 - slow, see `load_writers`
-
-            network = second.to(self.device)
-            apply_second_stage(found.maps, volume.array, network, about.fusion, self.device, mixed=self.mixed)
-        return found
+            return self._both_looks(volume, plan, progress)
 
     def _both_looks(self, volume: Preprocessed, plan: SearchPlan, progress: Progress | None) -> Predictions:
-        """The maps of the first look, with the large nodules of the second."""
         options = self.options
         blending = "linear" if options.speed in TILES else options.blending.method
         if not options.second_look:

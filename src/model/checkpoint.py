@@ -25,15 +25,12 @@ from torch import nn
 from ..errors import BadCheckpoint
 from ..files import here_or_shipped, shipped, whole_file
 from ..given import path_of
-from .classifier import CandidateNet, Fusion
 from .unet import CHANNELS, UNet
 
 __all__ = [
     "EXTRA_FILE",
-    "SECOND_STAGE",
     "About",
     "Checkpoint",
-    "SecondStage",
     "default_checkpoint",
     "first_line",
     "legacy_jit",
@@ -44,7 +41,6 @@ __all__ = [
 
 FORMAT = "pivot-checkpoint-1"
 EXTRA_FILE = "pivot.json"
-SECOND_STAGE = "second_stage."  # the prefix of its weights' names
 LAST_LAYER = "head.2."  # the prefix of the weights of the detector's last layer
 
 
@@ -59,16 +55,6 @@ class Preprocessing(BaseModel):
     normalization_method: str = "minmax"
 
 
-class SecondStage(BaseModel):
-    """A `CandidateNet`, and how its output is joined with the detector's. Its weights are named `second_stage.*`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    features: tuple[int, ...]
-    fusion: Fusion
-    training: dict[str, Any] = Field(default_factory=dict)
-
-
 class About(BaseModel):
     """The description in a checkpoint."""
 
@@ -79,7 +65,7 @@ class About(BaseModel):
     hyperparameters: dict[str, Any]
     preprocessing: Preprocessing = Preprocessing()
     trained_heads: tuple[str, ...] = ("heatmap", "diameter_mm")
-    second_stage: SecondStage | None = None
+    second_stage: None = None  # unused; earlier versions wrote it
     name: str
     version: str = "1"
     training: dict[str, Any] = Field(default_factory=dict)
@@ -94,7 +80,6 @@ class Checkpoint:
     about: About
     sha256: str
     path: Path = field(repr=False)
-    second_stage: CandidateNet | None = field(default=None, repr=False)
 
     @property
     def is_one_file(self) -> bool:
@@ -152,8 +137,7 @@ def load_model(path: str | Path | None = None) -> Checkpoint:
         return Checkpoint(*_read_torchscript(path), digest, path)
     else:
         about, state = _read_pth(path)
-    model, second_stage = _build(path, about, state)
-    return Checkpoint(model, about, digest, path, second_stage)
+    return Checkpoint(_build(path, about, state), about, digest, path)
 
 
 def open_checkpoint(given: Checkpoint | str | Path | None) -> Checkpoint:
@@ -238,25 +222,18 @@ def _about(path: Path, data: dict[str, Any]) -> About:
         raise BadCheckpoint(msg) from None
 
 
-def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> tuple[nn.Module, CandidateNet | None]:
+def _build(path: Path, about: About, state: Mapping[str, torch.Tensor]) -> nn.Module:
     if about.architecture != "unet":
         msg = f"{path} holds a {about.architecture!r}, and this version of PIVOT builds only 'unet'"
         raise BadCheckpoint(msg)
-    own = {key: _trained_channels(key, value) for key, value in state.items() if not key.startswith(SECOND_STAGE)}
-    second = {key.removeprefix(SECOND_STAGE): value for key, value in state.items() if key.startswith(SECOND_STAGE)}
-    features = None if about.second_stage is None else about.second_stage.features
     try:
         model = UNet(**about.hyperparameters)
-        model.load_state_dict(own)
-        classifier = None if features is None else CandidateNet(features)
-        if classifier is not None:
-            classifier.load_state_dict(second)
+        model.load_state_dict({key: _trained_channels(key, value) for key, value in state.items()})
     except (RuntimeError, TypeError, ValueError) as error:
-        hyperparameters = {**about.hyperparameters, **({"second_stage": features} if features else {})}
-        msg = f"the weights in {path} do not fit its hyper-parameters {hyperparameters} ({first_line(error)})"
+        msg = f"the weights in {path} do not fit its hyper-parameters {about.hyperparameters} ({first_line(error)})"
         raise BadCheckpoint(msg) from None
     _check_finite(path, state)
-    return model.eval(), None if classifier is None else classifier.eval()
+    return model.eval()
 
 
 def _trained_channels(key: str, value: torch.Tensor) -> torch.Tensor:

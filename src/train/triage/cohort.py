@@ -10,7 +10,7 @@ from ...triage.model import Array, features
 from .lidc import RatedNodule
 from .statistics import Labels, fit_logistic, folds_by_group
 
-__all__ = ["FOLDS", "MANY", "SEED", "UNDECIDED", "Cohort"]
+__all__ = ["FOLDS", "HALF", "MANY", "SEED", "UNDECIDED", "Cohort"]
 
 FOLDS, SEED = 10, 20261124
 UNDECIDED = 3  # the middle of the ratings 1 to 5
@@ -48,6 +48,11 @@ class Cohort:
             weights = fit_logistic(self.rows[~here][:, columns], self.labels[~here])
             odds[here] = (self.rows if seen is None else seen)[here][:, columns] @ weights
         return np.asarray(expit(odds))
+
+    def weights_without(self, patient: str) -> Array:
+        """The weights fitted on all other patients."""
+        others = self.patients != patient
+        return fit_logistic(self.rows[others], self.labels[others])
 
     def counts(self) -> dict[str, int]:
         """The number of nodules, in total and by kind."""

@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from ...triage.model import Array, Cutoffs, TriageModel, features, score
+from ...triage.model import Array, Cutoffs, TriageModel, calcified_share, features, score
 from ...viz.slices import save_png
-from .cohort import MANY, SEED, UNDECIDED, Cohort
-from .crops import MeasuredCrop
-from .statistics import Labels, Paired, auc, bootstrap, calibration_error, fit_logistic, reliability
+from .cohort import HALF, MANY, SEED, UNDECIDED, Cohort
+from .cubes import MeasuredCube
+from .statistics import Labels, Paired, auc, bootstrap, calibration_error, reliability
 
-__all__ = ["by_category", "compare_aucs", "less_calcification", "plot_reliability", "transfer"]
+__all__ = ["by_category", "calcification_seen", "compare_aucs", "less_calcification", "plot_reliability", "transfer"]
 
 SOLID = 4  # the readers' mean rating of texture, 1 ground-glass to 5 solid
 
@@ -55,14 +55,14 @@ def less_calcification(cohort: Cohort) -> dict[str, float]:
     return result
 
 
-def transfer(measured: list[MeasuredCrop], cohort: Cohort, model: TriageModel) -> dict[str, Any]:
-    """Scores from PIVOT's measurements on the crops against scores from the outlines of the same nodules."""
-    pairs = [(crop, _both_scores(crop, cohort, model)) for crop in measured]
-    scored = [(crop, *both) for crop, both in pairs if both is not None]
-    medians = np.array([crop.nodule.malignancy for crop, _, _ in scored])
-    ratings = np.array([crop.rating for crop, _, _ in scored])
-    solid = np.array([crop.nodule.texture >= SOLID for crop, _, _ in scored])
-    patients = np.array([crop.nodule.patient for crop, _, _ in scored])
+def transfer(measured: list[MeasuredCube], cohort: Cohort, model: TriageModel) -> dict[str, Any]:
+    """Scores from PIVOT's measurements on images against scores from the outlines of the same nodules."""
+    pairs = [(cube.nodule, _both_scores(cube, cohort, model)) for cube in measured]
+    scored = [(nodule, *both) for nodule, both in pairs if both is not None]
+    medians = np.array([nodule.malignancy for nodule, *_ in scored])
+    means = np.array([nodule.mean_rating("malignancy") for nodule, *_ in scored])
+    solid = np.array([nodule.mean_rating("texture") >= SOLID for nodule, *_ in scored])
+    patients = np.array([nodule.patient for nodule, *_ in scored])
     ours, theirs = np.array([both for _, *both in scored]).T
 
     def compare(by: Array, part: Labels) -> dict[str, Any]:
@@ -71,25 +71,45 @@ def transfer(measured: list[MeasuredCrop], cohort: Cohort, model: TriageModel) -
         paired = _rounded(bootstrap(labels, ours[kept], theirs[kept], patients[kept]))
         return {"n": int(kept.sum()), "suspicious": int(labels.sum()), **paired}
 
+    every = solid | ~solid
     return {
         "matched": len(measured),
         "scored": len(scored),
-        "median_of_readers": compare(medians, solid | ~solid),
+        "median_of_readers": compare(medians, every),
         "median_of_readers_solid_only": compare(medians, solid),
-        "reader_of_the_crop": compare(ratings, solid | ~solid),
+        "median_of_readers_subsolid_only": compare(medians, ~solid),
+        "mean_of_readers": compare(means, every),
     }
 
 
-def _both_scores(crop: MeasuredCrop, cohort: Cohort, model: TriageModel) -> tuple[float, float] | None:
+def calcification_seen(measured: list[MeasuredCube]) -> dict[str, dict[str, float]]:
+    """How calcified PIVOT takes nodules to be (0 to 1, the mean), by the share of readers who rated them calcified."""
+    pairs = [(cube.nodule.mean("calcified"), cube.properties["mean_intensity"]) for cube in measured]
+    readers, hu = np.array([(share, mean) for share, mean in pairs if mean is not None]).T
+    seen = np.array([calcified_share(mean) for mean in hu])
+    groups = {
+        "none": readers == 0,
+        "less_than_half": (readers > 0) & (readers < HALF),
+        "half_or_more": (readers >= HALF) & (readers < 1),
+        "all": readers == 1,
+    }
+    table = {
+        name: {"nodules": int(part.sum()), "assumed": round(float(seen[part].mean()), 3)}
+        for name, part in groups.items()
+        if part.any()
+    }
+    return {**table, "auc_of_half_or_more": {"nodules": len(hu), "auc": round(auc(readers >= HALF, hu), 4)}}
+
+
+def _both_scores(cube: MeasuredCube, cohort: Cohort, model: TriageModel) -> tuple[float, float] | None:
     """The scores from PIVOT's measurements and from the outlines, by a model fitted without the patient."""
-    others = cohort.patients != crop.nodule.patient
-    weights = fit_logistic(cohort.rows[others], cohort.labels[others])
+    nodule, properties = cube.nodule, cube.properties
+    weights = cohort.weights_without(nodule.patient)
     unseen = model.model_copy(
         update=dict(zip(("log_long_axis", "log_short_axis", "calcified", "intercept"), weights.tolist(), strict=True))
     )
-    diameter = crop.properties["effective_diameter_mm"]
-    ours = score(crop.properties, diameter or 0.0, unseen)["malignancy_score"]
-    row = features(*(crop.nodule.mean(measure) for measure in ("long_axis", "short_axis", "calcified")))
+    ours = score(properties, properties["effective_diameter_mm"] or 0.0, unseen)["malignancy_score"]
+    row = features(*(nodule.mean(measure) for measure in ("long_axis", "short_axis", "calcified")))
     return None if ours is None else (ours, float(expit(row @ weights)))
 
 

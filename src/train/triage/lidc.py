@@ -58,10 +58,9 @@ class RatedNodule:
         """The readers' median rating, 1 to 5."""
         return float(np.median([outline.ratings["malignancy"] for outline in self.outlines]))
 
-    @property
-    def texture(self) -> float:
-        """The readers' mean rating, 1 ground-glass to 5 solid."""
-        return float(np.mean([outline.ratings["texture"] for outline in self.outlines]))
+    def mean_rating(self, name: str) -> float:
+        """The mean over readers of one of `RATINGS`, 1 to 5."""
+        return float(np.mean([outline.ratings[name] for outline in self.outlines]))
 
     def mean(self, measure: str) -> float:
         """The mean over readers of a field of `ReaderOutline`. For `calcified` it is the share of readers."""

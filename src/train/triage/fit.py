@@ -86,7 +86,7 @@ def _model(cohort: Cohort, scores: Array, scale: tuple[float, float]) -> TriageM
     low = float(np.quantile(scores[cohort.labels], MISSED))
     high = float(np.quantile(scores[~cohort.labels], 1 - MISSED))
     return TriageModel(
-        name="lidc_ratings_v1",
+        name="lidc_ratings_v2",
         label=LABEL,
         intercept=intercept,
         log_long_axis=long_axis,

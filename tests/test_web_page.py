@@ -664,7 +664,7 @@ def test_an_uploaded_prior_is_analysed_and_compared(
     page.keyboard.press("p")
     page.get_by_label("Comment").fill("a comment that is not yet saved")
     drop("earlier.nii.gz")
-    expect(panel.get_by_text("earlier is searched.")).to_be_visible(timeout=SLOW)
+    expect(panel.get_by_text("earlier is analysed.")).to_be_visible(timeout=SLOW)
     expect(page.get_by_label("Comment")).to_have_value(
         "a comment that is not yet saved"
     )  # the page still shows this job

@@ -9,15 +9,15 @@ type Fact = [string, string | null | undefined];
 
 /** Measurements, triage and guidelines of a finding, or the hint to select one. */
 export function details(finding: Finding | null): HTMLElement {
-  if (!finding) return el("div", { class: "details empty" }, "Choose a finding to see its measurements and guidelines.");
+  if (!finding) return el("div", { class: "details empty" }, "Select a finding to see its measurements and guidelines.");
   const { detection } = finding;
   const guidelines = detection?.guidelines;
   return el(
     "div",
     { class: "details" },
     el("h2", {}, nameOf(finding)),
-    detection ? facts(measured(detection)) : el("p", { class: "hint" }, "Below the threshold of the search: not reported and not measured. The diameter is the network's estimate."),
-    finding.corrected && el("p", { class: "hint" }, "A reader corrected the type. The guidelines were applied to the measured one, and are not shown."),
+    detection ? facts(measured(detection)) : el("p", { class: "hint" }, "Below the detection threshold: not reported and not measured. The diameter is the network's estimate."),
+    finding.corrected && el("p", { class: "hint" }, "A reader corrected the type. The guidelines used the measured type and are not shown."),
     guidelines && el("h3", {}, "Guidelines"),
     guidelines && facts(guided(guidelines)),
     guidelines && assumptions(guidelines),
@@ -68,7 +68,7 @@ function guided({ lung_rads, fleischner, bts, brock }: NonNullable<Detection["gu
 
 /** The category of an examination with its assumptions, or why there is none. `name` is that of the guideline. */
 export function examined(name: string, { category, management, assumptions: assumed, reason }: LungRads): string {
-  if (category === null) return `${name}: no category. ${words(reason) ?? "The reason is not known"}.`;
+  if (category === null) return `${name}: no category. ${words(reason) ?? "The reason is unknown"}.`;
   const why = (reason === null ? "" : `, because ${reason}`) + (assumed.length > 0 ? ` (assumptions: ${listed(assumed)})` : "");
   return `${name}: category ${category}${why}.${management ? ` Management: ${management}.` : ""}`;
 }

@@ -102,7 +102,7 @@ function linked(found: Followup, jobs: [Job, Job], panels: [Panel, Panel], back:
       "ul",
       { class: "remarks hint" },
       ...[...found.registration.warnings, ...found.notes].map((text) => el("li", {}, text)),
-      el("li", {}, `A volume repeats within ${fixed(found.repeatability.volume_change_percent_95)} % (${found.repeatability.source}); less is no change. Registration: ${found.registration.method}, the lungs overlap by ${fixed(100 * found.registration.lung_overlap)} %.`),
+      el("li", {}, `Repeated measurements of a volume agree within ${fixed(found.repeatability.volume_change_percent_95)} % (${found.repeatability.source}); a smaller change is not growth. Registration: ${found.registration.method}, the lungs overlap by ${fixed(100 * found.registration.lung_overlap)} %.`),
     ),
     priorPanel(jobs[1], thresholdOf(now.report), signal, jobs[0]),
   );

@@ -57,7 +57,7 @@ function progressPanel(job: Job, again: () => void): { element: HTMLElement; tel
     stage,
     bar,
     el("div", { class: "spread" }, words, button("Cancel", cancel, { class: "button small" })),
-    el("p", { class: "hint" }, "It goes on if you leave this page."),
+    el("p", { class: "hint" }, "It continues if you leave this page."),
   );
   return { element, tell };
 }
@@ -130,7 +130,7 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
 /** The Lung-RADS category of the examination in words; none if the review changed the findings. */
 function examination({ summary: { lung_rads } }: Report, review: Review): string {
   if (!lung_rads) return "";
-  return isChanged(review) ? "Lung-RADS: the review has changed what was found, and the category of the examination with it." : examined("Lung-RADS", lung_rads);
+  return isChanged(review) ? "Lung-RADS: no category, because the review changed the findings." : examined("Lung-RADS", lung_rads);
 }
 
 function heading(job: Job, report: Report): HTMLElement {

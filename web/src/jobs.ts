@@ -79,7 +79,7 @@ export function jobsPanel(signal: AbortSignal): { element: HTMLElement; refresh:
     const at = focusedIn(list);
     const jobs = listed(all, wanted);
     first = Math.max(0, Math.min(first, ROWS * Math.floor((jobs.length - 1) / ROWS)));
-    const none = all.length > 0 ? el("p", { class: "empty" }, "No scan of this name and state.") : empty();
+    const none = all.length > 0 ? el("p", { class: "empty" }, "No scan has this name and state.") : empty();
     list.replaceChildren(jobs.length > 0 ? table(jobs.slice(first, first + ROWS), wanted, sort, () => void refresh()) : none);
     if (at) list.querySelector<HTMLElement>(`[data-focus="${at}"]`)?.focus();
     filter.hidden = all.length === 0;
@@ -126,7 +126,7 @@ export function jobsPanel(signal: AbortSignal): { element: HTMLElement; refresh:
   return { element: el("section", { class: "card jobs", "aria-labelledby": "jobs-title" }, title, filter, list, paging), refresh };
 }
 
-const empty = (): HTMLElement => el("p", { class: "empty" }, "None yet. Results appear here, and stay until they expire.");
+const empty = (): HTMLElement => el("p", { class: "empty" }, "No scans yet. Results appear here until they expire.");
 
 const focusedIn = (list: HTMLElement): string | undefined =>
   list.contains(document.activeElement) ? (document.activeElement as HTMLElement).dataset.focus : undefined;

@@ -98,7 +98,7 @@ export function noduleTable(
     if (selected && !visible.includes(selected)) selected = null;
     head.replaceChildren(...COLUMNS.map((each) => header(each, each.key === column, falling, sort)));
     rows.replaceChildren(...visible.map((finding) => row(finding, verdicts.get(finding.label) ?? null, finding === selected, choose)));
-    if (visible.length === 0) rows.append(el("tr", {}, el("td", { colspan: COLUMNS.length, class: "empty" }, "None of this confidence.")));
+    if (visible.length === 0) rows.append(el("tr", {}, el("td", { colspan: COLUMNS.length, class: "empty" }, "No findings with this confidence.")));
     const current = rows.querySelector<HTMLElement>("[aria-current] button");
     if (chosen) current?.closest("tr")?.scrollIntoView({ block: "nearest" });
     if (focused) (current ?? rows.querySelector("button"))?.focus();

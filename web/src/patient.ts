@@ -39,7 +39,7 @@ export function patientForm(): PatientForm {
     "details",
     { class: "options" },
     el("summary", {}, "Patient"),
-    el("p", { class: "hint" }, "For Fleischner and Brock. What is left out is not assumed. It goes with the next scan, and is removed when the job ends."),
+    el("p", { class: "hint" }, "For Fleischner and Brock. Empty fields are not assumed. The data are sent with the next scan only, and deleted when its job ends."),
     el("div", { class: "patient" }, el("label", { class: "pick" }, "Age", age), ...choices.map(({ label }) => label)),
     button("Clear", clear, { class: "button small" }),
   );

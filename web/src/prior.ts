@@ -31,7 +31,7 @@ export function priorPanel(job: Job, threshold: number, signal: AbortSignal, sho
   };
   const below = el("div", { class: "uploads" });
   const take = async (scans: File[]): Promise<void> => {
-    if (scans.length !== 1) throw new Error("A prior is one scan: drop one.");
+    if (scans.length !== 1) throw new Error("A prior is one scan. Drop a single scan.");
     const files = { table: false, report: false, page: false, dicom: false };
     const [sent] = await sendAll(scans, (name) => ({ config: yaml({ ...files, threshold }, name), patient: null }), below, signal);
     if (!sent) return;
@@ -40,7 +40,7 @@ export function priorPanel(job: Job, threshold: number, signal: AbortSignal, sho
     choice.value = prior.job_id;
     // A comment that is being typed must not be lost.
     const active = document.activeElement;
-    if (isTyping(active) && !element.contains(active)) below.replaceChildren(el("p", { role: "status" }, `${prior.scan_id} is searched. Compare (P) shows it beside this scan.`));
+    if (isTyping(active) && !element.contains(active)) below.replaceChildren(el("p", { role: "status" }, `${prior.scan_id} is analysed. Compare (P) shows it beside this scan.`));
     else compare();
   };
   api
@@ -48,12 +48,12 @@ export function priorPanel(job: Job, threshold: number, signal: AbortSignal, sho
     .then(({ jobs }) => offer(jobs.filter(({ job_id }) => job_id !== job.job_id && job_id !== shown?.job_id)))
     .catch((error: unknown) => !signal.aborted && below.replaceChildren(problemBox(error)));
   onKeys({ p: compare }, signal);
-  const drop = [el("p", {}, el("strong", {}, "Or drop the prior here")), el("p", { class: "hint" }, "It is searched first, and becomes a scan of the list.")];
+  const drop = [el("p", {}, el("strong", {}, "Or drop the prior here")), el("p", { class: "hint" }, "It is analysed first and then listed with the other scans.")];
   const element = el(
     "details",
     { class: "options prior" },
     el("summary", {}, shown ? "Compare with another prior" : "Compare with a prior"),
-    el("p", { class: "hint" }, "An earlier scan of the same patient. Without the days between them there is no doubling time."),
+    el("p", { class: "hint" }, "An earlier scan of the same patient. Without the number of days between them there is no doubling time."),
     el("div", { class: "said" }, el("label", { for: "prior" }, "Prior"), choice, el("label", { for: "prior-days" }, "Days between"), days, go),
     zone(drop, taking(take, below, signal)),
     below,
@@ -68,5 +68,5 @@ async function searched(sent: Job, place: HTMLElement, signal: AbortSignal): Pro
   await follow(sent, tell, signal);
   const now = await api.job(sent.job_id, signal);
   if (now.status === "completed") return now;
-  throw now.error ? new api.Refused(now.error) : new Error("The search of the prior was stopped.");
+  throw now.error ? new api.Refused(now.error) : new Error("The analysis of the prior was stopped.");
 }

@@ -151,7 +151,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
 function picture(files: JobFile[], place: HTMLElement): HTMLElement[] {
   const drawn = files.find((file) => file.kind === "visualization");
   if (!drawn) return [];
-  const image = el("img", { class: "drawn", alt: "Slices through the strongest findings, drawn by the service" });
+  const image = el("img", { class: "drawn", alt: "Slices through the strongest findings, rendered by the service" });
   image.addEventListener("load", () => (image.dataset.shown = "true"));
   api
     .download(drawn.url, () => undefined)
@@ -163,7 +163,7 @@ function picture(files: JobFile[], place: HTMLElement): HTMLElement[] {
 /** Load the scan; `tell` is called with the progress in words. */
 async function loadingScan(files: JobFile[], tell: (words: string) => void, signal: AbortSignal): Promise<ArrayBuffer> {
   const scan = files.find((file) => file.kind === "scan");
-  if (!scan) throw new Error("The scan of this job is not there any more, so that only its numbers can be read.");
+  if (!scan) throw new Error("The scan of this job was removed. Only its measurements can be read.");
   const say = (got: number): void => tell(`Loading the image: ${bytes(got)} of ${bytes(scan.size_bytes)}`);
   const parts = await api.download(scan.url, say, signal);
   tell("Drawing …");

@@ -58,7 +58,7 @@ export function reviewPanel(job: Job, first: Review, dicom: boolean, around: Sur
   const signed = el("p", { class: "hint" });
   const trouble = el("div", {});
   const accept = button("Accept", () => toggle("accepted"), { class: "button toggle", title: "Y" });
-  const reject = button("Reject", () => toggle("rejected"), { class: "button toggle", title: "N; again: the next reason" });
+  const reject = button("Reject", () => toggle("rejected"), { class: "button toggle", title: "N; press again for the next reason" });
   const reason = picker("Reason", REASONS, (value) => say({ verdict: "rejected", reason: value }));
   const type = picker("Type", ["as measured", ...TYPES], (value) => say({ nodule_type: value === "as measured" ? null : value }));
   const comment = el("input", { type: "text", id: "review-comment", maxlength: 1000, autocomplete: "off" });

@@ -15,7 +15,7 @@ export function uploadPanel(accepted: (jobs: Job[]) => void, signal: AbortSignal
   const take = async (scans: File[]): Promise<void> => {
     const config = await wishes.config();
     const patient = wishes.patient.told();
-    if (patient !== null && scans.length > 1) throw new Error("What is said of the patient goes with one scan: drop one, or clear the patient's fields.");
+    if (patient !== null && scans.length > 1) throw new Error("Patient data apply to one scan. Drop a single scan, or clear the patient fields.");
     const jobs = await sendAll(scans, (name) => ({ config: config(name), patient }), below, signal);
     wishes.patient.clear(); // the next scan may be of another patient
     accepted(jobs);
@@ -23,7 +23,7 @@ export function uploadPanel(accepted: (jobs: Job[]) => void, signal: AbortSignal
   const title = [
     icon("upload"),
     el("h1", { id: "upload-title" }, "Drop a chest CT here"),
-    el("p", {}, "NIfTI, MetaImage, NRRD, a zip of DICOM, or a DICOM folder as it is"),
+    el("p", {}, "NIfTI, MetaImage, NRRD, a zip of DICOM, or a DICOM folder"),
   ];
   return el("section", { class: "card upload", "aria-labelledby": "upload-title" }, zone(title, taking(take, below, signal)), below, wishes.element);
 }
@@ -38,7 +38,7 @@ export function taking(take: (scans: File[]) => Promise<void>, place: HTMLElemen
       if (files.length === 0) return;
       place.replaceChildren(el("p", { role: "status" }, files.length > 1 ? `Reading ${files.length} files …` : ""));
       const scans = await scansOf(files, name);
-      if (scans.length === 0) throw new Error("There is no scan among these files.");
+      if (scans.length === 0) throw new Error("These files contain no scan.");
       await take(scans);
     } catch (error) {
       if (!signal.aborted) place.replaceChildren(problemBox(error));
@@ -108,7 +108,7 @@ function send(scan: File, asked: api.Asked, place: HTMLElement, leaving: AbortSi
     const words = el("span", { class: "hint" }, `0 of ${bytes(scan.size)}`);
     const sent = (count: number): void => {
       bar.value = count;
-      words.textContent = count < scan.size ? `${bytes(count)} of ${bytes(scan.size)}` : "Sent; waiting for the service …";
+      words.textContent = count < scan.size ? `${bytes(count)} of ${bytes(scan.size)}` : "Uploaded; waiting for the service …";
     };
     place.replaceChildren(
       el("p", { role: "status" }, el("strong", {}, scan.name)),

@@ -20,7 +20,7 @@ Points = npt.NDArray[np.floating]
 
 
 def _cubic(x: Points, y: Points, z: Points) -> Points:
-    """HU at a place in mm: a polynomial of the third degree along each axis."""
+    """HU at a position in mm: a cubic polynomial along each axis."""
     return 2 * (x - 3) ** 3 + 3 * (y - 4) ** 2 * (x - 2) - 5 * (z - 6) ** 3 / 10 + 7 * y * z
 
 
@@ -43,7 +43,7 @@ def test_splines_return_the_values_of_a_cubic_polynomial() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_voxels_at_the_end_of_a_scan_reach_half_a_voxel_beyond(axis: int) -> None:
+def test_a_scan_extends_half_a_voxel_beyond_its_last_centre(axis: int) -> None:
     """Four voxels of 1 mm from 0 to 3 mm; beyond an end the last value is repeated."""
     scan = np.moveaxis(np.arange(4.0)[:, None, None] ** 2 * np.ones((1, 7, 7)), 0, axis)
     for at, inside in ((0.0, [0, 0, 0, 1, 1, 1, 1]), (3.0, [1, 1, 1, 1, 0, 0, 0])):
@@ -58,8 +58,8 @@ def test_the_voxels_at_the_end_of_a_scan_reach_half_a_voxel_beyond(axis: int) ->
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_scan_of_few_slices_is_interpolated_as_far_as_its_slices_allow(count: int) -> None:
-    """One slice is constant, two give a line, three a parabola."""
+def test_a_scan_of_few_slices_is_interpolated_with_a_lower_order(count: int) -> None:
+    """One slice gives a constant, two give a line, three give a parabola."""
     at = np.arange(count, dtype=np.float64)
     scan = np.ones((9, 9, 1)) * (100 + 50 * at + 10 * at**2)
     cube = sample_cube(scan, (4.0, 4.0, 1.0), (1.0, 1.0, 1.0), half=1.0, step=0.5)
@@ -132,7 +132,7 @@ def test_a_body_between_the_voxels_of_the_scan_gets_the_nearest_one(axis: int) -
     assert mask.all()
 
 
-def test_a_component_holds_the_voxels_that_share_faces() -> None:
+def test_a_component_contains_the_voxels_connected_by_faces() -> None:
     mask = np.array([[[1, 1, 0, 1]], [[0, 0, 1, 0]]], bool)
     np.testing.assert_array_equal(np.argwhere(connected(mask, (0, 0, 1))), [(0, 0, 0), (0, 0, 1)])
     np.testing.assert_array_equal(np.argwhere(connected(mask, (0, 0, 3))), [(0, 0, 3)])
@@ -141,7 +141,7 @@ def test_a_component_holds_the_voxels_that_share_faces() -> None:
 class TestWalls:
     """The chest wall, and the part of it that belongs to a nodule."""
 
-    def test_places_between_known_voxels_are_means_of_their_neighbours(self) -> None:
+    def test_values_between_known_voxels_are_means_of_their_neighbours(self) -> None:
         known = np.random.default_rng(0).random((3, 4, 2), np.float32)
         fine = _between(known)
         assert fine.shape == (5, 7, 3)
@@ -195,8 +195,8 @@ class TestWalls:
             found = fit.height(np.add(points, (0, 0, height))) * upwards
             np.testing.assert_allclose(found, height, atol=0.1 + 0.05 * abs(height))
 
-    def test_the_nearest_points_weigh_most(self) -> None:
-        """A plane near the middle whose surroundings bend away by the third power."""
+    def test_the_nearest_points_have_the_largest_weight(self) -> None:
+        """A plane whose surroundings deviate by the cube of the distance from the middle."""
         x, y = (line.ravel() for line in np.meshgrid(np.arange(-9.0, 10), np.arange(-9.0, 10)))
         points = np.stack([x, y, 0.01 * x**3], axis=1)
         near, far = (np.abs(_Surface(points, width).height(points[abs(x) < 2])).max() for width in (2.0, 50.0))
@@ -237,7 +237,7 @@ class TestSliceBlur:
         smooth, body = _blurred(2, 14.0)
         assert slice_blur(smooth, body, np.zeros_like(body), -850.0, 0.5, 2) == 8.0
 
-    def test_an_edge_beside_other_tissue_tells_nothing(self) -> None:
+    def test_an_edge_beside_other_tissue_is_not_used(self) -> None:
         smooth, body = _blurred(2, 2.5)
         assert slice_blur(smooth, body, ~body, -850.0, 0.5, 2) == 0.0
 

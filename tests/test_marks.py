@@ -26,7 +26,7 @@ def _thick(scan: Scan) -> Scan:
 
 @pytest.mark.parametrize("slices", ["2.5 mm", "5 mm"])
 def test_the_heatmap_matches_the_reported_confidence(slices: str, tmp_path: Path) -> None:
-    """Its peaks are those of the pipeline, with the confidence of the nodule."""
+    """Peaks detected in the heatmap are the pipeline's marks, with the same confidence."""
     scan, truth = block(0)
     scan = scan if slices == "2.5 mm" else _thick(scan)
     ready = InferencePipeline()

@@ -1,4 +1,4 @@
-"""The steps of a measurement one by one, on small arrays with results known beforehand."""
+"""The steps of a measurement, each on small arrays with a known result."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -55,7 +55,7 @@ def _nodule(
 
 
 class TestStart:
-    """A measurement starts at one of a few places and sizes, so that it comes back to them."""
+    """A measurement starts at one of a discrete set of points and sizes, so that repeating it can recur."""
 
     @pytest.mark.parametrize(
         ("diameter", "size"),
@@ -65,7 +65,7 @@ class TestStart:
         """Diameters are first rounded to 0.01 mm; 1.118 mm is the middle between two sizes."""
         assert _Start.of((5, 5, 5), diameter, (11, 11, 11), (1, 1, 1)).diameter == pytest.approx(size)
 
-    def test_places_are_an_eighth_of_the_size_apart_counted_from_the_middle_of_the_scan(self) -> None:
+    def test_start_points_are_an_eighth_of_the_size_apart_from_the_middle_of_the_scan(self) -> None:
         for point, start in (
             ((5.07, 2.06, 3.60), (5.125, 2.0, 3.625)),
             ((4.93, 1.94, 3.90), (4.875, 2.0, 3.875)),
@@ -89,7 +89,7 @@ class TestRepeats:
     def _measured(
         self, monkeypatch: pytest.MonkeyPatch, sizes: list[float], doubtful: tuple[float, ...] = ()
     ) -> tuple[Any, list[tuple[float, float | None]]]:
-        """The result where the n-th segmentation has the n-th size, with the diameter and the reach of each."""
+        """The result if the n-th segmentation has the n-th size, and the diameter and reach that each was given."""
         calls: list[tuple[float, float | None]] = []
 
         def segmented(_scan: object, _point: Vec3, diameter: float, *rest: Any) -> Any:  # noqa: ANN401
@@ -111,7 +111,7 @@ class TestRepeats:
         assert properties["effective_diameter_mm"] == 5.9
         assert calls == [(7.451, None), (5.960, None)]
 
-    def test_of_a_cycle_the_median_volume_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_cycle_gives_the_result_with_the_median_volume(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """From 8 mm to 12, 10 and 6 mm, and again to 12 mm: the first result is not part of the cycle."""
         (properties, _), calls = self._measured(monkeypatch, [12.0, 10.0, 6.0, 11.9])
         assert properties["effective_diameter_mm"] == 10.0
@@ -140,7 +140,7 @@ class TestRepeats:
 
 @settings(max_examples=60)
 @given(st.tuples(*[st.floats(-4, 12)] * 3), st.floats(0, 8))
-def test_a_ball_holds_the_voxels_with_their_centres_in_it_and_its_middle(point: Vec3, diameter: float) -> None:
+def test_a_ball_contains_its_middle_voxel_and_those_with_centres_inside(point: Vec3, diameter: float) -> None:
     scan, spacing = np.arange(210).reshape(7, 6, 5), (1.0, 0.7, 1.5)
     away = [np.arange(n) * s - p for n, s, p in zip(scan.shape, spacing, point, strict=True)]
     inside = away[0][:, None, None] ** 2 + away[1][:, None] ** 2 + away[2] ** 2 <= diameter**2 / 4
@@ -153,7 +153,7 @@ def test_a_ball_holds_the_voxels_with_their_centres_in_it_and_its_middle(point: 
 class TestVolume:
     """The volume is the sum of the voxels' fractions."""
 
-    def test_voxels_deeper_than_the_blur_count_whole(self) -> None:
+    def test_voxels_deeper_than_the_blur_count_fully(self) -> None:
         """The blur reaches 1.2 mm inside the boundary; depths end at the centre of the next voxel, 0.25 mm further."""
         depth = np.array([0, 0, 0.5, 1.44, 1.46, 2.0], np.float32).reshape(6, 1, 1)
         hu = np.array([-800, -750, -400, 0, 40, 60]).reshape(6, 1, 1)
@@ -162,7 +162,7 @@ class TestVolume:
         assert (edge.deep, edge.voxel) == (2, 0.125)
         assert (edge.skin.tolist(), edge.rim.tolist()) == ([450, 850], [100])
 
-    def test_the_others_count_by_their_hu_above_lung(self) -> None:
+    def test_voxels_near_the_boundary_count_by_their_hu_above_lung(self) -> None:
         skin, rim = np.array([50, 100, 150, -20], np.float32), np.array([30, -10], np.float32)
         assert _Edge(10, skin, rim, 0.5).volume(100) == pytest.approx(0.5 * (10 + 0.5 + 1 + 1 - 0.2 + 0.3 - 0.1))
         assert _Edge(0, skin - 500, rim, 0.5).volume(100) == 0.5  # at least one voxel
@@ -187,7 +187,7 @@ class TestVolume:
         edge = _Edge(100, none, none, volume / 100)
         assert _height(edge, Levels(-850.0, contrast - 850), 2.0, 0.7) == pytest.approx(height, rel=1e-4)
 
-    def test_shares_are_clipped_and_smoothed(self) -> None:
+    def test_fractions_are_clipped_and_smoothed(self) -> None:
         depth = np.zeros((9, 9, 9), np.float32)
         depth[3:6, 3:6, 3:6], depth[4, 4, 4], depth[5, 5, 5] = 1.0, 2.0, 1.46
         hu = np.full((9, 9, 9), -400.0)
@@ -232,7 +232,7 @@ class TestMeasurement:
         assert found["effective_diameter_mm"] == pytest.approx(np.cbrt(6 / np.pi * edge.volume(900.0)))
 
     @pytest.mark.parametrize(("hu", "kind", "core"), [(50.0, "solid", None), (-500.0, "ground-glass", 0.0)])
-    def test_a_solid_nodule_has_no_solid_part_of_its_own(self, hu: float, kind: str, core: float | None) -> None:
+    def test_only_a_subsolid_nodule_has_a_solid_part_diameter(self, hu: float, kind: str, core: float | None) -> None:
         nodule = _nodule(self.ball, np.where(self.ball, hu, -850.0), 0.5, levels=Levels(-850.0, hu))
         found = measure_nodule(nodule, np.zeros((29, 29, 29)), (0.5, 0.5, 0.5))
         assert (found["nodule_type"], found["solid_mm"]) == (kind, core)
@@ -305,7 +305,7 @@ class TestSolidPart:
         assert fraction == pytest.approx(rod.sum() / self.body.sum())
         assert (diameter > 0) == found
 
-    def test_the_largest_of_several_parts_counts(self) -> None:
+    def test_the_solid_part_is_the_largest_of_several(self) -> None:
         x, y, z = (0.5 * axis for axis in np.ogrid[-20:21, -20:21, -20:21])
         parts = [(x - at) ** 2 + y**2 + z**2 <= radius**2 for at, radius in ((-4, 2.0), (3, 2.5))]
         assert self._part(parts[0] | parts[1])[1] == pytest.approx(self._part(parts[1])[1])
@@ -316,7 +316,7 @@ class TestSolidPart:
         assert self._part(self.body & (depth < 1.8))[0] > 0.4
         assert self._part(self.body & (depth > 1.2))[0] == 1.0
 
-    def test_in_a_small_nodule_half_of_the_depth_counts_by_itself(self) -> None:
+    def test_in_a_small_nodule_the_inner_half_of_the_depth_decides(self) -> None:
         body = self.away <= 1
         depth = depth_of(body, 0.5)
         assert _solid_part(_nodule(body, np.where(depth < 0.6, 0, -500), 0.5), depth, 0.5)[0] == 0.0
@@ -348,7 +348,7 @@ class TestDoubt:
         assert self._doubt(size / 2 - 0.001) == "more than twice as large as the mark"
 
     @pytest.mark.parametrize(("diameter", "reach"), [(8.0, 3.75), (15.0, 5.25)])
-    def test_a_body_holds_its_mark(self, diameter: float, reach: float) -> None:
+    def test_a_body_contains_its_mark(self, diameter: float, reach: float) -> None:
         """3.5 mm, or a third of the diameter, and half a voxel. The body ends 4 mm from its centre."""
         assert self._doubt(diameter, (10.0, 10.0, 14.0 + reach - 0.01)) is None
         assert self._doubt(diameter, (10.0, 10.0, 14.0 + reach + 0.01)) == "does not hold the mark"
@@ -385,7 +385,7 @@ class TestDoubt:
             ([(7, 5, 5), (8, 5, 5)], 3.12, 400, None),  # a bone beside it
         ],
     )
-    def test_bone_in_the_body_that_continues_beyond_it_is_no_nodule(
+    def test_a_body_with_bone_that_continues_outside_is_not_a_nodule(
         self, voxels: list[Shape3], step: float, hu: float, reason: str | None
     ) -> None:
         body, other = np.zeros((2, 11, 11, 11), bool)
@@ -407,7 +407,7 @@ class TestDoubt:
 class TestSegmentation:
     """Levels, holes, centres and separation."""
 
-    def test_the_threshold_is_half_way_and_the_contrast_the_difference(self) -> None:
+    def test_the_threshold_is_the_mean_of_the_levels_and_the_contrast_their_difference(self) -> None:
         assert (LEVELS.threshold, LEVELS.contrast) == (-400, 900)
 
     def test_the_diameter_of_a_mask_is_that_of_a_ball(self) -> None:

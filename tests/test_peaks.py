@@ -38,7 +38,7 @@ def test_a_peak_is_located_to_sub_voxel_accuracy_on_an_anisotropic_grid(centre: 
 
 
 @pytest.mark.parametrize("own", [None, (0.5, 1.0, 2.0)])
-def test_without_a_spacing_it_is_that_of_the_affine_or_a_millimetre(own: Vec3 | None) -> None:
+def test_the_default_spacing_is_that_of_the_affine_or_1_mm(own: Vec3 | None) -> None:
     spacing = own or (1.0, 1.0, 1.0)
     centre = (9 * spacing[0], 11 * spacing[1], 8 * spacing[2])
     heat = _bump(centre, spacing)
@@ -47,7 +47,7 @@ def test_without_a_spacing_it_is_that_of_the_affine_or_a_millimetre(own: Vec3 | 
 
 
 def _spots(*spots: tuple[Shape3, float]) -> npt.NDArray[np.float64]:
-    """A heatmap of zeros, but for single voxels."""
+    """A heatmap that is zero except in single voxels."""
     heat = np.zeros((20, 12, 9))
     for voxel, value in spots:
         heat[voxel] = value
@@ -58,9 +58,7 @@ def _spots(*spots: tuple[Shape3, float]) -> npt.NDArray[np.float64]:
     ("value", "threshold", "count"),
     [(0.5, None, 1), (0.49, None, 0), (0.5, 0.5, 1), (0.5, 0.51, 0), (0.25, 0.0, 1), (1.0, 1.0, 1), (0.99, 1.0, 0)],
 )
-def test_a_peak_reaches_the_threshold_which_is_a_half_by_default(
-    value: float, threshold: float | None, count: int
-) -> None:
+def test_a_peak_reaches_the_threshold_whose_default_is_0_5(value: float, threshold: float | None, count: int) -> None:
     heat = _spots(((5, 5, 5), value))
     assert len(detect_peaks(heat) if threshold is None else detect_peaks(heat, threshold)) == count
 
@@ -99,7 +97,7 @@ def test_a_confidence_is_at_most_1() -> None:
 
 
 @pytest.mark.parametrize(("step", "warned"), [(1.0005, False), (1.002, True)])
-def test_a_spacing_that_contradicts_the_heatmaps_own_is_used_and_told(
+def test_a_spacing_that_contradicts_the_heatmaps_own_is_used_with_a_warning(
     step: float, caplog: pytest.LogCaptureFixture, *, warned: bool
 ) -> None:
     heat = Volume(_spots(((5, 6, 7), 0.9)), np.eye(4))
@@ -131,7 +129,7 @@ def test_a_peak_lies_at_the_top_of_a_parabola_through_the_logarithm(line: list[f
     assert peak["coordinates"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_ridge_is_one_maximum_or_several_peaks() -> None:
+def test_a_ridge_is_one_local_maximum_but_several_nms_peaks() -> None:
     heat = np.zeros((12, 9, 9))
     heat[2:8, 4, 4] = 0.9, 0.85, 0.8, 0.75, 0.7, 0.65
     assert [one["coordinates_voxel"] for one in detect_peaks(heat, 0.5, 3)] == [(2, 4, 4)]

@@ -70,7 +70,7 @@ def test_the_scan_ends_half_a_voxel_beyond_its_last_centre(step: float, last: fl
 def test_each_axis_is_smoothed_if_its_voxels_grow_and_then_interpolated(
     axis: int, old: float, new: float, count: int
 ) -> None:
-    """As NumPy does it. The Gaussian is cut at four standard deviations; beyond an end the last voxel is repeated."""
+    """A reference in NumPy. The Gaussian ends at four SD; the last voxel is repeated beyond the scan."""
     values = np.random.default_rng(0).normal(-500, 200, 19)
     kernel = np.ones(1)
     if new > old:  # a standard deviation of 1.2 voxels, so the kernel ends at 5 voxels
@@ -90,7 +90,7 @@ def test_each_axis_is_smoothed_if_its_voxels_grow_and_then_interpolated(
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.3, 0.8, 2.0), (1.0009, 0.9991, 1.0)])
-def test_a_box_is_that_part_of_the_resampled_scan(spacing: Vec3, *, plain: bool) -> None:
+def test_resampling_a_box_equals_cropping_the_resampled_scan(spacing: Vec3, *, plain: bool) -> None:
     scan, box = np.random.default_rng(0).normal(0, 100, (9, 8, 10)), (slice(2, 5), slice(1, 6), slice(3, 4))
     whole, grid = resample(scan, _affine((1.0, 1.0, 1.0)), spacing, plain=plain)
     part, moved = resample(scan, _affine((1.0, 1.0, 1.0)), spacing, box, plain=plain)
@@ -100,7 +100,7 @@ def test_a_box_is_that_part_of_the_resampled_scan(spacing: Vec3, *, plain: bool)
     np.testing.assert_allclose(moved, expected)
 
 
-def test_voxels_that_differ_by_less_than_a_micrometre_are_the_same() -> None:
+def test_spacings_that_differ_by_less_than_a_micrometre_are_equal() -> None:
     scan, affine = np.arange(24, dtype=np.int16).reshape(2, 3, 4), _affine((1.0, 0.7, 2.5))
     shape, grid = new_grid((2, 3, 4), affine, (1.0009, 0.6991, 2.5))
     assert shape == (2, 3, 4)

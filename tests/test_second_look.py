@@ -73,13 +73,13 @@ def test_the_second_look_replaces_the_first_only_for_large_and_more_confident_fi
 
 
 @pytest.mark.parametrize("start", [16, 24])
-def test_a_part_of_the_scan_gets_the_same_answers_as_the_whole(start: int) -> None:
+def test_a_part_of_the_scan_gives_the_same_output_as_the_whole(start: int) -> None:
     """The start of a part does not shift the network's lattice; 64 voxels from its edge, the edge has no effect."""
     volume = preprocess(chest()[0], (1, 1, 1), (-1000, 400), "minmax").array[:192, :64, :64]
     ready = InferencePipeline().network
 
     def look(seen: FloatArray, box: Box | None) -> FloatArray:
-        """The heatmap of the second look alone, because the merged one hides it."""
+        """The heatmap of the second look alone, which the merged heatmap would hide."""
         halved, before = ready._halved(seen, box)  # noqa: SLF001
         plan = SearchPlan(*ready._second_look_tiles(halved.shape))  # noqa: SLF001
         heat = ready._predict(ready.any_shape, halved, plan, "linear").maps[HEATMAP]  # noqa: SLF001

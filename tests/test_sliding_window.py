@@ -75,7 +75,7 @@ class Sampling(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Returns the maximum of each 4 x 4 x 4 voxels, so its answer at a voxel depends on where the window starts."""
+    """Returns the maximum of each 4 x 4 x 4 voxels, so its output at a voxel depends on where the window starts."""
 
     multiple = 4
 
@@ -324,7 +324,7 @@ def test_a_scan_that_is_not_prepared_is_refused(given: Any) -> None:  # noqa: AN
 
 
 @pytest.mark.parametrize("given", [np.zeros((6, 6)), np.zeros((1, 6, 6, 6)), np.zeros((6, 6, 6), complex)])
-def test_only_an_array_of_three_axes_is_searched(given: Any) -> None:  # noqa: ANN401
+def test_only_an_array_with_three_axes_is_accepted(given: Any) -> None:  # noqa: ANN401
     with pytest.raises(BadScan, match=r"must be a preprocessed array of shape \(X, Y, Z\)"):
         sliding_window_inference(nn.Identity(), given, device="cpu")
 
@@ -383,7 +383,7 @@ def test_too_many_windows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         plan_windows((34, 34, 35), (32, 32, 32), (1, 1, 1))
 
 
-def test_clearing_the_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clearing_the_cache_does_not_change_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("a CPU has no cache to clear"))
     volume = _volume((9, 9, 9))
     cleared, kept = (_predict(nn.Identity(), volume, clear_cache=clear) for clear in (True, False))
@@ -406,14 +406,14 @@ def test_only_the_first_channel_is_zero_outside_the_region() -> None:
 
 
 @given(tilings(multiple=4))
-def test_the_number_of_windows_is_known_before(tiling: tuple[Shape3, Shape3, Shape3]) -> None:
+def test_the_number_of_windows_is_known_in_advance(tiling: tuple[Shape3, Shape3, Shape3]) -> None:
     shape, patch, stride = tiling
     found = predict_windows(Pooling(), _volume(shape), patch, stride, batch_size=8, device=CPU)
     assert count_windows(Pooling(), shape, patch, stride) == found.windows
 
 
 def test_progress_counts_every_window() -> None:
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     predict_windows(
         nn.Identity(),
         _volume((10, 6, 6)),
@@ -421,9 +421,9 @@ def test_progress_counts_every_window() -> None:
         (2, 6, 6),
         batch_size=2,
         device=CPU,
-        progress=lambda done, of: told.append((done, of)),
+        progress=lambda done, of: reports.append((done, of)),
     )
-    assert told == [(2, 3), (3, 3)]
+    assert reports == [(2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The windows of a network: their places, their weights, and which of them a region needs."""
+"""The windows of a network: their positions, their weights, and those that a region needs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -66,7 +66,7 @@ def test_windows_are_evenly_spread_on_the_lattice(
         (10, 5, 0.5, [0, 2, 4, 5], [0, 2, 5]),
     ],
 )
-def test_windows_of_other_detectors_start_where_their_programs_start_them(
+def test_windows_of_other_detectors_start_as_in_their_own_programs(
     size: int, patch: int, overlap: float, monai: list[int], nnunet: list[int]
 ) -> None:
     for axis in range(3):
@@ -104,7 +104,7 @@ REGION[20:30, :10, 55:] = True
         ((64, 64, 64), (16, 16, 16), 4, [(20, 84), (0, 64), (80, 120)]),
     ],
 )
-def test_the_part_that_the_network_needs(
+def test_the_planned_box_covers_the_region_with_its_context(
     patch: Shape3, stride: Shape3, multiple: int, box: list[tuple[int, int]]
 ) -> None:
     found = plan_box(REGION, (120, 120, 120), patch, stride, scale=2, multiple=multiple)
@@ -153,23 +153,23 @@ def _needed(weights: Sequence[float], inside: Sequence[int], *starts: int) -> li
     [
         ([1, 1], [1, 1, 1, 1], [0, 2, 4], [0, 2, 4]),
         ([1, 1], [1, 0, 0, 0], [0, 2, 4], [0]),
-        ([1, 1], [1], [0, 2, 4], [0]),  # the region may end before the windows do
+        ([1, 1], [1], [0, 2, 4], [0]),  # the region may be smaller than the windows' extent
         ([1, 1], [0, 0, 0, 1], [0, 2, 4], [4]),
-        ([1.0, 0.04], [0, 1, 0], [0, 2], [2]),  # 4 % of the weight may go
+        ([1.0, 0.04], [0, 1, 0], [0, 2], [2]),  # a loss of 4 % is accepted
         ([1.0, 0.06], [0, 1, 0], [0, 2], [0, 2]),
-        ([1.0, 0.04], [0, 1, 0], [0, 0, 2], [0, 2]),  # but not twice
-        ([1.0, 0.04, 0.03], [0, 0, 1], [2, 0, 4], [2, 4]),  # the window with the least weight goes first
+        ([1.0, 0.04], [0, 1, 0], [0, 0, 2], [0, 2]),  # a loss of twice 4 % is not
+        ([1.0, 0.04, 0.03], [0, 0, 1], [2, 0, 4], [2, 4]),  # the window with the least weight is omitted first
         ([1.0], [1], [0] * 19, [0] * 19),
         ([1.0], [1], [0] * 20, [0] * 19),  # a twentieth is the limit
     ],
 )
-def test_windows_go_as_long_as_no_voxel_loses_more_than_a_twentieth_of_its_weight(
+def test_windows_are_omitted_while_each_voxel_keeps_95_percent_of_its_weight(
     weights: list[float], inside: list[int], starts: list[int], needed: list[int]
 ) -> None:
     assert _needed(weights, inside, *starts) == needed
 
 
-def test_a_window_on_a_coarser_grid() -> None:
+def test_a_window_is_mapped_to_a_coarser_grid() -> None:
     assert coarser((slice(0, 8), slice(4, 12), slice(12, 16)), 4) == (slice(0, 2), slice(1, 3), slice(3, 4))
 
 

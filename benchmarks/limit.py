@@ -13,7 +13,7 @@ from src.model.checkpoint import load_model
 from src.model.unet import DIAMETER, output_grid, strides_of
 from src.types import Scan
 
-__all__ = ["best_rate", "print_limit", "work_of"]
+__all__ = ["adds_of_a_voxel", "best_rate", "print_limit", "work_of"]
 
 
 def print_limit() -> None:

@@ -28,7 +28,7 @@ from src.data.loader import read_scan
 from src.files import writable_folder
 from src.types import Shape3, Vec3
 
-__all__ = ["CHESTS", "WAYS", "Way", "main", "table"]
+__all__ = ["CHESTS", "WAYS", "main", "run_way", "shared", "table"]
 
 LIDC = ROOT.parent / "shared" / "data" / "lidc-idri-0001"
 CHESTS: dict[str, tuple[Shape3, Vec3]] = {
@@ -92,7 +92,7 @@ def _measure(options: argparse.Namespace) -> None:
             source = _source(scan, folder)
             for turn in range(1, options.repeats + 1):
                 for way in options.ways:
-                    run = finished.run(f"{scan}, {way}, {turn}", partial(_run, way, source, folder))
+                    run = finished.run(f"{scan}, {way}, {turn}", partial(run_way, way, source, folder))
                     runs.setdefault(scan, {}).setdefault(way, []).append(run)
     cpm = {way: _cpm(way, options.output, finished) for way in options.ways if options.cpm and not WAYS[way].package}
     tables = {scan: table(found) for scan, found in runs.items()}
@@ -114,7 +114,8 @@ def _source(name: str, folder: Path) -> Path:
     return path
 
 
-def _run(way: str, scan: Path, folder: Path) -> Run:
+def run_way(way: str, scan: Path, folder: Path) -> Run:
+    """Search a scan by one of `WAYS`, in a process of its own. See `search`."""
     speed, package, environment = WAYS[way]
     if not package:
         return search(pivot(folder, speed), scan, folder, environment)

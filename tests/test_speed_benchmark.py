@@ -16,6 +16,7 @@ from benchmarks import commands, limit, scaling_law, speed, throughput
 from benchmarks.commands import Finished, Run, Used, measure
 from src.data.loader import read_scan
 from src.detection.pipeline import InferencePipeline
+from tests.dicom_files import CHEST, write_series
 from tests.small_scans import block, save_nifti
 
 MARKS = [([0.0, 0.0, 0.0], 0.9), ([50.0, 0.0, 0.0], 0.6)]
@@ -106,6 +107,25 @@ def test_commands_are_measured_together_on_the_cores_given(tmp_path: Path) -> No
     assert os.sched_getaffinity(0) == before
     with pytest.raises(SystemExit, match="exit code 3"):
         measure([[sys.executable, "-c", "raise SystemExit(3)"]])
+
+
+def test_nnunet_gets_the_dicom_series_as_nifti_outside_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = write_series(tmp_path / "series", CHEST)
+    given: list[Path] = []
+
+    def search(_: object, scan: Path, *__: object) -> Run:
+        given.append(scan)
+        return run(1.0)
+
+    monkeypatch.setattr(speed, "search", search)
+    for way in ("nnunet", "monai", "default"):
+        speed.run_way(way, series, tmp_path)
+    assert given[1:] == [series, series]
+    made, read = read_scan(given[0]), read_scan(series)
+    np.testing.assert_array_equal(made.array, read.array)
+    np.testing.assert_allclose(made.affine, read.affine, atol=1e-4)
 
 
 @pytest.mark.parametrize("preset", ["balanced", "accurate"])

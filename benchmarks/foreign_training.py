@@ -116,7 +116,7 @@ class SegResNet:
             "model": {"architecture": "SegResNet", **SEGRESNET},
             "preprocessing": {"axes": "RAS", "spacing": SPACING, "clip_range": [LOW, HIGH]},
             "inference": {"patch_size": [128, 128, 128], "overlap": 0.5, "blending": "gaussian"},
-            "output": {"activation": "softmax", "channel": 1, "margin": 20},
+            "output": {"activation": "softmax", "channel": 1},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
 

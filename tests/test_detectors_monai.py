@@ -31,6 +31,7 @@ from src.data.lungs import Lungs
 from src.detection.boxes import BoxDetector
 from src.detection.pipeline import InferencePipeline
 from src.detection.segmenter import Segmenter, marks_in
+from src.detection.windows import as_shape, regular_windows
 from src.detectors.opening import open_model
 from src.detectors.recipe import Foreign
 from src.errors import BadCheckpoint, BadConfig
@@ -294,7 +295,7 @@ def test_only_the_box_around_the_lungs_is_searched(tmp_path: Path, save: Any) ->
     ready = InferencePipeline(tmp_path / "model", {"model": {"mixed_precision": False}}, "cpu").detector
     assert isinstance(ready, Segmenter | BoxDetector)
     laid = ready.checkpoint.grid.laid(scan)
-    part = ready.search_box(laid, lungs_of(scan), 4)
+    part = ready.search_box(laid, lungs_of(scan))
     assert part.region is not None
     sizes = [side.stop - side.start for side in part.box]
     assert list(part.region.shape) == sizes
@@ -303,7 +304,36 @@ def test_only_the_box_around_the_lungs_is_searched(tmp_path: Path, save: Any) ->
     for nodule in nodules:
         index = np.rint(map_points(inverse, nodule.coordinates_lps)).astype(int) - [side.start for side in part.box]
         assert part.region[tuple(index)]
-    assert callable(ready.prepare(scan, lungs_of(scan)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("save", [save_segmenter, save_bundle])
+def test_the_windows_are_those_of_the_whole_scan_that_show_the_region(tmp_path: Path, save: Any) -> None:  # noqa: ANN401
+    save(tmp_path / "model")
+    scan, _ = chest()
+    ready, everywhere = (InferencePipeline(tmp_path / "model", config, "cpu").detector for config in ({}, EVERYWHERE))
+    assert isinstance(ready, Segmenter | BoxDetector)
+    assert isinstance(everywhere, Segmenter | BoxDetector)
+    laid, lungs, own = ready.checkpoint.grid.laid(scan), lungs_of(scan), ready.checkpoint.windows
+    part, whole = ready.search_box(laid, lungs), everywhere.search_box(laid, lungs)
+    assert part.region is not None
+    assert [(side.start, side.stop) for side in whole.box] == [(0, size) for size in laid.shape]
+    first = [side.start for side in part.box]
+    padded = [-(-size // step) * step for size, step in zip(laid.shape, ready.divisible, strict=True)]
+    region = np.zeros([size + side for size, side in zip(padded, own.patch_size, strict=True)], dtype=bool)
+    region[part.box] = part.region
+    starts = {tuple(side.start for side in window) for window in whole.windows}
+    shown = {
+        start
+        for start in starts
+        if region[tuple(slice(a, a + n) for a, n in zip(start, own.patch_size, strict=True))].any()
+    }
+    searched = {tuple(side.start + a for side, a in zip(window, first, strict=True)) for window in part.windows}
+    assert shown <= searched < starts
+    sides = [-(-(side.stop - side.start) // step) * step for side, step in zip(part.box, ready.divisible, strict=True)]
+    assert part.windows == regular_windows(
+        as_shape(sides), own.patch_size, own.overlap
+    )  # as MONAI lays them in the box
 
 
 def lungs_of(scan: Scan) -> Lungs:

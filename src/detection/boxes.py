@@ -23,7 +23,6 @@ from .sliding_window import Progress
 
 __all__ = ["BoxDetector"]
 
-MARGIN = 32  # voxels of context around the lungs
 TESTED = 64  # voxels: side of the part that tests half precision
 COARSE = 2  # voxels of the detector per heatmap voxel
 BLOB = 0.25  # SD of a mark's Gaussian in the heatmap, as a fraction of its diameter
@@ -46,11 +45,12 @@ class BoxDetector(ForeignDetector):
             raise BadConfig(msg)
         self.parts = library("monai.apps.detection.networks.retinanet_detector", "monai")
         super().__init__(checkpoint, config, device)
+        self.divisible = self.model.size_divisible
 
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
         laid = self.checkpoint.grid.laid(scan)
-        part = self.search_box(laid, lungs, MARGIN)
+        part = self.search_box(laid, lungs)
         volume = laid.prepared(self._on_lattice(part.box))
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
@@ -100,7 +100,7 @@ class BoxDetector(ForeignDetector):
 
     def _scores(self, image: Tensor, dtype: torch.dtype) -> Tensor:
         """The scores of all anchors of the finest level in a part of the scan."""
-        sides = [-size % step for size, step in zip(image.shape[1:], self.model.size_divisible, strict=True)]
+        sides = [-size % step for size, step in zip(image.shape[1:], self.divisible, strict=True)]
         x, y, z = sides
         padded = torch.nn.functional.pad(image, (0, z, 0, y, 0, x))
         with autocast(self.device, dtype):
@@ -110,10 +110,7 @@ class BoxDetector(ForeignDetector):
 
     def _on_lattice(self, box: Box) -> Box:
         """The box, extended to start on the network's strides, so that its anchors are those of the whole scan."""
-        x, y, z = (
-            slice(side.start // step * step, side.stop)
-            for side, step in zip(box, self.model.size_divisible, strict=True)
-        )
+        x, y, z = (slice(side.start // step * step, side.stop) for side, step in zip(box, self.divisible, strict=True))
         return x, y, z
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..config import Config, PeakDetection
 from ..data.geometry import map_points, spacing_of, sphere_diameter
 from ..data.lungs import Lungs
+from ..data.resample import Box
 from ..detectors.recipe import Foreign, MapOutput
 from ..errors import BadConfig
 from ..model.device import cudnn_benchmark
@@ -47,20 +48,26 @@ class Segmenter(ForeignDetector):
     def prepare(self, scan: Scan, lungs: Lungs) -> Search:
         """See `Detector`."""
         laid = self.checkpoint.grid.laid(scan)
-        part = self.search_box(laid, lungs, self._output.margin)
+        part = self.search_box(laid, lungs)
         volume = laid.prepared(part.box)
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
-            heat, windows, retried = self.probability(volume, part.region, progress)
+            heat, windows, retried = self.probability(volume, part.region, progress, part.windows)
             peaks = marks_in(heat, volume.affine, least_confidence(rules))
             return Answer(peaks, heat, volume.affine, windows, retried, everywhere=part.region is None)
 
         return search
 
     def probability(
-        self, volume: Preprocessed, region: Region | None, progress: Progress | None = None
+        self,
+        volume: Preprocessed,
+        region: Region | None,
+        progress: Progress | None = None,
+        windows: list[Box] | None = None,
     ) -> tuple[FloatArray, int, int]:
         """The probability of a nodule (X, Y, Z), 0 outside the region; the windows run, and those repeated.
+
+        Without `windows`, those of a scan of this size are laid.
 
         Raises:
             BadCheckpoint: the model gives NaN or infinity even in float32.
@@ -69,7 +76,8 @@ class Segmenter(ForeignDetector):
         short = [max(0, side - size) for side, size in zip(patch, volume.array.shape, strict=True)]
         beyond = [(lack // 2, lack - lack // 2) for lack in short]  # zeros, as MONAI's inferer pads a small scan
         padded = np.pad(volume.array, beyond)
-        windows = regular_windows(padded.shape, patch, own.overlap, spread=own.like == "nnU-Net")
+        if windows is None:
+            windows = regular_windows(padded.shape, patch, own.overlap, spread=own.like == "nnU-Net")
         blend = self._weights()
         if region is not None:
             windows = needed_windows(windows, blend, np.pad(region, beyond), 1)

@@ -27,7 +27,6 @@ READERS = {"NibabelIOWithReorient": "RAS"}  # which turns scans; others leave th
 STORED = "LPS"  # the axes of most files: DICOM's
 SPLINES: dict[str, Any] = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
 MOST_PARENTS = 8  # configurations that inherit from one another
-MARGIN = 20  # voxels that it sees around the lungs
 
 Side = Annotated[int, Field(ge=8, le=1024)]
 
@@ -104,7 +103,7 @@ def read_nnunet(source: Source) -> Foreign:
         (
             _grid(plans, settings, order, beside.axes, where),
             Windows(patch_size=_in_order(settings.patch_size, order), overlap=0.5, like="nnU-Net"),
-            MapOutput(activation=activation, channel=channel, margin=MARGIN),
+            MapOutput(activation=activation, channel=channel),
         ),
         name=beside.name or _text(dataset.get("name")) or _text(plans.get("dataset_name")),
         version=beside.version,

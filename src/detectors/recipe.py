@@ -98,7 +98,6 @@ class MapOutput(Section):
 
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     channel: Annotated[int, Field(ge=0, le=999)] = 1
-    margin: Annotated[int, Field(ge=0, le=256)] = 20  # voxels that it sees around the lungs
 
     def check_fits(self, channels: int, where: str) -> None:
         """Raise `BadCheckpoint` if a network with so many output channels has no such output."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.guidelines import bts, fleischner, lung_rads
+from src.guidelines import assumptions, bts, fleischner, lung_rads
 from src.guidelines.apply import SOURCES, apply_guidelines
 from src.guidelines.brock import MODEL_2A, MODEL_2B, Case, brock, probability
 from src.guidelines.nodule import NOT_MEASURED, SizedNodule, as_nodule, round_half_up
@@ -156,7 +156,7 @@ def test_lung_rads_states_its_assumptions_about_the_examination() -> None:
             "screening assumption: baseline, no prior"
             in lung_rads.lung_rads(nodule("solid", 9), patient)["assumptions"]
         )
-    assert lung_rads.BASELINE not in lung_rads.lung_rads(nodule("solid", 9), BASELINE)["assumptions"]
+    assert assumptions.BASELINE not in lung_rads.lung_rads(nodule("solid", 9), BASELINE)["assumptions"]
 
 
 def rated(*categories: Any) -> list[LungRads]:  # noqa: ANN401 - literals
@@ -211,7 +211,7 @@ def test_an_exam_with_lungs_that_cannot_be_judged_is_never_negative(
 
 def test_the_exam_lists_each_assumption_of_its_nodules_once() -> None:
     nodules = [lung_rads.lung_rads(nodule(kind, 9), Patient()) for kind in ("solid", "part-solid", "part-solid")]
-    expected = [lung_rads.BASELINE, lung_rads.NOT_LOOKED_FOR, lung_rads.SPHERE]
+    expected = [assumptions.BASELINE, lung_rads.NOT_LOOKED_FOR, lung_rads.SPHERE]
     assert lung_rads.exam(nodules, Patient(), WHOLE)["assumptions"] == expected
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.guidelines.lung_rads import CATEGORIES, MANAGEMENT, RULES, exam, in_words, lung_rads
+from src.guidelines.assumptions import in_words
+from src.guidelines.lung_rads import CATEGORIES, MANAGEMENT, RULES, exam, lung_rads
 from src.guidelines.nodule import SizedNodule
 from src.guidelines.patient import Patient
 from src.guidelines.prior import GROWING, NEW, exam_with_prior, lung_rads_with_prior

@@ -34,7 +34,7 @@ from highdicom.sr import (
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 
-from ..guidelines.lung_rads import in_words
+from ..guidelines.assumptions import in_words
 from ..results.conclusion import NONE_FOUND
 from ..results.reviewed import distances_in_words, rejected_in_words, verdict_in_words
 from ..types import Detection

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..files import whole_files
-from ..guidelines.lung_rads import in_words
+from ..guidelines.assumptions import in_words
 from .comparison import Comparison, Followed
 from .exam import Exam, Seen
 from .picture import draw_pair

@@ -5,11 +5,12 @@ categories 4X and S, benign calcification and fat (category 1), juxtapleural and
 with an earlier examination.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ..types import LungRads, LungRadsExam, LungsReport, NoduleType
+from .assumptions import BASELINE
 from .nodule import SizedNodule, round_half_up
 from .patient import Patient
 
@@ -18,12 +19,10 @@ __all__ = [
     "INCOMPLETE",
     "MANAGEMENT",
     "RULES",
-    "SCREENING",
     "SOURCE",
     "Category",
     "Criterion",
     "exam",
-    "in_words",
     "look_up",
     "lung_rads",
     "uncategorised",
@@ -64,9 +63,6 @@ MANAGEMENT: dict[Category, str] = {
     "4B": "diagnostic work-up",
 }
 INCOMPLETE = "additional CT of the part of the lungs that cannot be judged"  # category 0
-BASELINE = "screening assumption: baseline, no prior"
-SCREENING = "screening assumption"  # with a prior examination
-IN_WORDS = {BASELINE: "baseline screening CT, no prior CT", SCREENING: "screening CT"}
 NOT_LOOKED_FOR = "benign calcification, fat and additional suspicious features (4X) are not measured"
 SPHERE = "the solid component is a sphere of the volume of its largest connected part"
 NONE_MISSED = "no nodule was missed"
@@ -141,11 +137,6 @@ def _outside(patient: Patient) -> str | None:
 
 def _assumed(patient: Patient) -> list[str]:
     return [BASELINE] if patient.missing("setting", "prior_ct") else []
-
-
-def in_words(assumptions: Iterable[str]) -> str:
-    """The assumptions of a result, from the JSON, for a radiologist."""
-    return "; ".join(IN_WORDS.get(assumption, assumption) for assumption in assumptions)
 
 
 def _mean(nodule: SizedNodule) -> Decimal:

@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Literal, NamedTuple
 
 from ..types import LungRads, LungRadsExam, LungsReport
-from .lung_rads import CATEGORIES, MANAGEMENT, SCREENING, Category, Criterion, exam, look_up, lung_rads, uncategorised
+from .assumptions import SCREENING
+from .lung_rads import CATEGORIES, MANAGEMENT, Category, Criterion, exam, look_up, lung_rads, uncategorised
 from .nodule import SizedNodule
 from .patient import Patient
 

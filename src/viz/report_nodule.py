@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..guidelines.lung_rads import in_words
+from ..guidelines.assumptions import in_words
 from ..results.found import Finding
 from ..results.reviewed import verdict_in_words
 from ..types import Detection, NoduleMask

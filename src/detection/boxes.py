@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..config import Config, PeakDetection
 from ..data.geometry import map_points, spacing_of
 from ..data.lungs import Lungs
-from ..data.resample import Box
 from ..detectors.networks import library
 from ..detectors.recipe import BoxOutput, Foreign
 from ..errors import BadCheckpoint, BadConfig
@@ -51,7 +50,7 @@ class BoxDetector(ForeignDetector):
         """See `Detector`."""
         laid = self.checkpoint.grid.laid(scan)
         part = self.search_box(laid, lungs)
-        volume = laid.prepared(self._on_lattice(part.box))
+        volume = laid.prepared(part.box)
 
         def search(rules: PeakDetection, progress: Progress | None) -> Answer:
             boxes, scores, windows = self.boxes(volume, progress)
@@ -107,11 +106,6 @@ class BoxDetector(ForeignDetector):
             outputs = self.model(padded[None])
         scores: Tensor = outputs[self.model.cls_key][0].float().sigmoid()
         return scores
-
-    def _on_lattice(self, box: Box) -> Box:
-        """The box, extended to start on the network's strides, so that its anchors are those of the whole scan."""
-        x, y, z = (slice(side.start // step * step, side.stop) for side, step in zip(box, self.divisible, strict=True))
-        return x, y, z
 
     @property
     def _output(self) -> BoxOutput:

@@ -47,27 +47,28 @@ class ForeignDetector:
         """The number format that the device computes in."""
         return self.chosen.name
 
+    def windows(self, shape: Shape3) -> list[Box]:
+        """The windows that the detector's own library lays on a scan, in voxels of the padded scan."""
+        own = self.checkpoint.windows
+        x, y, z = (
+            max(-(-size // step) * step, side)
+            for size, step, side in zip(shape, self.divisible, own.patch_size, strict=True)
+        )
+        return regular_windows((x, y, z), own.patch_size, own.overlap, spread=own.like == "nnU-Net")
+
     def search_box(self, laid: Laid, lungs: Lungs) -> SearchBox:
         """The box of the windows that show a part of the lungs' region, or the whole scan.
 
         The windows are those of the whole scan, so that the region gets the same probabilities as without a region.
         """
-        shape, own = laid.shape, self.checkpoint.windows
+        shape, patch = laid.shape, self.checkpoint.windows.patch_size
         region = None if self.options.region == "everything" else search_region(lungs, shape, laid.affine, SEARCHED)
-        x, y, z = (
-            max(-(-size // step) * step, side)
-            for size, step, side in zip(shape, self.divisible, own.patch_size, strict=True)
-        )
-        windows = regular_windows((x, y, z), own.patch_size, own.overlap, spread=own.like == "nnU-Net")
-        spans = [(0, side) for side in (x, y, z)]
+        windows = self.windows(shape)
+        starts = [{window[axis].start for window in windows} for axis in range(3)]
+        spans = [(0, max(own) + side) for own, side in zip(starts, patch, strict=True)]
         if region is not None:
             inside = ndimage.find_objects(region, max_label=1)[0]
-            spans = [
-                _span(
-                    {window[axis].start for window in windows}, own.patch_size[axis], inside[axis], self.divisible[axis]
-                )
-                for axis in range(3)
-            ]
+            spans = [_span(*along) for along in zip(starts, patch, inside, self.divisible, strict=True)]
         (a, i), (b, j), (c, k) = spans
         box = (slice(a, min(i, shape[0])), slice(b, min(j, shape[1])), slice(c, min(k, shape[2])))
         moved = [

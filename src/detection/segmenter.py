@@ -21,7 +21,7 @@ from .foreign import ForeignDetector
 from .peak_detection import NEIGHBOURS
 from .sliding_window import Progress, blend_windows
 from .tta import IDENTITY, ViewedNetwork, views
-from .windows import Region, needed_windows, regular_windows
+from .windows import Region, needed_windows
 
 __all__ = ["Segmenter", "marks_in"]
 
@@ -72,12 +72,12 @@ class Segmenter(ForeignDetector):
         Raises:
             BadCheckpoint: the model gives NaN or infinity even in float32.
         """
-        own, patch = self.checkpoint.windows, self.checkpoint.windows.patch_size
+        patch = self.checkpoint.windows.patch_size
         short = [max(0, side - size) for side, size in zip(patch, volume.array.shape, strict=True)]
         beyond = [(lack // 2, lack - lack // 2) for lack in short]  # zeros, as MONAI's inferer pads a small scan
         padded = np.pad(volume.array, beyond)
         if windows is None:
-            windows = regular_windows(padded.shape, patch, own.overlap, spread=own.like == "nnU-Net")
+            windows = self.windows(volume.array.shape)
         blend = self._weights()
         if region is not None:
             windows = needed_windows(windows, blend, np.pad(region, beyond), 1)

@@ -57,7 +57,8 @@ def less_calcification(cohort: Cohort) -> dict[str, float]:
 
 def transfer(measured: list[MeasuredCube], cohort: Cohort, model: TriageModel) -> dict[str, Any]:
     """Scores from PIVOT's measurements on images against scores from the outlines of the same nodules."""
-    pairs = [(cube.nodule, _both_scores(cube, cohort, model)) for cube in measured]
+    weights = {patient: cohort.weights_without(patient) for patient in {cube.nodule.patient for cube in measured}}
+    pairs = [(cube.nodule, _both_scores(cube, weights[cube.nodule.patient], model)) for cube in measured]
     scored = [(nodule, *both) for nodule, both in pairs if both is not None]
     medians = np.array([nodule.malignancy for nodule, *_ in scored])
     means = np.array([nodule.mean_rating("malignancy") for nodule, *_ in scored])
@@ -101,10 +102,9 @@ def calcification_seen(measured: list[MeasuredCube]) -> dict[str, dict[str, floa
     return {**table, "auc_of_half_or_more": {"nodules": len(hu), "auc": round(auc(readers >= HALF, hu), 4)}}
 
 
-def _both_scores(cube: MeasuredCube, cohort: Cohort, model: TriageModel) -> tuple[float, float] | None:
-    """The scores from PIVOT's measurements and from the outlines, by a model fitted without the patient."""
+def _both_scores(cube: MeasuredCube, weights: Array, model: TriageModel) -> tuple[float, float] | None:
+    """The scores from PIVOT's measurements and from the outlines, by the weights fitted without the patient."""
     nodule, properties = cube.nodule, cube.properties
-    weights = cohort.weights_without(nodule.patient)
     unseen = model.model_copy(
         update=dict(zip(("log_long_axis", "log_short_axis", "calcified", "intercept"), weights.tolist(), strict=True))
     )

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
 from src.eval.matching import match
-from src.eval.tables import FindingTable, MarkTable, read_series
+from src.eval.tables import FindingTable, MarkTable, read_seriesuids
 from src.files import whole_file
 
 from .planted import Lung, add_data, held_out, plant, read_copies
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/images/failures.png"))
     options = parser.parse_args()
     folder = options.detection
-    series = read_series(folder / "seriesuids.csv")
+    series = read_seriesuids(folder / "seriesuids.csv")
     marks, nodules, unsure = read_copies(folder, series)
     failures = [*_missed(marks, nodules, unsure), *_false(marks, nodules, unsure)]
     report = json.loads((folder / "planted.json").read_text())

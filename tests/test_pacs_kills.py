@@ -123,7 +123,7 @@ def test_a_lack_of_memory_is_reported_as_the_reason(tmp_path: Path, monkeypatch:
     class Settings:
         inference = None
 
-    monkeypatch.setattr(worker, "open_model", lambda _: None)
+    monkeypatch.setattr(worker, "open_pipeline", lambda _: None)
     for error, kind in [
         (caused(MemoryError()), MemoryError),
         (caused(RuntimeError("CUDA out of memory")), MemoryError),

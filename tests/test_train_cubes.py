@@ -104,6 +104,19 @@ def test_patients_may_be_left_out(tmp_path: Path) -> None:
     assert "x" not in {crop.patient for crop in sources.crops + sources.validation.crops}
 
 
+def test_a_share_of_the_training_patients_is_used_and_a_larger_share_includes_it(tmp_path: Path) -> None:
+    def patients(share: float) -> tuple[set[str], set[str]]:
+        config = both(tmp_path, cubes_share=share)
+        write_cubes(tmp_path / "data", "mnopqrstuv", (*range(8), 9, 8))
+        sources = load_sources(config, Workers(torch.device("cpu")))
+        return {crop.patient for crop in sources.crops}, {crop.patient for crop in sources.validation.crops}
+
+    (third, held_out), (two_thirds, _), (everyone, _) = (patients(share) for share in (1 / 3, 2 / 3, 1.0))
+    assert [len(learnt & set("mnopqrstuv")) for learnt in (third, two_thirds, everyone)] == [3, 6, 9]
+    assert third < two_thirds < everyone
+    assert "v" in held_out
+
+
 def test_a_patient_of_a_held_out_scan_may_not_be_in_the_cubes(tmp_path: Path) -> None:
     names = write_luna16(tmp_path / "luna16")
     write_cubes(tmp_path / "cubes")

@@ -13,7 +13,7 @@ from src.data.lung_finder import find_lungs
 from src.errors import BadConfig, BadScan
 from src.train.cache import cached_scan, fill_cache
 from src.train.luna16 import annotated_scans, list_scans
-from src.train.scans import LungScan, load_scan
+from src.train.scans import LungScan, load_lung_scan
 from tests.training_data import chest, write_luna16
 
 
@@ -155,12 +155,12 @@ def test_a_scan_without_lungs_is_an_error(tmp_path: Path) -> None:
     hu[:, :10] = -1000  # air outside a body of solid tissue
     nib.save(nib.Nifti1Image(hu, np.eye(4)), tmp_path / "stone.nii")
     with pytest.raises(BadScan, match=r"stone\.nii: holds values from -1000 to 40"):
-        load_scan(tmp_path / "stone.nii")
+        load_lung_scan(tmp_path / "stone.nii")
 
 
 def test_training_learns_in_the_lungs_that_the_pipeline_searches(folder: Path) -> None:
     path = list_scans(folder, None).training[0]
-    scan, read = load_scan(path), read_scan(path)
+    scan, read = load_lung_scan(path), read_scan(path)
     lungs = find_lungs(*canonical(read.array, read.affine))
     index = map_points(np.linalg.inv(lungs.affine), map_points(scan.affine, scan.lung.astype(np.float64)))
     voxels = np.clip(np.rint(index).astype(int), 0, np.array(lungs.lung.shape) - 1)
@@ -170,7 +170,7 @@ def test_training_learns_in_the_lungs_that_the_pipeline_searches(folder: Path) -
 
 def test_opacities_are_ignored_where_a_scan_has_them(folder: Path) -> None:
     path = list_scans(folder, None).training[0]
-    scan = load_scan(path, has_opacities=True)
+    scan = load_lung_scan(path, has_opacities=True)
     assert scan.ignore is not None
     assert scan.ignore.shape == scan.hu.shape
     assert 0 < scan.ignore.mean() < 0.2

@@ -21,7 +21,7 @@ from ..results.reviewed import findings_to_read, labels_of
 from ..types import NoduleType
 from .database import reviews
 from .problems import BadRequest
-from .schemas import PackedMask, Progress, Read
+from .schemas import PackedMask, Progress, ReadState
 
 __all__ = ["Added", "NodulePoint", "Review", "ReviewIn", "add", "change", "load", "load_all", "read", "save", "shown"]
 
@@ -204,7 +204,7 @@ def shown(version: int, content: Mapping[str, Any], report: Mapping[str, Any]) -
     return Review.model_validate({"version": version, **content, "progress": progress})
 
 
-def read(content: Mapping[str, Any] | None, report: Path) -> Read | None:
+def read(content: Mapping[str, Any] | None, report: Path) -> ReadState | None:
     """The reading progress of a job, from its review and its report.
 
     None if the job was removed, or an earlier release made its report: one job must not break the list of all jobs.
@@ -215,7 +215,7 @@ def read(content: Mapping[str, Any] | None, report: Path) -> Read | None:
         return None
     said = content or EMPTY
     names = sorted({one["by"] for one in said["findings"] if one["verdict"]})
-    return Read(**_progress(said, labels).model_dump(), by=names, at=said["at"])
+    return ReadState(**_progress(said, labels).model_dump(), by=names, at=said["at"])
 
 
 def _progress(content: Mapping[str, Any], labels: Iterable[str]) -> Progress:

@@ -13,7 +13,7 @@ from .. import __version__
 from . import jobs, review
 from .jobs import Job, State
 from .problems import NotCompleted, NotFound
-from .schemas import PREFIX, FileList, FileOut, FindingMasks, JobList, JobListed, JobOut, Limits, Problem, Read
+from .schemas import PREFIX, FileList, FileOut, FindingMasks, JobList, JobListed, JobOut, Limits, Problem, ReadState
 from .security import owner_of
 from .storage import OUTLINES, PREVIEW, SUFFIXES, artifacts, remove, report_of
 from .submission import Service, arriving, queue
@@ -245,7 +245,7 @@ def limits(service: Served, owner: Owner) -> Limits:  # noqa: ARG001 - `owner` c
 def _listed(service: Service, shown: list[Job], reviews: Mapping[str, Mapping[str, Any]]) -> list[JobListed]:
     """Jobs with how far each is read."""
 
-    def read(job: Job) -> Read | None:
+    def read(job: Job) -> ReadState | None:
         done = job.state == "completed"
         return review.read(reviews.get(job.id), report_of(service.settings.jobs, job)) if done else None
 

@@ -20,7 +20,7 @@ __all__ = [
     "PackedMask",
     "Problem",
     "Progress",
-    "Read",
+    "ReadState",
     "message",
 ]
 
@@ -125,7 +125,7 @@ class Progress(BaseModel):
     total: int
 
 
-class Read(Progress):
+class ReadState(Progress):
     """How far a job is read: the names of those who gave verdicts, and when the review was changed last."""
 
     by: list[str]
@@ -135,7 +135,7 @@ class Read(Progress):
 class JobListed(JobOut):
     """A job in the list."""
 
-    review: Annotated[Read | None, Field(description="null: there is nothing to read yet")] = None
+    review: Annotated[ReadState | None, Field(description="null: there is nothing to read yet")] = None
 
 
 class JobList(BaseModel):

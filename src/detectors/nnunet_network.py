@@ -11,7 +11,7 @@ from ..errors import BadCheckpoint
 from .networks import library
 from .recipe import checked
 
-__all__ = ["FoldsOfAxes", "UNet", "built", "check_strides", "network_of"]
+__all__ = ["FoldsOfAxes", "UNetPlan", "built", "check_strides", "network_of"]
 
 CONV, NORMS, ACTIVATIONS = "Conv3d", ("InstanceNorm3d", "BatchNorm3d"), ("LeakyReLU", "ReLU", "ELU", "GELU", "SiLU")
 
@@ -34,7 +34,7 @@ class _ActivationArguments(Section):
     negative_slope: Number | None = None
 
 
-class UNet(Section):
+class UNetPlan(Section):
     """What the plans say of the network."""
 
     n_stages: Annotated[int, Field(ge=2, le=12)]
@@ -79,7 +79,7 @@ class FoldsOfAxes(nn.Module):
         return back
 
 
-def network_of(config: dict[str, Any], where: str) -> tuple[str, UNet]:
+def network_of(config: dict[str, Any], where: str) -> tuple[str, UNetPlan]:
     """The network's class and its arguments, as a configuration of the plans has them.
 
     Raises:
@@ -94,7 +94,7 @@ def network_of(config: dict[str, Any], where: str) -> tuple[str, UNet]:
     if kind not in ("PlainConvUNet", "ResidualEncoderUNet") or module.split(".")[0] != "dynamic_network_architectures":
         msg = f"{where} names the network {f'{module}.{kind}'[:80]!r}: PIVOT builds PlainConvUNet, ResidualEncoderUNet"
         raise BadCheckpoint(msg)
-    values = checked(UNet, arguments, f"{where}, architecture")
+    values = checked(UNetPlan, arguments, f"{where}, architecture")
     named = [
         (values.conv_op, (CONV,)),
         (values.nonlin, ACTIVATIONS),
@@ -132,7 +132,7 @@ def _earlier(config: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def check_strides(values: UNet, patch: tuple[int, int, int], where: str) -> None:
+def check_strides(values: UNetPlan, patch: tuple[int, int, int], where: str) -> None:
     """Raise `BadCheckpoint` if the network cannot take such a patch."""
     for axis, size in enumerate(patch):
         steps = [one if isinstance(one, int) else one[axis] for one in values.strides]
@@ -141,7 +141,7 @@ def check_strides(values: UNet, patch: tuple[int, int, int], where: str) -> None
             raise BadCheckpoint(msg)
 
 
-def built(kind: str, values: UNet, channels: int) -> nn.Module:
+def built(kind: str, values: UNetPlan, channels: int) -> nn.Module:
     """The network of this class with so many output channels, on weights of its own.
 
     Raises:

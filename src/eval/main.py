@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .evaluation import evaluate
     from .output import save, table
     from .reports import read_reports
-    from .tables import read_findings, read_marks, read_series
+    from .tables import read_findings, read_marks, read_seriesuids
 
-    series = read_series(options.seriesuids)
+    series = read_seriesuids(options.seriesuids)
     nodules = read_findings(options.annotations, series)
     excluded = read_findings(options.excluded, series, repeats=True) if options.excluded else None
     names = _names(options.predictions)

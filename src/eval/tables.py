@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..errors import BadConfig
 
-__all__ = ["FindingTable", "MarkTable", "read_findings", "read_marks", "read_series"]
+__all__ = ["FindingTable", "MarkTable", "read_findings", "read_marks", "read_seriesuids"]
 
 ID = "seriesuid"
 POINT = ("coordX", "coordY", "coordZ")
@@ -47,7 +47,7 @@ class _Table(NamedTuple):
     lines: list[int]
 
 
-def read_series(path: Path) -> tuple[str, ...]:
+def read_seriesuids(path: Path) -> tuple[str, ...]:
     """The ids of all evaluated scans, one a line, with or without the header `seriesuid`.
 
     Raises:

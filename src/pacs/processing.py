@@ -207,11 +207,11 @@ def _reason(error: Exception) -> str:
 
 
 def _load(settings: Inference) -> None:
-    from .worker import open_model  # noqa: PLC0415 - only the worker's process needs torch
+    from .worker import open_pipeline  # noqa: PLC0415 - only the worker's process needs torch
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager sends it to all processes of the service
     limit_memory(settings.memory)
-    open_model(settings)
+    open_pipeline(settings)
 
 
 def _run(series: Path, folder: Path, config: PacsConfig) -> Outcome:

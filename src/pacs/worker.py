@@ -14,7 +14,7 @@ from ..runs.outputs import check_outputs, write_outputs
 from .processing import Outcome
 from .settings import Inference, ObjectKind, PacsConfig
 
-__all__ = ["open_model", "run_series"]
+__all__ = ["open_pipeline", "run_series"]
 
 FILES: dict[ObjectKind, str] = {
     "sr": "nodules_sr.dcm",
@@ -26,7 +26,7 @@ FILES: dict[ObjectKind, str] = {
 
 
 @functools.cache
-def open_model(settings: Inference) -> InferencePipeline:
+def open_pipeline(settings: Inference) -> InferencePipeline:
     """Load the model. Raises `BadConfig` or `BadCheckpoint`, as `InferencePipeline` does."""
     config = load_config(settings.config)
     check_outputs(config)
@@ -42,7 +42,7 @@ def run_series(series: Path, folder: Path, config: PacsConfig) -> Outcome:
         OSError, MemoryError: the machine lacks disk, file handles or memory, or the process that read it died.
     """
     try:
-        return _run(open_model(config.inference), series, folder, config)
+        return _run(open_pipeline(config.inference), series, folder, config)
     except Exception as error:
         if lack := lacking(error):  # a chain of causes does not survive the way to the other process
             raise lack from error

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..data.loader import scan_name
 from ..files import whole_file
 from ..processes import helpers
-from .scans import LungScan, Places, load_scan
+from .scans import LungScan, Places, load_lung_scan
 
 __all__ = ["cached_scan", "fill_cache"]
 
@@ -42,7 +42,7 @@ def cached_scan(path: Path, folder: Path) -> LungScan:
 
 
 def _prepare(path: Path, folder: Path) -> None:
-    scan = load_scan(path)
+    scan = load_lung_scan(path)
     lung, rim = (_subsample(places) for places in (scan.lung, scan.rim))
     voxels, places = _cache_files(path, folder)
     with whole_file(voxels) as partial_file:

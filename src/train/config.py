@@ -35,6 +35,7 @@ class TrainConfig(Section):
     unsure: Path | None = None  # a table of places in these scans that look like nodules; neither positive nor negative
     cubes: Path | None = None  # a folder with luna16_nodules.csv and its arrays: nodules in cubes of 50 mm
     cubes_validation_subset: Annotated[int, Field(ge=0, le=9)] = 8  # of LUNA16; its cubes are validation
+    cubes_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of their training patients, for a learning curve
     leave_out_patients: tuple[str, ...] = ()  # their crops and cubes are not used at all
     luna16: Path | None = None  # a folder with subset0 to subset9 (or scans) and annotations.csv
     luna16_validation_subset: Annotated[int, Field(ge=0, le=9)] | None = None

@@ -18,7 +18,7 @@ from ..errors import BadScan
 from ..types import Affine, FloatArray
 from .targets import Mask, Points, Truth, within
 
-__all__ = ["LungScan", "Places", "balls", "load_scan"]
+__all__ = ["LungScan", "Places", "balls", "load_lung_scan"]
 
 SPACING = (1.0, 1.0, 1.0)  # mm
 PARENCHYMA = (-950.0, -700.0)  # HU of aerated lung after smoothing
@@ -95,7 +95,7 @@ def balls(size: int, findings: Sequence[Truth]) -> Mask:
     return mask
 
 
-def load_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
+def load_lung_scan(path: Path, *, has_opacities: bool = False) -> LungScan:
     """The scan at `path`, in memory. With `has_opacities`, lesion-like densities in its lungs have no weight.
 
     Raises:

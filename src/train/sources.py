@@ -1,10 +1,13 @@
 """The data of a training run: training and validation sources, by its configuration."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from ..errors import BadConfig
 from ..eval.tables import read_findings
@@ -14,7 +17,7 @@ from .crops import Crop, load_crops, split_by_patient
 from .cubes import load_cubes
 from .luna16 import annotated_scans, list_scans, truths_of
 from .parallel import Workers
-from .scans import LungScan, load_scan
+from .scans import LungScan, load_lung_scan
 from .validation import ValidationSet, plant
 
 __all__ = ["Sources", "load_background", "load_sources"]
@@ -71,8 +74,15 @@ def _with_cubes(config: TrainConfig, crops: list[Crop], held_out: list[Crop]) ->
     validation |= {cube.patient for cube in cubes if cube.subset == config.cubes_validation_subset}
     known = {cube.patient for cube in cubes}
     kept = [crop for crop in crops if crop.patient not in known] + cubes
-    kept = [crop for crop in kept if crop.patient not in config.leave_out_patients]
+    unused = set(config.leave_out_patients) | _beyond_share(known - validation, config.cubes_share)
+    kept = [crop for crop in kept if crop.patient not in unused]
     return [c for c in kept if c.patient not in validation], held_out + [c for c in kept if c.patient in validation]
+
+
+def _beyond_share(patients: set[str], share: float) -> set[str]:
+    """The patients that a learning curve leaves out at this share. A larger share includes all of a smaller one."""
+    drawn = np.random.default_rng(0).permutation(sorted(patients))
+    return set(drawn[math.ceil(share * len(drawn)) :].tolist())
 
 
 def _check_split(crops: Sequence[Crop], held_out: Sequence[Crop], scans: Sequence[LungScan]) -> None:
@@ -94,7 +104,7 @@ def load_background(config: TrainConfig, name: str, *, has_opacities: bool = Fal
         BadConfig: the table is broken.
         BadScan: the scan cannot be read.
     """
-    scan = load_scan(Path(config.data or "") / "backgrounds" / f"{name}.nii.gz", has_opacities=has_opacities)
+    scan = load_lung_scan(Path(config.data or "") / "backgrounds" / f"{name}.nii.gz", has_opacities=has_opacities)
     if config.unsure is None:
         return scan
     return replace(scan, excluded=truths_of(scan, read_findings(config.unsure, [scan.name]), 0))

@@ -20,7 +20,7 @@ export interface Progress {
 }
 
 /** The progress of the review of a job: number of findings read, readers, and time of the last change. */
-export interface Read {
+export interface ReadState {
   read: number;
   total: number;
   by: string[];
@@ -36,7 +36,7 @@ export interface Job extends Progress {
   finished_at: string | null;
   expires_at: string | null;
   links: { self: string; results: string; files: string; stream: string };
-  review?: Read | null; // only in the list; null: there is nothing to read yet
+  review?: ReadState | null; // only in the list; null: there is nothing to read yet
 }
 
 export interface JobPage {

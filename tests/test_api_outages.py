@@ -140,7 +140,7 @@ def test_the_log_gives_the_location_of_an_unexpected_exception_without_its_messa
     for record in (of_request, of_socket):
         assert not record.exc_info
         assert "met an unexpected RuntimeError (" in record.getMessage()
-        assert " faulty; cause: KeyError (test_api_want.py:" in record.getMessage()
+        assert " faulty; cause: KeyError (test_api_outages.py:" in record.getMessage()
     assert "Meyer" not in caplog.text
 
 

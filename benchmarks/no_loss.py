@@ -36,7 +36,7 @@ def main() -> None:
     add_data(parser)
     add_copies(parser)
     parser.add_argument("--output", type=Path, default=Path("results/no_loss"))
-    ways = [way for way in WAYS if way != CPU]  # without a GPU it is `balanced`
+    ways = [way for way in WAYS if way != CPU]  # without a GPU it is `fast`
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=ways, metavar="WAY", help=", ".join(WAYS))
     options = parser.parse_args()
     background, crops = held_out(options)

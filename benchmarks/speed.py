@@ -50,7 +50,7 @@ class Way(NamedTuple):
 
 WAYS = {
     "default": Way(),
-    "fast": Way("fast"),
+    "balanced": Way("balanced"),
     "accurate": Way("accurate"),
     "no-bfloat16": Way(environment={"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
     "monai": Way(package="monai"),

@@ -93,8 +93,8 @@ def test_a_resampled_box_equals_that_part_of_the_resampled_scan(method: Any) -> 
 @pytest.mark.parametrize(
     ("given", "speed"),
     [
-        ({}, "balanced"),
-        ({"speed": "auto", "batch_size": 2, "tta": {"enabled": True}, "engine": "torch"}, "balanced"),
+        ({}, "fast"),
+        ({"speed": "auto", "batch_size": 2, "tta": {"enabled": True}, "engine": "torch"}, "fast"),
         ({"patch_size": [96, 96, 96]}, "accurate"),
         ({"stride": [64, 64, 64]}, "accurate"),
         ({"overlap": 0.5}, "accurate"),
@@ -109,10 +109,10 @@ def test_auto_takes_tiles_unless_windows_are_described(given: dict[str, Any], sp
     config = load_config({"inference": given})
     assert config.inference.speed == speed
     assert load_config(config.model_dump()) == config
-    assert load_config(None).inference.speed == "balanced"
+    assert load_config(None).inference.speed == "fast"
 
 
-@pytest.mark.parametrize("speed", ["accurate", "balanced"])
+@pytest.mark.parametrize("speed", ["accurate", "balanced", "fast"])
 def test_searching_only_the_lungs_gives_the_same_heatmap_there(speed: str, tmp_path: Path) -> None:
     """Near the lungs, the heatmap of windows or tiles equals that of all windows."""
     scan = chest()[0]

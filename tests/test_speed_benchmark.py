@@ -32,20 +32,20 @@ def test_ratios_are_medians_of_the_pairs_of_a_turn() -> None:
     rows = speed.table(
         {
             "default": [run(1.0), run(2.0), run(4.0)],
-            "fast": [run(1.0), run(1.0), run(1.0)],
+            "balanced": [run(1.0), run(1.0), run(1.0)],
             "monai": [run(20.0), run(20.0), run(20.0)],
         }
     )
     assert rows["default"]["monai_to_this"] == 10
-    assert rows["fast"]["this_to_default"] == 0.5
+    assert rows["balanced"]["this_to_default"] == 0.5
     assert rows["default"]["wall"] == 2
     assert rows["monai"]["monai_to_this"] == rows["default"]["this_to_default"] == 1
 
 
 def test_ratios_need_both_runs() -> None:
-    rows = speed.table({"fast": [run(1.0)]})
-    assert rows["fast"]["monai_to_this"] is rows["fast"]["this_to_default"] is None
-    assert "shared" not in rows["fast"]
+    rows = speed.table({"balanced": [run(1.0)]})
+    assert rows["balanced"]["monai_to_this"] is rows["balanced"]["this_to_default"] is None
+    assert "shared" not in rows["balanced"]
 
 
 def test_shares_are_of_the_wall_time() -> None:
@@ -75,7 +75,7 @@ def test_finished_runs_are_kept_and_not_repeated(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(speed, "search", search)
     scan = str(save_nifti(block()[0], tmp_path / "block.nii.gz"))
-    words = ["speed", "--table", "--ways", "default", "fast", "--scans", scan, "--repeats", "2"]
+    words = ["speed", "--table", "--ways", "default", "balanced", "--scans", scan, "--repeats", "2"]
     monkeypatch.setattr(sys, "argv", [*words, "--output", str(tmp_path)])
     with pytest.raises(KeyboardInterrupt):
         speed.main()
@@ -83,7 +83,7 @@ def test_finished_runs_are_kept_and_not_repeated(tmp_path: Path, monkeypatch: py
     assert len(done) == 3 + 2, "of four runs two were finished, and one was interrupted"
     kept = json.loads((tmp_path / "speed.json").read_text())
     assert [one["wall"] for one in kept["runs"].values()] == [1, 2, 4, 5]
-    assert kept["tables"][scan]["fast"]["this_to_default"] == pytest.approx((2 / 1 + 5 / 4) / 2)
+    assert kept["tables"][scan]["balanced"]["this_to_default"] == pytest.approx((2 / 1 + 5 / 4) / 2)
     speed.main()
     assert len(done) == 5
 
@@ -128,7 +128,7 @@ def test_nnunet_gets_the_dicom_series_as_nifti_outside_its_time(
     np.testing.assert_allclose(made.affine, read.affine, atol=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["balanced", "accurate"])
+@pytest.mark.parametrize("preset", ["fast", "accurate"])
 def test_the_limit_counts_what_the_network_computes(preset: str, tmp_path: Path) -> None:
     scan = read_scan(save_nifti(block()[0], tmp_path / "block.nii.gz"))
     pipeline, seen = InferencePipeline(None, {"inference": {"speed": preset, "engine": "torch"}}, "cpu"), []

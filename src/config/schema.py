@@ -115,7 +115,7 @@ class InferenceSection(Section):
         if not isinstance(data, dict) or data.get("speed", "auto") != "auto":
             return data
         whole, graphs = data.get("mode") == "whole_volume", data.get("engine", "auto") not in ("auto", "torch")
-        return {**data, "speed": "accurate" if WINDOW_KEYS & data.keys() or whole or graphs else "balanced"}
+        return {**data, "speed": "accurate" if WINDOW_KEYS & data.keys() or whole or graphs else "fast"}
 
     @model_validator(mode="after")
     def _stride_and_overlap_agree(self) -> "InferenceSection":

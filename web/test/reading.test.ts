@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import type { Detection, Job, Lattice, Location, LungRads, Read, Report, Review, Vec3 } from "../src/contract";
+import type { Detection, Job, Lattice, Location, LungRads, ReadState, Report, Review, Vec3 } from "../src/contract";
 import { examined } from "../src/details";
 import { asReviewed, described, findingsOf, isChanged, thresholdOf, whereOf } from "../src/findings";
 import { doubling } from "../src/followup";
@@ -83,9 +83,9 @@ test.each<[string, Partial<Wanted>, string]>([
   expect(found.map(({ scan_id }) => scan_id).join(" ")).toBe(names);
 });
 
-const read = (read: number, total: number, ...by: string[]): Read => ({ read, total, by, at: null });
+const read = (read: number, total: number, ...by: string[]): ReadState => ({ read, total, by, at: null });
 
-test.each<[string, Read | null | undefined, string]>([
+test.each<[string, ReadState | null | undefined, string]>([
   ["a running job", null, "–"],
   ["a job of an earlier release", undefined, "–"],
   ["a job without findings", read(0, 0), "nothing marked"],
@@ -94,7 +94,7 @@ test.each<[string, Read | null | undefined, string]>([
 ])("the worklist shows the review progress of %s", (_, review, words) => expect(readBy({ review } as Job)).toBe(words));
 
 test("the worklist shows unread jobs and sorts by progress", () => {
-  const made: [string, Read | null][] = [["all", read(2, 2)], ["running", null], ["half", read(1, 2)], ["none", read(0, 2)], ["empty", read(0, 0)]];
+  const made: [string, ReadState | null][] = [["all", read(2, 2)], ["running", null], ["half", read(1, 2)], ["none", read(0, 2)], ["empty", read(0, 0)]];
   const jobs = made.map(([scan_id, review]) => ({ scan_id, review, status: "completed" }) as Job);
   const names = (wanted: Partial<Wanted>): string =>
     listed(jobs, { text: "", state: "", column: "read", falling: false, ...wanted }).map(({ scan_id }) => scan_id).join(" ");

@@ -403,7 +403,8 @@ def test_the_weight_average_adapts_quickly_at_first_and_then_as_configured(
 
 
 def test_a_large_gradient_is_clipped_to_a_norm_of_10(data: Path, tmp_path: Path) -> None:
-    run = Run(config(data, tmp_path), CPU, [])
+    # Two levels: PyTorch 2.15 in bfloat16 without AMX gives random gradients for a few channels of 2 x 2 x 2 voxels.
+    run = Run(config(data, tmp_path, features=(4, 8)), CPU, [])
     run.train_step(batch(weight=1e6))
     first = run.optimizer.state_dict()["state"].values()
     norm = float(torch.stack([state["exp_avg"].norm() for state in first]).norm())

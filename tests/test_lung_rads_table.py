@@ -149,6 +149,12 @@ def test_assumptions_about_the_earlier_examination_are_stated(days: int | None, 
     assert in_words(found["assumptions"]).startswith("screening CT; ")
 
 
+@pytest.mark.parametrize(("days", "assumed"), [(364, False), (365, False), (366, True), (500, True)])
+def test_growth_over_more_than_a_year_is_assumed_to_be_even(days: int, assumed: bool) -> None:
+    found = lung_rads_with_prior(_nodule(("solid", 9.0, 0)), _nodule(("solid", 6.0, 0)), days, SCREENED)
+    assert ("it grew evenly over the interval" in found["assumptions"]) == assumed
+
+
 def test_incidental_nodules_have_no_category() -> None:
     patient = Patient(setting="incidental")
     assert lung_rads_with_prior(_nodule(("solid", 7.6, 0)), _nodule(("solid", 6.0, 0)), 90, patient)["category"] is None

@@ -93,6 +93,7 @@ def test_calcification_makes_a_nodule_benign() -> None:
         (_properties(mean=math.nan), 8.0, "finite"),
         (_properties(), math.nan, "finite"),
         (_properties(short_axis=0.0), 8.0, "no length"),
+        (_properties(long_axis=0.0), 8.0, "no length"),
     ],
 )
 def test_the_score_is_null_with_a_reason_outside_its_validity(

@@ -15,7 +15,7 @@ from src.errors import BadConfig, BadOutput
 from src.train.triage.calibration import METHODS, cross_calibrated, fit_mapping
 from src.train.triage.statistics import calibration_error, log_loss
 from src.triage.calibration import Isotonic, Mapping, Platt, Temperature, calibrate_scores, load_calibration
-from src.triage.model import default_model
+from src.triage.model import default_model, score
 
 SCORES = st.floats(0, 1)
 
@@ -97,6 +97,7 @@ def test_the_shipped_file_keeps_nulls_and_categories(values: list[float | None])
         ({"mapping": {"method": "isotonic", "scores": [0.5, 0.5], "values": [0.1, 0.2]}}, "must rise"),
         ({"mapping": {"method": "isotonic", "scores": [0.5], "values": [0.1, 0.2]}}, "one value a score"),
         ({"mapping": {"method": "isotonic", "scores": [0.5], "values": [1.2]}}, "values"),
+        ({"mapping": {"method": "isotonic", "scores": [], "values": []}}, "scores"),
         ({"cutoffs": {"low": 0.8, "high": 0.2}}, "must not exceed"),
         ({"format": "other"}, "format"),
         ({"label": None}, "label"),
@@ -120,6 +121,23 @@ def test_a_binary_file_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     for path, words in ((tmp_path / "c.json", "not JSON"), (tmp_path / "none.json", "fit")):
         with pytest.raises(BadConfig, match=words):
             load_calibration(path)
+
+
+def test_a_peak_is_scored_by_its_properties_before_the_calibration(tmp_path: Path) -> None:
+    file = _file(tmp_path, mapping={"method": "platt", "slope": 1.0, "intercept": 0.0})
+    measured: Any = {
+        "effective_diameter_mm": 7.8, "long_axis_mm": 9.0, "short_axis_mm": 7.0, "mean_intensity": -100.0,
+    }  # fmt: skip
+
+    def calibrated(properties: object) -> float | None:
+        peak: Any = {"coordinates": [1.0, 2.0, 3.0], "properties": properties}
+        value: float | None = calibrate_scores([peak], file)[0]["triage"]["malignancy_score"]
+        return value
+
+    assert calibrated(measured) == pytest.approx(score(measured, 7.8)["malignancy_score"], abs=1e-4)
+    assert calibrated(None) is None
+    with pytest.raises(BadOutput, match="extract_properties"):
+        calibrated([7.8])
 
 
 @pytest.mark.parametrize(

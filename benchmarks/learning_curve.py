@@ -16,7 +16,7 @@ from benchmarks.planted import DEFAULT
 from src.files import writable_folder
 from src.logs import show_log
 from src.model.checkpoint import load_model
-from src.train.config import load_train_config
+from src.train.config import TrainConfig, load_train_config
 from src.train.parallel import workers
 from src.train.trainer import train
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Train, evaluate and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/train_cubes.yaml"), help="default: %(default)s")
-    parser.add_argument("--shares", nargs="+", type=float, default=(0.25, 0.5, 1.0), help="(default: 0.25 0.5 1)")
+    parser.add_argument("--shares", nargs="+", type=float, default=(0.25, 0.5, 1.0), help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=900, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("results/learning_curve"), help="default: %(default)s")
     options = parser.parse_args()
@@ -48,8 +48,9 @@ def main() -> None:
 def _model(share: float, options: argparse.Namespace) -> Run:
     """Train on this share, and evaluate."""
     folder = options.output / f"{share:g}-{options.steps}"
-    config = load_train_config(options.config).model_copy(
-        update={
+    config = TrainConfig.model_validate(
+        {
+            **load_train_config(options.config).model_dump(),
             "cubes_share": share,
             "steps": options.steps,
             "validate_every": options.steps,
@@ -60,8 +61,7 @@ def _model(share: float, options: argparse.Namespace) -> Run:
     )
     with workers(config.device) as processes:
         train(config, processes)
-    command = [sys.executable, "-m", "benchmarks.detection", "--checkpoint", config.checkpoint, "--output", folder]
-    measure([command])
+    measure([[sys.executable, "-m", "benchmarks.detection", "--checkpoint", config.checkpoint, "--output", folder]])
     report = json.loads((folder / "detection.json").read_text())
     (at_default,) = (point for point in report["operating_points"] if point["threshold"] == DEFAULT)
     return {

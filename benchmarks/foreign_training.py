@@ -31,7 +31,8 @@ from tests.foreign_models import bundle_config
 
 __all__ = ["main"]
 
-PATCH, BATCH, CLEAR = 48, 4, 1  # voxels; patches of a step, and those of them that show lung without a nodule
+CLEAR = 0.25  # of the patches of a step show lung without a nodule
+LEAST_BOX = 2  # voxels along each side
 MIRRORED = 24  # voxels on each side of a cube, so that a nodule may lie anywhere in a patch
 PIECE = 64  # voxels: the side of a piece of a scan that a patch is cut from
 RATE, WARM, CLIP = 1e-3, 50, 10.0  # AdamW's; steps in which it rises; the largest norm of a gradient
@@ -53,8 +54,8 @@ BACKBONE: dict[str, Any] = {
     "conv1_t_stride": [2, 2, 2],
     "conv1_t_size": [7, 7, 7],
 }
-SHAPES, SCALES = [[4, 4, 4], [6, 6, 6], [9, 9, 9]], [1, 2, 4]  # of anchors, in voxels
-DIVISIBLE, LAYERS = [16, 16, 16], [1, 2]
+SHAPES, SCALES = [[4, 4, 4], [7, 7, 7], [12, 12, 12]], [1, 2]  # of anchors, in voxels
+DIVISIBLE, LAYERS = [8, 8, 8], [1]
 CHOICE = {"score_thresh": 0.02, "topk_candidates_per_level": 1000, "nms_thresh": 0.22, "detections_per_img": 300}
 Sample = dict[str, Any]
 
@@ -74,12 +75,14 @@ def main() -> None:
 
     set_determinism(options.seed)
     learner = KINDS[options.kind]()
-    samples = _samples(options.data, options.config, learner.transforms(), options.seed)
+    samples = _samples(options.data, options.config, learner, options.seed)
     _train(learner, samples, options.minutes * 60, writable_folder(options.output / options.kind))
 
 
 class SegResNet:
     """A segmentation network by its state dict and `config.yaml`."""
+
+    patch, batch = 48, 4  # voxels; patches of a step
 
     def __init__(self) -> None:
         from monai.losses import DiceCELoss
@@ -88,14 +91,13 @@ class SegResNet:
         self.network: nn.Module = nets.SegResNet(**SEGRESNET)
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
 
-    @staticmethod
-    def transforms() -> list[Any]:
+    def transforms(self) -> list[Any]:
         """Patches with random axes and directions."""
         from monai import transforms
 
         keys = ("image", "label")
         return [
-            transforms.RandCropByPosNegLabeld(keys, "label", (PATCH,) * 3, pos=2, neg=1, num_samples=1),
+            transforms.RandCropByPosNegLabeld(keys, "label", (self.patch,) * 3, pos=2, neg=1, num_samples=1),
             *(transforms.RandFlipd(keys, 0.5, axis) for axis in range(3)),
             transforms.RandRotate90d(keys, 0.5, spatial_axes=(0, 1)),
         ]
@@ -122,7 +124,13 @@ class SegResNet:
 
 
 class RetinaNet:
-    """A detection network as a MONAI bundle."""
+    """A detection network as a MONAI bundle.
+
+    Its coarsest level has 4 x 4 x 4 voxels in training: for 2 x 2 x 2, PyTorch 2.15 gives infinite gradients in
+    bfloat16 on processors without AMX.
+    """
+
+    patch, batch = 32, 8  # see `SegResNet`
 
     def __init__(self) -> None:
         from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
@@ -131,7 +139,8 @@ class RetinaNet:
         from monai.networks import nets
 
         extractor = resnet_fpn_feature_extractor(nets.resnet10(**BACKBONE), 3, False, LAYERS, None)  # noqa: FBT003
-        self.network: nn.Module = RetinaNet(3, 1, len(SHAPES), extractor, size_divisible=DIVISIBLE)
+        network = RetinaNet(3, 1, len(SHAPES), extractor, size_divisible=DIVISIBLE)
+        self.network: nn.Module = network.to(memory_format=torch.channels_last_3d)
         self.detector = RetinaNetDetector(self.network, AnchorGeneratorWithAnchorShape(SCALES, SHAPES))
         self.detector.set_atss_matcher(num_candidates=4, center_in_gt=False)  # this and the next as in the bundle
         self.detector.set_hard_negative_sampler(
@@ -139,14 +148,13 @@ class RetinaNet:
         )
         self.detector.set_target_keys("box", "label")
 
-    @staticmethod
-    def transforms() -> list[Any]:
+    def transforms(self) -> list[Any]:
         """Patches with the boxes of their nodules, with random axes and directions."""
         from monai.apps.detection.transforms import dictionary as boxed
 
         return [
             _with_boxes,
-            boxed.RandCropBoxByPosNegLabeld("image", "box", "class", (PATCH,) * 3, pos=3, neg=1, num_samples=1),
+            boxed.RandCropBoxByPosNegLabeld("image", "box", "class", (self.patch,) * 3, pos=3, neg=1, num_samples=1),
             *(boxed.RandFlipBoxd("image", "box", "image", 0.5, axis) for axis in range(3)),
             boxed.RandRotateBox90d("image", "box", "image", 0.5, spatial_axes=(0, 1)),
         ]
@@ -172,7 +180,7 @@ class RetinaNet:
 KINDS: dict[str, Callable[[], SegResNet | RetinaNet]] = {"segresnet": SegResNet, "retinanet": RetinaNet}
 
 
-def _samples(data: Path, config: Path, transforms: list[Any], seed: int) -> Iterator[list[Sample]]:
+def _samples(data: Path, config: Path, learner: SegResNet | RetinaNet, seed: int) -> Iterator[list[Sample]]:
     """Batches without end, each from other nodules and places."""
     from monai.transforms import Compose
 
@@ -181,7 +189,7 @@ def _samples(data: Path, config: Path, transforms: list[Any], seed: int) -> Iter
     cubes = [cube for cube in cubes if cube.patient not in settings.leave_out_patients]
     scans = [load_background(settings, one.name) for one in settings.train_backgrounds if not one.has_opacities]
     print(f"{len(cubes)} nodules, {len(scans)} scans", flush=True)
-    change = Compose(transforms)
+    change = Compose(learner.transforms())
     change.set_random_state(seed)
 
     def nodule(number: int) -> Sample:
@@ -198,8 +206,9 @@ def _samples(data: Path, config: Path, transforms: list[Any], seed: int) -> Iter
 
     while True:
         order = random.permutation(len(cubes)).tolist()
-        while len(order) >= BATCH:
-            batch = [nodule(order.pop()) for _ in range(BATCH - CLEAR)] + [clear() for _ in range(CLEAR)]
+        while len(order) >= learner.batch:
+            empty = round(CLEAR * learner.batch)
+            batch = [nodule(order.pop()) for _ in range(learner.batch - empty)] + [clear() for _ in range(empty)]
             yield [change(one)[0] for one in batch]
 
 
@@ -212,10 +221,11 @@ def _sample(hu: Any, label: Any) -> Sample:  # noqa: ANN401 - arrays
 
 def _with_boxes(sample: Sample) -> Sample:
     """The box of each outlined body (first and last corners, the last beyond it), in place of the outlines."""
-    labels, count = ndimage.label(sample["label"][0].numpy() > 0)
+    labels, _ = ndimage.label(sample["label"][0].numpy() > 0)
     found = [[*(s.start for s in part), *(s.stop for s in part)] for part in ndimage.find_objects(labels)]
     boxes = torch.tensor(found, dtype=torch.float32).reshape(-1, 6)
-    return {"image": sample["image"], "box": boxes, "class": torch.zeros(count, dtype=torch.int64)}
+    boxes = boxes[(boxes[:, 3:] - boxes[:, :3]).amin(dim=1) >= LEAST_BOX]
+    return {"image": sample["image"], "box": boxes, "class": torch.zeros(len(boxes), dtype=torch.int64)}
 
 
 def _train(learner: SegResNet | RetinaNet, samples: Iterator[list[Sample]], seconds: float, folder: Path) -> None:

@@ -1,9 +1,12 @@
 """Windows, blending and views: every voxel is covered, at the right place and with the right weight."""
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
 from itertools import product
 from pathlib import Path
+from threading import Barrier
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,9 +23,9 @@ from src.data.preprocessing import preprocess
 from src.detection import sliding_window
 from src.detection.blending import BlendMethod, blend_weights
 from src.detection.peak_detection import detect_peaks
-from src.detection.sliding_window import count_windows, predict_windows, sliding_window_inference
-from src.detection.tta import IDENTITY, View, views
-from src.detection.windows import plan_windows
+from src.detection.sliding_window import blend_windows, count_windows, predict_windows, sliding_window_inference
+from src.detection.tta import IDENTITY, View, ViewedNetwork, views
+from src.detection.windows import plan_windows, regular_windows
 from src.errors import BadCheckpoint, BadConfig, BadScan
 from src.model.checkpoint import load_model
 from src.model.unet import output_grid
@@ -410,6 +413,53 @@ def test_the_number_of_windows_is_known_in_advance(tiling: tuple[Shape3, Shape3,
     shape, patch, stride = tiling
     found = predict_windows(Pooling(), _volume(shape), patch, stride, batch_size=8, device=CPU)
     assert count_windows(Pooling(), shape, patch, stride) == found.windows
+
+
+class Meeting(nn.Module):
+    """Takes the mean of a patch, and waits until another patch is computed at the same time, for `patient` seconds."""
+
+    def __init__(self, patient: float) -> None:
+        super().__init__()
+        self.barrier, self.threads = Barrier(2, timeout=patient), set[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.threads.add(torch.get_num_threads())
+        self.barrier.wait()
+        return x.mean(dim=(2, 3, 4), keepdim=True).expand_as(x)
+
+
+def _blended(network: nn.Module, volume: FloatArray, lanes: int) -> Tensor:
+    windows = regular_windows((12, 6, 9), (6, 6, 6), 0.5)  # six
+    viewed = ViewedNetwork(network, CPU, torch.float32, (IDENTITY,))
+    weights = blend_weights((6, 6, 6), "gaussian")
+    return blend_windows(viewed, torch.from_numpy(volume), windows, weights, batch_size=1, lanes=lanes)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_lanes_compute_at_the_same_time_and_share_the_threads() -> None:
+    meeting, volume = Meeting(60), _volume((12, 6, 9))
+    together = _blended(meeting, volume, lanes=2)
+    assert meeting.threads == {2}
+    with ThreadPoolExecutor(1) as later:
+        assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (4, 4)
+    meeting.barrier = Barrier(1)
+    torch.testing.assert_close(together, _blended(meeting, volume, lanes=1), rtol=0, atol=0)
+    assert meeting.threads == {2, 4}
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_an_error_in_a_lane_is_raised() -> None:
+    with pytest.raises(BadCheckpoint, match="NaN"):
+        _blended(Overflowing(), _volume((12, 6, 9)) + 2, lanes=2)
+    assert torch.get_num_threads() == 4
 
 
 def test_progress_counts_every_window() -> None:

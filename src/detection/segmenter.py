@@ -26,6 +26,7 @@ from .windows import Region, needed_windows
 __all__ = ["Segmenter", "marks_in"]
 
 BODY = 0.5  # least probability of a nodule's voxels
+LANES = 2  # windows at the same time in half precision: they need no more memory than one in float32
 MOST_MARKS = 1000  # in a scan; the most confident are kept
 
 
@@ -93,6 +94,7 @@ class Segmenter(ForeignDetector):
                 windows,
                 blend,
                 batch_size=1 if self.device.type == "cpu" else self.options.batch_size,
+                lanes=LANES if self.device.type == "cpu" and self.chosen.dtype != torch.float32 else 1,
                 clear_cache=self.options.clear_cache,
                 progress=progress,
             )

@@ -2,9 +2,12 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias, get_args
+from threading import Barrier
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -161,28 +164,32 @@ def predict_windows(  # noqa: PLR0913 - by name
     return Predictions(maps, len(windows), network.retried)
 
 
-def blend_windows(
+def blend_windows(  # noqa: PLR0913 - by name
     network: ViewedNetwork,
     volume: Tensor,
     windows: Sequence[Box],
     blend: FloatArray,
     *,
     batch_size: int,
+    lanes: int = 1,
     scale: int = 1,
     clear_cache: bool = False,
     progress: Progress | None = None,
 ) -> Tensor:
     """The network's maps of a volume (X, Y, Z), (C, X/scale, Y/scale, Z/scale), on its device.
 
-    They are the averages over all windows, weighted by `blend`, and 0 where no window lies.
+    They are the averages over all windows, weighted by `blend`, and 0 where no window lies. On a CPU so many `lanes`
+    compute at the same time, each with its share of the threads.
     """
     device, weights = network.device, torch.from_numpy(blend).to(network.device)
     total: Tensor | None = None
     norm = torch.zeros(_divide(volume.shape, scale), device=device)
     padded = network.widened(volume).to(device)
-    for first in range(0, len(windows), batch_size):
-        batch = windows[first : first + batch_size]
-        outputs = network(torch.stack([padded[network.wider(window)][None] for window in batch]))
+    batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
+    shown = (torch.stack([padded[network.wider(window)][None] for window in batch]) for batch in batches)
+    done = 0
+    for batch, outputs in zip(batches, _in_lanes(network, shown, lanes), strict=True):
+        done += len(batch)
         if total is None:
             total = torch.zeros((outputs.shape[1], *norm.shape), device=device)
         for window, output in zip(batch, outputs, strict=True):
@@ -192,9 +199,34 @@ def blend_windows(
         if clear_cache and device.type == "cuda":
             torch.cuda.empty_cache()
         if progress is not None:
-            progress(first + len(batch), len(windows))
+            progress(done, len(windows))
     assert total is not None  # noqa: S101 - a volume has at least one window
     return total.div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny))
+
+
+def _in_lanes(network: ViewedNetwork, inputs: Iterable[Tensor], lanes: int) -> Iterator[Tensor]:
+    """The network's outputs, in order."""
+    threads = torch.get_num_threads()
+    if (lanes := min(lanes, threads)) == 1:
+        yield from map(network, inputs)
+        return
+    begun = Barrier(lanes)
+
+    def begin(_: int) -> None:
+        torch.get_num_threads()  # takes over the number of other threads; later this would undo the next line
+        torch.set_num_threads(threads // lanes)
+        begun.wait()
+
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(begin, range(lanes)))
+        torch.set_num_threads(threads)  # `begin` also sets it for threads that start later
+        ahead: deque[Any] = deque()
+        for one in inputs:
+            ahead.append(pool.submit(network, one))
+            if len(ahead) > lanes:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def count_windows(model: torch.nn.Module, shape: Shape3, patch_size: Shape3, stride: Shape3) -> int:

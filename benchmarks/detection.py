@@ -36,7 +36,7 @@ from src.train.crops import Crop
 from src.train.cubes import load_cubes
 from src.types import Scan
 
-__all__ = ["Found", "figures", "main"]
+__all__ = ["Found", "add_data", "figures", "main"]
 
 MIRRORED = 23  # voxels on each side of a cube
 REPEATS = 1000  # draws of patients
@@ -106,12 +106,17 @@ def main() -> None:
         _record(about, report, options.record)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the nodules and scans."""
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds the cubes and backgrounds/")
     parser.add_argument(
         "--config", type=Path, default=Path("configs/train_cubes.yaml"), help="names the held-out subset"
     )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_data(parser)
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
     parser.add_argument("--speed", default="auto", choices=("auto", "accurate", "balanced", "fast"), help="%(default)s")
     parser.add_argument("--threshold", type=float, help="default: 0.5; marks below it are listed, not measured")

@@ -191,7 +191,9 @@ def test_the_confidence_shift_applies_only_to_validated_and_exported_models(
     image = torch.rand(1, 1, 16, 16, 16)
     expected = run.average.logits(image).detach()
     expected[:, 0] -= 3
-    for model in (*judged, load_model(run.config.checkpoint).model):
+    exported = load_model(run.config.checkpoint)
+    assert exported.about.training["confidence_shift"] == -3
+    for model in (*judged, exported.model):
         assert isinstance(model, UNet)
         torch.testing.assert_close(model.logits(image).detach(), expected, rtol=0, atol=1e-3)
     assert len(judged) == 1

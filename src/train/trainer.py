@@ -162,6 +162,7 @@ def _export(run: Run, sources: Sources) -> Path:
             "exported_step": kept.step,
             "initial": None if config.initial is None else config.initial.name,
             "seed": config.seed,
+            "confidence_shift": config.confidence_shift,
             "seconds": round(run.seconds),
             "processes": run.workers.count,
             "nodules": sources.nodules,

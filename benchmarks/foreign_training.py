@@ -33,7 +33,6 @@ __all__ = ["main"]
 
 CLEAR = 0.25  # of the patches of a step show lung without a nodule
 LEAST_BOX = 2  # voxels along each side
-MIRRORED = 24  # voxels on each side of a cube, so that a nodule may lie anywhere in a patch
 PIECE = 64  # voxels: the side of a piece of a scan that a patch is cut from
 RATE, WARM, CLIP = 1e-3, 50, 10.0  # AdamW's; steps in which it rises; the largest norm of a gradient
 LOW, HIGH = -1000.0, 400.0  # HU
@@ -83,6 +82,7 @@ class SegResNet:
     """A segmentation network by its state dict and `config.yaml`."""
 
     patch, batch = 48, 4  # voxels; patches of a step
+    mirrored = 24  # voxels on each side of a cube, so that a nodule may lie anywhere in a patch
 
     def __init__(self) -> None:
         from monai.losses import DiceCELoss
@@ -131,6 +131,7 @@ class RetinaNet:
     """
 
     patch, batch = 32, 8  # see `SegResNet`
+    mirrored = 0  # a mirror would show parts of the nodule on all sides, each with a box
 
     def __init__(self) -> None:
         from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
@@ -195,7 +196,7 @@ def _samples(data: Path, config: Path, learner: SegResNet | RetinaNet, seed: int
     def nodule(number: int) -> Sample:
         cube = cubes[number]
         label = cube.mask if cube.other is None else cube.mask | cube.other
-        return _sample(np.pad(cube.hu, MIRRORED, mode="reflect"), np.pad(label, MIRRORED, mode="reflect"))
+        return _sample(*(np.pad(one, learner.mirrored, mode="reflect") for one in (cube.hu, label)))
 
     def clear() -> Sample:
         scan = scans[random.integers(len(scans))]
@@ -259,6 +260,8 @@ def _bundle() -> dict[str, Any]:
     choice = ",".join(f"{key}={value}" for key, value in CHOICE.items())
     config = bundle_config()
     config["anchor_generator"] |= {"feature_map_scales": SCALES, "base_anchor_shapes": SHAPES}
+    module = "monai.apps.detection.networks.retinanet_network"
+    config["feature_extractor"] = f"${module}.resnet_fpn_feature_extractor(@backbone,3,False,{LAYERS},None)"
     config["backbone"] = f"$monai.networks.nets.resnet.resnet10({arguments})"
     config["detector_ops"][1] = f"$@detector.set_box_selector_parameters({choice})"
     for transform in config["preprocessing"]["transforms"]:

@@ -51,7 +51,6 @@ __all__ = [
     "match_one",
     "plant",
     "predict_copies",
-    "read_copies",
 ]
 
 LOW = 0.1  # the lowest confidence on the curve, which must reach 8 false marks a scan
@@ -87,7 +86,7 @@ def main() -> None:
     background, crops = held_out(options)
     name = background.name
     series, places = predict_copies(pipeline, background, crops, options.output, options.copies, options.seed)
-    marks, nodules, unsure = read_copies(options.output, series)
+    marks, nodules, unsure = _read_copies(options.output, series)
     result = evaluate(marks, nodules, len(series), unsure)
     of_places = evaluate(marks, nodules._replace(kind=places), len(series), unsure, bootstraps=0)
     strict = evaluate(marks, nodules, len(series), bootstraps=0)
@@ -195,7 +194,7 @@ def predict_copies(
     return series, tuple(places)
 
 
-def read_copies(folder: Path, series: Sequence[str]) -> tuple[MarkTable, FindingTable, FindingTable]:
+def _read_copies(folder: Path, series: Sequence[str]) -> tuple[MarkTable, FindingTable, FindingTable]:
     """The files of `predict_copies`: the marks, the nodules, and the places that count neither way."""
     nodules, unsure = (read_findings(folder / f"{name}.csv", series) for name in ("annotations", "excluded"))
     return read_reports(folder / "predictions", series), nodules, unsure
@@ -203,7 +202,7 @@ def read_copies(folder: Path, series: Sequence[str]) -> tuple[MarkTable, Finding
 
 def evaluate_copies(folder: Path, series: Sequence[str]) -> Evaluation:
     """The evaluation of the files of `predict_copies`, without intervals."""
-    marks, nodules, unsure = read_copies(folder, series)
+    marks, nodules, unsure = _read_copies(folder, series)
     return evaluate(marks, nodules, len(series), unsure, bootstraps=0)
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from src.data.geometry import RAS_TO_LPS
 from src.errors import BadConfig
-from src.model.checkpoint import load_model
+from src.model.checkpoint import load_model, save_checkpoint
 from src.model.unet import UNet
 from src.train.config import TrainConfig, load_train_config
 from src.train.journal import Journal
@@ -160,6 +160,12 @@ def test_crops_and_backgrounds_suffice_for_training_from_given_weights(data: Pat
         torch.testing.assert_close(value, kept[key], rtol=1e-3, atol=1e-6)  # kernels are stored as float16
     about = load_model(first.config.checkpoint).about
     assert about.training["validation_patients"] == ["c"]
+    doubled = {key: 2 * value if value.is_floating_point() else value for key, value in kept.items()}
+    save_checkpoint(tmp_path / "doubled.pth", doubled, about)
+    both = config(data, tmp_path / "both", initial=[first.config.checkpoint, tmp_path / "doubled.pth"], **source)
+    for key, value in Run(both, CPU, ["one"]).model.state_dict().items():
+        expected = 1.5 * kept[key] if value.is_floating_point() else kept[key]
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
     other = config(data, tmp_path, features=[4, 8, 8], initial=first.config.checkpoint, **source)
     with pytest.raises(BadConfig, match=r"initial: .*\[4, 8, 8, 8\].*\[4, 8, 8\]"):
         Run(other, CPU, ["one"])

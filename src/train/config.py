@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..config import Device, Section, load_section
 
 __all__ = ["BackgroundScan", "TrainConfig", "load_train_config"]
 
 Positive = Annotated[int, Field(ge=1)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda given: [given] if isinstance(given, str | Path) else given)]
 CHECKPOINTS = (".pth", ".safetensors")
 
 
@@ -62,7 +63,7 @@ class TrainConfig(Section):
     patience: Positive | None = None  # validations without improvement until the run stops; the best average is kept
     workers: Annotated[int, Field(ge=0, le=256)] = Field(default_factory=_spare_cores)  # processes that make samples
     device: Device = "auto"
-    initial: Path | None = None  # a checkpoint of the same `features` to start from
+    initial: Paths = ()  # checkpoints of the same `features`: training starts from the mean of their weights
     run: Path  # the folder of the state and the logs
     checkpoint: Path
     name: str

@@ -57,7 +57,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.config, self.workers, self.scans = config, workers, list(scans)
         self.model = UNet(config.features).to(workers.device).to(memory_format=torch.channels_last_3d)
-        if config.initial is not None:
+        if config.initial:
             _start_from(self.model, config.initial)
         self.average = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.AdamW(
@@ -223,9 +223,11 @@ class _Logits(nn.Module):
         return self.model.logits(image)
 
 
-def _start_from(model: UNet, path: Path) -> None:
-    initial = load_model(path)
-    if initial.about.hyperparameters != model.hyperparameters:
-        msg = f"initial: {path} has {initial.about.hyperparameters}, but the configuration {model.hyperparameters}"
-        raise BadConfig(msg)
-    model.load_state_dict(initial.model.state_dict())
+def _start_from(model: UNet, paths: Sequence[Path]) -> None:
+    """Load the mean of these checkpoints' weights."""
+    for count, path in enumerate(paths):
+        initial = load_model(path)
+        if initial.about.hyperparameters != model.hyperparameters:
+            msg = f"initial: {path} has {initial.about.hyperparameters}, but the configuration {model.hyperparameters}"
+            raise BadConfig(msg)
+        follow(model, initial.model, count / (count + 1))

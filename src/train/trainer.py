@@ -160,7 +160,7 @@ def _export(run: Run, sources: Sources) -> Path:
         training={
             "steps": run.step,
             "exported_step": kept.step,
-            "initial": None if config.initial is None else config.initial.name,
+            "initial": [path.name for path in config.initial],
             "seed": config.seed,
             "confidence_shift": config.confidence_shift,
             "seconds": round(run.seconds),

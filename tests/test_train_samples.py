@@ -15,10 +15,10 @@ from src.errors import BadConfig
 from src.train.augmentation import degrade, turn
 from src.train.chance import rotation
 from src.train.crops import Crop, load_crops, split_by_patient
-from src.train.dataset import SIZES, Batches, Inserted, _from_crop
+from src.train.dataset import SIZES, Batches, Recipe, _from_crop
 from src.train.insertion import NoduleToInsert, insert, procedural_nodule, real_nodule, resample_crop
 from src.train.scans import LungScan
-from src.train.targets import Sample, Truth, heat_target, within
+from src.train.targets import Sample, Spread, Truth, heat_target, within
 from tests.training_data import CROP_CENTRE, tiny_crops, write_crops
 
 NOWHERE = np.empty((0, 3), dtype=np.intp)
@@ -45,7 +45,8 @@ def lung(shape: tuple[int, int, int] = (60, 110, 100), truths: tuple[Truth, ...]
 
 def batches(scans: list[LungScan], known: list[Crop], seed: int = 3, numbers: range = range(8)) -> Batches:
     hard = [NOWHERE for _ in [*scans, *known]]
-    return Batches(known, scans, hard, numbers, (-1000.0, 400.0), seed, 2, Inserted((3.0, 36.0), 0.35))
+    recipe = Recipe((-1000.0, 400.0), 2, (3.0, 36.0), 0.35, Spread())
+    return Batches(known, scans, hard, numbers, seed, recipe)
 
 
 @pytest.mark.parametrize("make", [procedural_nodule, lambda rng, diameter: real_nodule(rng, crops()[4], diameter)])
@@ -89,7 +90,7 @@ def test_an_invisible_nodule_is_not_inserted(surroundings: int, is_seen: bool) -
 
 @given(CENTRES, st.floats(3, 40))
 def test_the_heat_target_peaks_at_the_nodule(centre: np.ndarray, diameter: float) -> None:
-    heat, log_diameter = heat_target((48, 48, 48), [Truth(centre, diameter)])
+    heat, log_diameter = heat_target((48, 48, 48), [Truth(centre, diameter)], Spread())
     assert heat.shape == (24, 24, 24)
     assert heat.min() >= 0
     assert heat.max() <= 1
@@ -101,12 +102,19 @@ def test_the_heat_target_peaks_at_the_nodule(centre: np.ndarray, diameter: float
 
 def test_the_stronger_of_two_bumps_wins_and_no_nodule_gives_zero() -> None:
     near, far = Truth(np.array([12.0, 24, 24]), 5.0), Truth(np.array([30.0, 24, 24]), 20.0)
-    both, diameter = heat_target((48, 48, 48), [near, far])
-    alone = [heat_target((48, 48, 48), [truth])[0] for truth in (near, far)]
+    both, diameter = heat_target((48, 48, 48), [near, far], Spread())
+    alone = [heat_target((48, 48, 48), [truth], Spread())[0] for truth in (near, far)]
     np.testing.assert_array_equal(both, np.maximum(*alone))
     assert np.exp(diameter[6, 12, 12]) == pytest.approx(5)
     assert np.exp(diameter[15, 12, 12]) == pytest.approx(20)
-    assert not heat_target((47, 48, 49), [])[0].any()
+    assert not heat_target((47, 48, 49), [], Spread())[0].any()
+
+
+@pytest.mark.parametrize(("diameter", "sigma"), [(6, 2), (12, 3), (40, 5)])
+def test_a_targets_width_is_a_share_of_the_diameter_within_limits(diameter: float, sigma: float) -> None:
+    heat, _ = heat_target((48, 48, 48), [Truth(np.array([24.0, 24, 24]), diameter)], Spread(0.25, 2, 5))
+    assert heat[12, 12, 12] == 1
+    assert heat[14, 12, 12] == pytest.approx(np.exp(-(4**2) / (2 * sigma**2)))
 
 
 @given(SEEDS, st.tuples(*[st.integers(0, 11)] * 3))

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..config import Device, Section, load_section
+from .targets import Spread
 
 __all__ = ["BackgroundScan", "TrainConfig", "load_train_config"]
 
@@ -49,6 +50,7 @@ class TrainConfig(Section):
     batch_size: Positive = 8  # patches of 48 mm; those of 64 and 96 mm are fewer, with the same total volume
     diameters: tuple[float, float] = (3.0, 36.0)  # mm, of the planted nodules
     mixed: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of those from crops that becomes ground-glass
+    spread: Spread = Spread()  # of the heatmap's targets
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup: Positive = 200  # steps
     decay: Annotated[float, Field(gt=0, le=1)] = 0.35  # share of the steps in which the rate falls to zero
@@ -97,6 +99,10 @@ class TrainConfig(Section):
             (
                 not 0 < self.diameters[0] < self.diameters[1],
                 f"diameters {list(self.diameters)} must be two lengths in mm, the first the smaller one",
+            ),
+            (
+                not (self.spread.share >= 0 and 0 < self.spread.least <= self.spread.most),
+                f"spread {list(self.spread)} must be a share of the diameter and two lengths in mm, the smaller one first",
             ),
             (self.checkpoint.suffix not in CHECKPOINTS, f"checkpoint must end in {' or '.join(CHECKPOINTS)}"),
         )

@@ -16,9 +16,9 @@ from .chance import chance, log_uniform, orientation, rotation
 from .crops import Crop
 from .insertion import NoduleToInsert, insert, procedural_nodule, real_nodule, resampled
 from .scans import LungScan, Places, balls
-from .targets import Points, Sample, Truth, heat_target
+from .targets import Points, Sample, Spread, Truth, heat_target
 
-__all__ = ["Batches", "Inserted"]
+__all__ = ["Batches", "Recipe"]
 
 SIZES = (48, 64, 96)  # mm, the patches' edges, in turn; the network cannot learn where a patch ends
 POSITIVE, PLANTED = 0.6, 0.8  # shares of the patches, cumulated: a real nodule or its surroundings; planted nodules
@@ -34,11 +34,14 @@ MARGIN = 3  # voxels from the end of a patch without planted nodules
 DRAWS = 20_000  # random places of a scan; those inside the patch are used
 
 
-class Inserted(NamedTuple):
-    """The nodules that are planted in scans."""
+class Recipe(NamedTuple):
+    """How samples are made."""
 
-    diameters: tuple[float, float]  # mm
+    clip_range: tuple[float, float]  # HU that become 0 and 1
+    small: int  # patches of 48 mm in a batch
+    diameters: tuple[float, float]  # mm, of the planted nodules
     mixed: float  # the share of those from crops that becomes ground-glass
+    spread: Spread  # of the targets
 
 
 class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -51,10 +54,8 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         scans: at least one.
         hard: voxels (n, 3) of false marks, for each scan, then for each crop.
         indices: the batch numbers of item 0, 1 and so on.
-        clip_range: HU that become 0 and 1.
         seed: of all randomness.
-        small: patches of 48 mm in a batch.
-        inserted: the nodules that are planted.
+        recipe: how samples are made.
     """
 
     def __init__(
@@ -63,14 +64,11 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         scans: Sequence[LungScan],
         hard: Sequence[npt.NDArray[np.intp]],
         indices: range,
-        clip_range: tuple[float, float],
         seed: int,
-        small: int,
-        inserted: Inserted,
+        recipe: Recipe,
     ) -> None:
         self.crops, self.scans, self.hard = crops, scans, hard
-        self.indices, self.clip_range, self.seed, self.small = indices, clip_range, seed, small
-        self.inserted = inserted
+        self.indices, self.seed, self.recipe = indices, seed, recipe
         self.annotated = [(scan, truth) for scan in scans for truth in scan.truths]
         often = np.array([TWICE if c.texture < SUBSOLID else 1.0 for c in crops] + [1.0] * len(self.annotated))
         self.often = often / max(often.sum(), 1.0)
@@ -82,7 +80,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         index = self.indices[item]
         rng = np.random.default_rng([self.seed, index])
         size = SIZES[index % len(SIZES)]
-        count = max(1, round(self.small * (SIZES[0] / size) ** 3))
+        count = max(1, round(self.recipe.small * (SIZES[0] / size) ** 3))
         samples = [self._sample(rng, size) for _ in range(count)]
         parts = [self._arrays(rng, sample) for sample in samples]
         image, heat, diameter, weight = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
@@ -102,7 +100,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         which = int(rng.choice(len(self.often), p=self.often))
         if which < len(self.crops):
             hard = self.hard[len(self.scans) + which]
-            return _from_crop(rng, self.crops[which], size, self.inserted.diameters[1], hard)
+            return _from_crop(rng, self.crops[which], size, self.recipe.diameters[1], hard)
         return _in_place(rng, *self.annotated[which - len(self.crops)], size)
 
     def _background(self, rng: Generator, size: int, nodules: int) -> Sample:
@@ -115,7 +113,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         drawn = places[rng.integers(len(places), size=DRAWS)] - corner
         inside = ((drawn >= MARGIN) & (drawn < size - MARGIN)).all(1)
         for centre in drawn[inside][:nodules]:
-            diameter = log_uniform(rng, *self.inserted.diameters)
+            diameter = log_uniform(rng, *self.recipe.diameters)
             is_free = all(np.linalg.norm(centre - t.centre) > (diameter + t.diameter) / 2 + 4 for t in truths)
             if is_free and insert(hu, self._nodule(rng, diameter), centre):
                 truths.append(Truth(centre.astype(np.float64), diameter))
@@ -127,7 +125,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         # From a crop of similar size: a mass shrunk to 4 mm would have a texture that no small nodule has.
         ratio = np.array([abs(np.log(crop.diameter / diameter)) for crop in self.crops])
         nearest = np.argsort(ratio)[: max(15, int((ratio < LIKE).sum()))]
-        return real_nodule(rng, self.crops[rng.choice(nearest)], diameter, self.inserted.mixed)
+        return real_nodule(rng, self.crops[rng.choice(nearest)], diameter, self.recipe.mixed)
 
     def _corner(self, rng: Generator, which: int, size: int, *, wants_lung: bool) -> npt.NDArray[np.intp]:
         scan, hard = self.scans[which], self.hard[which]
@@ -141,9 +139,9 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return _corner_around(scan, middle, size)
 
     def _arrays(self, rng: Generator, sample: Sample) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        low, high = self.clip_range
+        low, high = self.recipe.clip_range
         image = (np.clip(degrade(rng, sample.hu), low, high) - low) / (high - low)
-        heat, log_diameter = heat_target(sample.hu.shape, sample.truths)
+        heat, log_diameter = heat_target(sample.hu.shape, sample.truths, self.recipe.spread)
         weight = np.ones_like(heat)
         if sample.ignore is not None:
             weight[sample.ignore[::2, ::2, ::2] & (heat < KNOWN_HEAT)] = 0

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..types import FloatArray
 
-__all__ = ["Mask", "Points", "Sample", "Truth", "heat_target", "within"]
+__all__ = ["Mask", "Points", "Sample", "Spread", "Truth", "heat_target", "within"]
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
@@ -22,6 +22,14 @@ class Truth(NamedTuple):
     diameter: float
 
 
+class Spread(NamedTuple):
+    """The standard deviation of a nodule's Gaussian: a share of its diameter, within limits in mm."""
+
+    share: float = 1 / 6
+    least: float = 2.2
+    most: float = 5.0
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """A patch of (X, Y, Z) float32 HU, its nodules, and its unknown voxels."""
@@ -31,17 +39,16 @@ class Sample:
     ignore: Mask | None = None
 
 
-def heat_target(shape: Sequence[int], truths: Sequence[Truth]) -> tuple[FloatArray, FloatArray]:
+def heat_target(shape: Sequence[int], truths: Sequence[Truth], spread: Spread) -> tuple[FloatArray, FloatArray]:
     """The target heatmap (0..1) and log diameter of a patch of `shape` voxels, on the halved grid.
 
-    Each nodule is a Gaussian with a standard deviation of a sixth of its diameter, 2.2 to 5 mm. Voxel j of the halved
-    grid lies on input voxel 2j.
+    Each nodule is a Gaussian. Voxel j of the halved grid lies on input voxel 2j.
     """
     small = tuple((size + 1) // 2 for size in shape)
     heat, log_diameter = np.zeros(small, np.float32), np.zeros(small, np.float32)
     grid = np.indices(small, dtype=np.float32) * 2
     for centre, diameter in truths:
-        sigma = float(np.clip(diameter / 6, 2.2, 5.0))
+        sigma = float(np.clip(spread.share * diameter, spread.least, spread.most))
         squared = ((grid - centre[:, None, None, None].astype(np.float32)) ** 2).sum(0)
         bump = np.exp(-squared / (2 * sigma**2))
         log_diameter[bump > heat] = np.log(diameter)

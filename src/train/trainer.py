@@ -16,7 +16,7 @@ from ..model.checkpoint import About, Preprocessing, save_checkpoint
 from ..model.device import cudnn_benchmark
 from .config import TrainConfig
 from .crops import Crop
-from .dataset import Batches, Inserted
+from .dataset import Batches, Recipe
 from .journal import Journal
 from .parallel import Workers
 from .run import Kept, Run
@@ -88,10 +88,8 @@ def _batches(run: Run, sources: Sources, stop: int) -> Iterable[Sequence[torch.T
         sources.scans,
         run.hard,
         indices,
-        config.clip_range,
         config.seed,
-        config.batch_size,
-        Inserted(config.diameters, config.mixed),
+        Recipe(config.clip_range, config.batch_size, config.diameters, config.mixed, config.spread),
     )
     return DataLoader(
         data,

@@ -312,7 +312,7 @@ def write_config(path: Path, chosen: TrainConfig, **changes: Any) -> Path:  # no
         ({"features": []}, "features"),
         ({"clip_range": [400, -1000]}, "clip_range [400.0, -1000.0] is empty"),
         ({"diameters": [9, 9]}, "diameters [9.0, 9.0] must be two lengths in mm, the first the smaller one"),
-        ({"spread": [0.2, 0, 5]}, "spread [0.2, 0.0, 5.0] must be a share of the diameter and two lengths in mm"),
+        ({"spread": [0.2, 0, 5]}, "spread [0.2, 0.0, 5.0] must be a share of the diameter and two limits in mm"),
         ({"checkpoint": "model.bin"}, "checkpoint must end in .pth or .safetensors"),
         ({"luna16": None}, "there are no scans to train on"),
         ({"luna16_validation_subset": None}, "there is no validation data"),

@@ -102,7 +102,7 @@ class TrainConfig(Section):
             ),
             (
                 not (self.spread.share >= 0 and 0 < self.spread.least <= self.spread.most),
-                f"spread {list(self.spread)} must be a share of the diameter and two lengths in mm, the smaller one first",
+                f"spread {list(self.spread)} must be a share of the diameter and two limits in mm, the smaller first",
             ),
             (self.checkpoint.suffix not in CHECKPOINTS, f"checkpoint must end in {' or '.join(CHECKPOINTS)}"),
         )

@@ -9,8 +9,8 @@ prints the false marks in a litre of the cubes' tissue, where four readers found
 the confidence, with false marks weighted as if there were as many scans as patients. No mark is excluded. Marks are
 the nodules, masses and candidates of the default configuration.
 
-`--record FILE` writes a copy of the checkpoint with the measured operating points. Reports take `metadata.expected`
-from them.
+`--record FILE` writes a copy of the checkpoint with the measured operating points and the fitted probability. Reports
+take `metadata.expected` and `nodule_probability` from them.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit, logit
 
 from benchmarks.planted import DEFAULT, TO_LPS
 from src.data.loader import read_scan
@@ -31,9 +32,12 @@ from src.eval.froc import RATES, Sweep, band, by_nodules, draws_of
 from src.eval.matching import Matched
 from src.files import whole_file, writable_folder
 from src.model.checkpoint import Checkpoint, save_checkpoint
+from src.model.validation import Validation
 from src.train.config import load_train_config
 from src.train.crops import Crop
 from src.train.cubes import load_cubes
+from src.train.triage.statistics import Labels, fit_logistic, folds_by_group
+from src.triage.model import Array
 from src.types import Scan
 
 __all__ = ["Found", "add_data", "figures", "main"]
@@ -65,7 +69,8 @@ class Found(NamedTuple):
     """The detector's answers for the held-out nodules and scans."""
 
     nodules: list[Crop]
-    best: npt.NDArray[np.float64]  # (nodules,) the strongest mark that hits, -inf without one
+    best: npt.NDArray[np.float64]  # (nodules,) confidence of the strongest mark that hits, -inf without one
+    diameters: npt.NDArray[np.float64]  # (nodules,) mm, of this mark
     beside: list[npt.NDArray[np.float64]]  # of each nodule, the confidences of false marks in its cube
     litres: float  # of tissue in the cubes
     scans: dict[str, list[dict[str, Any]]]  # of each scan, its marks
@@ -126,13 +131,13 @@ def _options() -> argparse.Namespace:
 
 
 def _found(pipeline: InferencePipeline, cubes: Sequence[Crop], data: Path) -> Found:
-    best, beside = zip(*(_in_cube(pipeline, cube) for cube in cubes), strict=True)
+    best, diameters, beside = zip(*(_in_cube(pipeline, cube) for cube in cubes), strict=True)
     litres = sum(float((cube.hu < -500).sum()) for cube in cubes) / 1e6  # aerated
     scans = {}
     for name in SCANS:
         scans[name] = _marks(pipeline, read_scan(data / "backgrounds" / f"{name}.nii.gz"))
         print(f"{name}: {len(scans[name])} marks", flush=True)
-    return Found(list(cubes), np.array(best), list(beside), litres, scans)
+    return Found(list(cubes), np.array(best), np.array(diameters), list(beside), litres, scans)
 
 
 def _marks(pipeline: InferencePipeline, scan: Scan) -> list[dict[str, Any]]:
@@ -142,14 +147,16 @@ def _marks(pipeline: InferencePipeline, scan: Scan) -> list[dict[str, Any]]:
     return [{key: mark[key] for key in ("confidence", "coordinates_lps", "diameter_mm")} for mark in every]
 
 
-def _in_cube(pipeline: InferencePipeline, cube: Crop) -> tuple[float, npt.NDArray[np.float64]]:
-    """The strongest hit of the cube's nodule, and the confidences of the false marks in the cube."""
+def _in_cube(pipeline: InferencePipeline, cube: Crop) -> tuple[float, float, npt.NDArray[np.float64]]:
+    """Confidence and diameter of the strongest hit of the cube's nodule, and the confidences of its false marks."""
     hu = np.pad(cube.hu, MIRRORED, mode="reflect")
     marks = _marks(pipeline, Scan(hu, TO_LPS, cube.crop_id))
     points = np.array([mark["coordinates_lps"] for mark in marks], dtype=np.float64).reshape(-1, 3) - MIRRORED
     confidence = np.array([mark["confidence"] for mark in marks])
     hits = np.linalg.norm(points - cube.centre, axis=1) < (cube.luna_diameter or 0) / 2
-    return float(confidence[hits].max(initial=-np.inf)), confidence[cube.certainly_false(points) & ~hits]
+    best = max(np.flatnonzero(hits), key=lambda index: confidence[index], default=None)
+    strongest = (-np.inf, np.nan) if best is None else (marks[best]["confidence"], marks[best]["diameter_mm"])
+    return *strongest, confidence[cube.certainly_false(points) & ~hits]
 
 
 def figures(found: Found) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def figures(found: Found) -> dict[str, Any]:
             for rate, value in zip(RATES, _sweep(found.best, read).curve().at(RATES), strict=True)
         },
         "operating_points": _operating_points(found, owners),
-        "reliability": reliability(found, len(set(owners))),
+        **calibration(found, owners),
         "by_group": {"all": {"nodules": len(found.best), **_shares(found.best, limits)}, **groups},
         "false_marks": {
             "a_scan_at_the_default_threshold": {
@@ -214,36 +221,62 @@ def _operating_points(found: Found, owners: Sequence[str]) -> list[dict[str, Any
     ]
 
 
-def reliability(found: Found, patients: int) -> dict[str, Any]:
-    """The share of nodules among marks of each confidence, weighted to one scan a patient, and the mean error."""
-    false = np.array([mark["confidence"] for marks in found.scans.values() for mark in marks])
-    true = found.best[np.isfinite(found.best)]
-    confidence = np.concatenate([true, false])
-    weight = np.concatenate([np.ones(len(true)), np.full(len(false), patients / len(found.scans))])
-    nodule = np.arange(len(confidence)) < len(true)
-    bins = np.digitize(confidence, BINS[1:-1])
+def calibration(found: Found, owners: Sequence[str]) -> dict[str, Any]:
+    """How reliable the confidence is, and the probability of a nodule that is fitted to it.
+
+    False marks are weighted as if there were as many scans as patients. The probability is a logistic function of the
+    confidence's logit. For its reliability it is fitted on two thirds of the patients and on two of the scans, and
+    applied to the others.
+    """
+    marks = [mark for marks in found.scans.values() for mark in marks]
+    hit = np.isfinite(found.best)
+    patients, scans = len(set(owners)), len(found.scans)
+    confidence = np.concatenate([found.best[hit], [mark["confidence"] for mark in marks]])
+    counts = np.concatenate([np.ones(hit.sum()), np.full(len(marks), patients / scans)])
+    nodule = np.arange(len(confidence)) < hit.sum()
+    thirds = folds_by_group(np.array(owners), scans, 0)[hit]
+    fold = np.concatenate([thirds, np.repeat(np.arange(scans), [len(marks) for marks in found.scans.values()])])
+
+    rows = np.column_stack([logit(confidence), np.ones(len(confidence))])
+    probability = np.empty(len(confidence))
+    for left_out in range(scans):
+        used = fold != left_out
+        weights = fit_logistic(rows[used], nodule[used], counts=counts[used])
+        probability[~used] = expit(rows[~used] @ weights)
+    slope, offset = fit_logistic(rows, nodule, counts=counts)
+    return {
+        "reliability": _reliability(confidence, nodule, counts),
+        "probability": {"slope": round(float(slope), 4), "offset": round(float(offset), 4)},
+        "reliability_of_the_probability": _reliability(probability, nodule, counts),
+    }
+
+
+def _reliability(score: Array, nodule: Labels, counts: Array) -> dict[str, Any]:
+    """The share of nodules among marks of each score, and the expected calibration error."""
+    bins = np.digitize(score, BINS[1:-1])
     rows = []
     for number in np.unique(bins):
         here = bins == number
         rows.append(
             {
-                "confidence": float(np.average(confidence[here], weights=weight[here])),
-                "nodules": float(np.average(nodule[here], weights=weight[here])),
-                "share_of_marks": float(weight[here].sum() / weight.sum()),
+                "score": float(np.average(score[here], weights=counts[here])),
+                "nodules": float(np.average(nodule[here], weights=counts[here])),
+                "share_of_marks": float(counts[here].sum() / counts.sum()),
             }
         )
-    error = sum(row["share_of_marks"] * abs(row["confidence"] - row["nodules"]) for row in rows)
+    error = sum(row["share_of_marks"] * abs(row["score"] - row["nodules"]) for row in rows)
     return {"expected_calibration_error": error, "bins": rows}
 
 
 def _record(measured: Checkpoint, report: dict[str, Any], path: Path) -> None:
-    """A copy of the checkpoint with the operating points among its results."""
+    """A copy of the checkpoint with its validation."""
     nodules, patients = report["nodules_of_patients"]
-    told = {
-        "of": f"{nodules} nodules of {patients} LUNA16 patients who were kept out of training",
-        "points": report["operating_points"],
-    }
-    about = measured.about.model_copy(update={"results": {**measured.about.results, "detection": told}})
+    validation = Validation(
+        of=f"{nodules} nodules of {patients} LUNA16 patients who were kept out of training",
+        points=report["operating_points"],
+        probability=report["probability"],
+    )
+    about = measured.about.model_copy(update={"validation": validation})
     save_checkpoint(path, measured.model.state_dict(), about)
 
 
@@ -286,7 +319,8 @@ def _print(report: dict[str, Any]) -> None:
             f"threshold {point['threshold']:.2f}: sensitivity {point['sensitivity']:.3f} ({a:.3f} to {b:.3f}), "
             f"{point['false_marks_per_scan']:.2f} false marks a scan"
         )
-    print(f"expected calibration error {report['reliability']['expected_calibration_error']:.3f}")
+    errors = (report[name]["expected_calibration_error"] for name in ("reliability", "reliability_of_the_probability"))
+    print("expected calibration error of the confidence {:.3f}, of the probability {:.3f}".format(*errors))
     for name, group in report["by_group"].items():
         values = (group[key] for key in ("at_1_a_scan", "at_4_a_scan", "at_the_default_threshold"))
         print(f"{name:30} {group['nodules']:4}" + "".join(f"{value:8.3f}" for value in values))

@@ -9,7 +9,7 @@ from src.data.geometry import RAS_TO_LPS, map_points
 from src.detection.peak_detection import detect_peaks
 from src.detection.post_processing import common_voxels
 from src.inference.main import InferencePipeline
-from src.results.conclusion import expected_at
+from src.model.validation import Logistic, Point, Validation
 from src.results.output_formatter import load_heatmap, load_report
 from src.types import NoduleMask, Scan
 
@@ -44,6 +44,11 @@ def test_the_heatmap_matches_the_reported_confidence(slices: str, tmp_path: Path
         assert peak["confidence"] == pytest.approx(found["confidence"], abs=0.005)
 
 
+def validation(*measured: tuple[float, float]) -> Validation:
+    points = (Point(threshold=t, sensitivity=s, sensitivity_ci95=(0, 1), false_marks_per_scan=1) for t, s in measured)
+    return Validation(of="nodules", points=tuple(points), probability=Logistic(slope=2, offset=-1))
+
+
 @pytest.mark.parametrize(
     ("threshold", "used", "sensitivity"),
     [(0.5, 0.5, 0.8), (0.45, 0.5, 0.8), (0.1, 0.2, 0.9), (0.2, 0.2, 0.9), (0.5001, 0.7, 0.4), (0.7001, None, None)],
@@ -51,13 +56,16 @@ def test_the_heatmap_matches_the_reported_confidence(slices: str, tmp_path: Path
 def test_the_expected_sensitivity_is_that_of_the_next_listed_threshold(
     threshold: float, used: float | None, sensitivity: float | None
 ) -> None:
-    points = [
-        {"threshold": t, "sensitivity": s, "sensitivity_ci95": [0.0, 1.0], "false_marks_per_scan": 1.0}
-        for t, s in ((0.7, 0.4), (0.2, 0.9), (0.5, 0.8))
-    ]
-    expected = expected_at({"detection": {"of": "nodules", "points": points}}, threshold)
+    expected = validation((0.7, 0.4), (0.2, 0.9), (0.5, 0.8)).expected_at(threshold)
     assert (expected and expected["threshold"], expected and expected["sensitivity"]) == (used, sensitivity)
-    assert expected_at({}, threshold) is None
+    assert validation().expected_at(threshold) is None
+
+
+@pytest.mark.parametrize(
+    ("confidence", "probability"), [(0.5, 0.2689), (0.7311, 0.7311), (0.9, 0.9675), (0, 0.0), (1, 1.0)]
+)
+def test_the_probability_of_a_nodule_is_logistic_in_the_logit(confidence: float, probability: float) -> None:
+    assert validation().nodule_probability(confidence) == pytest.approx(probability, abs=1e-4)
 
 
 class TestCandidates:
@@ -72,6 +80,10 @@ class TestCandidates:
         first = results["candidates"][0]
         assert first["confidence"] == sure["confidence"]
         assert first["coordinates_lps"] == sure["peak_lps"]
+        validation = pipeline.checkpoint.about.validation
+        assert validation is not None
+        for one in (sure, first):
+            assert one["nodule_probability"] == validation.nodule_probability(one["confidence"])
         assert 0.3 < first["diameter_mm"] / sure["diameter_mm"] < 3
         assert not results["detections"]
         pipeline.save_detections(results, tmp_path / "scan.json")

@@ -66,6 +66,7 @@ def test_the_report_lists_the_findings_and_the_method(report: dict[str, Any], tm
         f"Volume {found['properties']['volume_mm3']:.0f} mm³",
         f"Type {found['properties']['nodule_type']}",
         f"Confidence {found['confidence']:.2f} of 1",
+        f"Nodule probability {found['nodule_probability']:.2f} of 1, by the model's validation",
         f"Score {found['triage']['malignancy_score']:.2f} of 1, {found['triage']['risk_category']}: ",
         "rated malignant by eye",
         "not a probability of cancer",

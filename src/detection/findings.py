@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from ..data.lungs import Lungs
 from ..data.resample import to_grid
 from ..guidelines.apply import apply_guidelines
 from ..guidelines.patient import Patient
+from ..model.validation import Validation
 from ..triage.model import score
 from ..types import (
     Affine,
@@ -35,6 +36,7 @@ from .search_plan import BESIDE_LUNG
 
 __all__ = ["Findings", "PlacedPeak", "WorldPoint", "describe_peaks", "draw_heatmap", "find_peaks", "least_confidence"]
 
+Marked = TypeVar("Marked", Detection, Candidate)
 WorldPoint: TypeAlias = npt.NDArray[np.float64]  # (3,) mm, RAS+
 CANDIDATES_FROM = 0.1  # a peak below the threshold is listed from this confidence on
 MEASURED_AT_ONCE = min(8, os.cpu_count() or 1)  # nodules
@@ -65,6 +67,17 @@ class Findings(NamedTuple):
         assessed: list[Detection] = [{**one, "guidelines": own} for one, own in zip(every, guidelines, strict=True)]
         nodules = len(self.detections)
         return self._replace(detections=assessed[:nodules], masses=assessed[nodules:])
+
+    def with_probabilities(self, validation: Validation | None) -> Self:
+        """The same findings, each with its `nodule_probability` by the model's validation."""
+
+        def rated(found: list[Marked]) -> list[Marked]:
+            rate = validation.nodule_probability if validation else lambda _: None
+            return [{**one, "nodule_probability": rate(one["confidence"])} for one in found]
+
+        return self._replace(
+            detections=rated(self.detections), masses=rated(self.masses), candidates=rated(self.candidates)
+        )
 
 
 def find_peaks(heatmap: FloatArray, affine: Affine, rules: PeakDetection, diameters: FloatArray) -> list[PlacedPeak]:

@@ -27,7 +27,7 @@ from ..guidelines.lung_rads import exam
 from ..guidelines.patient import Patient, load_patient
 from ..model.checkpoint import Checkpoint
 from ..model.device import pick_device
-from ..results.conclusion import conclude, expected_at, warnings_of
+from ..results.conclusion import conclude, warnings_of
 from ..results.output_formatter import GivenHeatmap, as_report, heatmap_of, save_csv, save_heatmap, save_json
 from ..triage.model import default_model
 from ..types import Detection, Expected, FloatArray, Results, Scan, Vec3, Volume
@@ -147,7 +147,7 @@ class InferencePipeline:
             named.warning(OVERFLOWED, scan.scan_id, answer.retried)
         inferred = time.perf_counter()
         heatmap, found = self._find(scan, lungs, answer, placed=placed)
-        found = found.with_guidelines(patient)
+        found = found.with_guidelines(patient).with_probabilities(self.checkpoint.about.validation)
         for warning in warnings_of(found.masses, lungs.report()):
             named.warning("%s: %s", scan.scan_id, warning)
         summary = self._summary(found, lungs, patient)
@@ -206,7 +206,8 @@ class InferencePipeline:
     @property
     def expected(self) -> Expected | None:
         """The model's measured performance at the configured threshold; None if it was not measured."""
-        return expected_at(self.checkpoint.about.results, self.config.post_processing.threshold)
+        validation = self.checkpoint.about.validation
+        return validation.expected_at(self.config.post_processing.threshold) if validation else None
 
     @property
     def origin(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ..errors import BadCheckpoint
 from ..files import here_or_shipped, shipped, whole_file
 from ..given import path_of
 from .unet import CHANNELS, UNet
+from .validation import Validation
 
 __all__ = [
     "EXTRA_FILE",
@@ -69,7 +70,8 @@ class About(BaseModel):
     name: str
     version: str = "1"
     training: dict[str, Any] = Field(default_factory=dict)
-    results: dict[str, Any] = Field(default_factory=dict)
+    results: dict[str, Any] = Field(default_factory=dict)  # of the training's own validation
+    validation: Validation | None = None
 
 
 @dataclass(frozen=True, eq=False)

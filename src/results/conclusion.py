@@ -1,17 +1,14 @@
 """A run's conclusion in words: the same in the summary, the picture, the report and the DICOM objects."""
 
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
-from typing import Any
+from collections.abc import Sequence
 
 from ..types import Detection, Expected, LungsReport
 
-__all__ = ["NONE_FOUND", "conclude", "expected_at", "warnings_of"]
+__all__ = ["NONE_FOUND", "conclude", "warnings_of"]
 
 NONE_FOUND = "No nodule above the thresholds. This does not mean that there is none."
 NONE_SEARCHED = "No lungs could be searched: {}. That nothing was marked says nothing about nodules."
 NOT_MEASURED = "How many nodules this model finds at this threshold has not been measured."
-EXACT = 1e-9  # tolerance between thresholds
 
 
 def conclude(
@@ -19,7 +16,7 @@ def conclude(
 ) -> str:
     """The findings in sentences. A negative result states the model's sensitivity.
 
-    `expected` is the result of `expected_at`.
+    `expected` is the result of `Validation.expected_at`.
     """
     found = [
         f"{len(some)} {what}{'es' if what == 'mass' and len(some) > 1 else 's' * (len(some) > 1)}"
@@ -39,20 +36,6 @@ def warnings_of(masses: Sequence[Detection], lungs: LungsReport) -> list[str]:
     """Warnings of high importance: lungs that could not be judged, and masses."""
     warnings = [] if lungs["evaluable"] else [_reason(lungs)]
     return [*warnings, *(f"a mass of {mass['diameter_mm']:.0f} mm" for mass in masses)]
-
-
-def expected_at(results: Mapping[str, Any], threshold: float) -> Expected | None:
-    """The model's measured sensitivity at a confidence threshold; None if it is unknown.
-
-    `results` are the checkpoint's results. `benchmarks.detection` writes their `detection`, whose `points` are a table
-    of thresholds. The next threshold from `threshold` up is used.
-    """
-    measured = results.get("detection") or {"points": []}
-    reached = [point for point in measured["points"] if point["threshold"] >= threshold - EXACT]
-    if not reached:
-        return None
-    point: Expected = min(reached, key=itemgetter("threshold"))
-    return {**point, "of": measured["of"]}
 
 
 def _in_words(expected: Expected | None) -> str:

@@ -131,6 +131,7 @@ def _added(nodule: Mapping[str, Any], number: int) -> dict[str, Any]:
         **{key: nodule[key] for key in ("coordinates", "coordinates_voxel", "coordinates_lps", "diameter_mm")},
         "diameter_source": None if nodule["diameter_mm"] is None else "segmentation",
         "confidence": None,
+        "nodule_probability": None,
         "properties": nodule["properties"],
         "triage": {"malignancy_score": None, "risk_category": None, "reason": ADDED},
     }

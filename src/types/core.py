@@ -163,6 +163,7 @@ class Mark(TypedDict):
     coordinates_lps: Vec3 | None  # world millimetres, LPS; null if the scan has no affine
     diameter_mm: float
     confidence: float  # 0 to 1: the heatmap's value at its peak
+    nodule_probability: NotRequired[float | None]  # by the model's validation; null if it was not measured
 
 
 class Location(TypedDict):
@@ -217,6 +218,7 @@ class Candidate(TypedDict):
     coordinates: Vec3  # as in a detection
     coordinates_lps: Vec3 | None
     confidence: float  # 0.1 to the threshold
+    nodule_probability: NotRequired[float | None]  # as in a detection
     diameter_mm: float  # the network's estimate
     detectors: NotRequired[list["Found"]]
 

@@ -90,6 +90,8 @@ def _facts(nodule: ReportNodule) -> Iterator[tuple[str, str]]:
     yield "Sphericity", _numbers(measured, "{sphericity:.2f} of 1")
     sure = nodule.mark.confidence
     yield "Confidence", "none: a reader added it" if sure is None else f"{share(sure)} of 1"
+    if found.get("nodule_probability") is not None:
+        yield "Nodule probability", f"{share(found['nodule_probability'])} of 1, by the model's validation"
     yield "Place (estimated)", nodule.place
     yield "Position", _position(found)
     yield "Image", _image(found)

@@ -82,6 +82,7 @@ export interface Mark {
   coordinates_lps: Vec3 | null;
   diameter_mm: number | null; // null: added by a reader, and cannot be segmented
   confidence: number | null; // null: added by a reader
+  nodule_probability?: number | null; // by the model's validation; null: not measured
 }
 
 /** The location of a nodule in the lungs; null: unknown. */

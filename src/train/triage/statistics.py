@@ -37,14 +37,17 @@ class Paired(NamedTuple):
     p: float
 
 
-def fit_logistic(rows: Array, labels: Labels, ridge: float = 1e-3) -> Array:
-    """The (k,) weights of a logistic model for (n, k) rows, with a small penalty for separable data."""
+def fit_logistic(rows: Array, labels: Labels, ridge: float = 1e-3, counts: Array | float = 1.0) -> Array:
+    """The (k,) weights of a logistic model for (n, k) rows, with a small penalty for separable data.
+
+    A row counts as often as its `counts` (n,) say.
+    """
     signs = np.where(labels, 1.0, -1.0)
 
     def loss(weights: Array) -> tuple[float, Array]:
         margins = signs * (rows @ weights)
-        slope = -(signs * expit(-margins)) @ rows + ridge * weights
-        return float(np.logaddexp(0, -margins).sum() + 0.5 * ridge * weights @ weights), slope
+        slope = -(counts * signs * expit(-margins)) @ rows + ridge * weights
+        return float((counts * np.logaddexp(0, -margins)).sum() + 0.5 * ridge * weights @ weights), slope
 
     return np.asarray(minimize(loss, np.zeros(rows.shape[1]), jac=True, method="BFGS").x)
 

@@ -195,9 +195,11 @@ def _beside_prior(reader: _Reader, prior: str, breath: Breath) -> dict[str, Any]
     reader.press("Tab", "Enter")
     page.locator(".pair .stage[data-ready]").nth(1).wait_for()
     reader.see("7-prior")
+    reader.tab_to("tr[data-followed='0'] button")
+    reader.press("Enter")
     missed = []
-    for steps in (0, 12, 12, 12):
-        reader.press("j", *["["] * steps)
+    for steps in (0, 8, 8, 8):
+        reader.press(*["["] * steps)
         page.wait_for_timeout(500)
         now, before = (np.array(reader.place(panel)) for panel in (1, 0))
         missed.append(round(float(np.linalg.norm(breath.to_second(now[None])[0] - before)), 1))
@@ -247,7 +249,7 @@ def _animation(options: argparse.Namespace, folder: Path, address: str, browser:
         page.wait_for_timeout(1500)  # SwiftShader draws slowly
         frames.append(Image.open(io.BytesIO(page.screenshot(timeout=SLOW))).convert("RGB"))
 
-    reader.press("j", *["]"] * SLICES)
+    reader.press(*["]"] * SLICES)  # the first finding is selected
     for _ in range(SLICES):
         film()
         reader.press("[")
@@ -255,7 +257,7 @@ def _animation(options: argparse.Namespace, folder: Path, address: str, browser:
     reader.press("z")
     film()
     reader.press("y")
-    page.locator(".review").get_by_role("status").filter(has_text="1 of 1 read").wait_for()
+    page.locator(".review").get_by_role("status").filter(has_text="1 of ").wait_for()
     film()
     path = options.pictures / "page.webp"
     times = [STEP] * SLICES + [HOLD] * 3

@@ -150,7 +150,7 @@ function followedRow(one: Followed, where: string | null, choose: () => void): H
     "tr",
     { click: choose, "data-followed": one.number, class: one.status === "new" || growth?.trend === "growing" ? "alarming" : "" },
     el("td", {}, name(one.baseline)),
-    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show nodule ${one.number + 1} of the follow-up` }, name(one.followup))),
+    el("th", { scope: "row" }, el("button", { type: "button", "aria-label": `Show nodule ${one.number + 1} of the follow-up: ${name(one.followup)}` }, name(one.followup))),
     cell(where ?? "–", false),
     cell(one.status === "matched" ? (growth?.trend ?? "matched") : one.status, false),
     cell(size(one.baseline)),

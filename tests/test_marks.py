@@ -66,6 +66,14 @@ def test_the_expected_sensitivity_is_that_of_the_next_listed_threshold(
 )
 def test_the_probability_of_a_nodule_is_logistic_in_the_logit(confidence: float, probability: float) -> None:
     assert validation().nodule_probability(confidence) == pytest.approx(probability, abs=1e-4)
+    steep = Validation(of="nodules", points=(), probability=Logistic(slope=1e300, offset=0))
+    assert steep.nodule_probability(confidence) == (0.5 if confidence == 0.5 else confidence > 0.5)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_validation_without_finite_numbers_is_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        Logistic(slope=number, offset=0)
 
 
 class TestCandidates:

@@ -8,14 +8,16 @@ from ..types import Expected
 
 __all__ = ["Logistic", "Point", "Validation"]
 
+FINITE = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 EXACT = 1e-9  # tolerance between thresholds
 SURE = 1e-6  # a confidence nearer to 0 or 1 counts as this near
+LARGEST = 100.0  # logit of a probability; a larger one makes no difference
 
 
 class Point(BaseModel):
     """The sensitivity (0..1) at a threshold of the confidence, with its interval over patients."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = FINITE
 
     threshold: float
     sensitivity: float
@@ -26,7 +28,7 @@ class Point(BaseModel):
 class Logistic(BaseModel):
     """The share of nodules among marks, as a logistic function of the confidence's logit (Platt 1999)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = FINITE
 
     slope: float
     offset: float
@@ -35,7 +37,7 @@ class Logistic(BaseModel):
 class Validation(BaseModel):
     """The measured operating points, and the probability of a nodule."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = FINITE
 
     of: str  # the nodules, in words
     points: tuple[Point, ...]
@@ -59,4 +61,4 @@ class Validation(BaseModel):
         """The share of marks of this confidence (0..1) that were nodules, from 0 to 1."""
         sure = min(max(confidence, SURE), 1 - SURE)
         logit = self.probability.slope * math.log(sure / (1 - sure)) + self.probability.offset
-        return round(1 / (1 + math.exp(-logit)), 4)
+        return round(1 / (1 + math.exp(-min(max(logit, -LARGEST), LARGEST))), 4)

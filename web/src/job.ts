@@ -89,6 +89,7 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
   let read = new Set<string>();
   let reviewing: Reviewing | null = null;
   const threshold = thresholdOf(report);
+  const head = heading(job, report);
   const exam = el("p", { class: "hint" });
   const table = noduleTable(asReviewed(found, review), threshold, (visible, selected, chosen) => {
     image.show(visible, selected);
@@ -103,6 +104,7 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
     image.setDistances(now.distances);
     table.update(asReviewed(found, now), verdicts);
     exam.textContent = examination(report, now);
+    head.querySelector(".category strong")?.replaceChildren((isChanged(now) ? null : report.summary.lung_rads?.category) ?? "–");
   };
   const nextUnread = (): void => table.next(({ label, sort }) => sort !== "candidate" && !read.has(label));
   reviewing = reviewPanel(job, review, files.some(({ kind }) => kind === "dicom"), { changed: take, place: image.place, nextUnread }, signal);
@@ -113,7 +115,7 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
   const side = el(
     "section",
     { class: "side", "aria-label": "Findings" },
-    heading(job, report),
+    head,
     el("p", { class: report.detections.length > 0 ? "hint" : "empty" }, report.summary.conclusion ?? ""),
     exam,
     ...(report.summary.warnings ?? []).map((text) => el("div", { class: "remark", role: "note" }, icon("warning"), el("p", {}, text))),
@@ -151,7 +153,7 @@ function heading(job: Job, report: Report): HTMLElement {
       ...(["high", "intermediate", "low"] as const).map((risk) =>
         figure(String(report.detections.filter((nodule) => nodule.triage.risk_category === risk).length), risk === "intermediate" ? risk : `${risk} risk`, risk),
       ),
-      exam ? figure(exam, "Lung-RADS") : null,
+      exam ? figure(exam, "Lung-RADS", "category") : null,
     ),
   );
 }

@@ -36,7 +36,7 @@ from src.model.validation import Validation
 from src.train.config import load_train_config
 from src.train.crops import Crop
 from src.train.cubes import load_cubes
-from src.train.triage.statistics import Labels, fit_logistic, folds_by_group
+from src.train.triage.statistics import Labels, calibration_error, fit_logistic, folds_by_group, reliability
 from src.triage.model import Array
 from src.types import Scan
 
@@ -47,7 +47,6 @@ REPEATS = 1000  # draws of patients
 READ = ("lidc-idri-0646", "lidc-idri-0745")  # read by four: no nodule
 SCANS = (*READ, "covid-ct-md-normal002")  # never trained on
 THRESHOLDS = np.arange(2, 19) / 20  # of the operating points: 0.1 to 0.9
-BINS = np.linspace(0, 1, 11)  # of the reliability table
 SHOWN = 4  # strongest false marks of each scan in the report
 SIZES = (3, 4, 6, 8, 10, 15, 100)  # mm
 GROUPS: dict[str, Callable[[Crop], bool]] = {
@@ -70,7 +69,6 @@ class Found(NamedTuple):
 
     nodules: list[Crop]
     best: npt.NDArray[np.float64]  # (nodules,) confidence of the strongest mark that hits, -inf without one
-    diameters: npt.NDArray[np.float64]  # (nodules,) mm, of this mark
     beside: list[npt.NDArray[np.float64]]  # of each nodule, the confidences of false marks in its cube
     litres: float  # of tissue in the cubes
     scans: dict[str, list[dict[str, Any]]]  # of each scan, its marks
@@ -131,13 +129,13 @@ def _options() -> argparse.Namespace:
 
 
 def _found(pipeline: InferencePipeline, cubes: Sequence[Crop], data: Path) -> Found:
-    best, diameters, beside = zip(*(_in_cube(pipeline, cube) for cube in cubes), strict=True)
+    best, beside = zip(*(_in_cube(pipeline, cube) for cube in cubes), strict=True)
     litres = sum(float((cube.hu < -500).sum()) for cube in cubes) / 1e6  # aerated
     scans = {}
     for name in SCANS:
         scans[name] = _marks(pipeline, read_scan(data / "backgrounds" / f"{name}.nii.gz"))
         print(f"{name}: {len(scans[name])} marks", flush=True)
-    return Found(list(cubes), np.array(best), np.array(diameters), list(beside), litres, scans)
+    return Found(list(cubes), np.array(best), list(beside), litres, scans)
 
 
 def _marks(pipeline: InferencePipeline, scan: Scan) -> list[dict[str, Any]]:
@@ -147,16 +145,14 @@ def _marks(pipeline: InferencePipeline, scan: Scan) -> list[dict[str, Any]]:
     return [{key: mark[key] for key in ("confidence", "coordinates_lps", "diameter_mm")} for mark in every]
 
 
-def _in_cube(pipeline: InferencePipeline, cube: Crop) -> tuple[float, float, npt.NDArray[np.float64]]:
-    """Confidence and diameter of the strongest hit of the cube's nodule, and the confidences of its false marks."""
+def _in_cube(pipeline: InferencePipeline, cube: Crop) -> tuple[float, npt.NDArray[np.float64]]:
+    """The confidence of the strongest hit of the cube's nodule, and those of the false marks in the cube."""
     hu = np.pad(cube.hu, MIRRORED, mode="reflect")
     marks = _marks(pipeline, Scan(hu, TO_LPS, cube.crop_id))
     points = np.array([mark["coordinates_lps"] for mark in marks], dtype=np.float64).reshape(-1, 3) - MIRRORED
     confidence = np.array([mark["confidence"] for mark in marks])
     hits = np.linalg.norm(points - cube.centre, axis=1) < (cube.luna_diameter or 0) / 2
-    best = max(np.flatnonzero(hits), key=lambda index: confidence[index], default=None)
-    strongest = (-np.inf, np.nan) if best is None else (marks[best]["confidence"], marks[best]["diameter_mm"])
-    return *strongest, confidence[cube.certainly_false(points) & ~hits]
+    return float(confidence[hits].max(initial=-np.inf)), confidence[cube.certainly_false(points) & ~hits]
 
 
 def figures(found: Found) -> dict[str, Any]:
@@ -252,20 +248,10 @@ def calibration(found: Found, owners: Sequence[str]) -> dict[str, Any]:
 
 
 def _reliability(score: Array, nodule: Labels, counts: Array) -> dict[str, Any]:
-    """The share of nodules among marks of each score, and the expected calibration error."""
-    bins = np.digitize(score, BINS[1:-1])
-    rows = []
-    for number in np.unique(bins):
-        here = bins == number
-        rows.append(
-            {
-                "score": float(np.average(score[here], weights=counts[here])),
-                "nodules": float(np.average(nodule[here], weights=counts[here])),
-                "share_of_marks": float(counts[here].sum() / counts.sum()),
-            }
-        )
-    error = sum(row["share_of_marks"] * abs(row["score"] - row["nodules"]) for row in rows)
-    return {"expected_calibration_error": error, "bins": rows}
+    """The share of nodules among marks of each score, with the weighted number of marks, and the mean error."""
+    keys = ("score", "nodules", "marks")
+    bins = [dict(zip(keys, map(float, row), strict=True)) for row in reliability(nodule, score, counts=counts)]
+    return {"expected_calibration_error": calibration_error(nodule, score, counts=counts), "bins": bins}
 
 
 def _record(measured: Checkpoint, report: dict[str, Any], path: Path) -> None:

@@ -256,8 +256,10 @@ def _animation(options: argparse.Namespace, folder: Path, address: str, browser:
     film()
     reader.press("z")
     film()
+    progress = page.locator(".review").get_by_role("status")
+    total = progress.inner_text().split()[2]
     reader.press("y")
-    page.locator(".review").get_by_role("status").filter(has_text="1 of ").wait_for()
+    progress.filter(has_text=f"1 of {total} read").wait_for()
     film()
     path = options.pictures / "page.webp"
     times = [STEP] * SLICES + [HOLD] * 3

@@ -88,10 +88,10 @@ class TestCandidates:
         first = results["candidates"][0]
         assert first["confidence"] == sure["confidence"]
         assert first["coordinates_lps"] == sure["peak_lps"]
-        validation = pipeline.checkpoint.about.validation
-        assert validation is not None
+        validated = pipeline.checkpoint.about.validation
+        assert validated is not None
         for one in (sure, first):
-            assert one["nodule_probability"] == validation.nodule_probability(one["confidence"])
+            assert one["nodule_probability"] == validated.nodule_probability(one["confidence"])
         assert 0.3 < first["diameter_mm"] / sure["diameter_mm"] < 3
         assert not results["detections"]
         pipeline.save_detections(results, tmp_path / "scan.json")

@@ -154,6 +154,18 @@ def test_the_calibration_error_matches_a_value_worked_by_hand() -> None:
     assert calibration_error(labels, scores) == pytest.approx((2 * 0.39 + 3 * (0.95 - 2 / 3)) / 5)
 
 
+def test_a_case_with_a_count_counts_as_that_many_cases() -> None:
+    labels = np.array([False, True, True, False])
+    scores, counts = np.array([0.2, 0.3, 0.9, 0.95]), np.array([3, 1, 2, 4])
+    rows = np.column_stack([scores, np.ones(4)])
+    more = np.repeat(np.arange(4), counts)
+    expected = calibration_error(labels[more], scores[more])
+    assert calibration_error(labels, scores, counts=counts.astype(float)) == pytest.approx(expected)
+    assert calibration_error(labels, scores) != pytest.approx(expected, abs=0.01)
+    fitted = fit_logistic(rows, labels, counts=counts.astype(float))
+    assert fitted == pytest.approx(fit_logistic(rows[more], labels[more]), rel=1e-3)
+
+
 def test_perfect_scores_have_no_calibration_error() -> None:
     assert calibration_error(np.array([False, True]), np.array([0.0, 1.0])) == 0
 

@@ -88,19 +88,24 @@ def _interval(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def reliability(labels: Labels, scores: Array, bins: int = 10) -> Array:
-    """Mean score, share of positives and number of cases (m, 3), for each bin of equal width that holds cases."""
+def reliability(labels: Labels, scores: Array, bins: int = 10, counts: Array | float = 1.0) -> Array:
+    """Mean score, share of positives and number of cases (m, 3), for each bin of equal width that holds cases.
+
+    A case counts as often as its `counts` (n,) say.
+    """
     index = np.minimum((np.asarray(scores) * bins).astype(int), bins - 1)
+    times = np.broadcast_to(counts, labels.shape)
     filled = [index == i for i in range(bins) if np.any(index == i)]
-    return np.array([(scores[part].mean(), labels[part].mean(), part.sum()) for part in filled])
+    means = (np.average([scores[part], labels[part]], axis=1, weights=times[part]) for part in filled)
+    return np.array([(*mean, times[part].sum()) for mean, part in zip(means, filled, strict=True)])
 
 
-def calibration_error(labels: Labels, scores: Array, bins: int = 10) -> float:
+def calibration_error(labels: Labels, scores: Array, bins: int = 10, counts: Array | float = 1.0) -> float:
     """Expected calibration error: the mean over bins of |score - share of positives|, weighted by cases.
 
     Naeini et al. AAAI 2015; Guo et al. ICML 2017, equation 3, for a binary score and bins of equal width.
     """
-    mean, share, cases = reliability(labels, scores, bins).T
+    mean, share, cases = reliability(labels, scores, bins, counts).T
     return float(np.sum(cases * np.abs(mean - share)) / cases.sum())
 
 

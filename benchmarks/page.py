@@ -198,7 +198,7 @@ def _beside_prior(reader: _Reader, prior: str, breath: Breath) -> dict[str, Any]
     reader.tab_to("tr[data-followed='0'] button")
     reader.press("Enter")
     missed = []
-    for steps in (0, 8, 8, 8):
+    for steps in (0, 16, 16, 16):
         reader.press(*["["] * steps)
         page.wait_for_timeout(500)
         now, before = (np.array(reader.place(panel)) for panel in (1, 0))

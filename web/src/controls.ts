@@ -21,8 +21,8 @@ export interface Controls {
   windowed: (level: number, width: number) => void;
 }
 
-/** The controls of a viewer and their keys; `name` distinguishes them from those of another image. */
-export function controls(name: string, viewer: () => Viewer | null, heatmap: Heatmap, signal: AbortSignal, stage: HTMLElement): Controls {
+/** The controls of a viewer and their keys; `name` distinguishes them from those of another image. If it `follows` another image, the keys change slices there. */
+export function controls(name: string, viewer: () => Viewer | null, heatmap: Heatmap, signal: AbortSignal, stage: HTMLElement, follows: boolean): Controls {
   const views = choice("Planes", VIEW_NAMES, (view) => viewer()?.setView(view));
   const windows = choice("Window", Object.keys(WINDOWS), (name) => viewer()?.setWindow(WINDOWS[name] ?? LUNG));
   const slabs = choice("Slab", SLABS.map((mm) => (mm > 0 ? `${mm} mm` : "Slices")), (name) => viewer()?.setSlab(parseInt(name, 10) || 0));
@@ -54,8 +54,7 @@ export function controls(name: string, viewer: () => Viewer | null, heatmap: Hea
       "+": () => heat.change(STEP),
       "=": () => heat.change(STEP),
       "-": () => heat.change(-STEP),
-      "[": () => viewer()?.step(0, 0, -1),
-      "]": () => viewer()?.step(0, 0, 1),
+      ...(follows ? {} : { "[": () => viewer()?.step(0, 0, -1), "]": () => viewer()?.step(0, 0, 1) }),
     },
     signal,
   );

@@ -24,7 +24,7 @@ export async function followupView(id: string, prior: string, days: number | nul
     document.title = `${before.scan_id} → ${now.scan_id} – PIVOT`;
     const found = await api.followup(now, prior, days);
     if (signal.aborted) return;
-    const panels = await Promise.all([panel(before, "Image of the prior", signal), panel(now, "Image of now", signal)]);
+    const panels = await Promise.all([panel(before, "the prior", signal), panel(now, "now", signal)]);
     view.replaceChildren(...linked(found, [before, now], panels, back, signal));
   } catch (error) {
     if (signal.aborted) return;
@@ -40,9 +40,9 @@ interface Panel {
   trouble: HTMLElement; // the error of saving a distance
 }
 
-async function panel(job: Job, name: string, signal: AbortSignal): Promise<Panel> {
+async function panel(job: Job, which: "the prior" | "now", signal: AbortSignal): Promise<Panel> {
   const [report, files, outlines, review] = await Promise.all([api.report(job, signal), api.files(job, signal), api.outlines(job, signal), api.review(job, signal)]);
-  const image = reader(job, files, signal, name);
+  const image = reader(job, files, signal, `Image of ${which}`, which === "the prior");
   image.outline(shapesOf(outlines, review.added));
   image.setDistances(review.distances);
   const trouble = el("div", {});

@@ -25,8 +25,8 @@ export interface Reader {
   whole: Promise<void>; // when the scan is shown
 }
 
-/** The panel of the image, closed by the signal. It loads scan and heatmap from `files`. `name` is its title. */
-export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "Image"): Reader {
+/** The panel of the image, closed by the signal. It loads scan and heatmap from `files`. `name` is its title. If it `follows` another image, the keys change slices there. */
+export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "Image", follows = false): Reader {
   let viewer: Viewer | null = null;
   let here: Vec3 | null = null;
   let wanted: Mark | null = null; // selected before the image was loaded
@@ -60,7 +60,7 @@ export function reader(job: Job, files: JobFile[], signal: AbortSignal, name = "
   let isWhole = (): void => undefined;
   const whole = new Promise<void>((resolve) => (isWhole = resolve));
   const heatmap = heatmapOf(files, whole, () => viewer, signal);
-  const tools = controls(job.job_id, () => viewer, heatmap, signal, stage);
+  const tools = controls(job.job_id, () => viewer, heatmap, signal, stage, follows);
   const element = el(
     "section",
     { class: "reader", "aria-label": name },

@@ -187,6 +187,7 @@ CASES: dict[str, tuple[Arguments, int, str]] = {
     "list as checkpoint": (checkpoint(lambda path: torch.save([1, 2], path)), 4, "holds no PIVOT checkpoint"),
     "another architecture": (saved(architecture="vnet"), 4, "holds a 'vnet', and this version of PIVOT builds only"),
     "another shape": (saved(hyperparameters={"features": [4, 8]}), 4, "do not fit its hyper-parameters"),
+    "endless blocks": (saved(hyperparameters={"features": [4], "extra_blocks": [10**12]}), 4, "numbers of 0 to 8"),
     "another hyper-parameter": (saved(hyperparameters={"depth": 3}), 4, "do not fit its hyper-parameters"),
     "another format": (saved(format="pivot-checkpoint-9"), 4, "has format 'pivot-checkpoint-9', this version"),
     "no format": (saved(format=None), 4, "has format None"),

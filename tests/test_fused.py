@@ -12,10 +12,10 @@ from src.model.graphs import fold_batch_norms, in_bfloat16
 from src.model.unet import UNet
 
 
-def _network(features: tuple[int, ...], seed: int) -> nn.Module:
+def _network(features: tuple[int, ...], seed: int, extra_blocks: tuple[int, ...] = ()) -> nn.Module:
     """A network with random weights, biases and batch norms, after its batch norms were folded."""
     torch.manual_seed(seed)
-    network = UNet(features).eval()
+    network = UNet(features, extra_blocks).eval()
     for part in network.modules():
         if isinstance(part, nn.BatchNorm3d):
             for name, value in part.state_dict().items():
@@ -27,10 +27,17 @@ def _network(features: tuple[int, ...], seed: int) -> nn.Module:
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(0, 99), st.sampled_from([(4,), (4, 4, 8), (2, 6, 6)]), st.sampled_from([1, 2]))
+@given(
+    st.integers(0, 99),
+    st.sampled_from([(4,), (4, 4, 8), (2, 6, 6)]),
+    st.sampled_from([(), (1,), (0, 2, 1)]),
+    st.sampled_from([1, 2]),
+)
 @torch.inference_mode()
-def test_the_fused_network_gives_the_output_of_the_original(seed: int, features: tuple[int, ...], count: int) -> None:
-    network = _network(features, seed)
+def test_the_fused_network_gives_the_output_of_the_original(
+    seed: int, features: tuple[int, ...], extra_blocks: tuple[int, ...], count: int
+) -> None:
+    network = _network(features, seed, extra_blocks[: len(features)])
     side = 2 ** len(features)
     x = torch.randn(count, 1, 2 * side, side, 3 * side).contiguous(memory_format=torch.channels_last_3d)
     given_x = x.clone()

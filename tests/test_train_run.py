@@ -166,6 +166,16 @@ def test_crops_and_backgrounds_suffice_for_training_from_given_weights(data: Pat
     for key, value in Run(both, CPU, ["one"]).model.state_dict().items():
         expected = 1.5 * kept[key] if value.is_floating_point() else kept[key]
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
+    deeper = config(data, tmp_path / "deeper", initial=first.config.checkpoint, extra_blocks=[0, 1, 2], **source)
+    image = torch.rand(1, 1, 32, 16, 32)
+    grown, plain = (Run(one, CPU, ["one"]).model.eval() for one in (deeper, later))
+    assert len(grown.state_dict()) > len(plain.state_dict())
+    assert torch.equal(grown.logits(image), plain.logits(image))
+    trained = load_model(train(deeper, CPU).config.checkpoint)
+    assert trained.about.hyperparameters == {"features": [4, 8, 8, 8], "extra_blocks": [0, 1, 2]}
+    shallow = config(data, tmp_path, initial=deeper.checkpoint, **source)
+    with pytest.raises(BadConfig, match=r"initial: .*'extra_blocks': \[0, 1, 2\].*but the configuration"):
+        Run(shallow, CPU, ["one"])
     other = config(data, tmp_path, features=[4, 8, 8], initial=first.config.checkpoint, **source)
     with pytest.raises(BadConfig, match=r"initial: .*\[4, 8, 8, 8\].*\[4, 8, 8\]"):
         Run(other, CPU, ["one"])
@@ -310,6 +320,8 @@ def write_config(path: Path, chosen: TrainConfig, **changes: Any) -> Path:  # no
         ({"learning_rat": 1}, "learning_rat: unknown key; did you mean learning_rate?"),
         ({"steps": 0}, "steps: Input should be greater than or equal to 1 (given: 0)"),
         ({"features": []}, "features"),
+        ({"extra_blocks": [0, 9]}, "extra_blocks"),
+        ({"extra_blocks": [0, 0, 1, 0, 0]}, "extra_blocks [0, 0, 1, 0, 0] has more levels than features [4, 8, 8, 8]"),
         ({"clip_range": [400, -1000]}, "clip_range [400.0, -1000.0] is empty"),
         ({"diameters": [9, 9]}, "diameters [9.0, 9.0] must be two lengths in mm, the first the smaller one"),
         ({"spread": [0.2, 0, 5]}, "spread [0.2, 0.0, 5.0] must be a share of the diameter and two limits in mm"),

@@ -1,7 +1,7 @@
 """The detector: a 3D U-Net whose output has half the input's resolution."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ HEATMAP, DIAMETER = range(2)
 PRIOR_LOGIT = -4.6  # heatmaps start at 0.01: negatives then do not dominate the first steps (RetinaNet, section 4.1)
 PRIOR_LOG_DIAMETER = 2.0  # about 7 mm
 LOG_DIAMETER = (0.0, 4.5)  # 1 to 90 mm
+MOST_EXTRA_BLOCKS = 8  # of a level
 
 
 def strides_of(model: nn.Module) -> tuple[int, int]:
@@ -67,6 +68,13 @@ class Block(nn.Module):
         return functional.relu(self.body(x) + self.shortcut(x), inplace=True)
 
 
+def _unchanging_block(width: int) -> Block:
+    """A block that returns its input, nowhere negative, until it is trained (Goyal et al. 2017, section 5.1)."""
+    block = Block(width, width)
+    nn.init.zeros_(block.body[-1].get_parameter("weight"))
+    return block
+
+
 class UNet(nn.Module):
     """Maps (N, 1, X, Y, Z) normalised HU to (N, 2, X/2, Y/2, Z/2): `CHANNELS`.
 
@@ -76,14 +84,24 @@ class UNet(nn.Module):
 
     Args:
         features: channels of each level, finest first. Each level halves the resolution.
+        extra_blocks: further residual blocks after the encoder's levels, 0 to `MOST_EXTRA_BLOCKS` each. Untrained,
+            they change nothing, so that training can start from weights without them.
+
+    Raises:
+        ValueError: `extra_blocks` has more levels than `features`, or a number out of range.
     """
 
     output_stride = 2
     output_offset = 0.0  # the first convolution (kernel 5, padding 2) is centred on voxel 2j
 
-    def __init__(self, features: Sequence[int] = (32, 64, 96, 128)) -> None:
+    def __init__(self, features: Sequence[int] = (32, 64, 96, 128), extra_blocks: Sequence[int] = ()) -> None:
         super().__init__()
+        if len(extra_blocks) > len(features) or any(not 0 <= count <= MOST_EXTRA_BLOCKS for count in extra_blocks):
+            msg = f"extra_blocks {list(extra_blocks)} must be up to {len(features)} numbers of 0 to {MOST_EXTRA_BLOCKS}"
+            raise ValueError(msg)
         self.hyperparameters: dict[str, Any] = {"features": list(features)}
+        if any(extra_blocks):
+            self.hyperparameters["extra_blocks"] = list(extra_blocks)
         self.multiple = self.output_stride * 2 ** (len(features) - 1)
         self.stem = nn.Sequential(
             nn.Conv3d(1, features[0], 5, stride=self.output_stride, padding=2, bias=False),
@@ -91,6 +109,10 @@ class UNet(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.encoder = nn.ModuleList(Block(a, b) for a, b in pairwise((features[0], *features)))
+        self.extra = nn.ModuleList(
+            nn.Sequential(*(_unchanging_block(width) for _ in range(count)))
+            for width, count in zip_longest(features, extra_blocks, fillvalue=0)
+        )
         self.lateral = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairwise(features))
         self.decoder = nn.ModuleList(Block(a, a) for a in features[:-1])
         last = nn.Conv3d(features[0], len(CHANNELS), 1)
@@ -102,8 +124,8 @@ class UNet(nn.Module):
         """The raw channels: heatmap logit, log diameter."""
         x = self.stem(x)
         skips = []
-        for level, block in enumerate(self.encoder):
-            x = block(x if level == 0 else functional.max_pool3d(x, 2))
+        for level, (block, extra) in enumerate(zip(self.encoder, self.extra, strict=True)):
+            x = extra(block(x if level == 0 else functional.max_pool3d(x, 2)))
             skips.append(x)
         x = skips.pop()
         for lateral, block in zip(reversed(self.lateral), reversed(self.decoder), strict=True):

@@ -44,6 +44,7 @@ class TrainConfig(Section):
     luna16_leave_out: tuple[str, ...] = ()  # names of scans that are not used at all
     cache: Path = Path("runs/scans")  # LUNA16's scans at 1 mm, about 60 MB each
     features: tuple[Annotated[int, Field(ge=4)], ...] = Field((32, 64, 96, 128), min_length=2)
+    extra_blocks: tuple[Annotated[int, Field(ge=0, le=8)], ...] = ()  # more residual blocks after the encoder's levels
     clip_range: tuple[float, float] = (-1000.0, 400.0)  # HU
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Positive
@@ -94,6 +95,10 @@ class TrainConfig(Section):
             (
                 self.validation_background in backgrounds,
                 "validation_background is one of the train_backgrounds: hold one of your scans out",
+            ),
+            (
+                len(self.extra_blocks) > len(self.features),
+                f"extra_blocks {list(self.extra_blocks)} has more levels than features {list(self.features)}",
             ),
             (low >= high, f"clip_range {[low, high]} is empty: the first value must be the smaller one"),
             (

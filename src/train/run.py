@@ -56,7 +56,8 @@ class Run:
     def __init__(self, config: TrainConfig, workers: Workers, scans: Sequence[str]) -> None:
         torch.manual_seed(config.seed)
         self.config, self.workers, self.scans = config, workers, list(scans)
-        self.model = UNet(config.features).to(workers.device).to(memory_format=torch.channels_last_3d)
+        network = UNet(config.features, config.extra_blocks)
+        self.model = network.to(workers.device).to(memory_format=torch.channels_last_3d)
         if config.initial:
             _start_from(self.model, config.initial)
         self.average = copy.deepcopy(self.model).eval()
@@ -224,10 +225,12 @@ class _Logits(nn.Module):
 
 
 def _start_from(model: UNet, paths: Sequence[Path]) -> None:
-    """Load the mean of these checkpoints' weights."""
+    """Load the mean of these checkpoints' weights. Extra blocks that they lack stay as they are."""
+    fresh = copy.deepcopy(model)
     for count, path in enumerate(paths):
         initial = load_model(path)
-        if initial.about.hyperparameters != model.hyperparameters:
+        if {**model.hyperparameters, **initial.about.hyperparameters} != model.hyperparameters:
             msg = f"initial: {path} has {initial.about.hyperparameters}, but the configuration {model.hyperparameters}"
             raise BadConfig(msg)
-        follow(model, initial.model, count / (count + 1))
+        fresh.load_state_dict(initial.model.state_dict(), strict=False)
+        follow(model, fresh, count / (count + 1))

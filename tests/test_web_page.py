@@ -447,19 +447,22 @@ def test_a_review_made_with_keys_is_saved(
     seen.problems[:] = [text for text in seen.problems if "412" not in text]
 
 
-def test_the_category_disappears_when_a_finding_is_rejected(
+def test_the_counts_are_of_the_reviewed_findings_and_have_no_category_after_a_change(
     opened: Callable[..., tuple[Page, Seen]], server: str, scan: tuple[Path, PhantomNodule]
 ) -> None:
     job = finished(server, submit(server, scan[0].name, scan[0].read_bytes()))
     page, _ = opened(f"#/jobs/{job['job_id']}")
     ready(page)
     expect(page.get_by_text("Nodule probability")).to_be_visible()
-    category = page.get_by_label("Findings").locator(".category strong")
-    expect(category).to_have_text(re.compile("[1-4]"))
+    counts = page.get_by_label("Findings").locator(".figures strong")
+    expect(counts).to_have_text(["1", "1", "0", "0", "4B"])
     page.keyboard.press("n")
-    expect(category).not_to_have_text(re.compile(r"\w"))
+    expect(counts).to_have_text(["0", "0", "0", "0", "–"])
+    expect(page.get_by_text(re.compile("^Before the review: 1 nodule"))).to_be_visible()
+    page.keyboard.press("a")
+    expect(counts).to_have_text(["1", "0", "0", "0", "–"])
     page.keyboard.press("y")
-    expect(category).to_have_text(re.compile("[1-4]"))
+    expect(counts).to_have_text(["2", "1", "0", "0", "–"])
 
 
 def test_patient_data_is_sent_with_one_scan_only(

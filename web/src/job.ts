@@ -4,7 +4,7 @@ import * as api from "./api";
 import { ended, type FindingMasks, type Job, type JobFile, type Progress, type Report, type Review } from "./contract";
 import { details, examined } from "./details";
 import { button, el, icon } from "./dom";
-import { asReviewed, findingsOf, isChanged, thresholdOf } from "./findings";
+import { asReviewed, type Finding, findingsOf, isChanged, thresholdOf } from "./findings";
 import { follow } from "./follow";
 import { bytes, duration, moment } from "./format";
 import { noduleTable } from "./nodules";
@@ -89,7 +89,8 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
   let read = new Set<string>();
   let reviewing: Reviewing | null = null;
   const threshold = thresholdOf(report);
-  const head = heading(job, report);
+  const counts = el("ul", { class: "figures" });
+  const conclusion = el("p", { class: report.detections.length > 0 ? "hint" : "empty" });
   const exam = el("p", { class: "hint" });
   const table = noduleTable(asReviewed(found, review), threshold, (visible, selected, chosen) => {
     image.show(visible, selected);
@@ -102,9 +103,12 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
     read = new Set([...verdicts].flatMap(([label, verdict]) => (verdict ? label : [])));
     image.outline(shapesOf(outlines, now.added));
     image.setDistances(now.distances);
-    table.update(asReviewed(found, now), verdicts);
+    const reviewed = asReviewed(found, now);
+    table.update(reviewed, verdicts);
+    counts.replaceChildren(...figures(report, reviewed.filter(({ label }) => verdicts.get(label) !== "rejected"), isChanged(now)));
+    const said = report.summary.conclusion ?? "";
+    conclusion.textContent = said && isChanged(now) ? `Before the review: ${said}` : said;
     exam.textContent = examination(report, now);
-    head.querySelector(".category strong")?.replaceChildren((isChanged(now) ? null : report.summary.lung_rads?.category) ?? "–");
   };
   const nextUnread = (): void => table.next(({ label, sort }) => sort !== "candidate" && !read.has(label));
   reviewing = reviewPanel(job, review, files.some(({ kind }) => kind === "dicom"), { changed: take, place: image.place, nextUnread }, signal);
@@ -115,8 +119,8 @@ function results(job: Job, { report, files, outlines, review }: Done, signal: Ab
   const side = el(
     "section",
     { class: "side", "aria-label": "Findings" },
-    head,
-    el("p", { class: report.detections.length > 0 ? "hint" : "empty" }, report.summary.conclusion ?? ""),
+    heading(job, report, counts),
+    conclusion,
     exam,
     ...(report.summary.warnings ?? []).map((text) => el("div", { class: "remark", role: "note" }, icon("warning"), el("p", {}, text))),
     table.element,
@@ -135,10 +139,7 @@ function examination({ summary: { lung_rads } }: Report, review: Review): string
   return isChanged(review) ? "Lung-RADS: no category, because the review changed the findings." : examined("Lung-RADS", lung_rads);
 }
 
-function heading(job: Job, report: Report): HTMLElement {
-  const { metadata, summary } = report;
-  const count = report.detections.length;
-  const exam = count > 0 ? summary.lung_rads?.category : null; // without findings, the category is not shown
+function heading(job: Job, { metadata }: Report, counts: HTMLElement): HTMLElement {
   const spacing = metadata.spacing.map((value) => String(Number(value.toFixed(2)))).join(" × ");
   return el(
     "div",
@@ -146,16 +147,21 @@ function heading(job: Job, report: Report): HTMLElement {
     el("div", { class: "spread" }, allScans(), remove(job)),
     el("h1", {}, job.scan_id),
     el("p", { class: "hint" }, `${metadata.shape.join(" × ")} voxels of ${spacing} mm`),
-    el(
-      "ul",
-      { class: "figures" },
-      figure(String(count), count === 1 ? "nodule" : "nodules"),
-      ...(["high", "intermediate", "low"] as const).map((risk) =>
-        figure(String(report.detections.filter((nodule) => nodule.triage.risk_category === risk).length), risk === "intermediate" ? risk : `${risk} risk`, risk),
-      ),
-      exam ? figure(exam, "Lung-RADS", "category") : null,
-    ),
+    counts,
   );
+}
+
+/** How many nodules there are, by risk, without those that a reader rejected; and the category, unless the review changed the findings. */
+function figures({ detections, summary }: Report, kept: Finding[], changed: boolean): HTMLElement[] {
+  const nodules = kept.filter(({ sort }) => sort === "nodule" || sort === "added");
+  const category = detections.length > 0 ? summary.lung_rads?.category : null; // without findings, it is not shown
+  return [
+    figure(String(nodules.length), nodules.length === 1 ? "nodule" : "nodules"),
+    ...(["high", "intermediate", "low"] as const).map((risk) =>
+      figure(String(nodules.filter(({ detection }) => detection?.triage.risk_category === risk).length), risk === "intermediate" ? risk : `${risk} risk`, risk),
+    ),
+    ...(category ? [figure(changed ? "–" : category, "Lung-RADS", "category")] : []),
+  ];
 }
 
 const figure = (value: string, name: string, kind = ""): HTMLElement =>

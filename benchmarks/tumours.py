@@ -50,10 +50,12 @@ class Tumour(NamedTuple):
 def main() -> None:
     """Search each scan twice and print a line for each tumour."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="default: the shipped weights")
     parser.add_argument("--output", type=Path, default=Path("results/tumours"), help="also holds what is fetched")
     options = parser.parse_args()
     folder = writable_folder(options.output)
-    ways = {looks: InferencePipeline(config=low_threshold({"second_look": looks == 2})) for looks in (1, 2)}
+    settings = {looks: low_threshold({"second_look": looks == 2}) for looks in (1, 2)}
+    ways = {looks: InferencePipeline(options.checkpoint, config) for looks, config in settings.items()}
     rows: list[dict[str, Any]] = []
     for name, path, tumour in _scans(folder):
         scan = read_scan(path)

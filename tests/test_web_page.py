@@ -457,12 +457,12 @@ def test_the_counts_are_of_the_reviewed_findings_and_have_no_category_after_a_ch
     counts = page.get_by_label("Findings").locator(".figures strong")
     expect(counts).to_have_text(["1", "1", "0", "0", "4B"])
     page.keyboard.press("n")
-    expect(counts).to_have_text(["0", "0", "0", "0", "–"])
+    expect(counts).to_have_text(["0", "0", "0", "0", "\N{EN DASH}"])
     expect(page.get_by_text(re.compile("^Before the review: 1 nodule"))).to_be_visible()
     page.keyboard.press("a")
-    expect(counts).to_have_text(["1", "0", "0", "0", "–"])
+    expect(counts).to_have_text(["1", "0", "0", "0", "\N{EN DASH}"])
     page.keyboard.press("y")
-    expect(counts).to_have_text(["2", "1", "0", "0", "–"])
+    expect(counts).to_have_text(["2", "1", "0", "0", "\N{EN DASH}"])
 
 
 def test_patient_data_is_sent_with_one_scan_only(

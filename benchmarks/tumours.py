@@ -54,8 +54,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/tumours"), help="also holds what is fetched")
     options = parser.parse_args()
     folder = writable_folder(options.output)
-    settings = {looks: low_threshold({"second_look": looks == 2}) for looks in (1, 2)}
-    ways = {looks: InferencePipeline(options.checkpoint, config) for looks, config in settings.items()}
+    ways = {
+        looks: InferencePipeline(options.checkpoint, low_threshold({"second_look": looks == 2})) for looks in (1, 2)
+    }
     rows: list[dict[str, Any]] = []
     for name, path, tumour in _scans(folder):
         scan = read_scan(path)

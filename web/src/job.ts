@@ -160,7 +160,7 @@ function figures({ detections, summary }: Report, kept: Finding[], changed: bool
     ...(["high", "intermediate", "low"] as const).map((risk) =>
       figure(String(nodules.filter(({ detection }) => detection?.triage.risk_category === risk).length), risk === "intermediate" ? risk : `${risk} risk`, risk),
     ),
-    ...(category ? [figure(changed ? "–" : category, "Lung-RADS", "category")] : []),
+    ...(category ? [figure(changed ? "–" : category, "Lung-RADS")] : []),
   ];
 }
 
